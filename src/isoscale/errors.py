@@ -1,0 +1,47 @@
+"""What isoscale raises: each message names the thing, the value and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class IsoscaleError(Exception):
+    """Base of every error that isoscale raises on purpose."""
+
+
+class InvalidValueError(IsoscaleError, ValueError):
+    """An argument has the right type and a value that makes no sense."""
+
+
+class InvalidTypeError(IsoscaleError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class DataError(IsoscaleError, ValueError):
+    """A data file is missing, cut short or damaged."""
+
+
+class StoreError(IsoscaleError, ValueError):
+    """The result store cannot be read or written."""
+
+
+def unknown(what: str, name: object, known: Iterable[str], *, listing: str | None = None) -> InvalidValueError:
+    """The error for a name that is not in a registry, with the nearest names in it.
+
+    Args:
+        what: The kind of thing, as a user calls it ("rule", "data set").
+        name: What was asked for.
+        known: Every legal name.
+        listing: Where the user finds all of them; by default they are written out.
+
+    Returns:
+        The error, for the caller to raise.
+
+    >>> print(unknown("rule", "dept-mup", ["depth-mup", "sp"]))
+    no rule named 'dept-mup'. Nearest: depth-mup. All: depth-mup, sp
+    """
+    known = sorted(known)
+    nearest = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    return InvalidValueError(f"no {what} named {str(name)!r}.{hint} All: {listing or ', '.join(known)}")
