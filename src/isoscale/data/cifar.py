@@ -1,0 +1,106 @@
+"""CIFAR-10 in its binary version: records of one label byte and 3 x 32 x 32 colour bytes, 10,000 to a file.
+
+A folder may hold any of the five training batches. The test images are `test_batch.bin` or, where only the
+exact beginning of it could be had, `test_batch_first1017.bin`. The pickled "python version" is never opened:
+a pickle runs code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isoscale.data import files
+from isoscale.data.dataset import Dataset
+from isoscale.data.standardise import Split, standardised
+from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+
+HOMES = ("cifar-10-batches-bin", "cifar10", ".")
+BATCHES = (1, 2, 3, 4, 5)
+RECORDS_PER_BATCH = 10_000
+TEST_FILES = {"test_batch.bin": RECORDS_PER_BATCH, "test_batch_first1017.bin": 1_017}
+
+_SHAPE = (3, 32, 32)
+_RECORD = 1 + 3 * 32 * 32
+_CLASSES = 10
+
+
+def cifar10(folder: Path, *, batches: Sequence[int] | None = None) -> Dataset:
+    """CIFAR-10's images of shape (samples, 3, 32, 32), as many as the folder has.
+
+    Args:
+        folder: Has the files in `cifar-10-batches-bin/`, in `cifar10/` or directly; plain, `.gz` or `.xz`.
+        batches: Which training batches, from 1 to 5, in any order; by default all that are there.
+
+    Raises:
+        InvalidTypeError: `batches` is not a sequence of integers.
+        InvalidValueError: `batches` is empty, repeats a number or has one that is not 1 to 5.
+        DataError: A file is missing, unreadable or damaged.
+    """
+    chosen = None if batches is None else _checked(batches)
+    home = files.find_home(folder, HOMES, map(_batch_file, BATCHES), "binary CIFAR-10 training batch")
+    train_paths = _train_paths(home, chosen)
+    test_path, test_records = _test_file(home)
+    parts = [_read(path, RECORDS_PER_BATCH, _without(k, train_paths)) for k, path in train_paths.items()]
+    train, test = _join(parts), _read(test_path, test_records)
+    note = f"{len(train.labels):,} CIFAR-10 training images{_which(list(train_paths))}, "
+    note += f"{len(test.labels):,} test images"
+    return standardised(name="cifar10", train=train, test=test, classes=_CLASSES, note=note)
+
+
+def _checked(batches: Sequence[int]) -> list[int]:
+    if not isinstance(batches, Sequence) or not all(isinstance(k, int) for k in batches):
+        raise InvalidTypeError(f"`batches` is {batches!r}, expected a sequence of integers such as (1, 2)")
+    if not batches or len(set(batches)) < len(batches) or not set(batches) <= set(BATCHES):
+        raise InvalidValueError(f"`batches` is {batches!r}, expected at least one of 1 to 5, each once")
+    # Sorted, so that the same batches are the same data set however they were asked for.
+    return sorted(batches)
+
+
+def _batch_file(k: int) -> str:
+    return f"data_batch_{k}.bin"
+
+
+def _train_paths(home: Path, chosen: list[int] | None) -> dict[int, Path]:
+    """The files to read, by batch number, in ascending order."""
+    found = {k: path for k in BATCHES if (path := files.find(home, _batch_file(k)))}
+    for k in chosen or ():
+        if k not in found:
+            wanted, there = files.any_of([_batch_file(k)]), " ".join(map(str, found))
+            raise DataError(f"no {wanted} in {home}. Get it, or choose from those there: --batches {there}")
+    return {k: found[k] for k in chosen or found}
+
+
+def _test_file(home: Path) -> tuple[Path, int]:
+    for name, records in TEST_FILES.items():
+        if path := files.find(home, name):
+            return path, records
+    raise DataError(f"no CIFAR-10 test images in {home}. Put {files.any_of(TEST_FILES)} there")
+
+
+def _without(k: int, paths: dict[int, Path]) -> str:
+    others = " ".join(str(other) for other in paths if other != k)
+    return f", or leave it out with --batches {others}" if others else ""
+
+
+def _which(batches: list[int]) -> str:
+    """Nothing for the first n batches, which their number of images tells already."""
+    if batches == list(BATCHES[: len(batches)]):
+        return ""
+    return f" (batch{'es' if len(batches) > 1 else ''} {', '.join(map(str, batches))})"
+
+
+def _read(path: Path, records: int, remedy: str = "") -> Split:
+    unpacked = files.unpack(path)
+    files.check_size(path, unpacked, records * _RECORD, remedy)
+    # (N, 3073): the label, then the red, green and blue planes, each row by row.
+    table = np.frombuffer(unpacked.data, np.uint8).reshape(records, _RECORD)
+    labels = table[:, 0]
+    files.check_labels(path, labels, _CLASSES, remedy)
+    return Split(table[:, 1:].reshape(records, *_SHAPE), labels)
+
+
+def _join(parts: list[Split]) -> Split:
+    return Split(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,0 +1,104 @@
+"""A classification data set: two splits of images and labels, what they are, and a fingerprint of it all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from functools import cached_property
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from isoscale.errors import InvalidTypeError, InvalidValueError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Dataset:
+    """Images and labels to train and to test on.
+
+    What `isoscale.data.load` returns is standardised: each channel has mean 0 and standard deviation 1 over
+    all pixels of the *training* images, and the test images are shifted and scaled by the same two numbers.
+
+    Attributes:
+        name: The name in the registry.
+        note: Exactly which images these are, for a report to quote.
+        train_x: (samples, channels, height, width) or (samples, features), float32.
+        train_y: (samples,), int64, from 0 to `classes` - 1.
+        test_x: As `train_x`, another number of samples.
+        test_y: As `train_y`.
+        classes: How many classes there are.
+
+    Raises:
+        InvalidTypeError: Images are not float32, or labels are not int64.
+        InvalidValueError: A split is empty, shapes disagree, or a label is out of range.
+
+    >>> from isoscale.data import load
+    >>> digits = load("digits")
+    >>> digits.train_x.shape, digits.train_y.shape, digits.in_features
+    (torch.Size([1438, 1, 8, 8]), torch.Size([1438]), 64)
+    """
+
+    name: str
+    train_x: Float32[Tensor, " train *shape"]
+    train_y: Int64[Tensor, " train"]
+    test_x: Float32[Tensor, " test *shape"]
+    test_y: Int64[Tensor, " test"]
+    classes: int
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _check_split("train", self.train_x, self.train_y, self.classes)
+        _check_split("test", self.test_x, self.test_y, self.classes)
+        train, test = tuple(self.train_x.shape[1:]), tuple(self.test_x.shape[1:])
+        if train != test:
+            raise InvalidValueError(f"`train_x` has samples of shape {train}, `test_x` of shape {test}")
+
+    @property
+    def in_features(self) -> int:
+        """How many numbers a sample has: channels x height x width."""
+        return math.prod(self.train_x.shape[1:])
+
+    def flatten(self) -> Dataset:
+        """The same data with each sample as one vector: images of shape (samples, features), memory shared.
+
+        >>> from isoscale.data import load
+        >>> load("digits").flatten()
+        Dataset('digits', train=(1438, 64), test=(359, 64), classes=10)
+        """
+        return dataclasses.replace(self, train_x=self.train_x.flatten(1), test_x=self.test_x.flatten(1))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that hash pixels, labels, shapes and `classes`, not name, note or device.
+
+        The same files give the same fingerprint on every machine. It is computed once: do not write into the
+        tensors after asking for it.
+        """
+        # Types and shapes too: equal bytes in another shape train another network.
+        digest = hashlib.sha256(str(self.classes).encode())
+        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        train, test = tuple(self.train_x.shape), tuple(self.test_x.shape)
+        return f"Dataset({self.name!r}, train={train}, test={test}, classes={self.classes})"
+
+
+def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
+    _check_dtype(f"{split}_x", x, torch.float32)
+    _check_dtype(f"{split}_y", y, torch.int64)
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or x.numel() == 0:
+        shapes = f"`{split}_x` is {tuple(x.shape)} and `{split}_y` is {tuple(y.shape)}"
+        raise InvalidValueError(f"{shapes}; expected (samples, ...) and (samples,), with at least one sample")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise InvalidValueError(f"`{split}_y` has labels {low} to {high}, expected 0 to {classes - 1}")
+
+
+def _check_dtype(field: str, tensor: Tensor, expected: torch.dtype) -> None:
+    if tensor.dtype != expected:
+        raise InvalidTypeError(f"`{field}` is {tensor.dtype}, expected {expected}")

@@ -1,0 +1,98 @@
+"""The data sets by name: a row says who reads it, which options it takes and whether it needs a folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from isoscale.errors import DataError, InvalidTypeError, unknown
+
+if TYPE_CHECKING:
+    from isoscale.data.dataset import Dataset
+
+FOLDER_VARIABLE = "ISOSCALE_DATA"
+
+
+class _Reader(NamedTuple):
+    """Where the function is that reads a data set, by name: importing it would import torch."""
+
+    module: str
+    function: str
+    options: tuple[str, ...] = ()
+    needs_folder: bool = True
+
+
+# A new data set is a module with one function, and a row here.
+_READERS = {
+    "cifar10": _Reader("isoscale.data.cifar", "cifar10", options=("batches",)),
+    "digits": _Reader("isoscale.data.digits", "digits", needs_folder=False),
+    "fashion-mnist": _Reader("isoscale.data.idx", "fashion_mnist"),
+    "mnist": _Reader("isoscale.data.idx", "mnist"),
+}
+
+
+def names() -> list[str]:
+    """Every name that `load` takes, sorted.
+
+    >>> names()
+    ['cifar10', 'digits', 'fashion-mnist', 'mnist']
+    """
+    return sorted(_READERS)
+
+
+def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
+    """Read a data set, standardised with its own training images.
+
+    Args:
+        name: One of `names()`.
+        folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` needs
+            none.
+        options: `batches=(1, 2)` for `cifar10`: which training batches to read, by default all there are.
+
+    Returns:
+        Images (samples, channels, height, width) as float32 and labels (samples,) as int64, in two splits.
+        Call `.flatten()` on it for a network that takes vectors.
+
+    Raises:
+        InvalidValueError: There is no such data set, or an option has an illegal value.
+        InvalidTypeError: The data set takes no such option, or the option has the wrong type.
+        DataError: No folder is known, or a file is missing, unreadable or damaged.
+
+    >>> load("digits")
+    Dataset('digits', train=(1438, 1, 8, 8), test=(359, 1, 8, 8), classes=10)
+    """
+    if name not in _READERS:
+        raise unknown("data set", name, _READERS)
+    reader = _READERS[name]
+    _check_options(name, reader, options)
+    read = getattr(importlib.import_module(reader.module), reader.function)
+    return read(_existing_folder(name, folder), **options) if reader.needs_folder else read(**options)
+
+
+def _check_options(name: str, reader: _Reader, options: dict[str, Any]) -> None:
+    for option in options:
+        if option not in reader.options:
+            legal = ", ".join(f"`{known}`" for known in reader.options) or "none"
+            raise InvalidTypeError(f"`{option}` is not an option of data set {name!r}. Its options: {legal}")
+
+
+def _existing_folder(name: str, folder: str | os.PathLike[str] | None) -> Path:
+    given = folder or os.environ.get(FOLDER_VARIABLE)
+    if not given:
+        raise DataError(f"data set {name!r} needs `folder` (--data), or ${FOLDER_VARIABLE} set to one")
+    path = Path(os.path.expanduser(given))  # Path.expanduser raises where there is no such user
+    if fault := _fault(path):
+        source = "`folder`" if folder else f"${FOLDER_VARIABLE}"
+        raise DataError(f"{source} is {path}: {fault}. Give the folder of data set {name!r} (--data)")
+    return path
+
+
+def _fault(path: Path) -> str | None:
+    """Why this is not a folder that can be looked into, or None."""
+    try:
+        return None if stat.S_ISDIR(path.stat().st_mode) else "Not a directory"
+    except OSError as error:
+        return error.strerror or str(error)

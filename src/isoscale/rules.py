@@ -1,0 +1,401 @@
+"""The table: how a tensor's init and learning rate follow the width and the depth of its network.
+
+Two size ratios, both relative to the tuned base: m = width / base width, r = depth / base depth.
+Every factor is a product of powers, m^a r^b; a rule is a table of the exponents a and b.
+A multiplier stands on the output of a map (for a vector: on the vector itself); `Factors.fold`
+moves it into init and learning rate, so that a model's forward pass need not change.
+
+Weights are in ordinary units (entries ~ 1/sqrt(fan_in)). Source: THEORY.md section 5, whose rows
+cite TP5 (arXiv 2203.03466, table 8), TP6 (2310.02244), NFD v1 (2512.21075), CompleteP (2505.01618),
+Spectral (2603.00541) and AM-muP (2510.04327).
+
+>>> get("completep").factors(Role.BRANCH_LAST, "adamw", width=4.0, depth=2.0)
+Factors(init_std=0.5, multiplier=0.5, lr=0.25, weight_decay=4.0, eps=0.125)
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import numbers
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Literal, get_args
+
+from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
+
+OptimizerFamily = Literal["sgd", "adam", "adamw", "sign", "muon"]
+OPTIMIZERS: tuple[OptimizerFamily, ...] = get_args(OptimizerFamily)
+
+
+class Role(enum.StrEnum):
+    """What a tensor does in its network; the first word of every rule."""
+
+    INPUT = "input"
+    HIDDEN = "hidden"
+    BRANCH_INTERNAL = "branch_internal"
+    BRANCH_LAST = "branch_last"
+    OUTPUT = "output"
+    VECTOR = "vector"
+    BRANCH_VECTOR = "branch_vector"
+    SCALAR = "scalar"
+
+    @property
+    def in_branch(self) -> bool:
+        """Whether the tensor sits inside a residual branch: only these feel the depth."""
+        return self in (Role.BRANCH_INTERNAL, Role.BRANCH_LAST, Role.BRANCH_VECTOR)
+
+    @property
+    def is_hidden_map(self) -> bool:
+        """Whether both dimensions of the map grow with the width (Muon's matrices)."""
+        return self in (Role.HIDDEN, Role.BRANCH_INTERNAL, Role.BRANCH_LAST)
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay acts on the tensor: on maps, not on biases, gains and scalars."""
+        return self not in (Role.VECTOR, Role.BRANCH_VECTOR, Role.SCALAR)
+
+    @property
+    def width_role(self) -> Role:
+        """The row of the width table: a branch map is a hidden map, a branch vector a vector."""
+        if self.is_hidden_map:
+            return Role.HIDDEN
+        return Role.VECTOR if self is Role.BRANCH_VECTOR else self
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What one tensor's numbers are multiplied by, relative to the base.
+
+    Attributes:
+        init_std: Standard deviation of the initial entries.
+        multiplier: Explicit multiplier on the map's output.
+        lr: Learning rate.
+        weight_decay: The optimizer's `weight_decay` argument (decoupled for adamw, sign and muon).
+        eps: The optimizer's `eps` (Adam family).
+    """
+
+    init_std: float = 1.0
+    multiplier: float = 1.0
+    lr: float = 1.0
+    weight_decay: float = 1.0
+    eps: float = 1.0
+
+    def __mul__(self, other: Factors) -> Factors:
+        return Factors(*(a * b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def fold(self, optimizer: OptimizerFamily) -> Factors:
+        """The same training with multiplier 1 (THEORY.md section 5, "Folding").
+
+        The folded weight is w' = c w, so its gradient is g / c: SGD needs lr c^2 to make the same
+        step, a scale-free optimizer lr c. Decoupled decay keeps lr * weight_decay. Coupled decay
+        is part of the gradient: (g + wd w) / c = g' + (wd / c^2) w'.
+
+        >>> Factors(multiplier=0.5).fold("sgd")
+        Factors(init_std=0.5, multiplier=1.0, lr=0.25, weight_decay=4.0, eps=1.0)
+        """
+        _check_optimizer(optimizer)
+        c = self.multiplier
+        coupled_decay = optimizer in ("sgd", "adam")
+        return Factors(
+            init_std=self.init_std * c,
+            multiplier=1.0,
+            lr=self.lr * (c**2 if optimizer == "sgd" else c),
+            weight_decay=self.weight_decay / (c**2 if coupled_decay else c),
+            eps=self.eps if optimizer == "sgd" else self.eps / c,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponents:
+    """Powers of one size ratio for one tensor; `Factors` are their values at a ratio."""
+
+    init_std: float = 0.0
+    multiplier: float = 0.0
+    lr: float = 0.0
+    weight_decay: float = 0.0
+    eps: float = 0.0
+
+    def at(self, ratio: float) -> Factors:
+        return Factors(*(ratio**power for power in astuple(self)))
+
+
+# --- width ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class WidthRow:
+    """Powers of the width ratio m for one role: one row of a width table.
+
+    Attributes:
+        init_std, multiplier: Initial entries and explicit output multiplier.
+        sgd, adam: Learning rates; sign descent follows adam.
+        muon: Learning rate of hidden maps under Muon (update of spectral norm 1).
+        eps: Size of a gradient entry, which Adam's eps follows.
+    """
+
+    init_std: float = 0.0
+    multiplier: float = 0.0
+    sgd: float = 0.0
+    adam: float = 0.0
+    muon: float = 0.0
+    eps: float = 0.0
+
+    def exponents(self, role: Role, optimizer: OptimizerFamily) -> Exponents:
+        if optimizer == "sgd":
+            lr = self.sgd
+        else:
+            lr = self.muon if optimizer == "muon" and role.is_hidden_map else self.adam
+        return Exponents(
+            init_std=self.init_std,
+            multiplier=self.multiplier,
+            lr=lr,
+            # Decoupled decay multiplies the learning rate: lr * weight_decay stays constant.
+            weight_decay=-lr if optimizer in ("adamw", "sign", "muon") else 0.0,
+            eps=self.eps if _has_eps(role, optimizer) else 0.0,
+        )
+
+
+_TORCH = {Role.HIDDEN: WidthRow(init_std=-0.5), Role.OUTPUT: WidthRow(init_std=-0.5)}
+
+# SGD's column is the neural tangent parametrization; the others make steps of the same size.
+_KERNEL = {
+    Role.INPUT: WidthRow(adam=-0.5, eps=-0.5),
+    Role.HIDDEN: WidthRow(init_std=-0.5, sgd=-1, adam=-1.5, muon=-0.5, eps=-0.5),
+    Role.OUTPUT: WidthRow(init_std=-0.5, sgd=-1, adam=-1),
+    Role.VECTOR: WidthRow(adam=-0.5, eps=-0.5),
+}
+
+_MUP = {
+    Role.INPUT: WidthRow(sgd=1, eps=-1),
+    Role.HIDDEN: WidthRow(init_std=-0.5, adam=-1, eps=-1),
+    Role.OUTPUT: WidthRow(multiplier=-1, sgd=1, eps=-1),
+    Role.VECTOR: WidthRow(sgd=1, eps=-1),
+}
+
+
+# --- depth ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class DepthRow:
+    """Powers of the depth ratio r: one row of the depth table.
+
+    Attributes:
+        branch: Explicit multiplier of a residual branch, r^-alpha; stands on its last map.
+        init_internal, init_last: Init of the branch's inner maps and of its last map.
+        sgd_internal, sgd_last: SGD learning rates.
+        adam_internal, adam_last: Learning rates of Adam, sign descent and Muon.
+        everywhere: Learning rate of every tensor, in and outside the branches.
+    """
+
+    branch: float = 0.0
+    init_internal: float = 0.0
+    init_last: float = 0.0
+    sgd_internal: float = 0.0
+    sgd_last: float = 0.0
+    adam_internal: float = 0.0
+    adam_last: float = 0.0
+    everywhere: float = 0.0
+
+    def exponents(self, role: Role, optimizer: OptimizerFamily) -> Exponents:
+        if not role.in_branch:
+            return Exponents(lr=self.everywhere)
+        last = role is not Role.BRANCH_INTERNAL
+        if optimizer == "sgd":
+            lr = self.sgd_last if last else self.sgd_internal
+        else:
+            lr = self.adam_last if last else self.adam_internal
+        return Exponents(
+            init_std={Role.BRANCH_INTERNAL: self.init_internal, Role.BRANCH_LAST: self.init_last}.get(
+                role, 0.0
+            ),
+            multiplier=self.branch if role is Role.BRANCH_LAST else 0.0,
+            lr=lr + self.everywhere,
+            eps=self.branch if _has_eps(role, optimizer) else 0.0,
+        )
+
+
+def _family_row(alpha: float, beta: float) -> DepthRow:
+    return DepthRow(
+        branch=-alpha,
+        init_last=alpha - beta,
+        sgd_internal=2 * beta - 1,
+        sgd_last=2 * alpha - 1,
+        adam_internal=beta - 1,
+        adam_last=alpha - 1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A named way to scale: a width table and a row of the depth table.
+
+    Attributes:
+        name: What `get` finds it by.
+        keeps: What the rule keeps constant, in one line.
+        source: The paper.
+    """
+
+    name: str
+    keeps: str
+    source: str
+    width: Mapping[Role, WidthRow]
+    depth: DepthRow = DepthRow()
+
+    def factors(
+        self, role: Role, optimizer: OptimizerFamily, *, width: float = 1.0, depth: float = 1.0
+    ) -> Factors:
+        """Factors of one tensor relative to the base, multiplier not folded.
+
+        Args:
+            role: What the tensor does.
+            optimizer: Its optimizer's family; "muon" gives Adam's factors to all but hidden maps.
+            width: Target width / base width, > 0.
+            depth: Target depth / base depth, > 0.
+
+        Raises:
+            InvalidValueError: Unknown optimizer family or a ratio that is not positive and finite.
+
+        >>> get("depth-mup").factors(Role.BRANCH_INTERNAL, "sgd", depth=16).lr
+        1.0
+        >>> get("depth-mup-corrected").factors(Role.BRANCH_INTERNAL, "sgd", depth=16).lr
+        4.0
+        """
+        role = _check_role(role)
+        _check_optimizer(optimizer)
+        m, r = _ratio("width", width), _ratio("depth", depth)
+        by_width = self.width.get(role.width_role, WidthRow()).exponents(role, optimizer)
+        by_depth = self.depth.exponents(role, optimizer)
+        return by_width.at(m) * by_depth.at(r)
+
+
+_ROWS = (
+    Rule(
+        name="sp",
+        keeps="nothing: PyTorch's defaults",
+        source="standard parametrization",
+        width=_TORCH,
+    ),
+    Rule(
+        name="ntp",
+        keeps="the function's first-order change; features stop moving with width",
+        source="Jacot et al., arXiv 1806.07572",
+        width=_KERNEL,
+    ),
+    Rule(name="mup", keeps="feature learning at every width", source="TP5, arXiv 2203.03466", width=_MUP),
+    Rule(
+        name="depth-mup",
+        keeps="stream and output at every depth; inner maps of a branch stop learning like r^-1/2",
+        source="TP6, arXiv 2310.02244",
+        width=_MUP,
+        depth=_family_row(0.5, 0.5),
+    ),
+    Rule(
+        name="depth-mup-corrected",
+        keeps="depth-mup with inner maps that learn at every depth",
+        source="NFD v1, arXiv 2512.21075",
+        width=_MUP,
+        depth=replace(_family_row(0.5, 0.5), sgd_internal=0.5, adam_internal=0.0),
+    ),
+    Rule(
+        name="completep",
+        keeps="every map's learning, at every width and depth",
+        source="CompleteP, arXiv 2505.01618",
+        width=_MUP,
+        depth=_family_row(1.0, 1.0),
+    ),
+    Rule(
+        name="am-mup",
+        keeps="the mean over layers of the squared feature change",
+        source="AM-muP, arXiv 2510.04327",
+        width=_MUP,
+        depth=DepthRow(init_internal=-0.5, init_last=-0.5, everywhere=-1.5),
+    ),
+)
+_RULES = {rule.name: rule for rule in _ROWS}
+_FAMILY = re.compile(r"residual-family\(([^,()]+),([^,()]+)\)")
+
+
+def names() -> list[str]:
+    """The named rules, sorted.
+
+    >>> names()
+    ['am-mup', 'completep', 'depth-mup', 'depth-mup-corrected', 'mup', 'ntp', 'sp']
+    """
+    return sorted(_RULES)
+
+
+def get(name: str | Rule) -> Rule:
+    """The rule of that name; also reads `residual-family(ALPHA,BETA)`.
+
+    Raises:
+        InvalidValueError: No such rule; the message names the nearest.
+    """
+    if isinstance(name, Rule):
+        return name
+    if match := _FAMILY.fullmatch(str(name).replace(" ", "")):
+        return residual_family(alpha=_number("alpha", match[1]), beta=_number("beta", match[2]))
+    if name not in _RULES:
+        raise unknown("rule", name, _RULES, listing="isoscale rules")
+    return _RULES[name]
+
+
+def residual_family(alpha: float, beta: float) -> Rule:
+    """The family of stable depth rules: branch multiplier r^-alpha, last map's init r^(alpha-beta).
+
+    depth-mup is (1/2, 1/2), completep (1, 1), a small-init last layer (1/2, 1). Larger beta gives
+    quieter branches at init and more learning in their inner maps; the product of the two is always
+    r^-1/2 (THEORY.md section 4).
+
+    Args:
+        alpha: Exponent of the branch multiplier, in [0, 1].
+        beta: Exponent of the branch's size at init, in [1/2, 1].
+
+    >>> residual_family(alpha=0.5, beta=0.75).name
+    'residual-family(0.5,0.75)'
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise InvalidValueError(f"`alpha` must be in [0, 1], got {alpha}")
+    if not 0.5 <= beta <= 1.0:
+        raise InvalidValueError(
+            f"`beta` must be in [1/2, 1], got {beta}: below 1/2 the stream's noise grows with depth"
+        )
+    return Rule(
+        name=f"residual-family({alpha:g},{beta:g})",
+        keeps=f"initial noise ~ r^{0.5 - beta:g}, inner maps' learning ~ r^{beta - 1:g}",
+        source="THEORY.md section 4",
+        width=_MUP,
+        depth=_family_row(alpha, beta),
+    )
+
+
+def _has_eps(role: Role, optimizer: OptimizerFamily) -> bool:
+    """Whether Adam or AdamW steps the tensor; under Muon they step all but the hidden maps."""
+    return optimizer in ("adam", "adamw") or (optimizer == "muon" and not role.is_hidden_map)
+
+
+def _check_optimizer(optimizer: str) -> None:
+    if optimizer not in OPTIMIZERS:
+        raise unknown("optimizer family", optimizer, OPTIMIZERS)
+
+
+def _check_role(role: Role | str) -> Role:
+    try:
+        return Role(role)
+    except ValueError:
+        raise unknown("role", role, list(Role)) from None
+
+
+def _ratio(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidTypeError(f"`{name}` must be a number (target / base), got {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidValueError(f"`{name}` must be a positive, finite ratio target / base, got {value}")
+    return float(value)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidValueError(
+            f"`{name}` of residual-family(alpha,beta) must be a number, got {text!r}"
+        ) from None

@@ -1,0 +1,194 @@
+"""Many models of one shape trained as one batched program.
+
+The members of a shard differ in learning rate and seed only. Their parameters are stacked, a tensor a
+layer, and one forward and backward pass trains them all. Members never mix: each member's loss depends
+on its own parameters alone, so a NaN stays where it arose.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from isoscale.data import Dataset
+from isoscale.training.recipe import Member, Recipe, batch_order
+
+# A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
+# these sizes measured fastest (benchmarks/ensemble.py).
+_UNITS_PER_STACK = 1024
+_SMALLEST_STACK = 4
+
+# Divergence is looked for every so many steps: each look waits for the device.
+_LOOK_EVERY = 10
+
+_EVAL_SAMPLES = 1024
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a shard's members did, in the order in which they were given.
+
+    Attributes:
+        curve: Training loss on each step's batch before the step, (members, steps); NaN from the
+            first loss that was not finite.
+        diverged_at: Step of that first loss, (members,); `steps` if only the test loss was not
+            finite; -1 for a member that stayed finite.
+        test_loss, test_accuracy: On the held-out set after training, (members,); NaN if diverged.
+    """
+
+    curve: Float[np.ndarray, "members steps"]
+    diverged_at: Int[np.ndarray, " members"]
+    test_loss: Float[np.ndarray, " members"]
+    test_accuracy: Float[np.ndarray, " members"]
+
+
+def train(
+    recipe: Recipe,
+    members: Sequence[Member],
+    data: Dataset,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train every member and record its losses; divergence is recorded, never raised.
+
+    Args:
+        recipe: What the members share.
+        members: Learning rate and seed of each.
+        data: Flattened to (samples, features).
+        device: Where to train.
+        progress: Called with the number of member-steps finished since its last call.
+
+    Raises:
+        InvalidValueError: A batch larger than the data, or a model that refuses its options.
+    """
+    # Neighbours in learning rate diverge together, and a stack stops once all of it has diverged.
+    order = sorted(range(len(members)), key=lambda i: members[i])
+    shared = {seed: _Seed(recipe, data, seed, device) for seed in {member.seed for member in members}}
+    outcomes = [
+        _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
+        for chunk in _chunks(order, stack_size(recipe.width))
+    ]
+    joined = [np.concatenate(parts) for parts in zip(*map(_fields, outcomes), strict=True)]
+    back = np.argsort(order)
+    return Outcome(*(array[back] for array in joined))
+
+
+def stack_size(width: int) -> int:
+    """How many members of a width train fastest as one stack."""
+    return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
+
+
+class _Seed:
+    """What every member of a seed starts from: initial model and order of the samples."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, seed: int, device: torch.device | str) -> None:
+        self.model = recipe.build(data.train_x.shape[1], data.classes, seed).to(device)
+        self.order = batch_order(len(data.train_x), recipe.batch_size, recipe.steps, seed).to(device)
+
+
+def _train_stack(
+    recipe: Recipe,
+    members: Sequence[Member],
+    shared: dict[int, _Seed],
+    data: Dataset,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> Outcome:
+    seeds = sorted({member.seed for member in members})
+    of_seed = torch.tensor([seeds.index(member.seed) for member in members], device=device)
+    order = torch.stack([shared[seed].order for seed in seeds], dim=1)  # (steps, seeds, batch)
+    model = stack([shared[member.seed].model for member in members])
+    params = list(model.parameters())
+    steppers = _steppers(recipe, model, members)
+    x, y = data.train_x.to(device), data.train_y.to(device)
+    curve = torch.full((recipe.steps, len(members)), torch.nan, device=device)
+    for step in range(recipe.steps):
+        batch = order[step][of_seed]  # (members, batch)
+        losses = _losses(model, x[batch], y[batch])
+        curve[step] = losses.detach()
+        # The sum's gradient is each member's own: no member's parameters enter another's loss.
+        for stepper, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
+            stepper.step(grad)
+        if (step + 1) % _LOOK_EVERY == 0:
+            if progress:
+                progress(_LOOK_EVERY * len(members))
+            if not curve[step].isfinite().any():
+                break
+    return _outcome(model, curve, data, device)
+
+
+def _steppers(recipe: Recipe, model: nn.Module, members: Sequence[Member]) -> list:
+    lrs = torch.tensor([member.lr for member in members], dtype=torch.float64)
+    factors, roles = recipe.factors(model, recipe.rule), model.roles
+    return [
+        recipe.optimizer.stepper(param.detach(), roles[name], factors[name], lrs[0] if len(members) == 1 else lrs)
+        for name, param in model.named_parameters()
+    ]
+
+
+def stack(models: Sequence[nn.Module]) -> nn.Module:
+    """One module with the models' parameters stacked along a new first axis; one model is copied as it is."""
+    stacked = copy.deepcopy(models[0])
+    if len(models) == 1:
+        return stacked
+    for name in dict(stacked.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        tensors = torch.stack([model.get_parameter(name).detach() for model in models])
+        setattr(stacked.get_submodule(owner), leaf, nn.Parameter(tensors))
+    return stacked
+
+
+def _losses(
+    model: nn.Module, x: Float[Tensor, "members batch features"], y: Int[Tensor, "members batch"]
+) -> Float[Tensor, " members"]:
+    members, batch = y.shape
+    logits = model(x[0] if members == 1 else x)
+    losses = F.cross_entropy(logits.reshape(members * batch, -1), y.reshape(-1), reduction="none")
+    return losses.view(members, batch).mean(1)
+
+
+def _outcome(
+    model: nn.Module, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str
+) -> Outcome:
+    finite = curve.isfinite().int().cummin(0).values.bool()
+    test_loss, test_accuracy = _evaluate(model, data, curve.shape[1], device)
+    survived = finite[-1] & test_loss.isfinite()
+    return Outcome(
+        curve=curve.where(finite, torch.nan).T.cpu().numpy(),
+        diverged_at=finite.sum(0).where(~survived, -1).cpu().numpy(),
+        test_loss=test_loss.where(survived, torch.nan).cpu().numpy(),
+        test_accuracy=test_accuracy.where(survived, torch.nan).cpu().numpy(),
+    )
+
+
+@torch.no_grad()
+def _evaluate(
+    model: nn.Module, data: Dataset, members: int, device: torch.device | str
+) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"]]:
+    loss = torch.zeros(members, device=device)
+    correct = torch.zeros(members, device=device)
+    for x, y in zip(data.test_x.split(_EVAL_SAMPLES), data.test_y.split(_EVAL_SAMPLES), strict=True):
+        x, y = x.to(device).expand(members, *x.shape), y.to(device)
+        logits = model(x[0] if members == 1 else x).reshape(members * len(y), -1)
+        targets = y.repeat(members)
+        loss += F.cross_entropy(logits, targets, reduction="none").view(members, -1).sum(1)
+        correct += (logits.argmax(1) == targets).view(members, -1).sum(1)
+    return loss / len(data.test_y), correct / len(data.test_y)
+
+
+def _fields(outcome: Outcome) -> tuple[np.ndarray, ...]:
+    return outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy
+
+
+def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
