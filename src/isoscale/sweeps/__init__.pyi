@@ -1,0 +1,6 @@
+from .driver import Progress as Progress
+from .driver import sweep as sweep
+from .result import SweepResult as SweepResult
+from .spec import Sweep as Sweep
+from .spec import log2_grid as log2_grid
+from .store import Store as Store

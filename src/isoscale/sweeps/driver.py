@@ -1,0 +1,225 @@
+"""Runs a sweep: asks the store what is missing, runs that, and gathers what the store then holds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from isoscale import models
+from isoscale.errors import InvalidValueError, IsoscaleError
+from isoscale.sweeps import shards as shards_
+from isoscale.sweeps import worker
+from isoscale.sweeps.local import LocalEngine, WorkerLostError
+from isoscale.sweeps.result import SweepResult, gather
+from isoscale.sweeps.shards import Shard
+from isoscale.sweeps.spec import Sweep
+from isoscale.sweeps.store import Store
+
+_log = logging.getLogger(__name__)
+
+ENGINES = ("local",)
+
+_TRIES = 3
+_BEAT_SECONDS = 3.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is; handed to the `progress` callback several times a second.
+
+    Attributes:
+        total, done: Trials of the whole sweep by rule, and those finished, parts of running ones counted.
+        elsewhere: Shards that another driver is running.
+    """
+
+    total: dict[str, int]
+    done: dict[str, float]
+    elsewhere: int
+
+
+def sweep(
+    spec: Sweep,
+    *,
+    store: str | os.PathLike[str] = "isoscale.db",
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    data: str | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+) -> SweepResult:
+    """Run what the store does not have of a sweep, and return all of it.
+
+    Run it again after an interruption, or with more learning rates, depths or seeds: only missing
+    trials run. Each shard is written as soon as it ends; at most the shards in flight are lost.
+
+    Args:
+        spec: The grid.
+        store: SQLite file that keeps every trial.
+        engine: "local": worker processes on this machine.
+        workers: How many; by default a core each, on a GPU one.
+        device: "auto", "cpu" or "cuda".
+        data: Folder of the data sets; by default `$ISOSCALE_DATA`.
+        progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
+
+    Returns:
+        The trials as labelled arrays (`SweepResult`).
+
+    Raises:
+        InvalidValueError, DataError, StoreError: Before anything runs, or with all that ran kept.
+    """
+    if engine not in ENGINES:
+        raise InvalidValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}")
+    plan = prepare(spec, data)
+    with Store(store) as opened:
+        if progress is True:
+            from isoscale.sweeps.progress import bars
+
+            with bars() as show:
+                _Driver(plan, opened, show, workers, resolve_device(device)).run()
+        else:
+            _Driver(plan, opened, progress or (lambda _: None), workers, resolve_device(device)).run()
+        return gather(spec, plan, opened)
+
+
+def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
+    """The shards of a sweep, after its data and model were seen to be usable."""
+    source, dataset = worker.source(spec.dataset, data, dict(spec.dataset_args))
+    models.build(
+        spec.model, spec.model_args, in_features=1, out_features=1, width=1, depth=1, device="meta"
+    )
+    if spec.batch_size > len(dataset.train_x):
+        raise InvalidValueError(
+            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
+            f"got {spec.batch_size}"
+        )
+    return shards_.make(spec, source)
+
+
+def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
+    """What of a plan the store does not have, the costliest shards first."""
+    keys = {shard.id: [shard.key(member) for member in shard.members] for shard in plan}
+    finished = store.finished([key for of_shard in keys.values() for key in of_shard])
+    left = [shard.only(set(keys[shard.id]) - finished) for shard in plan]
+    return sorted((shard for shard in left if shard.members), key=_cost, reverse=True)
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" means here; other names as they are."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+class _Driver:
+    """One sweep's run: hands out shards under leases, records what comes back, tries lost ones again."""
+
+    def __init__(
+        self,
+        plan: Sequence[Shard],
+        store: Store,
+        show: Callable[[Progress], None],
+        workers: int | None,
+        device: str,
+    ) -> None:
+        self.plan, self.store, self.show, self.device = plan, store, show, device
+        self.workers = workers
+        self.waiting = missing(plan, store)
+        self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
+        self.tries = dict.fromkeys(self.slots, 0)
+        self.running: dict[concurrent.futures.Future, Shard] = {}
+        self.last_beat = time.monotonic()
+
+    def run(self) -> None:
+        if self.waiting:
+            with LocalEngine(len(self.waiting), self.workers, self.device) as engine:
+                try:
+                    while self.waiting or self.running:
+                        self._turn(engine)
+                finally:
+                    for shard in self.running.values():
+                        self.store.release(shard.id)
+        self.show(self._progress([]))
+
+    def _turn(self, engine: LocalEngine) -> None:
+        self._hand_out(engine)
+        done, _ = concurrent.futures.wait(self.running, timeout=_POLL_SECONDS)
+        if not self.running:  # every shard left is another driver's
+            time.sleep(_POLL_SECONDS)
+        for future in done:
+            self._take_back(engine, future)
+        if time.monotonic() - self.last_beat > _BEAT_SECONDS:
+            self.store.beat()
+            self.last_beat = time.monotonic()
+        self.show(self._progress(engine.member_steps()))
+
+    def _hand_out(self, engine: LocalEngine) -> None:
+        """Keep every worker busy and one shard ready for each; more would only keep other drivers waiting."""
+        for shard in list(self.waiting):
+            if len(self.running) >= 2 * engine.workers:
+                return
+            if not self.store.acquire(shard.id):
+                continue
+            self.waiting.remove(shard)
+            # Another driver may have finished it since we looked.
+            left = missing([shard], self.store)
+            if left:
+                self.running[engine.submit(left[0], self.slots[shard.id])] = left[0]
+            else:
+                self.store.release(shard.id)
+
+    def _take_back(self, engine: LocalEngine, future: concurrent.futures.Future) -> None:
+        shard = self.running.pop(future)
+        try:
+            self.store.record(engine.result(future))
+        except WorkerLostError as error:
+            self._lost(shard, str(error))
+        except IsoscaleError:
+            raise
+        except Exception as error:
+            self._failed(shard, f"{type(error).__name__}: {error}")
+        finally:
+            self.store.release(shard.id)
+
+    def _lost(self, shard: Shard, reason: str) -> None:
+        self.tries[shard.id] += 1
+        if self.tries[shard.id] < _TRIES:
+            _log.warning("%s; trying %s again", reason, _describe(shard))
+            self.waiting.insert(0, shard)
+        else:
+            self._failed(shard, f"{reason}, {_TRIES} times")
+
+    def _failed(self, shard: Shard, reason: str) -> None:
+        _log.error("%s failed: %s", _describe(shard), reason)
+        self.store.record(worker.failures(shard, reason, self.device))
+
+    def _progress(self, member_steps: Sequence[int]) -> Progress:
+        total = dict.fromkeys((shard.recipe.rule for shard in self.plan), 0)
+        for shard in self.plan:
+            total[shard.recipe.rule] += len(shard.members)
+        done = {rule: float(count) for rule, count in total.items()}
+        for shard in self.waiting:
+            done[shard.recipe.rule] -= len(shard.members)
+        for shard in self.running.values():
+            steps = member_steps[self.slots[shard.id]] if member_steps else 0
+            done[shard.recipe.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+        return Progress(total, done, len(self.waiting) if not self.running else 0)
+
+
+def _cost(shard: Shard) -> int:
+    """Proportional to the arithmetic of the hidden maps."""
+    return shard.member_steps * shard.recipe.depth * shard.recipe.width**2
+
+
+def _describe(shard: Shard) -> str:
+    return f"{shard.recipe.rule}, width {shard.recipe.width}, depth {shard.recipe.depth}"

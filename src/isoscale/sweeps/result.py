@@ -1,0 +1,90 @@
+"""A sweep's trials as labelled arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isoscale.sweeps.shards import Shard
+from isoscale.sweeps.spec import Sweep
+from isoscale.sweeps.store import Store, Trial
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Codes of `status` in a result; "missing" is a trial that another driver has not finished.
+STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3}
+
+_DIMS = ("rule", "width", "depth", "lr", "seed")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes:
+        spec: The grid.
+        data: Dataset over (rule, width, depth, lr, seed): `loss` (mean training loss of the last tenth of the
+            steps), `test_loss`, `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing) and
+            `curve` (training loss at each step). Numbers of trials that are not done are NaN, but for the part
+            of a curve before its divergence.
+        reasons: Why trials failed, each reason once.
+    """
+
+    spec: Sweep
+    data: xr.Dataset
+    reasons: tuple[str, ...]
+
+    @property
+    def loss(self) -> xr.DataArray:
+        """Final training loss over (rule, width, depth, lr, seed)."""
+        return self.data["loss"]
+
+    def count(self, status: str) -> int:
+        """How many trials ended with that status."""
+        return int((self.data["status"] == STATUS[status]).sum())
+
+    def _repr_html_(self) -> str:
+        return self.data._repr_html_()
+
+
+def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
+    """Read a sweep's trials from the store."""
+    import xarray as xr
+
+    coords = {
+        "rule": list(spec.rule),
+        "width": list(spec.widths),
+        "depth": list(spec.depths),
+        "lr": list(spec.lrs),
+        "seed": list(spec.seeds),  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
+    }
+    shape = tuple(map(len, coords.values()))
+    numbers = {name: np.full(shape, np.nan) for name in ("loss", "test_loss", "test_accuracy")}
+    curve = np.full((*shape, spec.steps), np.nan, "f4")
+    status = np.full(shape, STATUS["missing"], np.int8)
+    trials = store.read([shard.key(member) for shard in plan for member in shard.members])
+    for trial in trials:
+        config = json.loads(trial.config)
+        at = tuple(coords[dim].index(config[dim]) for dim in _DIMS)
+        status[at] = STATUS[trial.status]
+        curve[at][: len(trial.curve)] = trial.curve
+        numbers["loss"][at] = final_loss(trial)
+        numbers["test_loss"][at], numbers["test_accuracy"][at] = trial.test_loss, trial.test_accuracy
+    arrays = {name: (_DIMS, array) for name, array in (numbers | {"status": status}).items()}
+    dataset = xr.Dataset(arrays | {"curve": ((*_DIMS, "step"), curve)}, coords | {"step": np.arange(spec.steps)})
+    for name in ("loss", "test_loss", "curve"):
+        dataset[name].attrs["units"] = "nats"
+    dataset["status"].attrs["codes"] = json.dumps(STATUS)
+    return SweepResult(spec, dataset, tuple(sorted({t.reason for t in trials if t.status == "failed"})))
+
+
+def final_loss(trial: Trial) -> float:
+    """Mean training loss of the last tenth of the steps; NaN unless the trial is done."""
+    if trial.status != "done":
+        return float("nan")
+    return float(trial.curve[-max(1, len(trial.curve) // 10) :].mean(dtype=np.float64))

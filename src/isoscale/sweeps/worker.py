@@ -1,0 +1,107 @@
+"""What a worker does with a shard: read its data, train it, hand back plain arrays. It never writes the store."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from isoscale import data
+from isoscale.data import Dataset
+from isoscale.errors import DataError
+from isoscale.sweeps.shards import Shard, Source
+from isoscale.sweeps.store import Trial
+from isoscale.training import Outcome, train
+
+
+def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[Trial]:
+    """Train a shard.
+
+    Raises:
+        DataError: The data is not what it was when the sweep began.
+        InvalidValueError: A model or batch size that cannot be.
+    """
+    outcome = train(shard.recipe, shard.members, _load(shard.source), device=device, progress=progress)
+    return _trials(shard, outcome, device)
+
+
+def source(name: str, folder: str | None, args: dict[str, Any]) -> tuple[Source, Dataset]:
+    """A data set as shards refer to it, with its fingerprint taken now."""
+    dataset = data.load(name, folder, **args).flatten()
+    return Source(name, folder, args, dataset.fingerprint), dataset
+
+
+def versions(device: str) -> dict[str, str]:
+    """What a result's numbers may depend on, for the record."""
+    return {
+        "isoscale": metadata.version("isoscale"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _load(wanted: Source) -> Dataset:
+    found, dataset = _cached(wanted.name, wanted.folder, tuple(wanted.args.items()))
+    if found.fingerprint != wanted.fingerprint:
+        raise DataError(
+            f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
+            f"expected {wanted.fingerprint}. Start the sweep again"
+        )
+    return dataset
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> tuple[Source, Dataset]:
+    return source(name, folder, dict(args))
+
+
+def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:
+    ran = json.dumps(versions(device))
+    return [
+        Trial(
+            key=shard.key(member),
+            shard=shard.id,
+            config=json.dumps(shard.config(member), sort_keys=True),
+            status="done" if step < 0 else "diverged",
+            reason="" if step < 0 else f"loss not finite at step {step}",
+            curve=curve,
+            test_loss=float(test_loss),
+            test_accuracy=float(test_accuracy),
+            versions=ran,
+        )
+        for member, curve, step, test_loss, test_accuracy in zip(
+            shard.members,
+            outcome.curve,
+            outcome.diverged_at,
+            outcome.test_loss,
+            outcome.test_accuracy,
+            strict=True,
+        )
+    ]
+
+
+def failures(shard: Shard, reason: str, device: str) -> list[Trial]:
+    """The record of a shard that could not run."""
+    ran = json.dumps(versions(device))
+    return [
+        Trial(
+            key=shard.key(member),
+            shard=shard.id,
+            config=json.dumps(shard.config(member), sort_keys=True),
+            status="failed",
+            reason=reason,
+            curve=np.empty(0, "f4"),
+            test_loss=float("nan"),
+            test_accuracy=float("nan"),
+            versions=ran,
+        )
+        for member in shard.members
+    ]
