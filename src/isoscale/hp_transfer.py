@@ -1,0 +1,198 @@
+"""Does the optimum of the small model serve the large one? A sweep at several sizes, its law and a verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoscale import laws
+from isoscale.errors import InvalidValueError
+from isoscale.sweeps import Sweep, SweepResult, sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# A learning rate grid usually has one point an octave; within one, the tuned value is the neighbour.
+_OCTAVES = 1.0
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The verdict on hyperparameter transfer along one size axis.
+
+    Attributes:
+        data: Dataset over (rule, <axis>[, lr, seed]): `loss`, `status`; `optimal_lr`, `optimal_lr_low`,
+            `optimal_lr_high`, `at_edge`; `best_loss`, `best_loss_se`; `drift`, `drift_low`, `drift_high` in
+            octaves; `regret`, `regret_low`, `regret_high`; and by rule `exponent`, `exponent_low`,
+            `exponent_high`, `coefficient` (optimum against size), `verdict`, `good`.
+        result: The sweep behind it.
+        axis, base: The size dimension and the size that was tuned.
+    """
+
+    data: xr.Dataset
+    result: SweepResult
+    axis: str
+    base: int
+
+    @property
+    def target(self) -> int:
+        """The largest size."""
+        return int(self.data[self.axis].values[-1])
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Verdict of each rule, in words."""
+        return dict(zip(self.data["rule"].values.tolist(), self.data["verdict"].values.tolist(), strict=True))
+
+    @property
+    def answer(self) -> str:
+        """The verdict in one sentence."""
+        return self.data.attrs["answer"]
+
+    def drifts_beyond(self, octaves: float) -> list[str]:
+        """Rules whose optimum at the largest size is further than that from the base's, or unknown."""
+        drift = self.data["drift"].sel({self.axis: self.target})
+        edge = self.data["at_edge"].sel({self.axis: self.target})
+        far = ~(np.abs(drift.values) <= octaves) | (edge.values != "")
+        return self.data["rule"].values[far].tolist()
+
+    def _repr_html_(self) -> str:
+        return self.data._repr_html_()
+
+
+def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> Transfer:
+    """Sweep at several depths (or widths) and judge whether the base's learning rate serves the largest.
+
+    Args:
+        spec: The grid, with several depths or several widths, not both.
+        base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default.
+        **run: Passed to `isoscale.sweep`: store, engine, workers, device, data, progress.
+
+    Raises:
+        InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.
+
+    >>> from isoscale.sweeps import log2_grid
+    >>> transfer(Sweep(widths=[16, 32], depths=[2, 4], lrs=log2_grid(-4, 0)))
+    Traceback (most recent call last):
+    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both
+    """
+    axis = _axis(spec)
+    sizes = spec.depths if axis == "depth" else spec.widths
+    base_size = _base(spec, base, axis)
+    if base_size not in sizes:
+        raise InvalidValueError(f"`base` {axis} {base_size} is not among the {axis}s {', '.join(map(str, sizes))}")
+    spec = dataclasses.replace(spec, **{f"base_{axis}": base_size})
+    started = time.monotonic()
+    result = sweep(spec, **run)
+    return judge(result, axis, base_size, seconds=time.monotonic() - started)
+
+
+def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) -> Transfer:
+    """The verdict on a finished sweep."""
+    other = "width" if axis == "depth" else "depth"
+    loss = result.loss.isel({other: 0}, drop=True)
+    best = laws.optimal_lr(loss)
+    data = best.rename(
+        lr="optimal_lr", lr_low="optimal_lr_low", lr_high="optimal_lr_high", loss="best_loss", loss_se="best_loss_se"
+    )
+    data = data.merge(laws.drift(loss, axis, base)).merge(laws.regret(loss, axis, base))
+    data = data.assign(loss=loss, status=result.data["status"].isel({other: 0}, drop=True))
+    data = data.merge(_exponents(data, axis))
+    verdicts = [_verdict(data.sel(rule=rule), axis, base) for rule in data["rule"].values]
+    data["verdict"] = ("rule", [words for words, _ in verdicts])
+    data["good"] = ("rule", np.array([good for _, good in verdicts], np.int8))
+    data.attrs = _attributes(result, data, axis, base, seconds)
+    return Transfer(data, result, axis, base)
+
+
+def _axis(spec: Sweep) -> str:
+    many = [axis for axis, sizes in (("depth", spec.depths), ("width", spec.widths)) if len(sizes) > 1]
+    if len(many) != 1:
+        count = "not both" if many else "at least two"
+        raise InvalidValueError(f"transfer goes along one axis: give several depths or several widths, {count}")
+    return many[0]
+
+
+def _base(spec: Sweep, base: Mapping[str, int] | None, axis: str) -> int:
+    if base is None:
+        size = spec.base_depth if axis == "depth" else spec.base_width
+        assert size is not None
+        return size
+    if set(base) != {axis}:
+        raise InvalidValueError(f"`base` must name the {axis} that was tuned, got {dict(base)!r}")
+    return base[axis]
+
+
+def _exponents(data: xr.Dataset, axis: str) -> xr.Dataset:
+    """Law of the optimum against size, for rules with at least three optima that are not bounds."""
+    import xarray as xr
+
+    names = ("exponent", "exponent_low", "exponent_high", "coefficient")
+    rows = []
+    for rule in data["rule"].values:
+        of_rule = data.sel(rule=rule)
+        inside = of_rule["at_edge"].values == ""
+        if inside.sum() < 3:
+            rows.append([math.nan] * len(names))
+            continue
+        law = laws.fit_power_law(of_rule[axis].values[inside], of_rule["optimal_lr"].values[inside])
+        rows.append([getattr(law, name) for name in names])
+    columns = zip(names, np.array(rows).T, strict=True)
+    return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": data["rule"]})
+
+
+def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool]:
+    """Words and whether the base's learning rate serves the largest size."""
+    last, first = of_rule.isel({axis: -1}), of_rule.sel({axis: base})
+    target = int(last[axis])
+    for size, at in ((base, first), (target, last)):
+        if at["at_edge"] == "none":
+            return f"not trainable at {axis} {size}", False
+    drift = float(last["drift"])
+    if math.isinf(float(last["regret"])):
+        return f"does not transfer: diverges at {axis} {target}", False
+    if first["at_edge"] != "" or last["at_edge"] != "":
+        return "no verdict: the optimum is at the edge of the grid", False
+    if abs(drift) > _OCTAVES:
+        return f"drifts by {drift:+.1f} octaves", False
+    return ("transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"), True
+
+
+def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, seconds: float) -> dict[str, Any]:
+    spec = result.spec
+    target = int(data[axis].values[-1])
+    return {
+        "axis": axis,
+        "base": base,
+        "question": f"Does the learning rate of {axis} {base} serve {axis} {target}?",
+        "answer": _answer(data, axis, base, target),
+        "model": spec.model,
+        "dataset": spec.dataset,
+        "optimizer": spec.optimizer,
+        "spec": json.dumps(spec.to_mapping()),
+        "trials": spec.trials,
+        "diverged": result.count("diverged"),
+        "failed": result.count("failed"),
+        "seconds": seconds,
+        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _answer(data: xr.Dataset, axis: str, base: int, target: int) -> str:
+    good = data["rule"].values[data["good"].values == 1].tolist()
+    bad = data["rule"].values[data["good"].values == 0].tolist()
+    if not good:
+        return f"No: with none of {_list(bad)} does the learning rate of {axis} {base} serve {axis} {target}."
+    yes = f"Yes, with {_list(good)}"
+    return f"{yes}; not with {_list(bad)}." if bad else f"{yes}."
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
