@@ -1,0 +1,5 @@
+"""isoscale: make a neural network train the same way at every width and depth, proved by measurement."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

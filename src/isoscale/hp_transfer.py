@@ -83,11 +83,7 @@ def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> 
     Traceback (most recent call last):
     isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both
     """
-    axis = _axis(spec)
-    sizes = spec.depths if axis == "depth" else spec.widths
-    base_size = _base(spec, base, axis)
-    if base_size not in sizes:
-        raise InvalidValueError(f"`base` {axis} {base_size} is not among the {axis}s {', '.join(map(str, sizes))}")
+    axis, base_size, _ = question(spec, base)
     spec = dataclasses.replace(spec, **{f"base_{axis}": base_size})
     started = time.monotonic()
     result = sweep(spec, **run)
@@ -100,7 +96,11 @@ def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) ->
     loss = result.loss.isel({other: 0}, drop=True)
     best = laws.optimal_lr(loss)
     data = best.rename(
-        lr="optimal_lr", lr_low="optimal_lr_low", lr_high="optimal_lr_high", loss="best_loss", loss_se="best_loss_se"
+        lr="optimal_lr",
+        lr_low="optimal_lr_low",
+        lr_high="optimal_lr_high",
+        loss="best_loss",
+        loss_se="best_loss_se",
     )
     data = data.merge(laws.drift(loss, axis, base)).merge(laws.regret(loss, axis, base))
     data = data.assign(loss=loss, status=result.data["status"].isel({other: 0}, drop=True))
@@ -110,6 +110,25 @@ def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) ->
     data["good"] = ("rule", np.array([good for _, good in verdicts], np.int8))
     data.attrs = _attributes(result, data, axis, base, seconds)
     return Transfer(data, result, axis, base)
+
+
+def question(spec: Sweep, base: Mapping[str, int] | None = None) -> tuple[str, int, int]:
+    """What `transfer` will ask: the axis, the tuned size and the largest size.
+
+    Raises:
+        InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.
+    """
+    axis = _axis(spec)
+    sizes = spec.depths if axis == "depth" else spec.widths
+    size = _base(spec, base, axis)
+    if size not in sizes:
+        raise InvalidValueError(f"`base` {axis} {size} is not among the {axis}s {', '.join(map(str, sizes))}")
+    return axis, size, max(sizes)
+
+
+def ask(axis: str, base: int, target: int) -> str:
+    """The question in words."""
+    return f"Does the learning rate of {axis} {base} serve {axis} {target}?"
 
 
 def _axis(spec: Sweep) -> str:
@@ -162,7 +181,10 @@ def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool]:
         return "no verdict: the optimum is at the edge of the grid", False
     if abs(drift) > _OCTAVES:
         return f"drifts by {drift:+.1f} octaves", False
-    return ("transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"), True
+    words = "transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"
+    tuned = last["loss"].isel(lr=int(np.abs(np.log2(last["lr"] / first["optimal_lr"])).argmin()))
+    lost = int(tuned.isnull().sum())
+    return (f"{words} ({lost} of {tuned.size} seeds diverge)" if lost else words), True
 
 
 def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, seconds: float) -> dict[str, Any]:
@@ -171,18 +193,26 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, sec
     return {
         "axis": axis,
         "base": base,
-        "question": f"Does the learning rate of {axis} {base} serve {axis} {target}?",
+        "question": ask(axis, base, target),
         "answer": _answer(data, axis, base, target),
-        "model": spec.model,
+        "model": describe_model(spec),
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
-        "spec": json.dumps(spec.to_mapping()),
+        "dataset_note": result.note,
+        "versions": json.dumps(result.versions[-1] if result.versions else {}),
+        "spec": spec.to_toml(),
         "trials": spec.trials,
         "diverged": result.count("diverged"),
         "failed": result.count("failed"),
         "seconds": seconds,
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def describe_model(spec: Sweep) -> str:
+    """The model and its options, as a person says it: "residual-mlp (block_depth=2, phi=relu)"."""
+    options = ", ".join(f"{key}={value}" for key, value in spec.model_args.items())
+    return f"{spec.model} ({options})" if options else spec.model
 
 
 def _answer(data: xr.Dataset, axis: str, base: int, target: int) -> str:

@@ -206,7 +206,9 @@ def _interpolate(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " 
 
 
 def _summary(
-    log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "lr seed"], resamples: Int[np.ndarray, "n seed"]
+    log2_lrs: Float[np.ndarray, " lr"],
+    curves: Float[np.ndarray, "lr seed"],
+    resamples: Int[np.ndarray, "n seed"],
 ) -> tuple[float, float, float, float, float, str]:
     found = _optimum(log2_lrs, _mean(curves))
     if found.edge == "none":
@@ -232,9 +234,7 @@ def _mean(losses: Float[np.ndarray, "*curve seed"]) -> Float[np.ndarray, "*curve
 
 
 # --- many curves ------------------------------------------------------------------------------------------------
-def _against_base(
-    loss: xr.DataArray, axis: str, base: int, name: str, compare: Any, seed: int
-) -> xr.Dataset:
+def _against_base(loss: xr.DataArray, axis: str, base: int, name: str, compare: Any, seed: int) -> xr.Dataset:
     """Apply `compare(base's optimum, optimum, curve)` at each size, with an interval over paired resamples."""
     import xarray as xr
 

@@ -204,9 +204,7 @@ class DepthRow:
         else:
             lr = self.adam_last if last else self.adam_internal
         return Exponents(
-            init_std={Role.BRANCH_INTERNAL: self.init_internal, Role.BRANCH_LAST: self.init_last}.get(
-                role, 0.0
-            ),
+            init_std={Role.BRANCH_INTERNAL: self.init_internal, Role.BRANCH_LAST: self.init_last}.get(role, 0.0),
             multiplier=self.branch if role is Role.BRANCH_LAST else 0.0,
             lr=lr + self.everywhere,
             eps=self.branch if _has_eps(role, optimizer) else 0.0,
@@ -240,9 +238,7 @@ class Rule:
     width: Mapping[Role, WidthRow]
     depth: DepthRow = DepthRow()
 
-    def factors(
-        self, role: Role, optimizer: OptimizerFamily, *, width: float = 1.0, depth: float = 1.0
-    ) -> Factors:
+    def factors(self, role: Role, optimizer: OptimizerFamily, *, width: float = 1.0, depth: float = 1.0) -> Factors:
         """Factors of one tensor relative to the base, multiplier not folded.
 
         Args:
@@ -396,6 +392,4 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidValueError(
-            f"`{name}` of residual-family(alpha,beta) must be a number, got {text!r}"
-        ) from None
+        raise InvalidValueError(f"`{name}` of residual-family(alpha,beta) must be a number, got {text!r}") from None

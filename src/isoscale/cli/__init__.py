@@ -1,0 +1,58 @@
+"""The `isoscale` command: each verb reads its flags, calls one function, prints and draws.
+
+Exit codes: 0 done, 1 a check that was asked for failed or trials failed, 2 bad input, 130 interrupted.
+Nothing here imports torch before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from isoscale.cli.rules import Rules
+from isoscale.cli.sweep import SweepCommand
+from isoscale.cli.terminal import error_console
+from isoscale.cli.transfer import TransferCommand
+from isoscale.errors import IsoscaleError
+
+Command = (
+    Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
+    | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
+    | Annotated[Rules, tyro.conf.subcommand("rules")]
+)
+
+_DESCRIPTION = (
+    "Make a neural network train the same way at every width and depth: tune a small model once, "
+    "get the init and learning rates of the large one, proved by measurement."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    command = tyro.cli(
+        Command,  # pyrefly: ignore[bad-argument-type]  a union of annotated dataclasses is tyro's own idiom
+        prog="isoscale",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        code = command.run()
+    except IsoscaleError as error:
+        error_console().print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        code = 2
+    except KeyboardInterrupt:
+        error_console().print("interrupted: every finished shard is in the store; the same command goes on from there")
+        code = 130
+    sys.exit(code)
+
+
+def _escaped(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -88,10 +88,9 @@ def sweep(
 
 def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
     """The shards of a sweep, after its data and model were seen to be usable."""
-    source, dataset = worker.source(spec.dataset, data, dict(spec.dataset_args))
-    models.build(
-        spec.model, spec.model_args, in_features=1, out_features=1, width=1, depth=1, device="meta"
-    )
+    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()))
+    smallest = dict.fromkeys(("in_features", "out_features", "width", "depth"), 1)
+    models.build(spec.model, spec.model_args, device="meta", **smallest)
     if spec.batch_size > len(dataset.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
@@ -105,7 +104,7 @@ def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
     keys = {shard.id: [shard.key(member) for member in shard.members] for shard in plan}
     finished = store.finished([key for of_shard in keys.values() for key in of_shard])
     left = [shard.only(set(keys[shard.id]) - finished) for shard in plan]
-    return sorted((shard for shard in left if shard.members), key=_cost, reverse=True)
+    return sorted((shard for shard in left if shard.members), key=cost, reverse=True)
 
 
 def resolve_device(device: str) -> str:
@@ -216,7 +215,7 @@ class _Driver:
         return Progress(total, done, len(self.waiting) if not self.running else 0)
 
 
-def _cost(shard: Shard) -> int:
+def cost(shard: Shard) -> int:
     """Proportional to the arithmetic of the hidden maps."""
     return shard.member_steps * shard.recipe.depth * shard.recipe.width**2
 

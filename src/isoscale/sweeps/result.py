@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from isoscale.errors import InvalidValueError
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import Sweep
 from isoscale.sweeps.store import Store, Trial
@@ -32,11 +35,15 @@ class SweepResult:
             steps), `test_loss`, `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing) and
             `curve` (training loss at each step). Numbers of trials that are not done are NaN, but for the part
             of a curve before its divergence.
+        note: Exactly which data was used.
+        versions: What ran the trials, each combination once.
         reasons: Why trials failed, each reason once.
     """
 
     spec: Sweep
     data: xr.Dataset
+    note: str
+    versions: tuple[dict[str, str], ...]
     reasons: tuple[str, ...]
 
     @property
@@ -47,6 +54,19 @@ class SweepResult:
     def count(self, status: str) -> int:
         """How many trials ended with that status."""
         return int((self.data["status"] == STATUS[status]).sum())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `data` as NetCDF, whole or not at all.
+
+        Raises:
+            InvalidValueError: The file cannot be written.
+        """
+        part = Path(f"{path}.part")
+        try:
+            self.data.to_netcdf(part, engine="scipy")
+            part.replace(path)
+        except OSError as error:
+            raise InvalidValueError(f"cannot write `{path}`: {error.strerror}") from error
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()
@@ -80,7 +100,13 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
     for name in ("loss", "test_loss", "curve"):
         dataset[name].attrs["units"] = "nats"
     dataset["status"].attrs["codes"] = json.dumps(STATUS)
-    return SweepResult(spec, dataset, tuple(sorted({t.reason for t in trials if t.status == "failed"})))
+    return SweepResult(
+        spec=spec,
+        data=dataset,
+        note=plan[0].source.note,
+        versions=tuple(json.loads(text) for text in sorted({trial.versions for trial in trials})),
+        reasons=tuple(sorted({trial.reason for trial in trials if trial.status == "failed"})),
+    )
 
 
 def final_loss(trial: Trial) -> float:

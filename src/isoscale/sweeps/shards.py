@@ -22,12 +22,13 @@ NUMERICS = 1
 
 @dataclass(frozen=True)
 class Source:
-    """Where a worker reads the data of a shard; `fingerprint` is what was there when the sweep began."""
+    """Where a worker reads the data of a shard; `fingerprint` and `note` say what was there at the start."""
 
     name: str
     folder: str | None
     args: Mapping[str, Any]
     fingerprint: str
+    note: str
 
 
 @dataclass(frozen=True)

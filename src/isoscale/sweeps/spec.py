@@ -24,9 +24,7 @@ def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]
     (0.25, 0.5, 1.0, 2.0)
     """
     if per_octave < 1 or high < low:
-        raise InvalidValueError(
-            f"a log2 grid needs low <= high and `per_octave` >= 1, got {low}, {high}, {per_octave}"
-        )
+        raise InvalidValueError(f"a log2 grid needs low <= high and `per_octave` >= 1, got {low}, {high}, {per_octave}")
     return tuple(2.0 ** (low + k / per_octave) for k in range(math.floor((high - low) * per_octave + 1e-9) + 1))
 
 
@@ -63,7 +61,7 @@ class Sweep:
     optimizer: str = "sgd"
     widths: Sequence[int] = (64,)
     depths: Sequence[int] = (4, 8, 16, 32)
-    lrs: Sequence[float] = log2_grid(-8, 2)
+    lrs: Sequence[float] = log2_grid(-10, 0)
     seeds: int | Sequence[int] = 3
     steps: int = 200
     batch_size: int = 64
@@ -84,6 +82,9 @@ class Sweep:
         for name in ("widths", "depths"):
             self._set(name, _distinct(name, [whole(name, size) for size in getattr(self, name)]))
         seeds = range(whole("seeds", self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        for name in ("model_args", "dataset_args"):
+            frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(getattr(self, name)).items()}
+            self._set(name, frozen)
         self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in seeds]))
         self._set("lrs", _distinct("lrs", [_rate(lr) for lr in self.lrs]))
         self._set("base_width", whole("base_width", self.base_width or min(self.widths)))
@@ -130,12 +131,16 @@ class Sweep:
             raise DataError(f"cannot read the sweep `{path}`: {error}") from error
         return cls.from_mapping(values)
 
+    def to_toml(self) -> str:
+        """The text of a file that `from_toml` reads back as an equal sweep."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_mapping())
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` turns back into an equal sweep."""
         return {
-            f.name: _plain(getattr(self, f.name))
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) is not None
+            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if getattr(self, f.name) is not None
         }
 
 

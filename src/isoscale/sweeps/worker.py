@@ -31,12 +31,6 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
     return _trials(shard, outcome, device)
 
 
-def source(name: str, folder: str | None, args: dict[str, Any]) -> tuple[Source, Dataset]:
-    """A data set as shards refer to it, with its fingerprint taken now."""
-    dataset = data.load(name, folder, **args).flatten()
-    return Source(name, folder, args, dataset.fingerprint), dataset
-
-
 def versions(device: str) -> dict[str, str]:
     """What a result's numbers may depend on, for the record."""
     return {
@@ -49,7 +43,7 @@ def versions(device: str) -> dict[str, str]:
 
 
 def _load(wanted: Source) -> Dataset:
-    found, dataset = _cached(wanted.name, wanted.folder, tuple(wanted.args.items()))
+    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()))
     if found.fingerprint != wanted.fingerprint:
         raise DataError(
             f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
@@ -59,8 +53,10 @@ def _load(wanted: Source) -> Dataset:
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> tuple[Source, Dataset]:
-    return source(name, folder, dict(args))
+def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> tuple[Source, Dataset]:
+    """A data set as shards refer to it, with its fingerprint taken now; read once a process."""
+    dataset = data.load(name, folder, **dict(args)).flatten()
+    return Source(name, folder, dict(args), dataset.fingerprint, dataset.note), dataset
 
 
 def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:

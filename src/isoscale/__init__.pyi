@@ -1,0 +1,15 @@
+from . import data as data
+from . import errors as errors
+from . import laws as laws
+from . import models as models
+from . import report as report
+from . import rules as rules
+from . import training as training
+from .hp_transfer import Transfer as Transfer
+from .hp_transfer import transfer as transfer
+from .rules import Role as Role
+from .sweeps import Store as Store
+from .sweeps import Sweep as Sweep
+from .sweeps import SweepResult as SweepResult
+from .sweeps import log2_grid as log2_grid
+from .sweeps import sweep as sweep

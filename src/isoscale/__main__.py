@@ -1,0 +1,5 @@
+"""`python -m isoscale` is the `isoscale` command."""
+
+from isoscale.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""What the commands that train have in common: the plan with its cost before, the progress during."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from isoscale.cli.grid import Place
+from isoscale.cli.terminal import duration
+from isoscale.sweeps.spec import Sweep
+
+if TYPE_CHECKING:
+    from isoscale.sweeps import Progress
+    from isoscale.sweeps.shards import Shard
+
+
+def announce(spec: Sweep, place: Place, out: Console) -> None:
+    """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
+    from isoscale.sweeps import cost, driver
+    from isoscale.sweeps.local import cores
+
+    plan = driver.prepare(spec, place.data)
+    device = driver.resolve_device(place.device)
+    left = _left(plan, place.store)
+    workers = place.workers or (cores() if device == "cpu" else 1)
+    todo = sum(len(shard.members) for shard in left)
+    seconds = cost.estimate_seconds(left, workers, device)
+    price = f"at most about {duration(seconds)} on {workers} worker{'s' * (workers > 1)}" if left else "nothing to run"
+    out.print(
+        f"{spec.trials} trials in {len(plan)} shards, {price}.  "
+        f"Store: {place.store} ({spec.trials - todo} of {spec.trials} done)"
+    )
+    if place.dry_run:
+        out.print(_grid(spec))
+
+
+@contextlib.contextmanager
+def progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
+    """The progress callback that the flags ask for; bars are drawn on a terminal only."""
+    if place.quiet or place.json:
+        yield False
+        return
+    from isoscale.sweeps.progress import bars
+
+    with bars() as show:
+        yield show
+
+
+def run_arguments(place: Place) -> dict[str, Any]:
+    """What `isoscale.sweep` takes from the flags."""
+    return {name: getattr(place, name) for name in ("store", "workers", "device", "data")}
+
+
+def _left(plan: list[Shard], path: str) -> list[Shard]:
+    """What the store does not have; one that is not there yet is not made, since this may be a dry run."""
+    from isoscale.sweeps import Store, driver
+
+    if not Path(path).exists():
+        return plan
+    with Store(path) as store:
+        return driver.missing(plan, store)
+
+
+def _grid(spec: Sweep) -> Any:
+    from rich.table import Table
+
+    table = Table("", "values", box=None, pad_edge=False)
+    for name, value in spec.to_mapping().items():
+        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return table

@@ -1,0 +1,57 @@
+"""`isoscale sweep`: train a grid, keep every trial, print each curve's optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from isoscale.cli import running
+from isoscale.cli.grid import Grid, Place
+from isoscale.cli.terminal import console
+
+if TYPE_CHECKING:
+    from isoscale.sweeps import SweepResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCommand:
+    """Train a grid of rules, widths, depths, learning rates and seeds; resumes by itself."""
+
+    grid: Grid = field(default_factory=Grid)
+    place: Place = field(default_factory=Place)
+    out: str | None = None
+    """Also write every loss to this NetCDF file."""
+
+    def run(self) -> int:
+        from isoscale.sweeps import sweep
+
+        spec = self.grid.spec()
+        out = console(quiet=self.place.quiet or self.place.json)
+        running.announce(spec, self.place, out)
+        if self.place.dry_run:
+            return 0
+        with running.progress(self.place) as show:
+            result = sweep(spec, progress=show, **running.run_arguments(self.place))
+        if self.out is not None:
+            result.save(self.out)
+        self._print(result, out)
+        return 1 if result.count("failed") else 0
+
+    def _print(self, result: SweepResult, out: Console) -> None:
+        from rich.table import Table
+
+        from isoscale import laws
+
+        best = laws.optimal_lr(result.loss).to_dataframe().reset_index()
+        if self.place.json:
+            console().print_json(best.to_json(orient="records"))
+            return
+        table = Table(*map(str, best.columns), box=None, pad_edge=False)
+        for row in best.itertuples(index=False):
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        out.print(table)
+        out.print(f"{result.count('done')} trials done, {result.count('diverged')} diverged, in {self.place.store}")
+        for reason in result.reasons:
+            out.print(f"[red]failed:[/] {reason}")

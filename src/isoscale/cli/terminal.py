@@ -1,0 +1,34 @@
+"""Where the commands print: tables and verdicts on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from rich.console import Console
+
+
+def console(*, quiet: bool = False) -> Console:
+    """Standard output; nothing if quiet. Off a terminal, lines are as long as they need to be."""
+    return Console(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def error_console() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(89), duration(600), duration(9000)
+    ('90 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{max(5, round(seconds / 5) * 5)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def typed_command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["isoscale", *sys.argv[1:]])
