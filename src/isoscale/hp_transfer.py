@@ -84,7 +84,8 @@ def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> 
     isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both
     """
     axis, base_size, _ = question(spec, base)
-    spec = dataclasses.replace(spec, **{f"base_{axis}": base_size})
+    based: dict[str, Any] = {f"base_{axis}": base_size}
+    spec = dataclasses.replace(spec, **based)
     started = time.monotonic()
     result = sweep(spec, **run)
     return judge(result, axis, base_size, seconds=time.monotonic() - started)
@@ -182,7 +183,7 @@ def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool]:
     if abs(drift) > _OCTAVES:
         return f"drifts by {drift:+.1f} octaves", False
     words = "transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"
-    tuned = last["loss"].isel(lr=int(np.abs(np.log2(last["lr"] / first["optimal_lr"])).argmin()))
+    tuned = last["loss"].isel(lr=int(np.abs(np.log2(last["lr"].values / float(first["optimal_lr"]))).argmin()))
     lost = int(tuned.isnull().sum())
     return (f"{words} ({lost} of {tuned.size} seeds diverge)" if lost else words), True
 
@@ -205,7 +206,7 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, sec
         "diverged": result.count("diverged"),
         "failed": result.count("failed"),
         "seconds": seconds,
-        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +19,7 @@ from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import ArrayLike
 
 _LEVEL = 0.95
 _RESAMPLES = 1000
@@ -70,7 +70,9 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
     rows = [_summary(log2_lrs, values[at], resamples) for at in np.ndindex(values.shape[:-2])]
     coords = {dim: loss[dim] for dim in dims}
     shape = values.shape[:-2]
-    columns = dict(zip(("lr", "lr_low", "lr_high", "loss", "loss_se"), zip(*(r[:5] for r in rows)), strict=True))
+    columns = dict(
+        zip(("lr", "lr_low", "lr_high", "loss", "loss_se"), zip(*(r[:5] for r in rows), strict=True), strict=True)
+    )
     arrays = {name: (dims, np.array(column, float).reshape(shape)) for name, column in columns.items()}
     arrays["at_edge"] = (dims, np.array([row[5] for row in rows]).reshape(shape))
     return xr.Dataset(arrays, coords)
@@ -136,7 +138,7 @@ class PowerLaw:
         return self.coefficient * np.asarray(x, float) ** self.exponent
 
 
-def fit_power_law(x: Sequence[float], y: Sequence[float], y_se: Sequence[float] | None = None) -> PowerLaw:
+def fit_power_law(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> PowerLaw:
     """Least squares in log-log, with a t-based interval.
 
     Args:
@@ -212,7 +214,7 @@ def _summary(
 ) -> tuple[float, float, float, float, float, str]:
     found = _optimum(log2_lrs, _mean(curves))
     if found.edge == "none":
-        return (*[math.nan] * 5, "none")
+        return math.nan, math.nan, math.nan, math.nan, math.nan, "none"
     low, high = _interval([_optimum(log2_lrs, _mean(curves[:, seeds])).log2_lr for seeds in resamples])
     if math.isfinite(found.cliff):
         high = max(high, found.cliff)
@@ -279,7 +281,7 @@ def _interval(values: Any) -> tuple[float, float]:
     return float(numbers[math.floor(low)]), float(numbers[math.ceil(high)])
 
 
-def _logs(name: str, values: Sequence[float]) -> Float[np.ndarray, " n"]:
+def _logs(name: str, values: ArrayLike) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, float)
     if array.ndim != 1 or not (np.isfinite(array).all() and (array > 0).all()):
         raise InvalidValueError(f"`{name}` of a power law must be positive and finite, got {values!r}")

@@ -141,10 +141,8 @@ class WidthRow:
     eps: float = 0.0
 
     def exponents(self, role: Role, optimizer: OptimizerFamily) -> Exponents:
-        if optimizer == "sgd":
-            lr = self.sgd
-        else:
-            lr = self.muon if optimizer == "muon" and role.is_hidden_map else self.adam
+        muon = optimizer == "muon" and role.is_hidden_map
+        lr = self.sgd if optimizer == "sgd" else self.muon if muon else self.adam
         return Exponents(
             init_std=self.init_std,
             multiplier=self.multiplier,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isoscale.errors import InvalidValueError, unknown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from isoscale.models.base import Model
 
 _MODELS = {"residual-mlp": ("isoscale.models.residual_mlp", "ResidualMLP")}
 
@@ -33,7 +33,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
             raise unknown(f"option of {name}", option, legal)
 
 
-def build(name: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> nn.Module:
+def build(name: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> Model:
     """Build a model by name.
 
     Args:
@@ -51,6 +51,6 @@ def build(name: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> 
         raise InvalidValueError(f"model {name}: {error}") from error
 
 
-def _constructor(name: str) -> type[nn.Module]:
+def _constructor(name: str) -> type[Model]:
     module, attribute = _MODELS[name]
     return getattr(importlib.import_module(module), attribute)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.models.base import Model
 from isoscale.models.layers import Linear, Norm, Phi, activation, make_norm
 from isoscale.rules import Role
 
@@ -41,7 +42,7 @@ class ResidualBlock(nn.Module):
         return h + z
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(Model):
     """Input map, `depth` residual blocks, readout; no biases.
 
         h_0 = U x,    h_l = h_{l-1} + W_{l,k} phi(... phi(W_{l,1} h_{l-1})),    f = v h_L

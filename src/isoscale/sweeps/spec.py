@@ -156,9 +156,10 @@ def whole(name: str, value: object, *, least: int = 1) -> int:
 def _rate(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"`lrs` must be numbers, got {value!r}")
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidValueError(f"`lrs` must be positive and finite, got {value}")
-    return float(value)
+    lr = float(value)
+    if not (math.isfinite(lr) and lr > 0):
+        raise InvalidValueError(f"`lrs` must be positive and finite, got {lr}")
+    return lr
 
 
 def _distinct(name: str, values: list[Any]) -> tuple[Any, ...]:

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from isoscale.data import Dataset
+from isoscale.models import Model
+from isoscale.training.optimizers import Stepper
 from isoscale.training.recipe import Member, Recipe, batch_order
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
@@ -127,7 +129,7 @@ def _train_stack(
     return _outcome(model, curve, data, device)
 
 
-def _steppers(recipe: Recipe, model: nn.Module, members: Sequence[Member]) -> list:
+def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[Stepper]:
     lrs = torch.tensor([member.lr for member in members], dtype=torch.float64)
     factors, roles = recipe.factors(model, recipe.rule), model.roles
     return [
@@ -136,7 +138,7 @@ def _steppers(recipe: Recipe, model: nn.Module, members: Sequence[Member]) -> li
     ]
 
 
-def stack(models: Sequence[nn.Module]) -> nn.Module:
+def stack(models: Sequence[Model]) -> Model:
     """One module with the models' parameters stacked along a new first axis; one model is copied as it is."""
     stacked = copy.deepcopy(models[0])
     if len(models) == 1:
@@ -149,7 +151,7 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
 
 
 def _losses(
-    model: nn.Module, x: Float[Tensor, "members batch features"], y: Int[Tensor, "members batch"]
+    model: Model, x: Float[Tensor, "members batch features"], y: Int[Tensor, "members batch"]
 ) -> Float[Tensor, " members"]:
     members, batch = y.shape
     logits = model(x[0] if members == 1 else x)
@@ -158,7 +160,7 @@ def _losses(
 
 
 def _outcome(
-    model: nn.Module, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str
+    model: Model, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str
 ) -> Outcome:
     finite = curve.isfinite().int().cummin(0).values.bool()
     test_loss, test_accuracy = _evaluate(model, data, curve.shape[1], device)
@@ -173,7 +175,7 @@ def _outcome(
 
 @torch.no_grad()
 def _evaluate(
-    model: nn.Module, data: Dataset, members: int, device: torch.device | str
+    model: Model, data: Dataset, members: int, device: torch.device | str
 ) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"]]:
     loss = torch.zeros(members, device=device)
     correct = torch.zeros(members, device=device)

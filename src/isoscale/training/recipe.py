@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoscale import models, rules
 from isoscale.errors import InvalidValueError
+from isoscale.models import Model
 from isoscale.rules import Factors
 from isoscale.training.optimizers import Optimizer
 
@@ -48,28 +49,25 @@ class Recipe:
     steps: int
     batch_size: int
 
-    def build(self, in_features: int, out_features: int, seed: int) -> nn.Module:
+    def build(self, in_features: int, out_features: int, seed: int) -> Model:
         """The model at its own size with the rule's initial weights, multipliers folded in.
 
         A fresh model's init is that of `sp`; the rule's init relative to it is applied on top.
         """
         sizes = {"in_features": in_features, "out_features": out_features}
-        model = models.build(
-            self.model, self.model_args, width=self.width, depth=self.depth, seed=seed, **sizes
-        )
+        model = models.build(self.model, self.model_args, width=self.width, depth=self.depth, seed=seed, **sizes)
         standard = self.factors(model, "sp")
         with torch.no_grad():
             for name, factors in self.factors(model, self.rule).items():
                 model.get_parameter(name).mul_(factors.init_std / standard[name].init_std)
         return model
 
-    def factors(self, model: nn.Module, rule: str) -> dict[str, Factors]:
+    def factors(self, model: Model, rule: str) -> dict[str, Factors]:
         """Folded factors of each parameter, relative to the base."""
         ratios = {"width": self.width / self.base_width, "depth": self.depth / self.base_depth}
         family = self.optimizer.family
         return {
-            name: rules.get(rule).factors(role, family, **ratios).fold(family)
-            for name, role in model.roles.items()
+            name: rules.get(rule).factors(role, family, **ratios).fold(family) for name, role in model.roles.items()
         }
 
 

@@ -1,0 +1,22 @@
+"""What every model of isoscale offers beyond an ordinary module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from isoscale.rules import Role
+
+
+class Model(nn.Module, ABC):
+    """An ordinary module that can draw its weights from a seed and say what each of them does."""
+
+    @property
+    @abstractmethod
+    def roles(self) -> dict[str, Role]:
+        """Role of each parameter, by its name."""
+
+    @abstractmethod
+    def reset_parameters(self, seed: int = 0) -> None:
+        """Draw every weight anew from `seed`; the global generator is not touched."""
