@@ -28,7 +28,7 @@ _PHI: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(name: Phi) -> Callable[[Tensor], Tensor]:
+def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name; raises InvalidValueError naming the nearest."""
     if name not in _PHI:
         raise unknown("activation (`phi`)", name, _PHI)
@@ -99,7 +99,7 @@ _NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 def make_norm(
-    name: Norm | None, width: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+    name: str | None, width: int, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module:
     """The norm of that name over `width` units; None gives the identity."""
     if name is None:

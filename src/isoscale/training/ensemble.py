@@ -159,9 +159,7 @@ def _losses(
     return losses.view(members, batch).mean(1)
 
 
-def _outcome(
-    model: Model, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str
-) -> Outcome:
+def _outcome(model: Model, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str) -> Outcome:
     finite = curve.isfinite().int().cummin(0).values.bool()
     test_loss, test_accuracy = _evaluate(model, data, curve.shape[1], device)
     survived = finite[-1] & test_loss.isfinite()

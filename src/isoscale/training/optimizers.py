@@ -7,8 +7,8 @@ as well as a stacked one. The steps are those of torch.optim.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -78,13 +78,14 @@ class Optimizer:
         return Adam(param, lr, self.betas, self.eps * factors.eps, decay, decoupled=self.family != "adam")
 
 
-class Stepper(Protocol):
+class Stepper(ABC):
     """Steps one tensor in place."""
 
+    @abstractmethod
     def step(self, grad: Tensor) -> None: ...
 
 
-class Sgd:
+class Sgd(Stepper):
     """w -= lr * buffer,  buffer = momentum * buffer + (grad + weight_decay * w)."""
 
     def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: float) -> None:
@@ -100,7 +101,7 @@ class Sgd:
         self.param.addcmul_(grad, self.minus_lr)
 
 
-class Adam:
+class Adam(Stepper):
     """Adam, with its decay coupled (torch.optim.Adam) or decoupled (torch.optim.AdamW)."""
 
     def __init__(
@@ -131,7 +132,7 @@ class Adam:
         self.param.addcmul_(torch.div(self.mean, root, out=root), self.minus_lr / (1 - beta1**self.steps))
 
 
-class Sign:
+class Sign(Stepper):
     """w -= lr * sign(average of the gradients); decay decoupled."""
 
     def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: float) -> None:
@@ -142,10 +143,12 @@ class Sign:
     def step(self, grad: Tensor) -> None:
         if self.weight_decay:
             self.param.mul_(1 + self.minus_lr * self.weight_decay)
-        self.param.addcmul_(self.mean.lerp_(grad, 1 - self.momentum).sign(), self.minus_lr)
+        mean = self.mean.lerp_(grad, 1 - self.momentum)
+        # The sign of NaN is 0 in torch, which would freeze a diverged member instead of showing it.
+        self.param.addcmul_(mean.sign().add_(mean, alpha=0), self.minus_lr)
 
 
-class Muon:
+class Muon(Stepper):
     """Orthogonalised Nesterov momentum (torch.optim.Muon, `adjust_lr_fn="original"`); decay decoupled.
 
     Newton-Schulz runs in the tensor's own precision, where torch's runs in bfloat16.

@@ -1,0 +1,143 @@
+"""What the figures share: type and colour, log2 axes, labels that keep apart, files that repeat.
+
+Figures are built on `matplotlib.figure.Figure`, never through pyplot, and in a style of their own, so that
+neither the caller's rcParams nor ours leak; the same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
+
+from isoscale.report.formats import BAD, GOOD, superscript
+
+INK, MUTED, FAINT, GRID, STRIP = "#1b1f24", "#57606a", "#b8bfc8", "#e7eaee", "#f3f4f6"
+PASS, FAIL = "#0b63a5", "#b2430b"
+
+# Okabe and Ito's colours that stand out on white: told apart with every kind of colour vision.
+RULES = ("#0072b2", "#d55e00", "#009e73", "#b05a92", "#3a9bd1", "#b98300", "#444c56")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+
+STYLE = {
+    # Text stays text: selectable, searchable, small, and in the reader's own font.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "isoscale",
+    # A rule may be called anything: a dollar sign in its name is not mathematics.
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextlib.contextmanager
+def style() -> Generator[None, None, None]:
+    """Matplotlib's defaults and ours on top, whatever the caller's settings, which come back afterwards."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of that many inches."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def encoded(figure: Figure, kind: str) -> bytes:
+    """The figure as the bytes of a file: "svg" or "png". The same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with style(), warnings.catch_warnings():
+        # A rule's name may hold letters that our font lacks: boxes in the PNG, but right in the SVG.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    return buffer.getvalue()
+
+
+def sequence(count: int) -> list[str]:
+    """Colours for ordered sizes, light to dark: viridis without the yellow that white swallows."""
+    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.05, 0.74, count)[::-1])]
+
+
+def sign(good: bool) -> tuple[str, str]:
+    """A rule's sign and its colour."""
+    return (GOOD, PASS) if good else (BAD, FAIL)
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions as near to the wanted ones as possible that keep their order and a gap, within bounds.
+
+    With z_i = y_i - i gap the gap becomes "z never falls", which is isotonic regression.
+
+    >>> [round(y, 2) for y in spread([0.5, 0.5, 0.9], 0.1, 0.0, 1.0)]
+    [0.45, 0.55, 0.9]
+    """
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(order))
+    free = isotonic_regression(np.asarray(wanted, float)[order] - steps).x
+    placed = np.empty(len(order))
+    placed[order] = np.clip(free, low, max(low, high - gap * (len(order) - 1))) + steps
+    return placed.tolist()
+
+
+def write(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **look: Any) -> None:
+    """Text at a fraction of the axes, shifted by points."""
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(text, at, shift, **place, **look)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text on one line, its middle left out where it is too long: a rule's parameters stand at its end.
+
+    >>> shortened("residual_family(alpha=0.5, beta=0.75)", 24)
+    'residual_fam… beta=0.75)'
+    """
+    line = " ".join(text.split())
+    half = (most - 1) // 2
+    return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
+
+
+def power_ticks(low: float, high: float, most: int = 7) -> list[int]:
+    """The exponents of two that label an axis from 2^low to 2^high, evenly spaced and not too many."""
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    step = max(1, math.ceil((last - first + 1) / most))
+    return list(range(last, first - 1, -step))[::-1]
+
+
+def label_powers(axes: Axes, which: str, ticks: Sequence[int]) -> None:
+    """Write the ticks of a log2 axis ("x" or "y") as powers of two."""
+    axes.set(**{f"{which}ticks": ticks, f"{which}ticklabels": [f"2{superscript(tick)}" for tick in ticks]})
+
+
+def log2(numbers: object) -> np.ndarray:
+    """log2 of positive numbers; NaN stays NaN."""
+    return np.log2(np.asarray(numbers, dtype=float))

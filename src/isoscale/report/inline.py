@@ -1,0 +1,56 @@
+"""An SVG file made fit to stand inside an HTML page, beside others.
+
+Matplotlib writes documents: ids repeat from one to the next, the style sheet means every element of the page,
+and namespaces and metadata are addresses. Inlined, the ids get a prefix and the rest goes.
+"""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+# What matplotlib's style sheet says of every element, said once of the figure.
+INHERITED = "stroke-linejoin:round;stroke-linecap:butt"
+
+
+def inlined(svg: bytes, prefix: str, label: str) -> str:
+    """The figure as one `<svg>` element for a page.
+
+    Args:
+        svg: The file, as matplotlib wrote it.
+        prefix: Put before every id; figures on one page need different ones.
+        label: What the figure shows, for those who hear the page.
+
+    Returns:
+        The markup, everything in it escaped.
+    """
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if _plain(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = _plain(element.tag)
+        element.attrib = {_plain(name): _renamed(name, text, prefix) for name, text in element.attrib.items()}
+    points = float(root.get("width", "0pt").removesuffix("pt"))
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {
+        "role": "img",
+        "aria-label": label,
+        "style": f"{INHERITED};max-width:{points * 1.4:.0f}px",
+    }
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _plain(name: str) -> str:
+    """A name without its namespace: HTML's parser knows SVG's."""
+    return name.rpartition("}")[2]
+
+
+def _renamed(name: str, text: str, prefix: str) -> str:
+    """An attribute's text with the prefix in every id that it is or points to."""
+    if name == "id":
+        return f"{prefix}-{text}"
+    text = re.sub(r"^#", f"#{prefix}-", text) if _plain(name) == "href" else text
+    return text.replace("url(#", f"url(#{prefix}-")

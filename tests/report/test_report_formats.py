@@ -1,0 +1,157 @@
+"""Cells of the table against what a person would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, nan
+
+import pytest
+import xarray as xr
+
+from isoscale import report
+from isoscale.report import content, formats
+
+Made = Callable[..., xr.Dataset]
+
+
+def put(data: xr.Dataset, size: int, **values: object) -> None:
+    """Overwrite numbers of the rule "sp" at one size."""
+    for name, value in values.items():
+        data[name].loc[{"rule": "sp", formats.axis(data): size}] = value
+
+
+def test_the_whole_table(data: xr.Dataset) -> None:
+    rows = report.table(data).to_dict("records")
+    sizes = ("depth 4", "depth 8", "depth 16", "depth 32")
+    cells = {row["rule"]: [row[size] for size in sizes] + [row["drift"], row["regret"]] for row in rows}
+    assert cells == {
+        "completep": ["0.27", "0.27", "0.27", "0.27", "0.0 ± 0.3", "0.000"],
+        "sp": ["0.27", "0.068", "0.034", "diverged", "—", "—"],
+        "depth-mup": ["0.27", "0.14", "0.068", "0.034", "-3.0 ± 0.3", "diverges"],
+        "lazy": ["2.2", "≥ 4", "≥ 4", "≥ 4", "≥ +0.9", "≥ +0.364"],
+    }
+    assert [row["verdict"] for row in rows] == [
+        "✓ transfers",
+        "✗ not trainable at depth 32",
+        "✗ drifts by -3.0 octaves",
+        "✗ drifts by +0.9 octaves",
+    ]
+
+
+def test_good_rules_come_first_and_others_keep_their_order(data: xr.Dataset) -> None:
+    assert [str(rule) for rule in data.rule.values] == ["sp", "completep", "depth-mup", "lazy"]
+    assert list(report.table(data)["rule"]) == ["completep", "sp", "depth-mup", "lazy"]
+
+
+@pytest.mark.parametrize(
+    ("lr", "edge", "expected"),
+    [
+        (0.1302, "", "0.13"),
+        (0.125, "", "0.125"),
+        (2.0**-7, "", "0.00781"),
+        (0.5, "high", "≥ 0.5"),
+        (2.0**-7, "low", "≤ 0.00781"),
+        (nan, "none", "diverged"),
+        (16.0, "", "16"),
+        (3.07e-5, "", "3.1e-05"),
+    ],
+)
+def test_best_learning_rate(data: xr.Dataset, lr: float, edge: str, expected: str) -> None:
+    put(data, 8, optimal_lr=lr, at_edge=edge)
+    assert report.lr_cell(data, "sp", 8) == expected
+
+
+def test_runs_that_all_failed_are_not_called_diverged(data: xr.Dataset) -> None:
+    put(data, 8, at_edge="none", optimal_lr=nan, status=2)
+    assert report.lr_cell(data, "sp", 8) == "failed"
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.104, 0.1702, "0.10 to 0.17"), (nan, nan, "")])
+def test_interval_of_the_best_learning_rate(data: xr.Dataset, low: float, high: float, expected: str) -> None:
+    put(data, 8, optimal_lr_low=low, optimal_lr_high=high)
+    assert formats.lr_interval(data, "sp", 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("drift", "low", "high", "base_edge", "edge", "expected"),
+    [
+        (-1.0, -1.3, -0.7, "", "", "-1.0 ± 0.3"),
+        (0.0, -0.2, 0.2, "", "", "0.0 ± 0.2"),
+        (2.04, 1.9, 3.1, "", "", "+2.0 [+1.9, +3.1]"),
+        (0.01, -0.03, 0.05, "", "", "+0.01 ± 0.04"),
+        (-2.0, nan, nan, "", "", "-2.0"),
+        (-2.0, -2.0, -2.0 + 1e-15, "", "", "-2.0"),
+        (-2.0, nan, nan, "", "low", "≤ -2.0"),
+        (3.0, nan, nan, "", "high", "≥ +3.0"),
+        # A base optimum that is itself a bound turns the drift into one, the other way round.
+        (-2.0, nan, nan, "high", "", "≤ -2.0"),
+        (-2.0, nan, nan, "high", "low", "≤ -2.0"),
+        (0.0, nan, nan, "high", "high", "—"),
+        (1.0, nan, nan, "low", "", "≥ +1.0"),
+        (nan, nan, nan, "", "none", "—"),
+        (nan, nan, nan, "none", "", "—"),
+    ],
+)
+def test_drift(
+    data: xr.Dataset, drift: float, low: float, high: float, base_edge: str, edge: str, expected: str
+) -> None:
+    put(data, 4, at_edge=base_edge)
+    put(data, 8, drift=drift, drift_low=low, drift_high=high, at_edge=edge)
+    assert report.drift_cell(data, "sp", 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("regret", "low", "high", "edge", "expected"),
+    [
+        (0.0021, 0.0011, 0.0031, "", "+0.002 ± 0.001"),
+        (0.0, -0.001, 0.001, "", "0.000 ± 0.001"),
+        (inf, inf, inf, "", "diverges"),
+        (0.5, 0.4, inf, "", "+0.500 [+0.400, ∞]"),
+        (0.364, 0.3, 0.4, "high", "≥ +0.364"),
+        (nan, nan, nan, "none", "—"),
+    ],
+)
+def test_regret(data: xr.Dataset, regret: float, low: float, high: float, edge: str, expected: str) -> None:
+    put(data, 8, regret=regret, regret_low=low, regret_high=high, at_edge=edge)
+    assert report.regret_cell(data, "sp", 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "se", "expected"),
+    [
+        (0.41237, 0.0031, "0.412 ± 0.003"),
+        (0.41237, nan, "0.412"),
+        (2.5, 0.0, "2.50"),
+        (2.5, 1e-17, "2.50"),
+        (1.04e-5, 1e-6, "0.000010 ± 0.000001"),
+        (1e-17, nan, "0.000"),
+        (nan, nan, "—"),
+    ],
+)
+def test_best_loss(data: xr.Dataset, loss: float, se: float, expected: str) -> None:
+    put(data, 8, best_loss=loss, best_loss_se=se)
+    assert report.loss_cell(data, "sp", 8) == expected
+
+
+def test_the_base_has_no_drift_and_no_regret_of_its_own(data: xr.Dataset) -> None:
+    assert report.drift_cell(data, "sp", 4) == report.regret_cell(data, "sp", 4) == "base"
+
+
+def test_the_exponent_has_its_interval_or_nothing(data: xr.Dataset) -> None:
+    data["exponent"][:], data["exponent_low"][:], data["exponent_high"][:] = -0.481, -0.54, -0.42
+    assert formats.exponent_text(data, "sp") == "-0.48 ± 0.06"
+    data["exponent"][:] = nan
+    assert formats.exponent_text(data, "sp") == ""
+
+
+def test_columns_carry_the_name_of_the_size(make_data: Made) -> None:
+    table = report.table(make_data(axis="width", sizes=(64, 128)))
+    assert list(table) == ["rule", "width 64", "width 128", "drift", "regret", "verdict"]
+
+
+def test_facts_say_what_became_of_the_trials(data: xr.Dataset) -> None:
+    facts = content.facts(data.assign_attrs(trials=1528, diverged=37, failed=2))
+    assert facts["Trials"] == "1,528: 1,489 finished, 37 diverged, 2 failed"
+    assert facts["Learning rates"] == "11, from 2⁻⁸ to 2²"
+    assert facts["Depth"] == "4, 8, 16 and 32"
+    assert facts["Time of this run"] == "1 min 34 s"
