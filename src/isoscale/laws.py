@@ -185,14 +185,16 @@ def _optimum(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " lr"]
         return _Optimum(float(log2_lrs[best]), float(curve[best]), edge, math.nan)
     cliff = float(log2_lrs[best + 1]) if best + 1 < len(curve) and best + 1 not in stable else math.nan
     around = stable[np.argsort(np.abs(log2_lrs[stable] - log2_lrs[best]), kind="stable")[:3]]
-    x, y = log2_lrs[around] - log2_lrs[best], curve[around]
     if len(around) < 3:
         return _Optimum(float(log2_lrs[best]), float(curve[best]), "", cliff)
-    a, b, c = np.polyfit(x, y, 2)
-    half_step = float(np.min(np.abs(x[1:]))) / 2
+    # The parabola a x^2 + b x + c through the best point, at x = 0, and its two nearest neighbours.
+    (_, x1, x2), (c, y1, y2) = log2_lrs[around] - log2_lrs[best], curve[around]
+    a = ((y2 - c) / x2 - (y1 - c) / x1) / (x2 - x1)
+    b = (y1 - c) / x1 - a * x1
+    half_step = min(abs(x1), abs(x2)) / 2
     furthest = half_step if math.isnan(cliff) else 0.0
-    shift = float(np.clip(-b / (2 * a), -half_step, furthest)) if a > 0 else 0.0
-    return _Optimum(float(log2_lrs[best]) + shift, float(np.polyval([a, b, c], shift)), "", cliff)
+    x = min(max(-b / (2 * a), -half_step), furthest) if a > 0 else 0.0
+    return _Optimum(float(log2_lrs[best] + x), float(a * x**2 + b * x + c), "", cliff)
 
 
 def _interpolate(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " lr"], at: float) -> float:

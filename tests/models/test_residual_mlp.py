@@ -49,7 +49,7 @@ def by_hand(model, x, phi, block_depth, norm):
     return normed(h, "norm") @ weights["readout.weight"].T
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 9),
     st.integers(1, 4),

@@ -60,8 +60,11 @@ CASES = {
         Optimizer(family="adamw", weight_decay=0.1, eps=1e-7),
         lambda p, lr: torch.optim.AdamW(p, lr=lr, eps=1e-8, weight_decay=0.1),
     ),
-    # The momentum of sign is an average, so one without momentum is torch's Adam with both betas 0 and no eps.
-    "sign": (Optimizer(family="sign", momentum=0.0), lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.0, 0.0), eps=0.0)),
+    # Without momentum, sign descent is Adam with both betas 0 and no eps.
+    "sign": (
+        Optimizer(family="sign", momentum=0.0),
+        lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.0, 0.0), eps=0.0),
+    ),
 }
 
 
