@@ -184,3 +184,40 @@ def test_weights_trust_the_precise_points():
 def test_what_has_no_power_law(x, y):
     with pytest.raises(InvalidValueError, match="power law"):
         laws.fit_power_law(x, y)
+
+
+# --- diminishing returns --------------------------------------------------------------------------------------------
+@given(st.floats(-2, 2), st.floats(0.1, 5))
+def test_an_exact_inverse_law_is_found(limit, coefficient):
+    depths = [4, 8, 16, 32]
+    found = laws.diminishing_returns({d: limit + coefficient / d for d in depths}, loss_se=[1e-9] * 4)
+    assert float(found.limit) == pytest.approx(limit, abs=1e-9)
+    np.testing.assert_allclose(found.gain, [coefficient / (2 * d) for d in depths], rtol=1e-6)
+    np.testing.assert_allclose(found.share, [1 / 2, 1 / 4, 1 / 8, 1 / 16], rtol=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_interval_of_the_returns_covers_the_truth(known):
+    rng = np.random.default_rng(2)
+    depths, se, experiments = np.array([4, 8, 16, 32]), 0.003, 200
+    covered = 0
+    for _ in range(experiments):
+        losses = 1 + 0.5 / depths + se * rng.standard_normal(4)
+        losses = dict(zip(depths.tolist(), losses, strict=True))
+        found = laws.diminishing_returns(losses, 1.0 if known else None, loss_se=[se] * 4)
+        covered += float(found.coefficient_low) <= 0.5 <= float(found.coefficient_high)
+    assert abs(covered / experiments - 0.95) < 4 * math.sqrt(0.95 * 0.05 / experiments)
+
+
+def test_scatter_and_seeds_give_intervals_too():
+    rng = np.random.default_rng(3)
+    losses = 1 + 0.5 / np.array([4, 8, 16])[:, None] + 0.01 * rng.standard_normal((3, 6))
+    by_seed = xr.DataArray(losses, {"depth": [4, 8, 16]}, dims=("depth", "seed"))
+    for found in (laws.diminishing_returns(by_seed), laws.diminishing_returns(by_seed.mean("seed"))):
+        assert float(found.limit_low) < float(found.limit) < float(found.limit_high)
+
+
+@pytest.mark.parametrize("losses", [{4: 1.0}, {4: 1.0, 8: 0.9}, {4: 1.0, 8: math.nan, 16: 0.8}])
+def test_too_few_or_diverged_depths_are_named(losses):
+    with pytest.raises(InvalidValueError, match="`loss_at_depths`"):
+        laws.diminishing_returns(losses)

@@ -3,6 +3,10 @@ from .formats import loss_cell as loss_cell
 from .formats import lr_cell as lr_cell
 from .formats import regret_cell as regret_cell
 from .formats import table as table
+from .limit_figures import gap as gap
+from .limit_figures import rates as rates
+from .limit_figures import training as training
+from .limit_figures import write_limit as write_limit
 from .loss_figure import loss_curves as loss_curves
 from .optimum_figure import optimum as optimum
 from .page import write as write

@@ -1,4 +1,4 @@
-"""Laws read off measurements: the optimal learning rate of a sweep, its drift and regret, and power laws.
+"""The optimal learning rate of a sweep, its drift across sizes, and the regret of not tuning again.
 
 Loss curves over log2(lr) are smooth with a cliff on the right, so the optimum is the vertex of a quadratic
 around the smallest loss; its interval is a bootstrap over seeds (THEORY.md section 7). Diverged runs are left
@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from isoscale.errors import InvalidValueError
+from isoscale.laws.intervals import LEVEL, RESAMPLES, need_dims
 
 if TYPE_CHECKING:
     import xarray as xr
-    from numpy.typing import ArrayLike
-
-_LEVEL = 0.95
-_RESAMPLES = 1000
 
 # Up to this many seeds, every resample is enumerated instead of drawn.
 _ENUMERATED_SEEDS = 4
@@ -62,7 +59,7 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
     """
     import xarray as xr
 
-    _need(loss, "lr", "seed")
+    need_dims(loss, "lr", "seed")
     dims = [dim for dim in loss.dims if dim not in ("lr", "seed")]
     values = loss.transpose(*dims, "lr", "seed").values
     log2_lrs = np.log2(loss["lr"].values)
@@ -115,65 +112,7 @@ def regret(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dat
     return _against_base(loss, axis, base, "regret", cost, seed)
 
 
-@dataclass(frozen=True)
-class PowerLaw:
-    """y = coefficient * x^exponent, with a 95 % interval of the exponent.
-
-    Attributes:
-        exponent, exponent_low, exponent_high: Slope in log-log; the interval is NaN with two points.
-        coefficient: y at x = 1.
-        r2: Share of the variance of log y that the law explains; NaN if y is constant.
-        points: How many points were fitted.
-    """
-
-    exponent: float
-    exponent_low: float
-    exponent_high: float
-    coefficient: float
-    r2: float
-    points: int
-
-    def __call__(self, x: Any) -> Any:
-        """The law's value at x."""
-        return self.coefficient * np.asarray(x, float) ** self.exponent
-
-
-def fit_power_law(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> PowerLaw:
-    """Least squares in log-log, with a t-based interval.
-
-    Args:
-        x, y: Positive numbers, at least two different x.
-        y_se: Standard errors of y: points are weighted by (y / y_se)^2. The interval still comes from the
-            scatter about the law, so that a law that does not hold shows.
-
-    Raises:
-        InvalidValueError: Not enough points, or numbers that have no logarithm.
-
-    >>> law = fit_power_law([1, 2, 4], [3.0, 1.5, 0.75])
-    >>> round(law.exponent, 6), round(law.coefficient, 6), law.points
-    (-1.0, 3.0, 3)
-    """
-    from scipy import stats
-
-    log_x, log_y = _logs("x", x), _logs("y", y)
-    if len(log_x) != len(log_y) or len(np.unique(log_x)) < 2:
-        raise InvalidValueError(f"a power law needs as many `y` as `x` and two different `x`, got {x!r}, {y!r}")
-    weights = np.ones_like(log_y) if y_se is None else np.exp(-2 * (_logs("y_se", y_se) - log_y))
-    weights = weights / weights.sum()
-    centred = log_x - weights @ log_x
-    spread = weights @ centred**2
-    slope = float(weights @ (centred * log_y) / spread)
-    intercept = float(weights @ (log_y - slope * log_x))
-    residual = weights @ (log_y - intercept - slope * log_x) ** 2
-    total = weights @ (log_y - weights @ log_y) ** 2
-    freedom = len(log_x) - 2
-    se = math.sqrt(residual / spread / freedom) if freedom else math.nan
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, freedom)) * se if freedom else math.nan
-    r2 = 1 - residual / total if total > 0 else math.nan
-    return PowerLaw(slope, slope - half, slope + half, math.exp(intercept), float(r2), len(log_x))
-
-
-# --- one curve --------------------------------------------------------------------------------------------------
+# --- one curve ---
 def _optimum(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " lr"]) -> _Optimum:
     """Vertex of the quadratic around the smallest loss, kept within half a grid step of it."""
     stable = np.flatnonzero(np.isfinite(curve))
@@ -238,11 +177,13 @@ def _mean(losses: Float[np.ndarray, "*curve seed"]) -> Float[np.ndarray, "*curve
 
 
 # --- many curves ------------------------------------------------------------------------------------------------
-def _against_base(loss: xr.DataArray, axis: str, base: int, name: str, compare: Any, seed: int) -> xr.Dataset:
+def _against_base(
+    loss: xr.DataArray, axis: str, base: int, name: str, compare: Callable[..., float], seed: int
+) -> xr.Dataset:
     """Apply `compare(base's optimum, optimum, curve)` at each size, with an interval over paired resamples."""
     import xarray as xr
 
-    _need(loss, "lr", "seed", axis)
+    need_dims(loss, "lr", "seed", axis)
     if base not in loss[axis].values:
         raise InvalidValueError(f"`base` {axis} {base} is not in the sweep: {axis}s {loss[axis].values.tolist()}")
     others = [dim for dim in loss.dims if dim not in ("lr", "seed", axis)]
@@ -270,7 +211,7 @@ def _against_base(loss: xr.DataArray, axis: str, base: int, name: str, compare: 
 def _resamples(seeds: int, seed: int) -> Int[np.ndarray, "n seed"]:
     if seeds <= _ENUMERATED_SEEDS:
         return np.array(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(seed).integers(seeds, size=(_RESAMPLES, seeds))
+    return np.random.default_rng(seed).integers(seeds, size=(RESAMPLES, seeds))
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -279,18 +220,5 @@ def _interval(values: Any) -> tuple[float, float]:
     if not len(numbers):
         return math.nan, math.nan
     # Order statistics rather than interpolation, which is undefined between a number and inf.
-    low, high = (1 - _LEVEL) / 2 * (len(numbers) - 1), (1 + _LEVEL) / 2 * (len(numbers) - 1)
+    low, high = (1 - LEVEL) / 2 * (len(numbers) - 1), (1 + LEVEL) / 2 * (len(numbers) - 1)
     return float(numbers[math.floor(low)]), float(numbers[math.ceil(high)])
-
-
-def _logs(name: str, values: ArrayLike) -> Float[np.ndarray, " n"]:
-    array = np.asarray(values, float)
-    if array.ndim != 1 or not (np.isfinite(array).all() and (array > 0).all()):
-        raise InvalidValueError(f"`{name}` of a power law must be positive and finite, got {values!r}")
-    return np.log(array)
-
-
-def _need(loss: xr.DataArray, *dims: str) -> None:
-    for dim in dims:
-        if dim not in loss.dims:
-            raise InvalidValueError(f"`loss` needs the dimension {dim!r}, it has {tuple(loss.dims)}")

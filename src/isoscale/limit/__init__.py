@@ -1,0 +1,26 @@
+"""The infinite-width, infinite-depth limit of training, and finite networks exactly in law.
+
+Training a residual network of width n asks its n x n weight matrices for very little: the images of as many vectors
+as there are samples and steps. A Gaussian matrix can be revealed on just those vectors, so a network of any width is
+simulated without its matrices (`simulate`), and with noise that has no sampling error in its first moments a few
+hundred particles behave like infinitely many (`solve`). What remains is an error of O(1/depth) without surprises,
+which a ladder of depths extrapolates away.
+
+    simulate           width n, depth L, exactly in law
+    solve              width infinity, depth L or infinity, with standard errors
+    independence_gap   backward weights reused against independent: where do the two limits part?
+    convergence        how fast size brings a network to its limit, with fitted exponents
+    closed_form        what is known exactly
+    label_alignment, feature_distance, smallest_eigenvalue: what the kernels say about features
+
+The model is the one-layer-block residual network under depth-muP of Yao, Wu and Gao (arXiv 2512.21075).
+"""
+
+from isoscale.limit import closed_form as closed_form
+from isoscale.limit.convergence import convergence as convergence
+from isoscale.limit.independence import independence_gap as independence_gap
+from isoscale.limit.simulate import simulate as simulate
+from isoscale.limit.solve import solve as solve
+from isoscale.limit.summaries import feature_distance as feature_distance
+from isoscale.limit.summaries import label_alignment as label_alignment
+from isoscale.limit.summaries import smallest_eigenvalue as smallest_eigenvalue

@@ -1,0 +1,250 @@
+"""What is known exactly of the limit: kernels at initialisation, first steps, and linear networks (THEORY 2 and 3).
+
+With phi, phi' evaluated on the Gaussian process h_t^0, at infinite depth and width:
+
+    C_h(0) = Kx,   dC_h/dt = T C,   C = E[phi phi]        D(1) = 1,   dD/dt = -T Psi D,   Psi = E[phi' phi']
+    c_0 = -eta chi Kx (0 if the ends are frozen),         dc/dt = T (Psi c - eta chi C);   independent: no Psi c
+    f^1(a) - f^0(a) = sum_b c_1(a, b) - eta sum_b chi_b C_h(1)(a, b) [trained readout] = -eta sum_b chi_b Theta(a, b)
+
+to first order in eta. Everything here is a plain numpy computation; `solve` and `simulate` must agree with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from isoscale.errors import InvalidValueError
+from isoscale.limit import inputs, results
+from isoscale.limit.activations import Phi
+from isoscale.limit.expectations import features_and_slopes
+from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.network import Size, run
+from isoscale.limit.noise import BasisNoise
+from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+POINTS = 65
+"""Layer times at which the differential equations are solved (Runge-Kutta, error below 1e-8)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitialKernels:
+    """Kernels at initialisation, infinite width and depth, on a grid of layer times."""
+
+    time: Float[np.ndarray, " time"]
+    stream: Float[np.ndarray, "time samples samples"]  # C_h = <h, h>
+    features: Float[np.ndarray, "time samples samples"]  # C = <phi(h), phi(h)>
+    slopes: Float[np.ndarray, "time samples samples"]  # Psi = <phi'(h), phi'(h)>
+    gradient: Float[np.ndarray, "time samples samples"]  # D = <g, g>
+
+
+def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialKernels:
+    """The kernel equations at initialisation.
+
+    Args:
+        x: Inputs, shape (samples, features).
+        phi: The activation; quadrature needs it smooth, unless it is "relu".
+        horizon: T.
+
+    >>> kernels = initial_kernels([[1.0]], phi="linear")
+    >>> float(kernels.stream[-1, 0, 0].round(6)), float(kernels.gradient[0, 0, 0].round(6))
+    (2.718282, 2.718282)
+    """
+    known = inputs.matrix("x", x)
+    horizon = inputs.positive("horizon", horizon)
+    gram = known @ known.T / known.shape[1]
+    times = np.linspace(0.0, 1.0, POINTS)
+    stream = _runge_kutta(lambda _, c: horizon * features_and_slopes(phi, c)[0], gram, times)
+    both = [features_and_slopes(phi, c) for c in stream]
+    slopes = np.stack([b[1] for b in both])
+    exponent = _integral_to_the_end(slopes, times)
+    return InitialKernels(
+        time=times,
+        stream=stream,
+        features=np.stack([b[0] for b in both]),
+        slopes=slopes,
+        gradient=np.exp(horizon * exponent),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Response:
+    """How the first step moves the next forward pass: dh_t(a) = ... + sum_b dc_t(a, b) g_t^0(b)."""
+
+    time: Float[np.ndarray, " time"]
+    c: Float[np.ndarray, "time samples samples"]
+    change: Float[np.ndarray, " samples"]  # f^1 - f^0, to first order in the learning rate
+
+
+def first_step_response(
+    x: Any,
+    chi: Any,
+    lr: float = 0.15,
+    phi: Phi = "tanh",
+    horizon: float = 1.0,
+    backward_weights: str = "independent",
+    train_ends: bool = True,
+) -> Response:
+    """The equation for c_t of THEORY section 2, to first order in the learning rate.
+
+    Args:
+        x: Inputs, shape (samples, features).
+        chi: dloss/df of each sample at step 0, shape (samples,): -y / samples for mse, as f^0 = 0.
+        lr: eta.
+        phi: The activation.
+        horizon: T.
+        backward_weights: "independent" or "reused".
+        train_ends: Whether U and v are trained.
+    """
+    kernels = initial_kernels(x, phi, horizon)
+    reused = inputs.mode(backward_weights)
+    weights = np.asarray(chi, dtype=np.float64)
+    samples = kernels.stream.shape[1]
+    if weights.shape != (samples,):
+        raise InvalidValueError(f"`chi` must have shape ({samples},), got {weights.shape}")
+    push = -inputs.positive("lr", lr, zero=True) * weights
+    start = push * kernels.stream[0] * bool(train_ends)
+    back = horizon * kernels.slopes * reused
+    c = _linear_equation(back, horizon * push * kernels.features, start, kernels.time)
+    change = c[-1].sum(1) + bool(train_ends) * kernels.stream[-1] @ push
+    return Response(time=kernels.time, c=c, change=change)
+
+
+def first_step_kernel(
+    x: Any,
+    phi: Phi = "tanh",
+    horizon: float = 1.0,
+    backward_weights: str = "independent",
+) -> Float[np.ndarray, "samples samples"]:
+    """Theta, with f^1 - f^0 = -lr sum_b chi_b Theta(., b) + O(lr^2) when everything is trained (THEORY section 3).
+
+    Reused: the neural tangent kernel C_h(1) + T int C D dt + Kx D(0). Independent: the same with D = 1.
+
+    >>> first_step_kernel([[1.0]], phi="linear").round(6), first_step_kernel([[1.0]], "linear", 1.0, "reused").round(6)
+    (array([[5.436564]]), array([[8.154845]]))
+    """
+    kernels = initial_kernels(x, phi, horizon)
+    backward = kernels.gradient if inputs.mode(backward_weights) else np.ones_like(kernels.gradient)
+    layers = _integral_to_the_end(kernels.features * backward, kernels.time)[0]
+    return kernels.stream[-1] + horizon * layers + kernels.stream[0] * backward[0]
+
+
+def one_step_linear(horizon: float = 1.0, backward_weights: str = "independent", depth: int | None = None) -> float:
+    """(f^1 - f^0) / (-lr chi) for phi linear, one sample with |x|^2 = features, frozen ends, small lr.
+
+    Args:
+        horizon: T.
+        backward_weights: "independent" or "reused".
+        depth: Residual blocks; None: infinitely many.
+
+    >>> round(one_step_linear(1.0, "reused"), 4), round(one_step_linear(1.0, "independent", depth=1), 4)
+    (2.7183, 1.0)
+    """
+    reused = inputs.mode(backward_weights)
+    if depth is None:
+        return horizon * math.exp(horizon) if reused else math.expm1(horizon)
+    growth = 1 + horizon / inputs.count("depth", depth, 1)
+    return horizon * growth ** (depth - 1) if reused else growth**depth - 1
+
+
+def one_step_relu(horizon: float = 1.0, backward_weights: str = "independent") -> float:
+    """(f^1 - f^0) / (-lr chi) for phi ReLU at infinite depth, one sample with |x|^2 = features, frozen ends.
+
+    >>> round(one_step_relu(1.0, "reused"), 4), round(one_step_relu(1.0, "independent"), 4)
+    (0.8244, 0.6487)
+    """
+    half = horizon / 2
+    return half * math.exp(half) if inputs.mode(backward_weights) else math.expm1(half)
+
+
+def linear(
+    x: Any,
+    y: Any,
+    depth: int = 16,
+    steps: int = 10,
+    lr: float = 0.15,
+    horizon: float = 1.0,
+    backward_weights: str = "independent",
+    train_ends: bool = True,
+    loss: str = "mse",
+    *,
+    x_test: Any = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    kernels: Kernels = True,
+) -> xr.Dataset:
+    """Training of the infinitely wide linear network of finite depth: exact, without noise.
+
+    With phi linear all vectors are linear combinations of independent Gaussians: their coefficients are particles
+    whose noise is fresh standard basis vectors (THEORY section 3). Costs memory ~ (samples steps)^2 depth^2.
+
+    Args and returns as `isoscale.limit.solve`, with `depth` finite and no standard errors.
+
+    >>> exact = linear([[1.0]], [1.0], depth=2, steps=1, lr=1e-6, train_ends=False)
+    >>> round(float(exact.prediction[1, 0]) / 1e-6, 3), one_step_linear(depth=2)
+    (1.25, 1.25)
+    """
+    begin = time.perf_counter()
+    problem = inputs.problem(
+        x, y, x_test=x_test, steps=steps, lr=lr, phi="linear", horizon=horizon, loss=loss, train_ends=train_ends,
+        batches=batches,
+    )  # fmt: skip
+    depth = inputs.count("depth", depth, 1)
+    n = problem.samples + problem.outputs + 2 * depth * (problem.steps + 1) * problem.samples
+    layers = kernel_layers(kernels, depth)
+    size = Size(
+        n=n,
+        depth=depth,
+        reused=inputs.mode(backward_weights),
+        explicit=False,
+        tolerance=1e-14,
+        kernel_layers=layers,
+    )
+    check_memory(lazy_bytes(problem, size), "Use a smaller `depth` or fewer steps.")
+    history = run(problem, size, BasisNoise(n))
+    values = {name: value[0] for name, value in results.arrays(history, problem).items()}
+    attrs = {
+        "depths": [depth], "particles": n, "rank": history.rank, "seconds": time.perf_counter() - begin,
+        "diverged_step": diverged_step(history.diverged), "steps": steps, "lr": float(lr), "phi": "linear",
+        "horizon": float(horizon), "backward_weights": backward_weights, "train_ends": int(train_ends), "loss": loss,
+    }  # fmt: skip
+    return results.dataset(values, problem, np.array(layers) / depth, attrs)
+
+
+def _runge_kutta(
+    slope: Callable[[float, np.ndarray], np.ndarray], start: np.ndarray, times: np.ndarray
+) -> Float[np.ndarray, "time ..."]:
+    """The classical fourth-order method on a grid."""
+    path = [start]
+    for t, step in zip(times[:-1], np.diff(times), strict=True):
+        y = path[-1]
+        k1 = slope(t, y)
+        k2 = slope(t + step / 2, y + step / 2 * k1)
+        k3 = slope(t + step / 2, y + step / 2 * k2)
+        k4 = slope(t + step, y + step * k3)
+        path.append(y + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+    return np.stack(path)
+
+
+def _integral_to_the_end(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """int_t^1 of what is given on the grid, at each grid point."""
+    from scipy.interpolate import CubicSpline
+
+    primitive = CubicSpline(times, values, axis=0).antiderivative()
+    return primitive(1.0) - primitive(times)
+
+
+def _linear_equation(rate: np.ndarray, source: np.ndarray, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """dc/dt = rate c + source, entry by entry, with both given on the grid."""
+    from scipy.interpolate import CubicSpline
+
+    rate_at, source_at = CubicSpline(times, rate, axis=0), CubicSpline(times, source, axis=0)
+    return _runge_kutta(lambda t, c: rate_at(t) * c + source_at(t), start, times)

@@ -1,0 +1,255 @@
+"""A Gaussian matrix that is revealed only where it is looked at (THEORY section 3).
+
+Training asks an n x n matrix W for its images of a few forward vectors and its transpose for a few backward
+vectors, never for its entries. So keep orthonormal bases E of what was asked, and what came back:
+
+    W   E_x = N_x + S_x E_v          N: raw noise,    S: a small matrix, conditional mean + training
+    W^T E_v = N_v + S_v E_x
+
+A new block a = alpha E_x + r meets fresh noise G on its residual r, and, if W^T is W's own transpose, the mean that
+the backward images already fix (rows are vectors here, and n <u, v> = u . v):
+
+    reused:       a -> alpha (N_x + S_x E_v) + <r, N_v> E_v + sqrt<r, r> (G - <G, E_v> E_v)
+    independent:  a -> alpha (N_x + S_x E_v)                + sqrt<r, r>  G
+
+Both are exact in law. SGD subtracts (1/n) sum_b w_b g_b a_b^T from W: it moves only S_x and S_v.
+Arrays are (replicas, rows, particles): vectors are rows and the particles are contiguous.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rows = Float[Tensor, "replicas rows n"]
+
+DENSE_ABOVE = 0.25
+"""Share of n beyond which a basis costs more than the explicit matrix (THEORY section 3)."""
+
+
+ROUNDING = 256
+"""A residual below this many units of rounding of its vector has no direction: revealing it would corrupt the basis."""
+
+
+def inner(a: Rows, b: Rows) -> Float[Tensor, "replicas rows_a rows_b"]:
+    """The normalised inner products <a, b> = a . b / n of all rows with all rows."""
+    return torch.bmm(a, b.mT) / a.shape[-1]
+
+
+def symmetric_power(gram: Float[Tensor, "replicas m m"], power: float, tolerance: float = 1e-12) -> Tensor:
+    """`gram ** power` of positive semi-definite matrices, zero on directions below `tolerance` of the largest."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(gram.dtype).tiny)
+    powers = torch.where(kept, values.clamp_min(torch.finfo(gram.dtype).tiny) ** power, 0.0)
+    return (vectors * powers[:, None, :]) @ vectors.mT
+
+
+def match_moments(noise: Rows, others: Rows, orthonormal: Rows) -> tuple[Rows, Tensor]:
+    """White noise without the sampling error of its first moments (THEORY section 3, `solve`).
+
+    In the limit n -> infinity the rows are orthonormal and uncorrelated with everything given, so make them so.
+    Of all that they are uncorrelated with, h, v^0 and E_v going forward and phi' g and E_x going backward carry nearly
+    all of the gain (*checked*: the rest, E, N, h_0, phi' h, phi' v^0, would take another 5 to 35 % off the variance,
+    for two to three times the products with the bases).
+
+    Args:
+        noise: Independent standard normal rows.
+        others: Rows of any kind, linearly dependent ones included (hence the ridge).
+        orthonormal: Orthonormal rows; the result is orthogonal to these to rounding.
+
+    Returns:
+        The noise off all of them, and its Gram matrix's Cholesky factor, by whose inverse it is still to be
+        multiplied (together with what comes next, to save a pass over the particles).
+    """
+    gram = inner(others, others)
+    gram.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e3 * torch.finfo(gram.dtype).eps).clamp_min_(1e-30)
+    along = torch.cholesky_solve(inner(others, noise), torch.linalg.cholesky(gram))
+    noise = torch.baddbmm(noise, along.mT, others, alpha=-1.0)
+    noise.baddbmm_(inner(noise, orthonormal), orthonormal, alpha=-1.0)
+    return noise, torch.linalg.cholesky(inner(noise, noise))
+
+
+@dataclasses.dataclass
+class _Side:
+    """One direction of the matrix: W (a = forward vectors) or W^T (a = backward vectors)."""
+
+    basis: Rows  # E, the first `rank` rows are in use
+    noise: Rows  # N
+    small: Float[Tensor, "replicas rank other_rank"]  # S
+    rank: int = 0
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int], capacity: int, like: Tensor) -> _Side:
+        replicas, n = shape
+        history = [like.new_empty(replicas, capacity, n) for _ in range(2)]
+        return cls(history[0], history[1], like.new_zeros(replicas, capacity, capacity))
+
+    @property
+    def e(self) -> Rows:
+        return self.basis[:, : self.rank]
+
+    @property
+    def n(self) -> Rows:
+        return self.noise[:, : self.rank]
+
+    def append(self, basis: Rows, noise: Rows, small: Tensor) -> None:
+        new = slice(self.rank, self.rank + basis.shape[1])
+        self.basis[:, new], self.noise[:, new] = basis, noise
+        self.small[:, new, : small.shape[-1]] = small
+        self.rank = new.stop
+
+
+class LazyGaussian:
+    """W with iid N(0, 1/n) entries and its training, `replicas` of them, revealed as they are asked.
+
+    Args:
+        shape: (replicas, n).
+        capacity: The largest rank that either basis may reach.
+        reused: Whether `backward` is W's own transpose or an independent copy's.
+        tolerance: Residual directions with less than this share of their vector's squared norm are not revealed;
+            only their conditional mean is kept (without it the response to W would vanish at small learning rates).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        capacity: int,
+        *,
+        reused: bool,
+        tolerance: float = 1e-12,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.n, self.reused, self.tolerance = shape[1], reused, tolerance
+        like = torch.empty(0, dtype=dtype, device=device)
+        self._forward, self._backward = (_Side.empty(shape, capacity, like) for _ in range(2))
+        self._dense: tuple[Tensor, Tensor] | None = None  # W and the matrix whose transpose `backward` applies
+
+    @property
+    def dense(self) -> bool:
+        """Whether the matrix has become explicit."""
+        return self._dense is not None
+
+    @property
+    def rank(self) -> int:
+        """The number of directions revealed so far, on the larger side: all n of an explicit matrix."""
+        return self.n if self.dense else max(self._forward.rank, self._backward.rank)
+
+    def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W a, and the coordinates of `a` that `update` wants.
+
+        Args:
+            a: Forward vectors.
+            noise: As many rows of standard normal noise.
+            uncorrelated: If given, match moments: rows that the noise has no correlation with in the limit.
+        """
+        if self._dense is not None:
+            return a @ self._dense[0].mT, a
+        return self._reveal(self._forward, self._backward, a, noise, uncorrelated)
+
+    def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W^T g (or the independent copy's), and the coordinates of `g`."""
+        if self._dense is not None:
+            return g @ self._dense[1], g
+        return self._reveal(self._backward, self._forward, g, noise, uncorrelated)
+
+    def update(self, coordinates: Tensor, coordinates_g: Tensor, weights: Float[Tensor, "replicas rows"]) -> None:
+        """W -= (1/n) sum_b weights_b g_b a_b^T."""
+        change = coordinates.mT @ (weights[..., None] * coordinates_g)
+        if self._dense is not None:
+            for matrix in {id(m): m for m in self._dense}.values():
+                matrix -= change.mT / self.n
+            return
+        _, p, q = change.shape
+        self._forward.small[:, :p, :q] -= change
+        self._backward.small[:, :q, :p] -= change.mT
+
+    def densify(self, generator: torch.Generator) -> None:
+        """Draw what has not been revealed and go on with the explicit matrix: the same law, and O(n^2) memory."""
+        x, v = self._forward, self._backward
+        image_x = x.n + x.small[:, : x.rank, : v.rank] @ v.e  # W E_x
+        image_v = v.n + v.small[:, : v.rank, : x.rank] @ x.e  # W^T E_v
+        seen_x, seen_v = image_x.mT @ x.e / self.n, v.e.mT @ image_v / self.n
+        draw = functools.partial(_white, x.e, generator)
+        if self.reused:  # rows: what W^T of a backward vector says off E_x; the rest, off both bases, is fresh
+            matrix = seen_x + v.e.mT @ _off(v.n, x.e) / self.n + _off(_off(draw(), x.e).mT, v.e).mT
+            self._dense = (matrix, matrix)
+        else:
+            self._dense = (seen_x + _off(draw(), x.e), seen_v + _off(draw().mT, v.e).mT)
+        self._forward, self._backward = (_Side.empty((x.e.shape[0], self.n), 0, x.e) for _ in range(2))
+
+    def _reveal(self, here: _Side, there: _Side, a: Rows, noise: Rows, off: Rows | None) -> tuple[Rows, Tensor]:
+        alpha, residual = _split(a, here.e)
+        down, up, turn = _directions(a, residual, self.tolerance)  # residual = down e + dropped, e = up residual
+        e, down, up = _polish(up @ residual, down, up)
+        turned = turn.mT
+        if off is not None:
+            noise, lower = match_moments(noise, off, there.e)
+            turned = torch.linalg.solve_triangular(lower, turned, upper=False, left=False)
+        fresh = turned @ noise
+        small = fresh.new_zeros(*fresh.shape[:2], there.rank)
+        dropped = 0.0
+        if self.reused:
+            mean = inner(residual, there.n)
+            small = up @ mean
+            dropped = mean - down @ small
+            if off is None:
+                small = small - inner(fresh, there.e)
+        here.append(e, fresh, small)
+        coordinates = torch.cat([alpha, down], dim=-1)
+        along = coordinates @ here.small[:, : here.rank, : there.rank] + dropped
+        return torch.bmm(coordinates, here.n).baddbmm_(along, there.e), coordinates
+
+
+def _off(rows: Rows, basis: Rows) -> Rows:
+    """The rows' parts orthogonal to the basis."""
+    return torch.baddbmm(rows, inner(rows, basis), basis, alpha=-1.0)
+
+
+def _white(like: Rows, generator: torch.Generator) -> Float[Tensor, "replicas n n"]:
+    replicas, _, n = like.shape
+    draw = torch.randn(replicas, n, n, generator=generator, dtype=like.dtype, device=like.device)
+    return draw / n**0.5
+
+
+def _split(a: Rows, basis: Rows) -> tuple[Tensor, Rows]:
+    """a = alpha basis + residual, orthogonal to rounding: one sweep of Gram-Schmidt is too few in float32."""
+    alpha = inner(a, basis)
+    residual = torch.baddbmm(a, alpha, basis, alpha=-1.0)
+    again = inner(residual, basis)
+    return alpha + again, residual.baddbmm_(again, basis, alpha=-1.0)
+
+
+def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Rows, Tensor, Tensor]:
+    """Directions made orthonormal to rounding: squaring in the Gram matrix has cost them half their digits."""
+    gram = inner(e, e)
+    gram.diagonal(dim1=-2, dim2=-1).add_(gram.diagonal(dim1=-2, dim2=-1) < 0.5)  # a replica that needs fewer has 0
+    lower = torch.linalg.cholesky(gram)
+    e, up = (torch.linalg.solve_triangular(lower, rows, upper=False) for rows in (e, up))
+    return e, down @ lower, up
+
+
+def _directions(a: Rows, residual: Rows, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The principal directions e of the residuals that are longer than `tolerance`.
+
+    Returns:
+        down, up, turn with residual = down e + (what is dropped), e = up residual, and white noise turned into the
+        directions' own: the image's noise, down turn^T G, is then D (residual Gram matrix)^(1/2) D G in every basis,
+        which two runs with common noise need.
+    """
+    norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True) / a.shape[-1] ** 0.5  # (R, B, 1)
+    per_norm = torch.where(norm > 0, 1 / norm, 0.0)
+    values, vectors = torch.linalg.eigh(per_norm * inner(residual, residual) * per_norm.mT)
+    eps = torch.finfo(a.dtype).eps
+    floor = (8 * values.shape[1] * eps * values[:, -1:]).clamp_min(max(tolerance, (ROUNDING * eps) ** 2))
+    kept = values > floor  # (R, B), ascending
+    first = values.shape[1] - int(kept.sum(1).max())
+    kept, values, turn = kept[:, first:], values[:, first:], vectors[:, :, first:]
+    root = torch.where(kept, values, 1.0).sqrt() * kept
+    inverse = kept / torch.where(kept, values, 1.0).sqrt()
+    up = (per_norm * turn * inverse[:, None, :]).mT
+    return norm * turn * root[:, None, :], up, turn

@@ -1,0 +1,114 @@
+"""Replicas of the moment-matched particle system at one or several depths, with common noise.
+
+n particles have a bias of O(1/n). So each replica runs three times, with its n particles and with each half of them:
+2 M(n) - (M(n/2) + M'(n/2)) / 2 is free of it, and hardly noisier, as the halves share the whole's noise (*checked*).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from isoscale.limit import results
+from isoscale.limit.network import History, Problem, Size, run
+from isoscale.limit.noise import GaussianNoise, HalvedNoise
+from isoscale.limit.results import Arrays
+
+TOGETHER = 8192
+"""Particles advanced at once, over all replicas of a group: enough to hide call overhead, few enough for the cache."""
+
+Progress = Callable[[float], None] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to sample the n = infinity law: equal plans with equal seeds share their noise, whatever the mode."""
+
+    particles: int
+    replicas: int
+    depths: tuple[int, ...]  # increasing, each a divisor of the last
+    times: tuple[int, ...]  # layers of the coarsest depth at which kernels are recorded
+    rank_tolerance: float
+    seed: int
+
+    @property
+    def group(self) -> int:
+        """Replicas advanced together."""
+        return max(1, min(self.replicas, TOGETHER // self.particles))
+
+    def size(self, depth: int, replicas: int, *, reused: bool, parts: int = 1) -> Size:
+        """Of a run at one depth, with whole replicas or with parts of them."""
+        return Size(
+            n=self.particles // parts,
+            depth=depth,
+            replicas=replicas * parts,
+            reused=reused,
+            matched=True,
+            tolerance=self.rank_tolerance,
+            kernel_layers=tuple(t * depth // self.depths[0] for t in self.times),
+        )
+
+    def flops(self, problem: Problem) -> float:
+        """About what it costs (THEORY section 3), halves included."""
+        rank = problem.samples * (problem.steps + 1)
+        return 28.0 * self.replicas * self.particles * rank**2 * sum(self.depths)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the replicas recorded: at each depth, arrays with replicas first."""
+
+    values: tuple[Arrays, ...]
+    rank: int
+    diverged: int | None
+
+
+def least_particles(problem: Problem) -> int:
+    """Below this, half of them cannot hold noise orthogonal to all that it is uncorrelated with in the limit."""
+    rank = problem.samples * (problem.steps + 1)
+    return 2 * (rank + (4 + problem.outputs) * problem.samples + problem.outputs)
+
+
+def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = None) -> Sample:
+    """Run all replicas at all depths."""
+    done, total = 0.0, float(plan.replicas * sum(plan.depths))
+    runs: list[list[Arrays]] = [[] for _ in plan.depths]
+    rank, diverged = 0, []
+    for first in range(0, plan.replicas, plan.group):
+        replicas = min(plan.group, plan.replicas - first)
+        for i, depth in enumerate(plan.depths):
+            share = _share(progress, done / total, replicas * depth / total)
+            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share)
+            runs[i].append(values)
+            rank = max(rank, *(history.rank for history in histories))
+            diverged += [history.diverged for history in histories if history.diverged is not None]
+            done += replicas * depth
+    values = tuple({name: np.concatenate([r[name] for r in group]) for name in group[0]} for group in runs)
+    return Sample(values=values, rank=rank, diverged=min(diverged, default=None))
+
+
+def _replicas(
+    problem: Problem, plan: Plan, group: tuple[int, int], depth: int, reused: bool, progress: Progress
+) -> tuple[Arrays, tuple[History, History]]:
+    """A group (its first replica, its size) at one depth, free of the bias of order 1/n."""
+    first, replicas = group
+
+    def noise() -> GaussianNoise:
+        return GaussianNoise(plan.seed, first, refinement=plan.depths[-1] // depth, like=problem.gram)
+
+    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress)
+    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()))
+    pairs = {name: v.reshape(replicas, 2, *v.shape[1:]).mean(1) for name, v in results.arrays(halves, problem).items()}
+    values = {name: 2 * v - pairs[name] for name, v in results.arrays(whole, problem).items()}
+    return values, (whole, halves)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over replicas (first axis) and its standard error."""
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def _share(progress: Progress, before: float, share: float) -> Progress:
+    return None if progress is None else lambda fraction: progress(before + share * fraction)

@@ -1,0 +1,127 @@
+"""`simulate`: a residual network of given width and depth, exactly in law, without its weight matrices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoscale.errors import InvalidValueError
+from isoscale.limit import activations, inputs, results
+from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.network import Size, run
+from isoscale.limit.noise import GaussianNoise
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Kernels = bool | Sequence[float]
+
+
+def simulate(
+    x: Any,
+    y: Any,
+    width: int = 1024,
+    depth: int = 16,
+    steps: int = 10,
+    lr: float = 0.15,
+    phi: activations.Phi = "tanh",
+    horizon: float = 1.0,
+    seed: int = 0,
+    backward_weights: str = "reused",
+    train_ends: bool = True,
+    loss: str = "mse",
+    *,
+    x_test: Any = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    kernels: Kernels = True,
+    rank_tolerance: float = 1e-12,
+    dtype: str = "float64",
+    device: str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> xr.Dataset:
+    """One network of this width and depth at initialisation and under SGD, drawn exactly in law.
+
+    The one-layer-block residual network under depth-muP of THEORY section 1 (Yao, Wu, Gao, arXiv 2512.21075),
+    simulated as in THEORY section 3: same mean and spread over seeds as a network with explicit weights. Time is
+    about 12 width depth (steps samples)^2 flops; beyond steps * samples = width / 4 explicit matrices take over.
+
+    Args:
+        x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
+        y: Targets, shape (samples,) or (samples, outputs). For cross-entropy integer classes or class probabilities.
+        width: n, the number of units of the residual stream.
+        depth: L, the number of residual blocks.
+        steps: SGD updates. Step 0 is initialisation, so step axes have steps + 1 entries.
+        lr: eta, free of width and depth.
+        phi: "tanh", "relu", "gelu", "linear", an elementwise function, or a pair (function, derivative).
+        horizon: T: branches are multiplied by sqrt(T / depth).
+        seed: The same seed gives the same numbers; torch's global generator is left alone.
+        backward_weights: "reused": backpropagation. "independent": the backward pass uses an independent copy of
+            each matrix that receives the same updates (THEORY section 2).
+        train_ends: Whether the input map U and the readout v are trained too.
+        loss: "mse" (mean over samples of the sum over outputs of (f - y)^2 / 2) or "cross-entropy".
+        x_test: Inputs whose predictions are carried along, never trained on.
+        batches: The sample indices of each step's mini-batch; all samples at each step if None.
+        kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
+        rank_tolerance: Parts of a vector below this share of its squared norm are not revealed on their own.
+        dtype: "float64" or "float32".
+        device: A torch device.
+        progress: Called with the fraction done after each step.
+
+    Returns:
+        Dataset with loss(step), prediction(step, sample[, output]), target, test_prediction if `x_test`, and unless
+        `kernels` is False feature_kernel = <phi(h), phi(h)>, stream_kernel = <h, h>, gradient_kernel = <g, g> and
+        cross_kernel = <h, g>, each (step, time, sample, sample2), and displacement = <h^k - h^0, h^k - h^0>(step,
+        time, sample). attrs: depths, particles (the width), rank, seconds, diverged_step (-1: none; else the arrays
+        are NaN from that step) and the settings.
+
+    Raises:
+        InvalidValueError: A value makes no sense, or the run needs more memory than there is.
+        InvalidTypeError: An argument cannot be used.
+
+    >>> run = simulate([[1.0, 0.0], [0.0, 1.0]], [1.0, -1.0], width=64, depth=4, steps=2, seed=1)
+    >>> run.prediction.dims, run.feature_kernel.shape, run.sizes["step"]
+    (('step', 'sample'), (3, 5, 2, 2), 3)
+    """
+    begin = time.perf_counter()
+    problem = inputs.problem(
+        x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends,
+        batches=batches, dtype=dtype, device=device,
+    )  # fmt: skip
+    depth = inputs.count("depth", depth, 1)
+    layers = kernel_layers(kernels, depth)
+    size = Size(
+        n=inputs.count("width", width, 1),
+        depth=depth,
+        reused=inputs.mode(backward_weights),
+        tolerance=inputs.positive("rank_tolerance", rank_tolerance, zero=True),
+        kernel_layers=layers,
+    )
+    check_memory(lazy_bytes(problem, size), "Use a smaller `width` or `depth`, fewer steps, or dtype='float32'.")
+    noise = GaussianNoise(inputs.count("seed", seed, 0), like=problem.gram)
+    history = run(problem, size, noise, progress)
+    attrs = {
+        "depths": [depth], "particles": size.n, "rank": history.rank, "diverged_step": diverged_step(history.diverged),
+        "seconds": time.perf_counter() - begin, "steps": steps, "lr": float(lr), "phi": activations.name(phi),
+        "horizon": float(horizon), "backward_weights": backward_weights, "train_ends": int(train_ends),
+        "loss": loss, "seed": seed, "dtype": dtype,
+    }  # fmt: skip
+    values = {name: value[0] for name, value in results.arrays(history, problem).items()}
+    return results.dataset(values, problem, np.array(layers) / depth, attrs)
+
+
+def kernel_layers(kernels: Kernels, depth: int) -> tuple[int, ...]:
+    """The layers, of 0 .. depth, whose kernels are recorded."""
+    if isinstance(kernels, bool):
+        return tuple(range(depth + 1)) if kernels else ()
+    times = [inputs.positive("kernels", t, zero=True) for t in kernels]
+    if any(t > 1 for t in times):
+        raise InvalidValueError(f"`kernels` must be True, False or layer times in [0, 1], got {kernels!r}")
+    return tuple(sorted({round(t * depth) for t in times}))
+
+
+def diverged_step(step: int | None) -> int:
+    """As an attribute that every file format can hold: -1 for a run that stayed finite."""
+    return -1 if step is None else step

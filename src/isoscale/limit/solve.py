@@ -1,0 +1,224 @@
+"""`solve`: the law of training at infinite width, at a finite depth or in the limit of infinite depth."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoscale.errors import InvalidValueError
+from isoscale.limit import activations, inputs, results
+from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.network import Problem
+from isoscale.limit.particles import Plan, Progress, Sample, least_particles, mean_and_error, sample
+from isoscale.limit.results import Arrays
+from isoscale.limit.richardson import extrapolate
+from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+REPLICAS, SAMPLED = (8, 32), 16384
+"""Replicas run by default: fewest and most, and the particles that they have together in between."""
+
+LADDER = (8, 16, 32)
+"""Depths that are extrapolated, at horizon <= 1; longer horizons take finer layers."""
+
+MOST_FLOPS, MOST_BYTES = 2e12, 2**33
+"""What `solve` spends of its own accord: some minutes of one core, 8 GiB. Pass `particles` to spend more."""
+
+
+def solve(
+    x: Any,
+    y: Any,
+    steps: int = 10,
+    lr: float = 0.15,
+    phi: activations.Phi = "tanh",
+    horizon: float = 1.0,
+    depth: int | None = None,
+    particles: int | None = None,
+    replicas: int | None = None,
+    backward_weights: str = "independent",
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    *,
+    train_ends: bool = True,
+    loss: str = "mse",
+    x_test: Any = None,
+    batches: Sequence[Sequence[int]] | None = None,
+    kernels: Kernels = True,
+    ladder: Sequence[int] | None = None,
+    rank_tolerance: float | None = None,
+    dtype: str = "float64",
+    device: str = "cpu",
+    progress: Progress = None,
+) -> xr.Dataset:
+    """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
+
+    Moment-matched particles (THEORY section 3): a width-n system whose noise has no sampling error in its first
+    moments, free of bias to first order in 1/n, repeated over replicas. With `depth=None` the results at a ladder of
+    depths, which share their noise, are extrapolated in 1/depth to infinite depth.
+
+    Args:
+        x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
+        y: Targets, shape (samples,) or (samples, outputs).
+        steps: SGD updates; step axes have steps + 1 entries.
+        lr: eta, free of width and depth.
+        phi: "tanh", "relu", "gelu", "linear", an elementwise function, or a pair (function, derivative).
+        horizon: T: branches are multiplied by sqrt(T / depth).
+        depth: Residual blocks; None: infinitely many.
+        particles: n of each replica, even; None: as many as `tolerance` needs, within 8 GiB and some minutes.
+        replicas: Independent repetitions, at least 2; None: 8 to 32.
+        backward_weights: "independent": NFD, the backward pass has independent weights. "reused": backpropagation.
+            At infinite width and depth the two differ once training begins (THEORY section 2).
+        tolerance: The standard error asked of the loss, at its worst step.
+        seed: The same seed gives the same numbers, and the same noise to both kinds of `backward_weights`.
+        train_ends: Whether the input map U and the readout v are trained too.
+        loss: "mse" or "cross-entropy".
+        x_test: Inputs whose predictions are carried along, never trained on.
+        batches: The sample indices of each step's mini-batch; all samples at each step if None.
+        kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
+        ladder: The depths to extrapolate from when `depth` is None, each dividing the next.
+        rank_tolerance: Parts of a vector below this share of its squared norm are not revealed on their own;
+            None: a thousandth of `tolerance`, at most 1e-6.
+        dtype: "float64" or "float32" (twice as fast, enough for a tolerance of 1e-3).
+        device: A torch device.
+        progress: Called with the fraction done of the run in progress.
+
+    Returns:
+        Dataset as `simulate` returns, and a standard error `<name>_se` for each variable: of the replicas, and of the
+        extrapolation (what its coarsest depth changes), in quadrature; the bias is O(1/particles^2).
+        attrs: depths, particles, replicas, rank, seconds, error (the worst loss_se), tolerance, tolerance_met (0 or
+        1), ladder_error, diverged_step (-1: none) and the settings.
+
+    Raises:
+        InvalidValueError: A value makes no sense, or the run needs more memory than there is.
+        InvalidTypeError: An argument cannot be used.
+
+    >>> limit = solve([[1.0, 0.0], [0.0, 1.0]], [1.0, -1.0], steps=2, depth=4, tolerance=0.02)
+    >>> limit.attrs["depths"], limit.attrs["tolerance_met"], float(limit.loss[0].round(6))
+    ([4], 1, 0.5)
+    """
+    begin = time.perf_counter()
+    problem = inputs.problem(
+        x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends,
+        batches=batches, dtype=dtype, device=device,
+    )  # fmt: skip
+    reused = inputs.mode(backward_weights)
+    tolerance = inputs.positive("tolerance", tolerance)
+    depths = choose_depths(depth, ladder, problem.horizon)
+    n = choose_particles(particles, problem)
+    plan = Plan(
+        particles=n,
+        replicas=choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2),
+        depths=depths,
+        times=kernel_layers(kernels, depths[0]),
+        rank_tolerance=choose_rank_tolerance(rank_tolerance, tolerance),
+        seed=inputs.count("seed", seed, 0),
+    )
+    answer = _solve(problem, plan, reused, progress)
+    if particles is None and answer.diverged is None and answer.error > tolerance:
+        finer = _enough(problem, plan, answer, tolerance)
+        if finer.particles > plan.particles:
+            plan, answer = finer, _solve(problem, finer, reused, progress)
+    attrs = {
+        "depths": list(plan.depths), "particles": plan.particles, "replicas": plan.replicas, "rank": answer.rank,
+        "seconds": time.perf_counter() - begin, "error": answer.error, "tolerance": tolerance,
+        "tolerance_met": int(answer.error <= tolerance), "ladder_error": answer.ladder_error,
+        "diverged_step": diverged_step(answer.diverged), "steps": steps, "lr": float(lr),
+        "phi": activations.name(phi), "horizon": float(horizon), "backward_weights": backward_weights,
+        "train_ends": int(train_ends), "loss": loss, "seed": seed, "dtype": dtype,
+    }  # fmt: skip
+    return results.dataset(answer.values, problem, np.array(plan.times) / plan.depths[0], attrs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Answer:
+    values: Arrays  # means and standard errors
+    error: float
+    ladder_error: float
+    rank: int
+    diverged: int | None
+
+
+def _solve(problem: Problem, plan: Plan, reused: bool, progress: Progress) -> _Answer:
+    biggest = plan.size(plan.depths[-1], plan.group, reused=reused)
+    check_memory(
+        lazy_bytes(problem, biggest),
+        "Use fewer `particles`, a smaller `depth`, fewer steps, or dtype='float32'.",
+    )
+    return _summarise(sample(problem, plan, reused=reused, progress=progress), plan)
+
+
+def _summarise(drawn: Sample, plan: Plan) -> _Answer:
+    values: Arrays = {}
+    ladder_error = 0.0
+    for name in drawn.values[0]:
+        limit, ladder = extrapolate([rung[name] for rung in drawn.values], plan.depths)
+        mean, error = mean_and_error(limit)
+        values[name], values[f"{name}_se"] = mean, np.hypot(error, ladder)
+        if name == "loss":
+            ladder_error = float(ladder.max())
+    return _Answer(
+        values=values,
+        error=float(values["loss_se"].max()),
+        ladder_error=ladder_error,
+        rank=drawn.rank,
+        diverged=drawn.diverged,
+    )
+
+
+def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> Plan:
+    """The plan with as many particles as bring the error down to four fifths of the tolerance, or as may be spent."""
+    factor = (answer.error / (0.8 * tolerance)) ** 2
+    factor = min(factor, MOST_FLOPS / plan.flops(problem))
+    most = MOST_BYTES / lazy_bytes(problem, plan.size(plan.depths[-1], 1, reused=True))
+    particles = int(plan.particles * min(factor, most))
+    return dataclasses.replace(plan, particles=max(plan.particles, 64 * math.ceil(particles / 64)))
+
+
+def choose_depths(depth: int | None, ladder: Sequence[int] | None, horizon: float) -> tuple[int, ...]:
+    """The depths to run: the one asked for, or the ladder to infinity."""
+    if depth is not None:
+        if ladder is not None:
+            raise InvalidValueError("`ladder` is the way to infinite depth: leave out `depth`, or `ladder`")
+        return (inputs.count("depth", depth, 1),)
+    if ladder is None:
+        finer = 2 ** math.ceil(math.log2(max(1.0, horizon)))
+        return tuple(finer * rung for rung in LADDER)
+    rungs = tuple(inputs.count("ladder", rung, 1) for rung in ladder)
+    if len(rungs) < 2 or any(b % a or a == b for a, b in itertools.pairwise(rungs)):
+        raise InvalidValueError(f"`ladder` must hold two or more depths, each dividing the next, got {list(ladder)}")
+    return rungs
+
+
+def choose_particles(particles: int | None, problem: Problem) -> int:
+    """The particles asked for, or as many as the bases of the whole run need with room to spare."""
+    least = least_particles(problem)
+    if particles is None:
+        return max(256, 64 * math.ceil(1.5 * least / 64))
+    if inputs.count("particles", particles, 1) < least:
+        raise InvalidValueError(
+            f"`particles` must be >= {least} for {problem.samples} samples and {problem.steps} steps, got {particles}"
+        )
+    if particles % 2:
+        raise InvalidValueError(f"`particles` must be even, as each replica also runs in two halves, got {particles}")
+    return particles
+
+
+def choose_replicas(particles: int) -> int:
+    """Enough for a standard error that can be trusted, fewer of large ones."""
+    least, most = REPLICAS
+    return max(least, min(most, SAMPLED // particles))
+
+
+def choose_rank_tolerance(rank_tolerance: float | None, tolerance: float) -> float:
+    """The rank tolerance asked for, or one that is invisible at the tolerance."""
+    if rank_tolerance is None:
+        return min(1e-6, 1e-3 * tolerance)
+    return inputs.positive("rank_tolerance", rank_tolerance, zero=True)

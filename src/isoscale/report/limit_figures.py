@@ -1,0 +1,136 @@
+"""Figures of the infinite limit: training in both versions, the gap between them, and how fast size closes in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from isoscale.report import drawing
+from isoscale.report.files import write_all
+
+# Half-width of an interval in standard errors.
+_SE = 1.96
+
+
+def training(runs: Mapping[str, xr.Dataset]) -> Figure:
+    """Loss against step, one line a run with its 95 % interval, labelled where it ends.
+
+    Args:
+        runs: By label, data sets with loss(step) and loss_se(step).
+    """
+    with drawing.style():
+        figure = drawing.blank(7.6, 3.7)
+        axes = figure.add_axes((0.09, 0.14, 0.6, 0.8))
+        axes.set(xlabel="step", ylabel="training loss")
+        ends = [
+            (label, color, _line(axes, run["step"].values, run["loss"].values, run["loss_se"].values, color))
+            for (label, run), color in zip(runs.items(), drawing.RULES, strict=False)
+        ]
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        _label_ends(axes, ends)
+    return figure
+
+
+def gap(data: xr.Dataset) -> Figure:
+    """How far independent backward weights are from reused ones: against depth at the last step, one line a horizon.
+
+    Args:
+        data: What `isoscale.limit.independence_gap` returns.
+    """
+    last = data.isel(step=-1)
+    depths = data["depth"].values
+    # Infinity stands one place to the right of the finite depths.
+    places = np.where(np.isinf(depths), 2 * np.nanmax(np.where(np.isinf(depths), np.nan, depths)), depths)
+    with drawing.style():
+        figure = drawing.blank(7.6, 3.7)
+        axes = figure.add_axes((0.12, 0.15, 0.62, 0.79))
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="depth", ylabel=f"gap in loss at step {int(last['step'])}\n(independent minus reused)")
+        names = ["∞" if math.isinf(depth) else f"{depth:g}" for depth in depths]
+        axes.set_xticks(places, names)
+        axes.minorticks_off()
+        axes.axhline(0, color=drawing.MUTED, lw=0.8)
+        ends = []
+        for horizon, color in zip(data["horizon"].values, drawing.sequence(data.sizes["horizon"]), strict=True):
+            of = last.sel(horizon=horizon)
+            end = _line(axes, places, of["gap"].values, of["gap_se"].values, color, marker="o")
+            ends.append((f"T = {horizon:g}", color, end))
+        _label_ends(axes, ends)
+    return figure
+
+
+def rates(data: xr.Dataset) -> Figure:
+    """Measured errors against depth and width, log-log, with the fitted exponents.
+
+    Args:
+        data: What `isoscale.limit.convergence` returns.
+    """
+    panels = {
+        "depth": [
+            *((f"error, {mode}", data["depth_error"].sel(mode=mode), data["depth_error_se"].sel(mode=mode)) for mode in
+              data["mode"].values),
+            ("gap in training", data["training_gap"], data["training_gap_se"]),
+        ],
+        "width": [
+            *((f"error², {mode}", data["width_error"].sel(mode=mode), data["width_error_se"].sel(mode=mode)) for mode in
+              data["mode"].values),
+            ("gap at step 0", data["initial_gap"], data["initial_gap_se"]),
+        ],
+    }  # fmt: skip
+    with drawing.style():
+        figure = drawing.blank(11.0, 3.8)
+        for index, (axis, lines) in enumerate(panels.items()):
+            axes = figure.add_axes((0.06 + 0.5 * index, 0.14, 0.27, 0.8))
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set(xlabel=axis, xticks=data[axis].values, xticklabels=[f"{size:g}" for size in data[axis].values])
+            axes.minorticks_off()
+            ends = []
+            for (label, values, se), color in zip(lines, drawing.RULES, strict=False):
+                end = _line(axes, data[axis].values, values.values, se.values, color, marker="o")
+                ends.append((f"{label}\n{_exponent(data, axis, label)}", color, end))
+            _label_ends(axes, ends)
+    return figure
+
+
+def write_limit(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
+    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
+    files = {
+        f"{name}.{kind}": drawing.encoded(figure, kind) for name, figure in figures.items() for kind in ("svg", "png")
+    }
+    files |= {f"{name}.nc": bytes(dataset.to_netcdf(engine="scipy")) for name, dataset in data.items()}
+    write_all(folder, files)
+    return [folder / name for name in files]
+
+
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, se: np.ndarray, color: str, marker: str = "") -> float:
+    """A line with its 95 % band; the height of its end."""
+    axes.plot(x, y, color=color, lw=1.6, marker=marker, ms=4)
+    axes.fill_between(x, y - _SE * se, y + _SE * se, color=color, alpha=0.2, lw=0)
+    finite = y[np.isfinite(y)]
+    return float(finite[-1]) if len(finite) else math.nan
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Labels to the right of the axes, at the heights of the lines' ends, kept apart."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    wanted = [float(to_axes.transform((x, end))[1]) if math.isfinite(end) else 0.5 for _, _, end in ends]
+    lines = max(label.count("\n") + 1 for label, _, _ in ends)
+    for (label, color, _), place in zip(ends, drawing.spread(wanted, 0.065 * lines, 0.02, 0.98), strict=True):
+        drawing.write(axes, label, (1.0, place), (8, 0), color=color, va="center", fontsize=8.5)
+
+
+def _exponent(data: xr.Dataset, axis: str, label: str) -> str:
+    kind, _, mode = label.partition(", ")
+    law = (
+        f"{axis} error, {mode}" if mode else {"gap in training": "training gap, depth"}.get(kind, "initial gap, width")
+    )
+    of = data.sel(law=law)
+    return f"{float(of['exponent']):+.2f} [{float(of['exponent_low']):+.2f}, {float(of['exponent_high']):+.2f}]"

@@ -1,0 +1,147 @@
+"""`solve`: rates, tolerances, ladders, and agreement with large finite networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from explicit import X, Y, problem
+
+from isoscale.errors import InvalidValueError
+from isoscale.limit import closed_form, richardson, simulate, solve
+from isoscale.limit.network import Size, run
+from isoscale.limit.noise import GaussianNoise
+
+MODES = ["reused", "independent"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("phi", ["tanh", "relu"])
+def test_wide_networks_approach_it(phi: str, mode: str) -> None:
+    limit = solve(X, Y, 3, 0.5, phi, 1.0, 4, 1024, 16, mode, kernels=False)
+    n, runs = 1024, 64
+    wide = run(problem(phi=phi, lr=0.5), Size(n=n, depth=4, replicas=runs, reused=mode == "reused"), GaussianNoise(1))
+    error = np.hypot(wide.loss.std(0).numpy() / runs**0.5, limit.loss_se)
+    # the finite width's own bias is about 0.3 / n in the loss
+    assert np.all(np.abs(wide.loss.mean(0).numpy() - limit.loss) < 4 * error + 1 / n)
+
+
+def test_moment_matching_beats_plain_particles_ninefold_in_variance() -> None:
+    size = {"n": 256, "depth": 8, "replicas": 48}
+    spread = [
+        run(problem(), Size(**size, matched=m), GaussianNoise(0)).loss[:, 1:].var(0).mean() for m in (False, True)
+    ]
+    assert spread[0] > 9 * spread[1]
+
+
+def test_modes_agree_at_initialisation_and_part_in_training() -> None:
+    both = [solve(X, Y, 3, 0.5, depth=4, backward_weights=m, kernels=False) for m in MODES]
+    assert both[0].loss[0].item() == pytest.approx(both[1].loss[0].item(), abs=1e-12)
+    gap = np.abs(both[0].loss - both[1].loss)[1:]
+    assert np.all(gap > 5 * np.hypot(both[0].loss_se, both[1].loss_se)[1:])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_error_of_finite_depth_comes_to_halve_with_each_doubling(mode: str) -> None:
+    # linear phi has no sampling noise: the law is seen without error bars
+    depths = (8, 16, 32, 64)
+    runs = [closed_form.linear(X, Y, d, 2, 0.2, backward_weights=mode, kernels=False) for d in depths]
+    losses = np.array([r.loss[-1].item() for r in runs])
+    limit = richardson.extrapolate([v[None] for v in losses], depths)[0][0]
+    ratios = (losses[:-1] - limit) / (losses[1:] - limit)
+    # the next term of the expansion makes the ratio 2 + O(1/L), and the extrapolated limit blurs the last one a little
+    assert np.all(np.abs(ratios - 2) < 5 / np.array(depths[:-1]) + 0.05)
+
+
+def test_richardson_weights_cancel_powers_of_one_over_depth() -> None:
+    depths = (8, 16, 32)
+    w = richardson.weights(depths)
+    for power, expected in ((0, 1), (1, 0), (2, 0)):
+        assert w @ np.array(depths, float) ** -power == pytest.approx(expected, abs=1e-12)
+
+
+def test_tolerance_is_met_or_the_result_says_by_how_much_not() -> None:
+    met = solve(X, Y, 2, 0.3, depth=2, tolerance=3e-4, kernels=False)
+    assert met.attrs["tolerance_met"] == 1
+    assert met.loss_se.max() <= 3e-4
+    missed = solve(X, Y, 2, 0.3, depth=2, particles=64, replicas=4, tolerance=1e-5, kernels=False)
+    assert missed.attrs["tolerance_met"] == 0
+    assert missed.attrs["error"] == pytest.approx(missed.loss_se.max().item())
+
+
+def test_standard_errors_are_those_of_repetition() -> None:
+    runs = [solve(X, Y, 2, 0.5, depth=2, particles=128, replicas=8, seed=s, kernels=False) for s in range(24)]
+    final = np.array([r.loss[-1].item() for r in runs])
+    stated = np.sqrt(np.mean([r.loss_se[-1].item() ** 2 for r in runs]))
+    assert 0.6 < final.std(ddof=1) / stated < 1.6  # 24 repetitions: 15 % on a standard deviation, 4 of them
+
+
+def test_every_variable_has_a_standard_error_and_a_label() -> None:
+    limit = solve(X, Y, 1, ladder=(2, 4), x_test=X + 1, particles=128, replicas=4)
+    names = [name for name in limit.data_vars if not name.endswith("_se") and name != "target"]
+    assert {"loss", "prediction", "test_prediction", "feature_kernel", "gradient_kernel"} <= set(names)
+    assert all(f"{name}_se" in limit and limit[name].attrs["long_name"] for name in names)
+    assert list(limit.time) == [0, 0.5, 1]
+    assert limit.attrs["depths"] == [2, 4]
+
+
+def test_longer_horizons_take_finer_ladders() -> None:
+    assert solve(X, Y, 0, horizon=3.0, kernels=False).attrs["depths"] == [32, 64, 128]
+
+
+def test_float32_agrees_with_float64_within_its_errors() -> None:
+    runs = [solve(X, Y, 5, 0.4, depth=4, kernels=False, dtype=d) for d in ("float64", "float32")]
+    assert [r.attrs["dtype"] for r in runs] == ["float64", "float32"]
+    assert np.all(np.abs(runs[0].loss - runs[1].loss) < 4 * np.hypot(runs[0].loss_se, runs[1].loss_se))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rank_truncation_is_invisible_and_keeps_the_response(mode: str) -> None:
+    # at a small learning rate every change is below the tolerance: only its conditional mean keeps the modes apart
+    lr = 1e-4
+    reused = mode == "reused"
+    task = problem(lr=lr, steps=2)
+    change = []
+    for tolerance in (1e-14, 1e-3):
+        history = run(
+            task, Size(n=256, depth=4, replicas=16, reused=reused, matched=True, tolerance=tolerance), GaussianNoise(0)
+        )
+        change.append((history.prediction[:, -1] - history.prediction[:, 0]).mean(0) / lr)
+    torch.testing.assert_close(change[0], change[1], rtol=0.02, atol=0.02)
+
+
+def test_rank_truncation_halves_the_rank_of_long_runs() -> None:
+    ranks = []
+    losses = []
+    for tolerance in (1e-14, 1e-6):
+        history = run(problem(steps=12, lr=0.3), Size(n=512, depth=2, tolerance=tolerance), GaussianNoise(0))
+        ranks.append(history.rank)
+        losses.append(history.loss)
+    assert ranks[1] < 0.9 * ranks[0]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-5)
+
+
+def test_memory_is_checked_before_the_run() -> None:
+    with pytest.raises(InvalidValueError, match=r"needs about [\d.]+ GiB and the machine has .*`particles`"):
+        solve(X, Y, 100, depth=4096, particles=200_000, replicas=2)
+    with pytest.raises(InvalidValueError, match=r"needs about [\d.]+ GiB and the machine has .*`width`"):
+        simulate(X, Y, 1_000_000, 1024, 1000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"particles": 10}, "`particles` must be >= "),
+        ({"particles": 501}, "`particles` must be even"),
+        ({"replicas": 1}, "`replicas` must be >= 2, got 1"),
+        ({"depth": 0}, "`depth` must be >= 1, got 0"),
+        ({"ladder": [8]}, "`ladder` must hold two or more depths"),
+        ({"ladder": [8, 12]}, "`ladder` must hold two or more depths"),
+        ({"depth": 8, "ladder": [8, 16]}, "leave out `depth`, or `ladder`"),
+        ({"tolerance": 0}, "`tolerance` must be finite and > 0, got 0"),
+        ({"backward_weights": "reuse"}, "Nearest: reused"),
+    ],
+)
+def test_bad_settings_say_what_and_how(arguments: dict, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        solve(X, Y, 2, **arguments)
