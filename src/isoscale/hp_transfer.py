@@ -15,6 +15,7 @@ import numpy as np
 from isoscale import laws
 from isoscale.errors import InvalidValueError
 from isoscale.sweeps import Sweep, SweepResult, sweep
+from isoscale.sweeps.result import STATUS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,8 +60,8 @@ class Transfer:
     def drifts_beyond(self, octaves: float) -> list[str]:
         """Rules whose optimum at the largest size is further than that from the base's, or unknown."""
         drift = self.data["drift"].sel({self.axis: self.target})
-        edge = self.data["at_edge"].sel({self.axis: self.target})
-        far = ~(np.abs(drift.values) <= octaves) | (edge.values != "")
+        edges = self.data["at_edge"].sel({self.axis: [self.base, self.target]})
+        far = ~(np.abs(drift.values) <= octaves) | (edges != "").any(self.axis).values
         return self.data["rule"].values[far].tolist()
 
     def _repr_html_(self) -> str:
@@ -173,6 +174,8 @@ def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool]:
     last, first = of_rule.isel({axis: -1}), of_rule.sel({axis: base})
     target = int(last[axis])
     for size, at in ((base, first), (target, last)):
+        if (at["status"] > STATUS["diverged"]).any():
+            return f"no verdict: trials failed at {axis} {size}", False
         if at["at_edge"] == "none":
             return f"not trainable at {axis} {size}", False
     drift = float(last["drift"])

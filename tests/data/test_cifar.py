@@ -103,9 +103,7 @@ def test_cut_stream_counts_the_bytes_that_came_out(folder: Path, suffix: str) ->
     path.write_bytes(path.read_bytes()[:40_000])
     message = error(folder)
     assert f"{path} is damaged: " in message
-    assert (
-        "bytes after unpacking, expected 61,460. Get it again, or leave it out with --batches 1 2" in message
-    )
+    assert "bytes after unpacking, expected 61,460. Get it again, or leave it out with --batches 1 2" in message
 
 
 def test_only_batch_cannot_be_left_out(folder: Path) -> None:
@@ -148,12 +146,8 @@ def test_label_out_of_range_is_named(folder: Path) -> None:
 
 def test_empty_folder_lists_names_and_places(tmp_path: Path) -> None:
     message = error(tmp_path)
-    assert message.startswith(
-        f"no binary CIFAR-10 training batch in {tmp_path}. Looked for data_batch_1.bin or "
-    )
-    assert (
-        f"(plain, .gz or .xz) in {tmp_path}/cifar-10-batches-bin, {tmp_path}/cifar10, {tmp_path}" in message
-    )
+    assert message.startswith(f"no binary CIFAR-10 training batch in {tmp_path}. Looked for data_batch_1.bin or ")
+    assert f"(plain, .gz or .xz) in {tmp_path}/cifar-10-batches-bin, {tmp_path}/cifar10, {tmp_path}" in message
 
 
 def test_missing_test_images_are_listed(folder: Path) -> None:

@@ -59,6 +59,4 @@ def test_the_global_generators_are_not_touched() -> None:
 
 
 def test_the_note_says_what_was_used(digits: Dataset) -> None:
-    assert (
-        digits.note == "1,438 training images, 359 test images: a fixed split of scikit-learn's 1,797 digits"
-    )
+    assert digits.note == "1,438 training images, 359 test images: a fixed split of scikit-learn's 1,797 digits"

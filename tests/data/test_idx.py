@@ -103,9 +103,7 @@ def test_sets_of_the_same_file_names_are_not_confused(folder: Path) -> None:
     assert "no MNIST images" in error(folder / "mnist")
 
 
-@pytest.mark.parametrize(
-    "name", ["train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"]
-)
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"])
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / "mnist" / name).unlink()
     message = error(folder)
@@ -179,9 +177,7 @@ def test_damage_is_an_error_or_changes_one_byte(
     damaged_folder: tuple[Path, str, Dataset], data: st.DataObject, hit_labels: bool
 ) -> None:
     folder, suffix, expected = damaged_folder
-    name, array = (
-        ("labels-idx1", labels(TEST)) if hit_labels else ("images-idx3", pixels(TEST, 28, 28, seed=TEST))
-    )
+    name, array = ("labels-idx1", labels(TEST)) if hit_labels else ("images-idx3", pixels(TEST, 28, 28, seed=TEST))
     path, sound = folder / "mnist" / f"t10k-{name}-ubyte{suffix}", pack(idx(array), suffix)
     damage: Callable[[bytes], bytes] = data.draw(damages(len(sound)))
     path.write_bytes(damage(sound))

@@ -13,15 +13,17 @@ from typing import Annotated
 
 import tyro
 
+from isoscale.cli.limit import LimitCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.sweep import SweepCommand
-from isoscale.cli.terminal import error_console
+from isoscale.cli.terminal import error_console, print_error
 from isoscale.cli.transfer import TransferCommand
 from isoscale.errors import IsoscaleError
 
 Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
+    | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
 )
 
@@ -44,15 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = command.run()
     except IsoscaleError as error:
-        error_console().print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True, highlight=False)
+        print_error(error)
         code = 2
     except KeyboardInterrupt:
         error_console().print("interrupted: every finished shard is in the store; the same command goes on from there")
         code = 130
     sys.exit(code)
-
-
-def _escaped(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

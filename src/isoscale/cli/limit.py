@@ -101,21 +101,19 @@ class LimitCommand:
         return {name: getattr(self, name) for name in names}
 
     def _solve(self, x: np.ndarray, y: np.ndarray, out: Console, what: str, compare: dict[str, int] | None) -> int:
-        from isoscale import limit
-
         place = "infinite width and depth" if self.depth is None else f"infinite width, depth {self.depth}"
         out.print(f"{place.capitalize()}: {what}", style="bold")
         with self._progress() as track:
             runs = {mode: self._run_limit(x, y, self.depth, mode, track(mode)) for mode in MODES}
             if compare:
-                label = f"width {compare['width']}, depth {compare['depth']}"
-                runs[label] = _finite(x, y, compare, self.networks, self._settings(), track(label))
-                wide = f"infinite width, depth {compare['depth']}"
+                finite, wide = f"width {compare['width']}, depth {compare['depth']}", f"depth {compare['depth']}"
+                runs[finite] = _finite(x, y, compare, self.networks, self._settings(), track(finite))
                 runs[wide] = self._run_limit(x, y, compare["depth"], "reused", track(wide))
         self._show(runs, out)
         _verdict(runs, out)
         if compare and self.depth is None:
-            _distance(*(runs[name] for name in ("reused", wide, label)), compare, out)
+            _, _, finite, wide = runs
+            _distance(runs["reused"], runs[wide], runs[finite], compare, out)
         self._write(runs, out)
         return 0
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def announce(spec: Sweep, place: Place, out: Console) -> None:
     """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
     from isoscale.sweeps import cost, driver
-    from isoscale.sweeps.local import cores
+    from isoscale.sweeps.local import worker_count
 
-    plan = driver.prepare(spec, place.data)
     device = driver.resolve_device(place.device)
+    workers = worker_count(place.workers, device)
+    plan = driver.prepare(spec, place.data)
     left = _left(plan, place.store)
-    workers = place.workers or (cores() if device == "cpu" else 1)
     todo = sum(len(shard.members) for shard in left)
     seconds = cost.estimate_seconds(left, workers, device)
     price = f"at most about {duration(seconds)} on {workers} worker{'s' * (workers > 1)}" if left else "nothing to run"
@@ -59,7 +59,7 @@ def _left(plan: list[Shard], path: str) -> list[Shard]:
     """What the store does not have; one that is not there yet is not made, since this may be a dry run."""
     from isoscale.sweeps import Store, driver
 
-    if not Path(path).exists():
+    if not os.path.exists(path):  # Path.exists raises on a name that is too long
         return plan
     with Store(path) as store:
         return driver.missing(plan, store)

@@ -25,18 +25,18 @@ class SweepCommand:
     """Also write every loss to this NetCDF file."""
 
     def run(self) -> int:
+        spec = self.grid.spec()  # before the slow imports: a typo is answered at once
         from isoscale.sweeps import sweep
 
-        spec = self.grid.spec()
         out = console(quiet=self.place.quiet or self.place.json)
         running.announce(spec, self.place, out)
         if self.place.dry_run:
             return 0
         with running.progress(self.place) as show:
             result = sweep(spec, progress=show, **running.run_arguments(self.place))
+        self._print(result, out)
         if self.out is not None:
             result.save(self.out)
-        self._print(result, out)
         return 1 if result.count("failed") else 0
 
     def _print(self, result: SweepResult, out: Console) -> None:
@@ -54,4 +54,4 @@ class SweepCommand:
         out.print(table)
         out.print(f"{result.count('done')} trials done, {result.count('diverged')} diverged, in {self.place.store}")
         for reason in result.reasons:
-            out.print(f"[red]failed:[/] {reason}")
+            out.print(f"failed: {reason}", style="red")

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 
 from rich.console import Console
+from rich.text import Text
+
+# Paths and messages are printed as they are: "[x]" is no markup and ":x:" no emoji.
+_verbatim = functools.partial(Console, markup=False, emoji=False, highlight=False)
 
 
 def console(*, quiet: bool = False) -> Console:
     """Standard output; nothing if quiet. Off a terminal, lines are as long as they need to be."""
-    return Console(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else 160)
+    return _verbatim(quiet=quiet, width=None if sys.stdout.isatty() else 160)
 
 
 def error_console() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False)
+    return _verbatim(stderr=True)
+
+
+def print_error(error: Exception) -> None:
+    """One line that says what was wrong."""
+    error_console().print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
@@ -33,14 +33,16 @@ class TransferCommand:
     """Exit with 1 if the optimum of any rule drifts by more than that many octaves, or is not found."""
 
     def run(self) -> int:
+        spec = self.grid.spec()  # before the slow imports: a typo is answered at once
         from isoscale import hp_transfer, report
 
-        spec = self.grid.spec()
         out = console(quiet=self.place.quiet or self.place.json)
         axis, base, target = hp_transfer.question(spec)
         out.print(
-            f"[bold]{hp_transfer.ask(axis, base, target)}[/]   "
-            f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}",
+            Text.assemble(
+                (hp_transfer.ask(axis, base, target), "bold"),
+                f"   {hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}",
+            )
         )
         running.announce(spec, self.place, out)
         if self.place.dry_run:
@@ -48,11 +50,12 @@ class TransferCommand:
         with running.progress(self.place) as show:
             found = hp_transfer.transfer(spec, progress=show, **running.run_arguments(self.place))
         found.data.attrs["command"] = typed_command()
+        self._print(found, out)
         page = report.write(found.data, self.report)
-        self._print(found, page, out)
+        out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
         return self._exit_code(found)
 
-    def _print(self, found: Transfer, page: Path, out: Console) -> None:
+    def _print(self, found: Transfer, out: Console) -> None:
         from rich.table import Table
 
         from isoscale import report
@@ -65,10 +68,9 @@ class TransferCommand:
         for row in cells.itertuples(index=False):
             table.add_row(*map(str, row))
         out.print(table)
-        out.print(f"[bold]{found.answer}[/]")
+        out.print(found.answer, style="bold")
         for reason in found.result.reasons:
-            out.print(f"[red]failed:[/] {reason}")
-        out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
+            out.print(f"failed: {reason}", style="red")
 
     def _exit_code(self, found: Transfer) -> int:
         drifting = self.fail_on_drift is not None and found.drifts_beyond(self.fail_on_drift)

@@ -13,7 +13,7 @@ from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.sweeps import shards as shards_
 from isoscale.sweeps import worker
-from isoscale.sweeps.local import LocalEngine, WorkerLostError
+from isoscale.sweeps.local import LocalEngine, WorkerLostError, worker_count
 from isoscale.sweeps.result import SweepResult, gather
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import Sweep
@@ -74,15 +74,17 @@ def sweep(
     """
     if engine not in ENGINES:
         raise InvalidValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}")
+    device = resolve_device(device)
+    workers = worker_count(workers, device)
     plan = prepare(spec, data)
     with Store(store) as opened:
         if progress is True:
             from isoscale.sweeps.progress import bars
 
             with bars() as show:
-                _Driver(plan, opened, show, workers, resolve_device(device)).run()
+                _Driver(plan, opened, show, workers, device).run()
         else:
-            _Driver(plan, opened, progress or (lambda _: None), workers, resolve_device(device)).run()
+            _Driver(plan, opened, progress or (lambda _: None), workers, device).run()
         return gather(spec, plan, opened)
 
 
@@ -128,7 +130,7 @@ class _Driver:
         plan: Sequence[Shard],
         store: Store,
         show: Callable[[Progress], None],
-        workers: int | None,
+        workers: int,
         device: str,
     ) -> None:
         self.plan, self.store, self.show, self.device = plan, store, show, device
@@ -146,16 +148,17 @@ class _Driver:
                     while self.waiting or self.running:
                         self._turn(engine)
                 finally:
-                    for shard in self.running.values():
-                        self.store.release(shard.id)
+                    self.store.release_all()
         self.show(self._progress([]))
 
     def _turn(self, engine: LocalEngine) -> None:
+        engine.mend()
         self._hand_out(engine)
         done, _ = concurrent.futures.wait(self.running, timeout=_POLL_SECONDS)
         if not self.running:  # every shard left is another driver's
             time.sleep(_POLL_SECONDS)
-        for future in done:
+        # An error may end the sweep: what finished beside it is kept first.
+        for future in sorted(done, key=lambda future: future.exception() is not None):
             self._take_back(engine, future)
         if time.monotonic() - self.last_beat > _BEAT_SECONDS:
             self.store.beat()

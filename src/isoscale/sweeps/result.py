@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -63,10 +64,18 @@ class SweepResult:
         """
         part = Path(f"{path}.part")
         try:
-            self.data.to_netcdf(part, engine="scipy")
+            part.write_bytes(self._netcdf())
             part.replace(path)
         except OSError as error:
-            raise InvalidValueError(f"cannot write `{path}`: {error.strerror}") from error
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise InvalidValueError(f"cannot write `{path}`: {error.strerror}. Choose another file") from error
+
+    def _netcdf(self) -> bytes:
+        # NetCDF 3 has no 64-bit integers; as floats, large seeds are exact up to 2^53.
+        large = self.data["seed"].values.max() > np.iinfo("int32").max
+        data = self.data.assign_coords(seed=self.data["seed"].astype(float)) if large else self.data
+        return bytes(data.to_netcdf(engine="scipy"))
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()

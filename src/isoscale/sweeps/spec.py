@@ -7,14 +7,18 @@ import math
 import numbers
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from isoscale import rules
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
+from isoscale.models import names as model_names
+
+# Powers of two that a float holds.
+_LOG2_RANGE = (-1074, 1023)
 
 
 def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]:
@@ -23,8 +27,12 @@ def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]
     >>> log2_grid(-2, 1)
     (0.25, 0.5, 1.0, 2.0)
     """
-    if per_octave < 1 or high < low:
-        raise InvalidValueError(f"a log2 grid needs low <= high and `per_octave` >= 1, got {low}, {high}, {per_octave}")
+    if not (_LOG2_RANGE[0] <= low <= high <= _LOG2_RANGE[1]):
+        raise InvalidValueError(
+            f"a log2 grid needs {_LOG2_RANGE[0]} <= low <= high <= {_LOG2_RANGE[1]}, got {low}, {high}"
+        )
+    if per_octave < 1:
+        raise InvalidValueError(f"`per_octave` must be >= 1, got {per_octave}")
     return tuple(2.0 ** (low + k / per_octave) for k in range(math.floor((high - low) * per_octave + 1e-9) + 1))
 
 
@@ -33,7 +41,8 @@ class Sweep:
     """A grid of trials on one model, data set and optimizer.
 
     Attributes:
-        model, model_args: A name of `isoscale.models.names()` and its own options (`block_depth`, `phi`, ...).
+        model, model_args: A name of `isoscale.models.names()` and its own options (`block_depth`, `phi`, ...);
+            an option that is None is left to the model.
         dataset, dataset_args: A name of `isoscale.data.names()` and its own options (`batches`).
         rule: One rule or several, by name.
         optimizer: Family: "sgd", "adam", "adamw", "sign" or "muon".
@@ -50,8 +59,6 @@ class Sweep:
     >>> Sweep(depths=[4, 8], lrs=log2_grid(-3, 0), rule=["sp", "depth-mup"]).trials
     48
     """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     model: str = "residual-mlp"
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -73,23 +80,42 @@ class Sweep:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.dataset not in dataset_names():
-            raise unknown("data set", self.dataset, dataset_names())
-        if self.optimizer not in rules.OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, rules.OPTIMIZERS)
-        named = (self.rule,) if isinstance(self.rule, str) else tuple(self.rule)
-        self._set("rule", _distinct("rule", [rules.get(rule).name for rule in named]))
+        self._check_names()
+        named = [self.rule] if isinstance(self.rule, str) else _items("rule", self.rule)
+        self._set("rule", _distinct("rule", [_rule(name) for name in named]))
         for name in ("widths", "depths"):
-            self._set(name, _distinct(name, [whole(name, size) for size in getattr(self, name)]))
-        seeds = range(whole("seeds", self.seeds)) if isinstance(self.seeds, int) else self.seeds
+            self._set(name, _distinct(name, [whole(name, size) for size in _items(name, getattr(self, name))]))
+        self._set("lrs", _distinct("lrs", [_rate(lr) for lr in _items("lrs", self.lrs)]))
+        # bool is a number to Python; `whole` refuses it.
+        seeds = range(whole("seeds", self.seeds)) if isinstance(self.seeds, numbers.Integral) else self.seeds
+        self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in _items("seeds", seeds)]))
+        self._set_scalars()
         for name in ("model_args", "dataset_args"):
-            frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(getattr(self, name)).items()}
-            self._set(name, frozen)
-        self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in seeds]))
-        self._set("lrs", _distinct("lrs", [_rate(lr) for lr in self.lrs]))
-        self._set("base_width", whole("base_width", self.base_width or min(self.widths)))
-        self._set("base_depth", whole("base_depth", self.base_depth or min(self.depths)))
-        whole("steps", self.steps), whole("batch_size", self.batch_size)
+            self._set(name, _options(name, getattr(self, name)))
+
+    def _check_names(self) -> None:
+        for field_, what, known in (
+            ("model", "model", model_names()),
+            ("dataset", "data set", dataset_names()),
+            ("optimizer", "optimizer", rules.OPTIMIZERS),
+        ):
+            if getattr(self, field_) not in known:
+                raise unknown(what, getattr(self, field_), known)
+
+    def _set_scalars(self) -> None:
+        """Numbers as Python's own, so that equal trials have equal keys however they were typed."""
+        for axis, sizes in (("width", self.widths), ("depth", self.depths)):
+            base = getattr(self, f"base_{axis}")
+            self._set(f"base_{axis}", min(sizes) if base is None else whole(f"base_{axis}", base))
+        for name in ("steps", "batch_size"):
+            self._set(name, whole(name, getattr(self, name)))
+        for name in ("eps", "weight_decay"):
+            self._set(name, _number(name, getattr(self, name)))
+        self._set("momentum", None if self.momentum is None else _number("momentum", self.momentum))
+        betas = tuple(_number("betas", beta) for beta in _items("betas", self.betas))
+        if len(betas) != 2:
+            raise InvalidValueError(f"`betas` must be two numbers, got {self.betas!r}")
+        self._set("betas", betas)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -103,18 +129,11 @@ class Sweep:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Sweep:
         """A sweep from plain values, as read from TOML or JSON; an unknown key is an error that names it."""
-        from pydantic import TypeAdapter, ValidationError
-
         known = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
                 raise unknown("setting of a sweep", key, known)
-        try:
-            return TypeAdapter(cls).validate_python(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"] if str(part) in known or isinstance(part, int))
-            raise InvalidValueError(f"`{where}`: {first['msg']}, got {first['input']!r}") from error
+        return cls(**values)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Sweep:
@@ -122,7 +141,7 @@ class Sweep:
 
         Raises:
             DataError: The file is missing or is not TOML.
-            InvalidValueError: An unknown key or a bad value.
+            InvalidValueError, InvalidTypeError: An unknown key or a bad value.
         """
         path = Path(path)
         try:
@@ -153,13 +172,49 @@ def whole(name: str, value: object, *, least: int = 1) -> int:
     return int(value)
 
 
-def _rate(value: object) -> float:
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"`lrs` must be numbers, got {value!r}")
-    lr = float(value)
+        raise InvalidTypeError(f"`{name}` must be a number, got {value!r}")
+    return float(value)
+
+
+def _rate(value: object) -> float:
+    lr = _number("lrs", value)
     if not (math.isfinite(lr) and lr > 0):
         raise InvalidValueError(f"`lrs` must be positive and finite, got {lr}")
     return lr
+
+
+def _rule(name: object) -> str:
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"`rule` must be the name of a rule or several, got {name!r}")
+    return rules.get(name).name
+
+
+def _items(name: str, values: object) -> list[Any]:
+    """The values of one axis of the grid, from any list-like thing."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidTypeError(f"`{name}` must be a list, got {values!r}")
+    return list(values)
+
+
+def _options(name: str, options: object) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise InvalidTypeError(f"`{name}` must be a mapping of options, got {options!r}")
+    return {str(key): _option(f"{name}.{key}", value) for key, value in options.items() if value is not None}
+
+
+def _option(name: str, value: object) -> Any:
+    """A value that TOML can write and a trial's key can hash."""
+    if isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_option(name, item) for item in value)
+    raise InvalidTypeError(f"`{name}` must be text, a number, true or false, or a list of these, got {value!r}")
 
 
 def _distinct(name: str, values: list[Any]) -> tuple[Any, ...]:

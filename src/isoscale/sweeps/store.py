@@ -1,13 +1,14 @@
 """The store: a row a trial, in SQLite. What a user computed is never lost.
 
 Contract: `record` writes the trials of a shard in one transaction, so a killed process leaves all of them or
-none; a trial that is there is never written again; any number of processes may read and write at once. A lease
-keeps two drivers off the same shard; a lease whose owner is gone is taken over.
+none; a finished trial is never written again, a failed one may be; any number of processes may read and write
+at once. A lease keeps two drivers off the same shard; a lease whose owner is gone is taken over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -30,6 +31,9 @@ Status = Literal["done", "diverged", "failed"]
 # A lease is dead when its beat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 _LEASE_SECONDS = 30.0
+
+# Two drivers in one process are two owners.
+_serial = itertools.count()
 
 _TABLES = """
 CREATE TABLE trials (
@@ -88,29 +92,34 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+        self._seen: dict[str, tuple[str, int, float]] = {}
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}:{next(_serial)}"
         with self._errors():
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
 
     def _open(self) -> None:
         # One transaction: another driver may be creating the same file right now.
         with self._write():
             (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and not (schema and "trials" in tables):
+                raise StoreError(f"`{self.path}` is a database of something else: choose another file with --store")
             if schema > SCHEMA:
                 raise StoreError(
                     f"`{self.path}` was written by a newer isoscale (store schema {schema}, this one reads up to "
                     f"{SCHEMA}): upgrade isoscale, or choose another file with --store"
                 )
-            if schema == 0:
+            if not tables:
                 self._create()
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
 
     def _create(self) -> None:
-        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise StoreError(f"`{self.path}` is a database of something else: choose another file with --store")
         for statement in _TABLES.split(";"):
             self._db.execute(statement)
         self._db.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -173,13 +182,18 @@ class Store:
         with self._errors():
             self._db.execute("DELETE FROM leases WHERE shard = ? AND owner = ?", (shard, self._owner))
 
+    def release_all(self) -> None:
+        """Give back every lease that this store holds."""
+        with self._errors():
+            self._db.execute("DELETE FROM leases WHERE owner = ?", (self._owner,))
+
     def _is_dead(self, shard: str, owner: str, beat: int) -> bool:
-        host, pid, started = owner.rsplit(":", 2)
+        host, pid, started, _ = owner.rsplit(":", 3)
         if host == socket.gethostname() and _started(int(pid)) != started:
             return True
-        last_beat, since = self._seen.get(shard, (-1, 0.0))
-        if beat != last_beat:
-            self._seen[shard] = (beat, time.monotonic())
+        *last, since = self._seen.get(shard, ("", -1, 0.0))
+        if [owner, beat] != last:
+            self._seen[shard] = (owner, beat, time.monotonic())
             return False
         return time.monotonic() - since > _LEASE_SECONDS
 
@@ -212,7 +226,7 @@ def _started(pid: int) -> str:
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return "" if state in "ZX" else fields[18]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return "" if Path("/proc").is_dir() else _signalled(pid)
 
 

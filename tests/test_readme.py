@@ -1,0 +1,22 @@
+"""The README's Python runs as it stands there."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_examples_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert (tmp_path / "isoscale-report" / "index.html").exists()
+    assert capsys.readouterr().out.startswith(("Yes", "No"))
+    # The comment under the last example is what it gives.
+    claimed = re.search(r"# (Factors\(.*\))", blocks[-1])
+    last = blocks[-1].strip().splitlines()[-2]
+    assert claimed
+    assert repr(eval(last, names)) == claimed[1]
