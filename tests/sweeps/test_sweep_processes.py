@@ -109,9 +109,10 @@ def test_workers_killed(
         os.kill(pid, signal.SIGKILL)
     code, out, errors = process.wait()
     assert (code, out) == (0, f"{spec.trials}\n")
-    assert "worker process died" in errors
     assert "Traceback" not in errors
-    assert max(_ran(tmp_path).values()) >= 2
+    if moment == "training":  # one that had not yet taken a shard is replaced without a word
+        assert "worker process died" in errors
+        assert max(_ran(tmp_path).values()) >= 2
     _same(sweep(spec, store=tmp_path / "s.db"), undisturbed)
 
 
