@@ -52,6 +52,10 @@ class Transfer:
         """Verdict of each rule, in words."""
         return dict(zip(self.data["rule"].values.tolist(), self.data["verdict"].values.tolist(), strict=True))
 
+    def is_good(self, rule: str) -> bool:
+        """Whether the base's learning rate serves the largest size under that rule."""
+        return bool(self.data["good"].sel(rule=rule))
+
     @property
     def answer(self) -> str:
         """The verdict in one sentence."""

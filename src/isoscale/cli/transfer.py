@@ -63,11 +63,17 @@ class TransferCommand:
         if self.place.json:
             console().print_json(_json(found))
             return
+        # The verdicts are sentences: beside the numbers they would wrap to a word a line.
         cells = report.table(found.data)
-        table = Table(*map(str, cells.columns), box=None, pad_edge=False)
-        for row in cells.itertuples(index=False):
+        numbers = cells.drop(columns="verdict")
+        table = Table(*map(str, numbers.columns), box=None, pad_edge=False, collapse_padding=True)
+        table.columns[0].no_wrap, table.columns[0].min_width = True, max(map(len, cells["rule"]))
+        for row in numbers.itertuples(index=False):
             table.add_row(*map(str, row))
         out.print(table)
+        width = max(map(len, cells["rule"]))
+        for rule, verdict in zip(cells["rule"], cells["verdict"], strict=True):
+            out.print(f"{rule:{width}}  {verdict}", style="green" if found.is_good(rule) else "red")
         out.print(found.answer, style="bold")
         for reason in found.result.reasons:
             out.print(f"failed: {reason}", style="red")
@@ -83,7 +89,7 @@ def _json(found: Transfer) -> str:
     rules = {
         rule: {
             "verdict": found.verdicts[rule],
-            "good": bool(data["good"].sel(rule=rule)),
+            "good": found.is_good(rule),
             **{
                 name: dict(zip(sizes, _finite(data[name].sel(rule=rule).values.tolist()), strict=True))
                 for name in ("optimal_lr", "at_edge", "drift", "regret", "best_loss")
