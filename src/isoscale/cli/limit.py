@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from isoscale.cli.terminal import console, error_console
+from isoscale.cli.terminal import console, error_console, framed
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class LimitCommand:
         if self.convergence and self.gap:
             raise InvalidValueError("`--convergence` and `--gap` are two measurements: run one after the other")
         compare = None if self.compare is None else sizes(self.compare)
+        if self.networks < 2:
+            raise InvalidValueError(f"`networks` must be >= 2 for a standard error, got {self.networks}")
         x, y = self._problem()
         out = console(quiet=self.quiet or self.json)
         what = f"{self.samples} samples of {self.dataset}, {self.phi}, T={self.horizon:g}, lr {self.lr:g}"
@@ -179,17 +181,13 @@ class LimitCommand:
         self._table(["step", *(f"loss ({label})" for label in runs)], rows, out)
 
     def _table(self, columns: list[str], rows: list[list[str]], out: Console) -> None:
-        import json
+        import pandas as pd
 
-        from rich.table import Table
-
+        cells = pd.DataFrame(rows, columns=columns)
         if self.json:
-            console().print_json(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))
-            return
-        table = Table(*columns, box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
+            console().print_json(cells.to_json(orient="records"))
+        else:
+            out.print(framed(cells))
 
     def _write(self, runs: dict[str, xr.Dataset], out: Console) -> None:
         from isoscale import report
@@ -240,8 +238,6 @@ def _finite(
 
     from isoscale import limit
 
-    if networks < 2:
-        raise InvalidValueError(f"`networks` must be >= 2 for a standard error, got {networks}")
     losses = []
     for seed in range(networks):
         asked: dict[str, Any] = settings | size | {"seed": settings["seed"] + seed, "kernels": False}

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
-from isoscale.cli.terminal import console
+from isoscale.cli.terminal import console, framed
 
 if TYPE_CHECKING:
     from isoscale.sweeps import SweepResult
@@ -40,18 +40,13 @@ class SweepCommand:
         return 1 if result.count("failed") else 0
 
     def _print(self, result: SweepResult, out: Console) -> None:
-        from rich.table import Table
-
         from isoscale import laws
 
         best = laws.optimal_lr(result.loss).to_dataframe().reset_index()
         if self.place.json:
             console().print_json(best.to_json(orient="records"))
             return
-        table = Table(*map(str, best.columns), box=None, pad_edge=False)
-        for row in best.itertuples(index=False):
-            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-        out.print(table)
+        out.print(framed(best))
         out.print(f"{result.count('done')} trials done, {result.count('diverged')} diverged, in {self.place.store}")
         for reason in result.reasons:
             out.print(f"failed: {reason}", style="red")

@@ -5,9 +5,14 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
 
 # Paths and messages are printed as they are: "[x]" is no markup and ":x:" no emoji.
 _verbatim = functools.partial(Console, markup=False, emoji=False, highlight=False)
@@ -26,6 +31,16 @@ def error_console() -> Console:
 def print_error(error: Exception) -> None:
     """One line that says what was wrong."""
     error_console().print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())), soft_wrap=True)
+
+
+def framed(cells: pd.DataFrame) -> Table:
+    """A table of text, its columns apart and without lines."""
+    from rich.table import Table
+
+    table = Table(*map(str, cells.columns), box=None, pad_edge=False)
+    for row in cells.itertuples(index=False):
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    return table
 
 
 def duration(seconds: float) -> str:

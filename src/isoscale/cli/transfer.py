@@ -11,7 +11,7 @@ from rich.text import Text
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
-from isoscale.cli.terminal import console, typed_command
+from isoscale.cli.terminal import console, framed, typed_command
 
 if TYPE_CHECKING:
     from isoscale.hp_transfer import Transfer
@@ -56,24 +56,18 @@ class TransferCommand:
         return self._exit_code(found)
 
     def _print(self, found: Transfer, out: Console) -> None:
-        from rich.table import Table
-
         from isoscale import report
 
         if self.place.json:
             console().print_json(_json(found))
             return
-        # The verdicts are sentences: beside the numbers they would wrap to a word a line.
-        cells = report.table(found.data)
-        numbers = cells.drop(columns="verdict")
-        table = Table(*map(str, numbers.columns), box=None, pad_edge=False, collapse_padding=True)
-        table.columns[0].no_wrap, table.columns[0].min_width = True, max(map(len, cells["rule"]))
-        for row in numbers.itertuples(index=False):
-            table.add_row(*map(str, row))
-        out.print(table)
-        width = max(map(len, cells["rule"]))
-        for rule, verdict in zip(cells["rule"], cells["verdict"], strict=True):
-            out.print(f"{rule:{width}}  {verdict}", style="green" if found.is_good(rule) else "red")
+        for rule in report.ordered(found.data):
+            verdict = found.verdicts[rule]
+            out.print(
+                Text.assemble("\n", (rule, "bold"), f"  {verdict}"), style="green" if found.is_good(rule) else "red"
+            )
+            out.print(framed(report.by_size(found.data, rule)))
+        out.print()
         out.print(found.answer, style="bold")
         for reason in found.result.reasons:
             out.print(f"failed: {reason}", style="red")

@@ -1,8 +1,11 @@
+from .formats import by_size as by_size
 from .formats import drift_cell as drift_cell
 from .formats import loss_cell as loss_cell
 from .formats import lr_cell as lr_cell
+from .formats import ordered as ordered
 from .formats import regret_cell as regret_cell
 from .formats import table as table
+from .formats import verdict_cell as verdict_cell
 from .limit_figures import gap as gap
 from .limit_figures import rates as rates
 from .limit_figures import training as training

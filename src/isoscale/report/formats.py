@@ -208,6 +208,25 @@ def table(data: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame([row(data, rule) for rule in ordered(data)])
 
 
+def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
+    """One rule in one row a size, in text.
+
+    Columns: the axis's name, "best lr", "95 % interval", "drift", "regret", "loss".
+    """
+    rows = [
+        {
+            axis(data): str(size),
+            "best lr": lr_cell(data, rule, size),
+            "95 % interval": lr_interval(data, rule, size),
+            "drift": drift_cell(data, rule, size),
+            "regret": regret_cell(data, rule, size),
+            "loss": loss_cell(data, rule, size),
+        }
+        for size in sizes(data)
+    ]
+    return pd.DataFrame(rows)
+
+
 def row(data: xr.Dataset, rule: str) -> dict[str, str]:
     """A rule's row of the table."""
     lrs = {f"{axis(data)} {size}": lr_cell(data, rule, size) for size in sizes(data)}

@@ -84,11 +84,12 @@ def rates(data: xr.Dataset) -> Figure:
         ],
     }  # fmt: skip
     with drawing.style():
-        figure = drawing.blank(11.0, 3.8)
+        figure = drawing.blank(11.6, 3.8)
         for index, (axis, lines) in enumerate(panels.items()):
-            axes = figure.add_axes((0.06 + 0.5 * index, 0.14, 0.27, 0.8))
+            axes = figure.add_axes((0.065 + 0.5 * index, 0.14, 0.25, 0.8))
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set(xlabel=axis, xticks=data[axis].values, xticklabels=[f"{size:g}" for size in data[axis].values])
             axes.minorticks_off()
             ends = []

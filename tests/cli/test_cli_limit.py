@@ -1,0 +1,91 @@
+"""`isoscale limit` on problems that take a moment."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from isoscale.cli.limit import sizes
+from isoscale.errors import InvalidValueError
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ("--samples", 2, "--steps", 2, "--tolerance", 0.02)
+
+
+def test_table_figure_and_data(isoscale: Run, tmp_path: Path):
+    code, out, errors = isoscale("limit", *TINY, "--depth", 4, "--out", "here")
+    assert (code, errors) == (0, "")
+    first = next(line for line in out.splitlines() if line.startswith("0 "))
+    # At initialisation both versions predict 0, so the loss of targets +-1 is 1/2.
+    assert re.findall(r"(\d\.\d+) ±", first) == ["0.5000", "0.5000"]
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
+        "independent.nc",
+        "reused.nc",
+        "training.png",
+        "training.svg",
+    ]
+    kept = xr.load_dataset(tmp_path / "here" / "reused.nc")
+    last = next(line for line in out.splitlines() if line.startswith("2 "))
+    assert f"{float(kept.loss[2]):.4f}" in last
+
+
+def test_compare_splits_the_distance(isoscale: Run):
+    code, out, _ = isoscale("limit", *TINY, "--compare", "width=32,depth=2", "--networks", 3)
+    assert code == 0
+    assert re.search(r"Width 32, depth 2 is \d\.\d+ ± \d\.\d+ from the limit .* depth makes .* width", out)
+
+
+def test_json_and_quiet(isoscale: Run):
+    _, out, _ = isoscale("limit", *TINY, "--depth", 2, "--json")
+    rows = json.loads(out)
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert isoscale("limit", *TINY, "--depth", 2, "--quiet") == (0, "", "")
+
+
+def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path):
+    code, out, _ = isoscale("limit", *TINY, "--gap")
+    assert code == 0
+    assert "depth inf" in out
+    gap = xr.load_dataset(tmp_path / "isoscale-limit" / "gap.nc")
+    assert float(abs(gap.gap.sel(step=0)).max()) < 1e-9, "the versions agree until something was learned"
+    assert (abs(gap.gap) > 4 * gap.gap_se).sel(step=2).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--samples", 0), "`samples`"),
+        (("--samples", 5000), "`samples` must be from 1 to the 1438"),
+        (("--depth", 0), "`depth`"),
+        (("--steps", -1), "`steps`"),
+        (("--compare", "width=8"), "width=512,depth=8"),
+        (("--compare", "width=8,depth=2,height=3"), "width=512,depth=8"),
+        (("--compare", "width=8,depth=2", "--networks", 1), "`networks`"),
+        (("--gap", "--convergence"), "`--convergence` and `--gap`"),
+        (("--dataset", "digit"), "Nearest: digits"),
+        (("--lr", "nan"), "`lr`"),
+        (("--horizon", 0), "`horizon`"),
+    ],
+)
+def test_bad_input_is_one_line(isoscale: Run, tmp_path: Path, flags: tuple, said: str):
+    code, _, errors = isoscale("limit", *TINY, *flags)
+    assert code == 2
+    assert errors.startswith("error:")
+    assert errors.count("\n") == 1
+    assert said in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes():
+    assert sizes("depth=8,width=512") == {"width": 512, "depth": 8}
+    with pytest.raises(InvalidValueError):
+        sizes("width=512 depth=8")
+
+
+def test_divergence_is_said(isoscale: Run):
+    code, out, _ = isoscale("limit", "--samples", 2, "--steps", 12, "--depth", 2, "--phi", "linear", "--lr", 1000)
+    assert code == 0
+    assert re.search(r"reused: diverged at step \d+", out)
