@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoscale import rules
-from isoscale.cli.terminal import console
+from isoscale.cli.terminal import console, framed
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,9 @@ class Rules:
     """List the scaling rules: what each keeps constant and where it comes from."""
 
     def run(self) -> int:
-        from rich.table import Table
+        import pandas as pd
 
-        table = Table("rule", "keeps constant", "source", box=None, pad_edge=False)
-        for name in rules.names():
-            rule = rules.get(name)
-            table.add_row(name, rule.keeps, rule.source)
-        table.add_row("residual-family(ALPHA,BETA)", "branch multiplier r^-ALPHA, branch init r^-BETA", "THEORY.md 4")
-        console().print(table)
+        rows = [(rule.name, rule.keeps, rule.source) for rule in map(rules.get, rules.names())]
+        rows.append(("residual-family(ALPHA,BETA)", "branch multiplier r^-ALPHA, branch init r^-BETA", "THEORY.md 4"))
+        console().print(framed(pd.DataFrame(rows, columns=["rule", "keeps constant", "source"])))
         return 0

@@ -62,10 +62,8 @@ class TransferCommand:
             console().print_json(_json(found))
             return
         for rule in report.ordered(found.data):
-            verdict = found.verdicts[rule]
-            out.print(
-                Text.assemble("\n", (rule, "bold"), f"  {verdict}"), style="green" if found.is_good(rule) else "red"
-            )
+            verdict = Text.assemble("\n", (rule, "bold"), f"  {report.verdict_cell(found.data, rule)}")
+            out.print(verdict, style="green" if found.is_good(rule) else "red")
             out.print(framed(report.by_size(found.data, rule)))
         out.print()
         out.print(found.answer, style="bold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -17,7 +18,7 @@ from isoscale.data import Dataset
 from isoscale.errors import DataError
 from isoscale.sweeps.shards import Shard, Source
 from isoscale.sweeps.store import Trial
-from isoscale.training import Outcome, train
+from isoscale.training import Member, Outcome, train
 
 
 def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[Trial]:
@@ -61,43 +62,29 @@ def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> 
 
 def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:
     ran = json.dumps(versions(device))
+    numbers = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy)
     return [
-        Trial(
-            key=shard.key(member),
-            shard=shard.id,
-            config=json.dumps(shard.config(member), sort_keys=True),
+        _trial(
+            shard,
+            member,
+            ran,
             status="done" if step < 0 else "diverged",
             reason="" if step < 0 else f"loss not finite at step {step}",
             curve=curve,
             test_loss=float(test_loss),
             test_accuracy=float(test_accuracy),
-            versions=ran,
         )
-        for member, curve, step, test_loss, test_accuracy in zip(
-            shard.members,
-            outcome.curve,
-            outcome.diverged_at,
-            outcome.test_loss,
-            outcome.test_accuracy,
-            strict=True,
-        )
+        for member, curve, step, test_loss, test_accuracy in zip(shard.members, *numbers, strict=True)
     ]
 
 
 def failures(shard: Shard, reason: str, device: str) -> list[Trial]:
     """The record of a shard that could not run."""
-    ran = json.dumps(versions(device))
-    return [
-        Trial(
-            key=shard.key(member),
-            shard=shard.id,
-            config=json.dumps(shard.config(member), sort_keys=True),
-            status="failed",
-            reason=reason,
-            curve=np.empty(0, "f4"),
-            test_loss=float("nan"),
-            test_accuracy=float("nan"),
-            versions=ran,
-        )
-        for member in shard.members
-    ]
+    ran, nothing = json.dumps(versions(device)), np.empty(0, "f4")
+    failed: dict[str, Any] = {"status": "failed", "reason": reason, "test_loss": math.nan, "test_accuracy": math.nan}
+    return [_trial(shard, member, ran, curve=nothing, **failed) for member in shard.members]
+
+
+def _trial(shard: Shard, member: Member, ran: str, **result: Any) -> Trial:
+    config = json.dumps(shard.config(member), sort_keys=True)
+    return Trial(key=shard.key(member), shard=shard.id, config=config, versions=ran, **result)
