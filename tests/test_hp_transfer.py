@@ -20,6 +20,7 @@ from isoscale.sweeps.result import STATUS
 LOG2_LRS = np.arange(-8.0, 1.0)
 SIZES = (4, 8, 16)
 SEEDS = 3
+AT_EDGE = "no verdict: the optimum is at the edge of the grid"
 
 
 def _curve(optimum: float, *, cliff: float = math.inf, lost: tuple[int, ...] = (), lost_above: float = math.inf) -> Any:
@@ -64,8 +65,8 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
         ([_curve(-5), _curve(-4), _curve(-2.5)], "drifts by +2.5 octaves", False),
         # Only the largest size decides.
         ([_curve(-4), _curve(-7), _curve(-4)], "transfers", True),
-        ([_curve(0), _curve(-4), _curve(-4)], "no verdict: the optimum is at the edge of the grid", False),
-        ([_curve(-4), _curve(-4), _curve(-8)], "no verdict: the optimum is at the edge of the grid", False),
+        ([_curve(0), _curve(-4), _curve(-4)], f"{AT_EDGE}, try larger learning rates", None),
+        ([_curve(-4), _curve(-4), _curve(-8)], f"{AT_EDGE}, try smaller learning rates", None),
         ([_curve(-4, cliff=-99), _curve(-4), _curve(-4)], "not trainable at depth 4", False),
         ([_curve(-4), _curve(-4), _curve(-4, cliff=-99)], "not trainable at depth 16", False),
         ([_curve(-4), _curve(-4), _curve(-6, cliff=-6)], "does not transfer: diverges at depth 16", False),
@@ -83,11 +84,12 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
         ),
     ],
 )
-def test_verdict(judged: Callable[..., hp_transfer.Transfer], curves: list[Any], verdict: str, good: bool):
+def test_verdict(judged: Callable[..., hp_transfer.Transfer], curves: list[Any], verdict: str, good: bool | None):
     found = judged(curves)
     assert found.verdicts == {"mup": verdict}
-    assert bool(found.data["good"]) is good
-    assert found.answer.startswith("Yes, with mup." if good else "No: with none of mup does the learning rate of depth")
+    assert bool(found.data["good"]) is (good is True)
+    no = "No: with none of mup does the learning rate of depth 4 serve depth 16."
+    assert found.answer == {True: "Yes, with mup.", False: no, None: "No verdict on mup."}[good]
 
 
 @pytest.mark.parametrize("status", ["failed", "missing"])

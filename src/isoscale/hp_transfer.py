@@ -113,8 +113,9 @@ def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) ->
     data = data.merge(_exponents(data, axis))
     verdicts = [_verdict(data.sel(rule=rule), axis, base) for rule in data["rule"].values]
     data["verdict"] = ("rule", [words for words, _ in verdicts])
-    data["good"] = ("rule", np.array([good for _, good in verdicts], np.int8))
-    data.attrs = _attributes(result, data, axis, base, seconds)
+    data["good"] = ("rule", np.array([serves is True for _, serves in verdicts], np.int8))
+    found = {rule: serves for rule, (_, serves) in zip(data["rule"].values.tolist(), verdicts, strict=True)}
+    data.attrs = _attributes(result, data, axis, base, seconds) | {"answer": _answer(found, axis, base, data)}
     return Transfer(data, result, axis, base)
 
 
@@ -173,20 +174,22 @@ def _exponents(data: xr.Dataset, axis: str) -> xr.Dataset:
     return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": data["rule"]})
 
 
-def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool]:
-    """Words and whether the base's learning rate serves the largest size."""
+def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool | None]:
+    """Words, and whether the base's learning rate serves the largest size; None if this sweep cannot say."""
     last, first = of_rule.isel({axis: -1}), of_rule.sel({axis: base})
     target = int(last[axis])
     for size, at in ((base, first), (target, last)):
         if (at["status"] > STATUS["diverged"]).any():
-            return f"no verdict: trials failed at {axis} {size}", False
+            return f"no verdict: trials failed at {axis} {size}", None
         if at["at_edge"] == "none":
             return f"not trainable at {axis} {size}", False
     drift = float(last["drift"])
     if math.isinf(float(last["regret"])):
         return f"does not transfer: diverges at {axis} {target}", False
     if first["at_edge"] != "" or last["at_edge"] != "":
-        return "no verdict: the optimum is at the edge of the grid", False
+        edges = {"low": "smaller", "high": "larger"}
+        wanted = " and ".join(word for edge, word in edges.items() if edge in (first["at_edge"], last["at_edge"]))
+        return f"no verdict: the optimum is at the edge of the grid, try {wanted} learning rates", None
     if abs(drift) > _OCTAVES:
         return f"drifts by {drift:+.1f} octaves", False
     words = "transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"
@@ -202,7 +205,6 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, sec
         "axis": axis,
         "base": base,
         "question": ask(axis, base, target),
-        "answer": _answer(data, axis, base, target),
         "model": describe_model(spec),
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
@@ -223,13 +225,15 @@ def describe_model(spec: Sweep) -> str:
     return f"{spec.model} ({options})" if options else spec.model
 
 
-def _answer(data: xr.Dataset, axis: str, base: int, target: int) -> str:
-    good = data["rule"].values[data["good"].values == 1].tolist()
-    bad = data["rule"].values[data["good"].values == 0].tolist()
-    if not good:
-        return f"No: with none of {_list(bad)} does the learning rate of {axis} {base} serve {axis} {target}."
-    yes = f"Yes, with {_list(good)}"
-    return f"{yes}; not with {_list(bad)}." if bad else f"{yes}."
+def _answer(found: Mapping[str, bool | None], axis: str, base: int, data: xr.Dataset) -> str:
+    good, bad, unknown = ([rule for rule, serves in found.items() if serves is it] for it in (True, False, None))
+    parts = [f"Yes, with {_list(good)}"] if good else []
+    if bad:
+        does = f"does the learning rate of {axis} {base} serve {axis} {data[axis].values[-1]}"
+        parts.append(f"not with {_list(bad)}" if good else f"No: with none of {_list(bad)} {does}")
+    if unknown:
+        parts.append(f"{'no' if parts else 'No'} verdict on {_list(unknown)}")
+    return "; ".join(parts) + "."
 
 
 def _list(names: list[str]) -> str:
