@@ -1,5 +1,5 @@
-from .driver import Progress as Progress
 from .driver import sweep as sweep
+from .progress import Progress as Progress
 from .result import SweepResult as SweepResult
 from .spec import Sweep as Sweep
 from .spec import log2_grid as log2_grid

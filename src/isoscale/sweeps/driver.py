@@ -7,13 +7,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.sweeps import shards as shards_
 from isoscale.sweeps import worker
 from isoscale.sweeps.local import LocalEngine, WorkerLostError, worker_count
+from isoscale.sweeps.progress import Progress, bars
 from isoscale.sweeps.result import SweepResult, gather
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import Sweep
@@ -26,20 +26,6 @@ ENGINES = ("local",)
 _TRIES = 3
 _BEAT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a sweep is; handed to the `progress` callback several times a second.
-
-    Attributes:
-        total, done: Trials of the whole sweep by rule, and those finished, parts of running ones counted.
-        elsewhere: Shards that another driver is running.
-    """
-
-    total: dict[str, int]
-    done: dict[str, float]
-    elsewhere: int
 
 
 def sweep(
@@ -79,8 +65,6 @@ def sweep(
     plan = prepare(spec, data)
     with Store(store) as opened:
         if progress is True:
-            from isoscale.sweeps.progress import bars
-
             with bars() as show:
                 _Driver(plan, opened, show, workers, device).run()
         else:
