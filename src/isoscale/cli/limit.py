@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -181,13 +182,10 @@ class LimitCommand:
         self._table(["step", *(f"loss ({label})" for label in runs)], rows, out)
 
     def _table(self, columns: list[str], rows: list[list[str]], out: Console) -> None:
-        import pandas as pd
-
-        cells = pd.DataFrame(rows, columns=columns)
         if self.json:
-            console().print_json(cells.to_json(orient="records"))
+            console().print_json(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))
         else:
-            out.print(framed(cells))
+            out.print(framed(columns, rows))
 
     def _write(self, runs: dict[str, xr.Dataset], out: Console) -> None:
         from isoscale import report

@@ -13,9 +13,7 @@ class Rules:
     """List the scaling rules: what each keeps constant and where it comes from."""
 
     def run(self) -> int:
-        import pandas as pd
-
         rows = [(rule.name, rule.keeps, rule.source) for rule in map(rules.get, rules.names())]
         rows.append(("residual-family(ALPHA,BETA)", "branch multiplier r^-ALPHA, branch init r^-BETA", "THEORY.md 4"))
-        console().print(framed(pd.DataFrame(rows, columns=["rule", "keeps constant", "source"])))
+        console().print(framed(["rule", "keeps constant", "source"], rows))
         return 0

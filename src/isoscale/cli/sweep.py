@@ -46,7 +46,7 @@ class SweepCommand:
         if self.place.json:
             console().print_json(best.to_json(orient="records"))
             return
-        out.print(framed(best))
+        out.print(framed(best.columns, best.values))
         out.print(f"{result.count('done')} trials done, {result.count('diverged')} diverged, in {self.place.store}")
         for reason in result.reasons:
             out.print(f"failed: {reason}", style="red")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
 # Paths and messages are printed as they are: "[x]" is no markup and ":x:" no emoji.
@@ -33,12 +33,12 @@ def print_error(error: Exception) -> None:
     error_console().print(Text.assemble(("error:", "bold red"), " ", " ".join(str(error).split())), soft_wrap=True)
 
 
-def framed(cells: pd.DataFrame) -> Table:
-    """A table of text, its columns apart and without lines."""
+def framed(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """A table without lines, its columns apart."""
     from rich.table import Table
 
-    table = Table(*map(str, cells.columns), box=None, pad_edge=False)
-    for row in cells.itertuples(index=False):
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     return table
 

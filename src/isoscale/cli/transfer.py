@@ -64,7 +64,8 @@ class TransferCommand:
         for rule in report.ordered(found.data):
             verdict = Text.assemble("\n", (rule, "bold"), f"  {report.verdict_cell(found.data, rule)}")
             out.print(verdict, style="green" if found.is_good(rule) else "red")
-            out.print(framed(report.by_size(found.data, rule)))
+            cells = report.by_size(found.data, rule)
+            out.print(framed(cells.columns, cells.values))
         out.print()
         out.print(found.answer, style="bold")
         for reason in found.result.reasons:
