@@ -13,6 +13,7 @@ from explicit import X, Y
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import (
+from isoscale.limit.convergence import _depth_law
     convergence,
     feature_distance,
     independence_gap,
@@ -110,3 +111,18 @@ def test_importing_the_room_loads_torch_and_numpy_only() -> None:
     code = "import sys, isoscale.limit; print({'scipy', 'xarray', 'pandas', 'matplotlib'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.5])
+def test_the_depth_exponent_needs_no_limit(power) -> None:
+    """Losses 0.3 + c L^p with noise that all depths share: the exponent is p wherever the limit lies."""
+    depths = (4, 8, 16, 32)
+    rng = np.random.default_rng(0)
+    amplitude = 1 + 0.1 * rng.standard_normal((1, 12, 1))
+    shared = 0.01 * rng.standard_normal((1, 12, 3))
+    losses = 0.3 + shared + amplitude * np.array(depths)[:, None, None] ** power * np.ones((1, 1, 3))
+    law = _depth_law(losses, depths)
+    assert abs(law.exponent - power) < 1e-9
+    assert law.exponent_low <= law.exponent <= law.exponent_high
+    noisy = _depth_law(losses + 0.002 * rng.standard_normal(losses.shape), depths)
+    assert noisy.exponent_low < power < noisy.exponent_high

@@ -115,7 +115,8 @@ def convergence(
     coords = {"mode": list(MODES), "depth": list(depths), "width": list(widths)}
     attrs = {"particles": n, "replicas": plan.replicas, "networks": networks, "lr": float(lr), "seed": seed}
     attrs |= {"horizon": float(horizon), "phi": activations.name(phi), "steps": steps}
-    return _with_laws(xr.Dataset(values, coords=coords, attrs=attrs))
+    depth_laws = {mode: _depth_law(losses[mode][:-1], depths) for mode in MODES}
+    return _with_laws(xr.Dataset(values, coords=coords, attrs=attrs), depth_laws)
 
 
 def _losses(problem: Problem, plan: Plan, mode: str, tick: Any) -> np.ndarray:
@@ -128,6 +129,27 @@ def _losses(problem: Problem, plan: Plan, mode: str, tick: Any) -> np.ndarray:
 
 def _depth_errors(losses: np.ndarray) -> list[tuple[float, float]]:
     return [_jackknife(rung - losses[-1]) for rung in losses[:-1]]
+
+
+def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
+    """Exponent of the error in depth, from what each doubling of depth changes.
+
+    If loss_L = limit + c / L, then (loss_L - loss_M) / (1 - L / M) = c / L: the same law, without the noise of an
+    extrapolated limit, which all errors would share. The interval is a jackknife over replicas.
+    """
+    from scipy import stats
+
+    shrink = np.array([1 - low / high for low, high in itertools.pairwise(depths)])
+
+    def fitted(means: np.ndarray) -> laws.PowerLaw:
+        sizes = np.sqrt(np.square(means[:-1] - means[1:]).mean(-1)) / shrink
+        return laws.fit_power_law(depths[:-1], sizes)
+
+    count = losses.shape[1]
+    left_out = [fitted((losses.sum(1) - losses[:, i]) / (count - 1)).exponent for i in range(count)]
+    half = float(np.std(left_out) * np.sqrt(count - 1)) * float(stats.t.ppf(0.975, count - 1))
+    found = fitted(losses.mean(1))
+    return dataclasses.replace(found, exponent_low=found.exponent - half, exponent_high=found.exponent + half)
 
 
 def _jackknife(differences: np.ndarray) -> tuple[float, float]:
@@ -178,12 +200,12 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     return float(mean), float(error)
 
 
-def _with_laws(data: xr.Dataset) -> xr.Dataset:
+def _with_laws(data: xr.Dataset, depth_laws: dict[str, laws.PowerLaw]) -> xr.Dataset:
     """Add the fitted exponents."""
     fits = {}
     for mode in MODES:
-        for axis in ("depth", "width"):
-            fits[f"{axis} error, {mode}"] = _fit(data.sel(mode=mode), f"{axis}_error", axis)
+        fits[f"depth error, {mode}"] = depth_laws[mode]
+        fits[f"width error, {mode}"] = _fit(data.sel(mode=mode), "width_error", "width")
     fits["initial gap, width"] = _fit(data, "initial_gap", "width")
     fits["initial gap, depth"] = _fit(data, "initial_gap_at_depth", "depth")
     fits["training gap, depth"] = _fit(data, "training_gap", "depth")
