@@ -13,7 +13,6 @@ from explicit import X, Y
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import (
-from isoscale.limit.convergence import _depth_law
     convergence,
     feature_distance,
     independence_gap,
@@ -22,6 +21,7 @@ from isoscale.limit.convergence import _depth_law
     smallest_eigenvalue,
     solve,
 )
+from isoscale.limit.convergence import _depth_law
 
 
 @pytest.fixture(scope="module")

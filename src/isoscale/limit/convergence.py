@@ -88,7 +88,7 @@ def convergence(
     n = choose_particles(particles, problem)
     plan = Plan(
         particles=n,
-        replicas=2 * choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 3),
+        replicas=4 * choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 3),
         depths=depths,
         times=(),
         rank_tolerance=choose_rank_tolerance(None, 1e-3),
