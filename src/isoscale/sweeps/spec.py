@@ -70,7 +70,7 @@ class Sweep:
     depths: Sequence[int] = (4, 8, 16, 32)
     lrs: Sequence[float] = log2_grid(-10, 0)
     seeds: int | Sequence[int] = 3
-    steps: int = 200
+    steps: int = 100
     batch_size: int = 64
     base_width: int | None = None
     base_depth: int | None = None
