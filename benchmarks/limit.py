@@ -1,7 +1,8 @@
 """What `isoscale.limit` costs: how it grows with the problem, and against explicit networks at the same error.
 
-    python benchmarks/limit.py            about four minutes on one core
-    python benchmarks/limit.py --quick    about one minute
+    python benchmarks/limit.py                  about six minutes on one core
+    python benchmarks/limit.py --quick          about one minute
+    python benchmarks/limit.py --only memory    one part: growth, depth16, depth32, solve, memory
 
 The comparison: 4 samples, 10 steps, tanh, reused weights. Both sides estimate the loss curve of the infinitely wide
 network of this depth; the cost of a given standard error is time x variance, with the variance at the worst step.
@@ -11,16 +12,19 @@ is a reason to take n large, and is left out of the comparison in their favour.
 
 from __future__ import annotations
 
-import argparse
 import os
+import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import tyro
 from torch import Tensor
 
 from isoscale import laws
-from isoscale.limit import inputs
+from isoscale.limit import inputs, solve
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise
 
@@ -75,21 +79,27 @@ def explicit_losses(problem: Problem, n: int, depth: int, seed: int) -> Tensor:
 
 
 def growth(quick: bool) -> None:
-    """Fitted exponents of the time in width, depth and steps x samples."""
-    base = {"n": 4096, "depth": 8}
+    """Fitted exponents of the time in width, depth and steps x samples, where products with the bases dominate.
+
+    In float64, as float32 cannot tell so many directions apart: rounding ends the growth of the bases.
+    """
+    base, steps = {"n": 8192, "depth": 2}, 10 if quick else 20
+    products = [p * steps // 20 for p in (320, 640, 1280)]
+    sixteen = {k: task(16, k, "float64", lr=0.1) for k in {steps, *(p // 16 for p in products)}}
     axes = {
-        "width": ([4096, 8192, 16384], lambda v: (task(8, 10, lr=0.05), Size(**base | {"n": v}, tolerance=0.0))),
-        "depth": ([4, 8, 16], lambda v: (task(8, 10, lr=0.05), Size(**base | {"depth": v}, tolerance=0.0))),
-        "steps x samples": ([160, 320, 640], lambda v: (task(16, v // 16, lr=0.02), Size(**base, tolerance=0.0))),
+        "width": ([4096, 8192, 16384], lambda v: (sixteen[steps], Size(**base | {"n": v}, tolerance=0.0))),
+        "depth": ([2, 4, 8], lambda v: (sixteen[steps], Size(**base | {"depth": v}, tolerance=0.0))),
+        "steps x samples": (products, lambda v: (sixteen[v // 16], Size(**base, tolerance=0.0))),
     }
-    print("cost of one run: exponents of time (float32, no rank truncation)")
+    print("cost of one run: exponents of time (float64, no rank truncation)")
     for name, (values, make) in axes.items():
-        times = [
-            seconds(lambda v=v, make=make: run(*make(v), GaussianNoise(0, like=torch.empty(0))), 1 + (not quick))
-            for v in values
-        ]
+        times, ranks = [], []
+        for value in values:
+            begin = time.process_time()
+            ranks.append(run(*make(value), GaussianNoise(0)).rank)
+            times.append(time.process_time() - begin)
         law = laws.fit_power_law(values, times)
-        shown = ", ".join(f"{v}: {t:.2f} s" for v, t in zip(values, times, strict=True))
+        shown = ", ".join(f"{v}: {t:.2f} s (rank {r})" for v, t, r in zip(values, times, ranks, strict=True))
         print(f"  {name:16s} {law.exponent:5.2f}  [{law.exponent_low:.2f}, {law.exponent_high:.2f}]   {shown}")
 
 
@@ -120,7 +130,7 @@ def comparison(depth: int, quick: bool) -> None:
     per_particle = variance_times_n(task(), depth)
     for dtype in ("float64", "float32"):
         problem = task(dtype=dtype)
-        for n, replicas in ((256, 32), (512, 16), (1024, 8)):
+        for n, replicas in ((256, 32), (1024, 8), (4096, 2), (8192, 1)):
             took, share = particle_cost(problem, depth, n, replicas, dtype)
             product = took * per_particle / n
             best = min(best, product)
@@ -142,15 +152,57 @@ def comparison(depth: int, quick: bool) -> None:
         )
 
 
+def solving() -> None:
+    """Seconds of `solve` to infinite depth at its default tolerance."""
+    print("solve to infinite depth, tolerance 1e-3")
+    for samples, steps in ((4, 5), (4, 10), (16, 10)):
+        x = torch.randn(samples, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        y = torch.tensor([1.0, -1.0] * samples)[:samples]
+        for mode in ("reused", "independent"):
+            begin = time.process_time()
+            attrs = solve(x, y, steps, backward_weights=mode, kernels=(0.0, 0.5, 1.0)).attrs
+            print(
+                f"  {samples:2d} samples {steps:2d} steps {mode:11s} {time.process_time() - begin:6.1f} s"
+                f"   {attrs['replicas']} x {attrs['particles']} particles, error {attrs['error']:.1e}"
+            )
+
+
+def memory() -> None:
+    """Time and peak memory of 16 samples, 30 steps, depth 64, 4096 particles."""
+    problem = task(16, 30, lr=0.1)
+    size = Size(n=4096, depth=64, matched=True, tolerance=0.0)
+    begin = time.process_time()
+    rank = run(problem, size, GaussianNoise(0, like=problem.gram)).rank
+    took, peak_kib = time.process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"16 samples, 30 steps, depth 64, 4096 particles: {took:.0f} s, rank {rank}, peak {peak_kib / 2**20:.1f} GiB")
+
+
+PARTS: dict[str, Callable[[bool], None]] = {
+    "growth": growth,
+    "depth16": lambda quick: comparison(16, quick),
+    "depth32": lambda quick: comparison(32, quick),
+    "solve": lambda quick: solving(),
+    "memory": lambda quick: memory(),
+}
+QUICK = ("growth", "depth16")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to time."""
+
+    quick: bool = False
+    """Fewer repetitions, sizes and parts."""
+    only: Literal["growth", "depth16", "depth32", "solve", "memory"] | None = None
+    """One part."""
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and sizes")
-    quick = parser.parse_args().quick
+    options = tyro.cli(Benchmark)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread of {os.cpu_count()}; load {os.getloadavg()[0]:.1f}")
-    growth(quick)
-    for depth in (16,) if quick else (16, 32):
-        comparison(depth, quick)
+    for name in [options.only] if options.only else QUICK if options.quick else PARTS:
+        PARTS[name](options.quick)
 
 
 if __name__ == "__main__":

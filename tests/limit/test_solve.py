@@ -95,6 +95,23 @@ def test_float32_agrees_with_float64_within_its_errors() -> None:
     assert np.all(np.abs(runs[0].loss - runs[1].loss) < 4 * np.hypot(runs[0].loss_se, runs[1].loss_se))
 
 
+@pytest.mark.parametrize(("tolerance", "dtype"), [(1e-3, "float32"), (1e-5, "float64")])
+def test_the_tolerance_chooses_the_precision(tolerance: float, dtype: str) -> None:
+    run = solve(X, Y, 0, depth=2, particles=64, replicas=2, tolerance=tolerance, kernels=False)
+    assert run.attrs["dtype"] == dtype
+
+
+def test_left_to_itself_its_bias_does_not_show() -> None:
+    # few large replicas, which do not run in halves, against many that do
+    chosen = solve(X, Y, 4, 0.5, depth=4, seed=1)
+    assert chosen.attrs["particles"] >= 64 * chosen.attrs["replicas"]
+    reference = solve(X, Y, 4, 0.5, depth=4, particles=512, replicas=64)
+    for name in ("loss", "feature_kernel", "gradient_kernel"):
+        error = np.hypot(chosen[f"{name}_se"], reference[f"{name}_se"])
+        off = (chosen[name] - reference[name]) / (error + 1e-6)
+        assert np.sqrt(np.square(off).mean()) < 2
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_rank_truncation_is_invisible_and_keeps_the_response(mode: str) -> None:
     # at a small learning rate every change is below the tolerance: only its conditional mean keeps the modes apart

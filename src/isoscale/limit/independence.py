@@ -58,7 +58,7 @@ def independence_gap(
         lr: eta.
         phi: The activation, as in `solve`.
         particles: n of each replica; None: chosen as `solve` does at first.
-        replicas: Repetitions that the errors come from; None: chosen as `solve` does.
+        replicas: Repetitions that the errors come from; None: twice what `solve` chooses.
         seed: Both modes, all horizons and depths share the noise of this seed.
         train_ends: Whether U and v are trained too.
         loss: "mse" or "cross-entropy".
@@ -88,7 +88,7 @@ def independence_gap(
         n = choose_particles(particles, problem)
         plan = Plan(
             particles=n,
-            replicas=choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2),
+            replicas=2 * choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2),
             depths=finite,
             times=(),
             rank_tolerance=choose_rank_tolerance(None, 1e-3),

@@ -29,14 +29,14 @@ PAIR = ("step", "time", "sample", "sample2")
 
 
 def arrays(history: History, problem: Problem) -> Arrays:
-    """Every recorded variable as numpy, replicas first."""
+    """Every recorded variable as numpy in float64 (averages are to be finer than what they average), replicas first."""
     p = problem.trained
     out = {"loss": history.loss, "prediction": history.prediction[:, :, :p]}
     if problem.samples > p:
         out["test_prediction"] = history.prediction[:, :, p:]
     if history.displacement.shape[2]:
         out |= {name: history.kernels[name] for name in KERNELS} | {"displacement": history.displacement[..., :p]}
-    return {name: value.cpu().numpy() for name, value in out.items()}
+    return {name: value.double().cpu().numpy() for name, value in out.items()}
 
 
 def dataset(values: Mapping[str, np.ndarray], problem: Problem, times: np.ndarray, attrs: dict[str, Any]) -> xr.Dataset:

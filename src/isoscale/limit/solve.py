@@ -15,7 +15,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, results
 from isoscale.limit.memory import check_memory, lazy_bytes
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, Progress, Sample, least_particles, mean_and_error, sample
+from isoscale.limit.particles import PER_REPLICA, Plan, Progress, Sample, least_particles, mean_and_error, sample
 from isoscale.limit.results import Arrays
 from isoscale.limit.richardson import extrapolate
 from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
@@ -23,8 +23,16 @@ from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
 if TYPE_CHECKING:
     import xarray as xr
 
-REPLICAS, SAMPLED = (8, 32), 16384
-"""Replicas run by default: fewest and most, and the particles that they have together in between."""
+REPLICAS, SAMPLED = (8, 32), 4096
+"""Replicas run by default: fewest and most, and the particles that they have together in between. Variance falls as
+1 / (particles x replicas) whichever grows, bias and time a particle are lowest with few replicas of many particles."""
+
+TRIAL = 512
+"""Particles that `solve` starts with: the fewest whose bias does not show beside 8 replicas' standard error, and at the
+default tolerance often enough. If not, the trial has told how many are."""
+
+SINGLE = 1e-4
+"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6."""
 
 LADDER = (8, 16, 32)
 """Depths that are extrapolated, at horizon <= 1; longer horizons take finer layers."""
@@ -54,15 +62,15 @@ def solve(
     kernels: Kernels = True,
     ladder: Sequence[int] | None = None,
     rank_tolerance: float | None = None,
-    dtype: str = "float64",
+    dtype: str | None = None,
     device: str = "cpu",
     progress: Progress = None,
 ) -> xr.Dataset:
     """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
 
     Moment-matched particles (THEORY section 3): a width-n system whose noise has no sampling error in its first
-    moments, free of bias to first order in 1/n, repeated over replicas. With `depth=None` the results at a ladder of
-    depths, which share their noise, are extrapolated in 1/depth to infinite depth.
+    moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With `depth=None`
+    the results at a ladder of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
 
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
@@ -73,7 +81,7 @@ def solve(
         horizon: T: branches are multiplied by sqrt(T / depth).
         depth: Residual blocks; None: infinitely many.
         particles: n of each replica, even; None: as many as `tolerance` needs, within 8 GiB and some minutes.
-        replicas: Independent repetitions, at least 2; None: 8 to 32.
+        replicas: Independent repetitions, at least 2; None: 8 to 32, fewer of larger ones.
         backward_weights: "independent": NFD, the backward pass has independent weights. "reused": backpropagation.
             At infinite width and depth the two differ once training begins (THEORY section 2).
         tolerance: The standard error asked of the loss, at its worst step.
@@ -85,14 +93,14 @@ def solve(
         kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
         ladder: The depths to extrapolate from when `depth` is None, each dividing the next.
         rank_tolerance: Parts of a vector below this share of its squared norm are not revealed on their own;
-            None: a thousandth of `tolerance`, at most 1e-6.
-        dtype: "float64" or "float32" (twice as fast, enough for a tolerance of 1e-3).
+            None: a hundredth of `tolerance`, at most 1e-5.
+        dtype: "float64" or "float32"; None: float32 (twice as fast) if `tolerance` >= 1e-4.
         device: A torch device.
         progress: Called with the fraction done of the run in progress.
 
     Returns:
         Dataset as `simulate` returns, and a standard error `<name>_se` for each variable: of the replicas, and of the
-        extrapolation (what its coarsest depth changes), in quadrature; the bias is O(1/particles^2).
+        extrapolation (what its coarsest depth changes), in quadrature; the bias is kept well below the former.
         attrs: depths, particles, replicas, rank, seconds, error (the worst loss_se), tolerance, tolerance_met (0 or
         1), ladder_error, diverged_step (-1: none) and the settings.
 
@@ -101,25 +109,28 @@ def solve(
         InvalidTypeError: An argument cannot be used.
 
     >>> limit = solve([[1.0, 0.0], [0.0, 1.0]], [1.0, -1.0], steps=2, depth=4, tolerance=0.02)
-    >>> limit.attrs["depths"], limit.attrs["tolerance_met"], float(limit.loss[0].round(6))
+    >>> limit.attrs["depths"], limit.attrs["tolerance_met"], float(limit.loss[0].round(4))
     ([4], 1, 0.5)
     """
     begin = time.perf_counter()
+    tolerance = inputs.positive("tolerance", tolerance)
+    dtype = choose_dtype(dtype, tolerance)
     problem = inputs.problem(
         x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends,
         batches=batches, dtype=dtype, device=device,
     )  # fmt: skip
     reused = inputs.mode(backward_weights)
-    tolerance = inputs.positive("tolerance", tolerance)
     depths = choose_depths(depth, ladder, problem.horizon)
     n = choose_particles(particles, problem)
+    count = choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2)
     plan = Plan(
         particles=n,
-        replicas=choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2),
+        replicas=count,
         depths=depths,
         times=kernel_layers(kernels, depths[0]),
         rank_tolerance=choose_rank_tolerance(rank_tolerance, tolerance),
         seed=inputs.count("seed", seed, 0),
+        unbiased=n < PER_REPLICA * count,
     )
     answer = _solve(problem, plan, reused, progress)
     if particles is None and answer.diverged is None and answer.error > tolerance:
@@ -179,7 +190,8 @@ def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> 
     factor = min(factor, MOST_FLOPS / plan.flops(problem))
     most = MOST_BYTES / lazy_bytes(problem, plan.size(plan.depths[-1], 1, reused=True))
     particles = int(plan.particles * min(factor, most))
-    return dataclasses.replace(plan, particles=max(plan.particles, 64 * math.ceil(particles / 64)))
+    n = max(plan.particles, 64 * math.ceil(particles / 64))
+    return dataclasses.replace(plan, particles=n, unbiased=n < PER_REPLICA * plan.replicas)
 
 
 def choose_depths(depth: int | None, ladder: Sequence[int] | None, horizon: float) -> tuple[int, ...]:
@@ -197,11 +209,18 @@ def choose_depths(depth: int | None, ladder: Sequence[int] | None, horizon: floa
     return rungs
 
 
+def choose_dtype(dtype: str | None, tolerance: float) -> str:
+    """The one asked for, or the fastest that is exact enough."""
+    if dtype is None:
+        return "float32" if tolerance >= SINGLE else "float64"
+    return dtype
+
+
 def choose_particles(particles: int | None, problem: Problem) -> int:
-    """The particles asked for, or as many as the bases of the whole run need with room to spare."""
+    """The particles asked for, or enough for a first trial and for the bases of the whole run with room to spare."""
     least = least_particles(problem)
     if particles is None:
-        return max(256, 64 * math.ceil(1.5 * least / 64))
+        return max(TRIAL, 64 * math.ceil(1.5 * least / 64))
     if inputs.count("particles", particles, 1) < least:
         raise InvalidValueError(
             f"`particles` must be >= {least} for {problem.samples} samples and {problem.steps} steps, got {particles}"
@@ -220,5 +239,5 @@ def choose_replicas(particles: int) -> int:
 def choose_rank_tolerance(rank_tolerance: float | None, tolerance: float) -> float:
     """The rank tolerance asked for, or one that is invisible at the tolerance."""
     if rank_tolerance is None:
-        return min(1e-6, 1e-3 * tolerance)
+        return min(1e-5, 1e-2 * tolerance)
     return inputs.positive("rank_tolerance", rank_tolerance, zero=True)
