@@ -8,7 +8,7 @@ import torch
 from explicit import X, Y, problem
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit import closed_form, richardson, simulate, solve
+from isoscale.limit import closed_form, gaussian, richardson, simulate, solve
 from isoscale.limit.network import Size, run
 from isoscale.limit.noise import GaussianNoise
 
@@ -162,3 +162,35 @@ def test_memory_is_checked_before_the_run() -> None:
 def test_bad_settings_say_what_and_how(arguments: dict, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         solve(X, Y, 2, **arguments)
+
+
+def test_a_small_matrix_that_float32_cannot_factor_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAPACK's float32 eigensolver fails on some finite matrices: training must not hear of it."""
+    exact = torch.linalg.eigh
+
+    def fragile(matrix: torch.Tensor) -> object:
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return exact(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fragile)
+    limit = solve(X, Y, 3, depth=4, tolerance=0.01, kernels=False)
+    assert limit.attrs["dtype"] == "float32"
+    assert limit.attrs["diverged_step"] == -1
+    assert np.isfinite(limit.loss).all()
+
+
+def test_what_float32_cannot_do_is_done_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = gaussian.cholesky
+
+    def coarse(gram: torch.Tensor) -> torch.Tensor:
+        if gram.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("not positive definite")
+        return exact(gram)
+
+    monkeypatch.setattr(gaussian, "cholesky", coarse)
+    limit = solve(X, Y, 3, depth=4, tolerance=0.01, kernels=False)
+    assert limit.attrs["dtype"] == "float64"
+    assert np.isfinite(limit.loss).all()
+    with pytest.raises(InvalidValueError, match="`dtype` float32 is too coarse"):
+        solve(X, Y, 3, depth=4, tolerance=0.01, kernels=False, dtype="float32")

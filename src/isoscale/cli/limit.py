@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -265,6 +266,9 @@ def _distance(limit: xr.Dataset, at_depth: xr.Dataset, finite: xr.Dataset, size:
     total, depth, width = (
         abs(float(a["loss"][-1] - b["loss"][-1])) for a, b in ((finite, limit), (at_depth, limit), (finite, at_depth))
     )
+    if not math.isfinite(total + depth + width):
+        out.print("A run diverged: there is no distance to the limit at the last step.")
+        return
     se = float((finite["loss_se"][-1] ** 2 + limit["loss_se"][-1] ** 2) ** 0.5)
     out.print(
         f"Width {size['width']}, depth {size['depth']} is {_pm(total, se)} from the limit at the last step: depth "
@@ -273,4 +277,4 @@ def _distance(limit: xr.Dataset, at_depth: xr.Dataset, finite: xr.Dataset, size:
 
 
 def _pm(value: float, se: float) -> str:
-    return f"{value:.4f} ± {se:.4f}"
+    return f"{value:.4f} ± {se:.4f}" if math.isfinite(value) else "diverged"

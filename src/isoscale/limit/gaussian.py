@@ -41,9 +41,30 @@ def inner(a: Rows, b: Rows) -> Float[Tensor, "replicas rows_a rows_b"]:
     return torch.bmm(a, b.mT).mul_(1 / a.shape[-1])
 
 
+def eigh(gram: Float[Tensor, "replicas m m"]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, by way of float64: LAPACK's float32 may fail to converge on a finite matrix.
+
+    Raises:
+        OverflowError: The matrix is not finite: training diverged.
+    """
+    values, vectors = torch.linalg.eigh(_finite(gram).double())
+    return values.to(gram.dtype), vectors.to(gram.dtype)
+
+
+def cholesky(gram: Float[Tensor, "replicas m m"]) -> Tensor:
+    """The lower factor, by way of float64. Raises OverflowError as `eigh` does."""
+    return torch.linalg.cholesky(_finite(gram).double()).to(gram.dtype)
+
+
+def _finite(gram: Tensor) -> Tensor:
+    if not gram.isfinite().all():
+        raise OverflowError("a Gram matrix is not finite")
+    return gram
+
+
 def symmetric_power(gram: Float[Tensor, "replicas m m"], power: float, tolerance: float = 1e-12) -> Tensor:
     """`gram ** power` of positive semi-definite matrices, zero on directions below `tolerance` of the largest."""
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(gram.dtype).tiny)
     powers = torch.where(kept, values.clamp_min(torch.finfo(gram.dtype).tiny) ** power, 0.0)
     return (vectors * powers[:, None, :]) @ vectors.mT
@@ -69,10 +90,10 @@ def match_moments(noise: Rows, others: Rows, orthonormal: Rows) -> tuple[Rows, T
     """
     gram = inner(others, others)
     gram.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e3 * torch.finfo(gram.dtype).eps).clamp_min_(1e-30)
-    along = torch.cholesky_solve(inner(others, noise), torch.linalg.cholesky(gram))
+    along = torch.cholesky_solve(inner(others, noise), cholesky(gram))
     noise = torch.baddbmm(noise, along.mT, others, alpha=-1.0)
     overlap = inner(noise, orthonormal)
-    return noise, overlap, torch.linalg.cholesky(inner(noise, noise).baddbmm_(overlap, overlap.mT, alpha=-1.0))
+    return noise, overlap, cholesky(inner(noise, noise).baddbmm_(overlap, overlap.mT, alpha=-1.0))
 
 
 @dataclasses.dataclass
@@ -236,7 +257,7 @@ def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Rows, Tensor, Tensor]:
     """Directions made orthonormal to rounding: squaring in the Gram matrix has cost them half their digits."""
     gram = inner(e, e)
     gram.diagonal(dim1=-2, dim2=-1).add_(gram.diagonal(dim1=-2, dim2=-1) < 0.5)  # a replica that needs fewer has 0
-    lower = torch.linalg.cholesky(gram)
+    lower = cholesky(gram)
     inverse = _inverse(lower)
     return inverse @ e, down @ lower, inverse @ up
 
@@ -259,7 +280,7 @@ def _directions(alpha: Tensor, residual: Rows, tolerance: float) -> tuple[Tensor
     square = gram.diagonal(dim1=-2, dim2=-1) + alpha.square().sum(-1)  # of the vectors, as the basis is orthonormal
     norm = square.sqrt()[..., None]  # (R, B, 1)
     per_norm = torch.where(norm > 0, norm, math.inf).reciprocal_()
-    values, vectors = torch.linalg.eigh(per_norm * gram * per_norm.mT)
+    values, vectors = eigh(per_norm * gram * per_norm.mT)
     eps = torch.finfo(gram.dtype).eps
     floor = (8 * values.shape[1] * eps * values[:, -1:]).clamp_min(max(tolerance, (ROUNDING * eps) ** 2))
     kept = values > floor  # (R, B), ascending

@@ -220,7 +220,7 @@ def _step(network: Network, history: History, k: int, start: list[Rows]) -> bool
         gradients = []
         if share is not None or size.kernel_layers:
             gradients = network.backward(forward, chi, share)
-    except torch.linalg.LinAlgError:  # an overflow on the way: eigh met inf or NaN
+    except OverflowError:
         return False
     history.loss[:, k], history.prediction[:, k] = loss, f
     start.extend(stream[layer] for layer in size.kernel_layers if not k)

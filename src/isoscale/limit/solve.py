@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, results
@@ -114,11 +116,11 @@ def solve(
     """
     begin = time.perf_counter()
     tolerance = inputs.positive("tolerance", tolerance)
-    dtype = choose_dtype(dtype, tolerance)
-    problem = inputs.problem(
-        x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends,
-        batches=batches, dtype=dtype, device=device,
+    make = functools.partial(
+        inputs.problem, x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss,
+        train_ends=train_ends, batches=batches, device=device,
     )  # fmt: skip
+    problem = make(dtype=choose_dtype(dtype, tolerance))
     reused = inputs.mode(backward_weights)
     depths = choose_depths(depth, ladder, problem.horizon)
     n = choose_particles(particles, problem)
@@ -132,18 +134,22 @@ def solve(
         seed=inputs.count("seed", seed, 0),
         unbiased=n < PER_REPLICA * count,
     )
-    answer = _solve(problem, plan, reused, progress)
-    if particles is None and answer.diverged is None and answer.error > tolerance:
-        finer = _enough(problem, plan, answer, tolerance)
-        if finer.particles > plan.particles:
-            plan, answer = finer, _solve(problem, finer, reused, progress)
+    wanted = tolerance if particles is None else math.inf
+    try:
+        plan, answer = _to_tolerance(problem, plan, reused, wanted, progress)
+    except torch.linalg.LinAlgError as error:  # rounding made a Gram matrix indefinite
+        if dtype is not None:
+            raise InvalidValueError(f"`dtype` {dtype} is too coarse for this run: leave it out") from error
+        problem = make(dtype="float64")
+        plan, answer = _to_tolerance(problem, plan, reused, wanted, progress)
     attrs = {
         "depths": list(plan.depths), "particles": plan.particles, "replicas": plan.replicas, "rank": answer.rank,
         "seconds": time.perf_counter() - begin, "error": answer.error, "tolerance": tolerance,
         "tolerance_met": int(answer.error <= tolerance), "ladder_error": answer.ladder_error,
         "diverged_step": diverged_step(answer.diverged), "steps": steps, "lr": float(lr),
         "phi": activations.name(phi), "horizon": float(horizon), "backward_weights": backward_weights,
-        "train_ends": int(train_ends), "loss": loss, "seed": seed, "dtype": dtype,
+        "train_ends": int(train_ends), "loss": loss, "seed": seed,
+        "dtype": str(problem.gram.dtype).removeprefix("torch."),
     }  # fmt: skip
     return results.dataset(answer.values, problem, np.array(plan.times) / plan.depths[0], attrs)
 
@@ -157,22 +163,38 @@ class _Answer:
     diverged: int | None
 
 
+def _to_tolerance(
+    problem: Problem, plan: Plan, reused: bool, tolerance: float, progress: Progress
+) -> tuple[Plan, _Answer]:
+    """A trial, and if its error misses the tolerance a second run with as many particles as that needs."""
+    answer = _solve(problem, plan, reused, progress)
+    if answer.diverged is None and answer.error > tolerance:
+        finer = _enough(problem, plan, answer, tolerance)
+        if finer.particles > plan.particles:
+            return finer, _solve(problem, finer, reused, progress)
+    return plan, answer
+
+
 def _solve(problem: Problem, plan: Plan, reused: bool, progress: Progress) -> _Answer:
     biggest = plan.size(plan.depths[-1], plan.group, reused=reused)
     check_memory(
         lazy_bytes(problem, biggest),
         "Use fewer `particles`, a smaller `depth`, fewer steps, or dtype='float32'.",
     )
-    return _summarise(sample(problem, plan, reused=reused, progress=progress), plan)
+    rounding = torch.finfo(problem.gram.dtype).eps
+    return _summarise(sample(problem, plan, reused=reused, progress=progress), plan, rounding)
 
 
-def _summarise(drawn: Sample, plan: Plan) -> _Answer:
+def _summarise(drawn: Sample, plan: Plan, rounding: float) -> _Answer:
+    """Means over replicas; errors of the sampling, of the ladder and of the arithmetic, in quadrature."""
     values: Arrays = {}
     ladder_error = 0.0
     for name in drawn.values[0]:
         limit, ladder = extrapolate([rung[name] for rung in drawn.values], plan.depths)
         mean, error = mean_and_error(limit)
-        values[name], values[f"{name}_se"] = mean, np.hypot(error, ladder)
+        # Where matched moments leave no sampling error at all, replicas agree better than their arithmetic does.
+        arithmetic = rounding * np.abs(mean).max(where=np.isfinite(mean), initial=0.0)
+        values[name], values[f"{name}_se"] = mean, np.hypot(np.hypot(error, ladder), arithmetic)
         if name == "loss":
             ladder_error = float(ladder.max())
     return _Answer(
