@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from isoscale.cli.grid import Place
-from isoscale.cli.terminal import duration
+from isoscale.cli.terminal import duration, framed
 from isoscale.sweeps.spec import Sweep
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from isoscale.sweeps import Progress
     from isoscale.sweeps.shards import Shard
 
@@ -27,6 +29,8 @@ def announce(spec: Sweep, place: Place, out: Console) -> None:
     workers = worker_count(place.workers, device)
     plan = driver.prepare(spec, place.data)
     left = _left(plan, place.store)
+    if out.quiet:  # the estimate trains for a moment, and nobody would read it
+        return
     todo = sum(len(shard.members) for shard in left)
     seconds = cost.estimate_seconds(left, workers, device)
     price = f"at most about {duration(seconds)} on {workers} worker{'s' * (workers > 1)}" if left else "nothing to run"
@@ -65,10 +69,9 @@ def _left(plan: list[Shard], path: str) -> list[Shard]:
         return driver.missing(plan, store)
 
 
-def _grid(spec: Sweep) -> Any:
-    from rich.table import Table
-
-    table = Table("", "values", box=None, pad_edge=False)
-    for name, value in spec.to_mapping().items():
-        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    return table
+def _grid(spec: Sweep) -> Table:
+    rows = (
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in spec.to_mapping().items()
+    )
+    return framed(["", "values"], rows)

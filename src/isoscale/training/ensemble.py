@@ -154,9 +154,13 @@ def _losses(
     model: Model, x: Float[Tensor, "members batch features"], y: Int[Tensor, "members batch"]
 ) -> Float[Tensor, " members"]:
     members, batch = y.shape
-    logits = model(x[0] if members == 1 else x)
-    losses = F.cross_entropy(logits.reshape(members * batch, -1), y.reshape(-1), reduction="none")
+    losses = F.cross_entropy(_logits(model, x), y.reshape(-1), reduction="none")
     return losses.view(members, batch).mean(1)
+
+
+def _logits(model: Model, x: Float[Tensor, "members batch features"]) -> Float[Tensor, "rows classes"]:
+    """Outputs of all members, one after the other; a single member is a plain model without the axis."""
+    return model(x[0] if len(x) == 1 else x).flatten(0, -2)
 
 
 def _outcome(model: Model, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str) -> Outcome:
@@ -179,7 +183,7 @@ def _evaluate(
     correct = torch.zeros(members, device=device)
     for x, y in zip(data.test_x.split(_EVAL_SAMPLES), data.test_y.split(_EVAL_SAMPLES), strict=True):
         x, y = x.to(device).expand(members, *x.shape), y.to(device)
-        logits = model(x[0] if members == 1 else x).reshape(members * len(y), -1)
+        logits = _logits(model, x)
         targets = y.repeat(members)
         loss += F.cross_entropy(logits, targets, reduction="none").view(members, -1).sum(1)
         correct += (logits.argmax(1) == targets).view(members, -1).sum(1)
