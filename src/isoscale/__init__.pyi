@@ -8,6 +8,10 @@ from . import rules as rules
 from . import training as training
 from .hp_transfer import Transfer as Transfer
 from .hp_transfer import transfer as transfer
+from .parametrization import Multiplier as Multiplier
+from .parametrization import Plan as Plan
+from .parametrization import parametrize as parametrize
+from .parametrization import shapes as shapes
 from .rules import Role as Role
 from .sweeps import Store as Store
 from .sweeps import Sweep as Sweep

@@ -26,6 +26,14 @@ class StoreError(IsoscaleError, ValueError):
     """The result store cannot be read or written."""
 
 
+class TraceError(IsoscaleError, ValueError):
+    """A model's forward pass cannot be followed; the message names the operation and the way round it."""
+
+
+class PlanError(IsoscaleError, ValueError):
+    """A plan cannot be made, does not fit a model, or was not kept by an optimizer."""
+
+
 def unknown(what: str, name: object, known: Iterable[str], *, listing: str | None = None) -> InvalidValueError:
     """The error for a name that is not in a registry, with the nearest names in it.
 

@@ -107,7 +107,7 @@ class Factors:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Exponents:
     """Powers of one size ratio for one tensor; `Factors` are their values at a ratio."""
 
@@ -228,6 +228,9 @@ class Rule:
         name: What `get` finds it by.
         keeps: What the rule keeps constant, in one line.
         source: The paper.
+        width: Its width table.
+        depth: Its row of the depth table.
+        head_size: Power of the head-size ratio that multiplies attention logits, beside torch's own 1/sqrt(head size).
     """
 
     name: str
@@ -235,15 +238,27 @@ class Rule:
     source: str
     width: Mapping[Role, WidthRow]
     depth: DepthRow = DepthRow()
+    head_size: float = -0.5
 
-    def factors(self, role: Role, optimizer: OptimizerFamily, *, width: float = 1.0, depth: float = 1.0) -> Factors:
+    def factors(
+        self,
+        role: Role,
+        optimizer: OptimizerFamily,
+        *,
+        width: float = 1.0,
+        depth: float = 1.0,
+        fan_out: float | None = None,
+    ) -> Factors:
         """Factors of one tensor relative to the base, multiplier not folded.
 
         Args:
             role: What the tensor does.
             optimizer: Its optimizer's family; "muon" gives Adam's factors to all but hidden maps.
-            width: Target width / base width, > 0.
+            width: Target width / base width, > 0; for a map the ratio of fan_in, if fan_out has one of its own.
             depth: Target depth / base depth, > 0.
+            fan_out: Target / base fan_out of a map whose two sides do not scale alike (grouped-query keys, a
+                fixed bottleneck). A hidden map is an input map as far as its fan_out grows; what remains of its
+                row is due to its fan_in.
 
         Raises:
             InvalidValueError: Unknown optimizer family or a ratio that is not positive and finite.
@@ -256,9 +271,21 @@ class Rule:
         role = _check_role(role)
         _check_optimizer(optimizer)
         m, r = _ratio("width", width), _ratio("depth", depth)
-        by_width = self.width.get(role.width_role, WidthRow()).exponents(role, optimizer)
-        by_depth = self.depth.exponents(role, optimizer)
-        return by_width.at(m) * by_depth.at(r)
+        by_depth = self.depth.exponents(role, optimizer).at(r)
+        if fan_out is not None and fan_out != width:
+            return self._uneven(role, optimizer, m, _ratio("fan_out", fan_out)) * by_depth
+        return self._of_width(role, optimizer).at(m) * by_depth
+
+    def _of_width(self, role: Role, optimizer: OptimizerFamily) -> Exponents:
+        return self.width.get(role.width_role, WidthRow()).exponents(role, optimizer)
+
+    def _uneven(self, role: Role, optimizer: OptimizerFamily, fan_in: float, fan_out: float) -> Factors:
+        """A hidden map's factors with a ratio for each side; an input map with fan_in 1 is the special case."""
+        hidden = role if role.is_hidden_map else Role.HIDDEN
+        out = self._of_width(Role.INPUT, optimizer)
+        both = self._of_width(hidden, optimizer)
+        inward = Exponents(*(b - o for b, o in zip(astuple(both), astuple(out), strict=True)))
+        return inward.at(fan_in) * out.at(fan_out)
 
 
 _ROWS = (
@@ -267,12 +294,14 @@ _ROWS = (
         keeps="nothing: PyTorch's defaults",
         source="standard parametrization",
         width=_TORCH,
+        head_size=0.0,
     ),
     Rule(
         name="ntp",
         keeps="the function's first-order change; features stop moving with width",
         source="Jacot et al., arXiv 1806.07572",
         width=_KERNEL,
+        head_size=0.0,
     ),
     Rule(name="mup", keeps="feature learning at every width", source="TP5, arXiv 2203.03466", width=_MUP),
     Rule(

@@ -1,0 +1,4 @@
+from .make_plan import parametrize as parametrize
+from .multiplier import Multiplier as Multiplier
+from .plan import Plan as Plan
+from .sizes import shapes as shapes

@@ -1,0 +1,138 @@
+"""What a forward pass computed: a graph of activations, and where each parameter entered it.
+
+A node is one operation that depends on the model's inputs. Parameters are not nodes: a node lists its
+*uses* of them. Everything else in this room is a question about this graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Kind = Literal["map", "lookup", "gain", "bias", "source", "other"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One parameter at one node.
+
+    Attributes:
+        name: Fully qualified parameter name.
+        kind: "map" (contracted with an activation), "lookup" (embedding), "gain" (multiplies), "bias" (adds),
+            "source" (serves as data itself: learned queries), "other".
+        fan_in: The parameter's own axes that are summed over; empty unless a map.
+        fan_out: The parameter's own axes that remain in the result.
+        computed_by: The operation that made the effective weight from the parameter, if it was more than a view.
+    """
+
+    name: str
+    kind: Kind
+    fan_in: tuple[int, ...] = ()
+    fan_out: tuple[int, ...] = ()
+    computed_by: str | None = None
+
+
+@dataclass
+class Node:
+    """One operation on activations.
+
+    Attributes:
+        index: Place in the order of execution.
+        op: Name of the ATen operation, without overload and in-place mark ("addmm"); "input" and "source" for data.
+        inputs: Indices of the nodes whose results it reads.
+        shape: Shape of its (first) result.
+        uses: The parameters that enter here.
+        multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
+    """
+
+    index: int
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    is_float: bool = True
+    uses: list[Use] = field(default_factory=list)
+    multiplier: str | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a weight matrix or a convolution acts here."""
+        return any(use.kind == "map" for use in self.uses)
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether data become features here: a map, an embedding or a learned query."""
+        return any(use.kind in ("map", "lookup", "source") for use in self.uses)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order of execution, and the nodes that the model returned."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def above(self) -> list[int]:
+        """For each node the set of nodes that it depends on, itself included, as a bit set."""
+        sets: list[int] = []
+        for node in self.nodes:
+            bits = 1 << node.index
+            for parent in node.inputs:
+                bits |= sets[parent]
+            sets.append(bits)
+        return sets
+
+    @cached_property
+    def readers(self) -> list[list[int]]:
+        """For each node the nodes that read its result."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for node in self.nodes:
+            for parent in set(node.inputs):
+                readers[parent].append(node.index)
+        return readers
+
+    @cached_property
+    def maps(self) -> int:
+        """All nodes at which a map acts, as a bit set."""
+        return bits(node.index for node in self.nodes if node.is_map)
+
+    @cached_property
+    def entries(self) -> int:
+        """All nodes at which data become features, as a bit set."""
+        return bits(node.index for node in self.nodes if node.is_entry)
+
+    @cached_property
+    def below(self) -> list[int]:
+        """For each node the set of nodes that depend on it, itself included, as a bit set."""
+        sets = [1 << node.index for node in self.nodes]
+        for node in reversed(self.nodes):
+            for parent in node.inputs:
+                sets[parent] |= sets[node.index]
+        return sets
+
+    def depends(self, node: int, on: int) -> bool:
+        return bool(self.above[node] >> on & 1)
+
+    def uses(self) -> Iterator[tuple[Node, Use]]:
+        """Every use of every parameter, in the order of execution."""
+        for node in self.nodes:
+            for use in node.uses:
+                yield node, use
+
+
+def bits(indices: Iterable[int]) -> int:
+    """A bit set of these indices."""
+    out = 0
+    for index in indices:
+        out |= 1 << index
+    return out
+
+
+def members(bit_set: int) -> Iterator[int]:
+    """The indices in a bit set, in rising order."""
+    while bit_set:
+        low = bit_set & -bit_set
+        yield low.bit_length() - 1
+        bit_set ^= low

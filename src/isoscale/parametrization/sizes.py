@@ -1,0 +1,256 @@
+"""The base of a plan: its shapes, and which of its tensors corresponds to which of the target's.
+
+Names correspond step by step. Where the children of a module are numbered and their numbers differ (a ModuleList of
+another depth), the first corresponds to the first, the last to the last, and one in between to one in between.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError
+from isoscale.parametrization.anatomy import Anatomy, block_pattern, from_graph
+from isoscale.parametrization.trace import trace
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a plan needs of the tuned model.
+
+    Attributes:
+        shapes: Of each parameter, by name.
+        rms: Root mean square of each parameter's entries; None where the model has no numbers (meta device).
+        depth: Number of residual branches that its forward runs through; None if it was not traced.
+        head_sizes: Size of the heads of each attention; None if it was not traced.
+    """
+
+    shapes: Mapping[str, Shape]
+    rms: Mapping[str, float | None]
+    depth: int | None = None
+    head_sizes: tuple[int, ...] | None = None
+
+
+def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
+    """A JSON-able stand-in for a model as the base of a plan.
+
+    Args:
+        model: The tuned model, freshly initialised; it may live on the meta device, but then nothing is known of
+            its init.
+        example_inputs: Arguments of its forward; with them the depth and the head sizes are read off its trace
+            and need not be guessed from names.
+
+    Returns:
+        {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ...}
+
+    >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
+    {'weight': [2, 3], 'bias': [2]}
+    """
+    base = describe(model, example_inputs)
+    return asdict(base) | {"shapes": {name: list(shape) for name, shape in base.shapes.items()}}
+
+
+def describe(model: nn.Module, example_inputs: Any = None) -> Base:
+    """The same as an object."""
+    parameters = dict(model.named_parameters())
+    anatomy = None if example_inputs is None else from_graph(trace(model, example_inputs), parameters)
+    return Base(
+        shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
+        rms={name: rms(parameter) for name, parameter in parameters.items()},
+        depth=anatomy.depth if anatomy else None,
+        head_sizes=anatomy.head_sizes if anatomy else None,
+    )
+
+
+def read(value: Any) -> Base:
+    """A base from what `shapes` returned (or read back from JSON).
+
+    Raises:
+        InvalidTypeError, InvalidValueError: Anything else.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(
+            f"`base` must be a module or the result of isoscale.shapes(base), got {type(value).__name__}"
+        )
+    given = value.get("shapes", value)
+    if not isinstance(given, Mapping) or not all(map(_is_shape, given.values())):
+        raise InvalidValueError("`base` must map parameter names to shapes, as isoscale.shapes(base) does")
+    head_sizes = value.get("head_sizes") if "shapes" in value else None
+    found = value.get("rms") if "shapes" in value else None
+    return Base(
+        shapes={str(name): tuple(shape) for name, shape in given.items()},
+        rms={name: (found or {}).get(name) for name in given},
+        depth=value.get("depth") if "shapes" in value else None,
+        head_sizes=None if head_sizes is None else tuple(head_sizes),
+    )
+
+
+def _is_shape(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(size, int) and size > 0 for size in value)
+    )
+
+
+def rms(tensor: Tensor) -> float | None:
+    """Root mean square of a tensor's entries; None if it has no numbers."""
+    if tensor.is_meta:
+        return None
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    with torch.no_grad():
+        return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) / math.sqrt(tensor.numel())
+
+
+# --- correspondence ---
+def counterparts(target: Mapping[str, Shape], base: Mapping[str, Shape]) -> dict[str, str]:
+    """For each parameter of the target the parameter of the base that it corresponds to.
+
+    Raises:
+        PlanError: The architectures differ; the message names the first difference.
+
+    >>> counterparts({"h.0.w": (4,), "h.1.w": (4,), "h.2.w": (4,)}, {"h.0.w": (2,), "h.1.w": (2,)})
+    {'h.0.w': 'h.0.w', 'h.1.w': 'h.0.w', 'h.2.w': 'h.1.w'}
+    """
+    pairs: dict[str, str] = {}
+    _match(_tree(target), _tree(base), "", "", pairs)
+    for name, other in pairs.items():
+        if len(target[name]) != len(base[other]):
+            raise PlanError(
+                f"`{name}` has shape {target[name]} and its counterpart in the base, `{other}`, {base[other]}: "
+                "target and base must be the same architecture at two sizes"
+            )
+    return {name: pairs[name] for name in target}
+
+
+def _tree(names: Mapping[str, Shape]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name in names:
+        *path, leaf = name.split(".")
+        at = tree
+        for step in path:
+            at = at.setdefault(step, {})
+        at[leaf] = name
+    return tree
+
+
+def _match(target: Any, base: Any, path: str, base_path: str, pairs: dict[str, str]) -> None:
+    if isinstance(target, str) or isinstance(base, str):
+        if isinstance(target, str) and isinstance(base, str):
+            pairs[target] = base
+            return
+        raise _different(target, base, path, base_path)
+    for step, other in _children(target, base, path, base_path):
+        _match(target[step], base[other], f"{path}{step}.", f"{base_path}{other}.", pairs)
+
+
+def _children(target: dict[str, Any], base: dict[str, Any], path: str, base_path: str) -> list[tuple[str, str]]:
+    """Which child of the base answers to each child of the target."""
+    if target.keys() == base.keys():
+        return [(step, step) for step in target]
+    numbered = all(step.isdecimal() for step in (*target, *base))
+    if not numbered or not base:
+        first = next(step for step in (*target, *base) if (step in target) != (step in base))
+        where, which = ("target", path) if first in target else ("base", base_path)
+        raise PlanError(
+            f"target and base differ: only the {where} has `{which}{first}`. "
+            "They must be the same architecture at two sizes, with blocks in a ModuleList or Sequential"
+        )
+    return [(step, _answering(step, target, base, path)) for step in target]
+
+
+def _answering(step: str, target: dict[str, Any], base: dict[str, Any], path: str) -> str:
+    steps, others = sorted(target, key=int), sorted(base, key=int)
+    at, last = steps.index(step), len(steps) - 1
+    middle = others[1:-1] or others
+    ranked = (
+        [others[0], *others]
+        if at == 0
+        else [others[-1], *others[::-1]]
+        if at == last
+        else [*middle, others[0], others[-1]]
+    )
+    kind = _signature(target[step])
+    for other in ranked:
+        if _signature(base[other]) == kind:
+            return other
+    raise PlanError(
+        f"no module of the base answers to `{path}{step}` of the target: its parameters are "
+        f"{', '.join(kind[:4])}. A base needs at least one block of each kind"
+    )
+
+
+def _signature(tree: Any, prefix: str = "") -> list[str]:
+    """The names below a module, indices left out: what makes two modules the same kind."""
+    if isinstance(tree, str):
+        return [prefix.rstrip(".")]
+    steps = ((re.sub(r"^\d+$", "*", step), child) for step, child in tree.items())
+    return sorted({name for step, child in steps for name in _signature(child, f"{prefix}{step}.")})
+
+
+def _different(target: Any, base: Any, path: str, base_path: str) -> PlanError:
+    where = "target" if isinstance(base, str) else "base"
+    return PlanError(
+        f"target and base differ at `{path.rstrip('.')}`: in the {where} it is a module, in the other a tensor"
+    )
+
+
+# --- ratios ---
+def depth_ratio(anatomy: Anatomy, base: Base, pairs: Mapping[str, str]) -> float:
+    """Target depth / base depth, in residual branches (in layers, for a network without any).
+
+    Raises:
+        PlanError: The base has no block of the target's kind.
+    """
+    if base.depth is not None:
+        return anatomy.depth / base.depth
+    if not anatomy.blocks:
+        return 1.0 if len(pairs) == len(base.shapes) else _layers(anatomy, base, pairs)
+    patterns = [block_pattern(block) for block in anatomy.blocks]
+    found = {match[0] for name in base.shapes for pattern in patterns if (match := pattern.match(name))}
+    if not found:
+        raise PlanError(f"the base has no block like `{anatomy.blocks[0]}`: its depth is unknown")
+    return len(anatomy.blocks) / len(found)
+
+
+def _layers(anatomy: Anatomy, base: Base, pairs: Mapping[str, str]) -> float:
+    """Without blocks: maps before the readout, here and in the base."""
+    readouts = {pairs[name] for name, part in anatomy.parts.items() if part.role == "output"}
+    layers = sum(len(shape) > 1 for name, shape in base.shapes.items() if name not in readouts)
+    return anatomy.depth / max(1, layers)
+
+
+def ratio(axes: Sequence[int], shape: Shape, base_shape: Shape) -> float:
+    """Target / base size over these axes of a parameter."""
+    return math.prod(shape[axis] for axis in axes) / math.prod(base_shape[axis] for axis in axes)
+
+
+def head_ratio(anatomy: Anatomy, base: Base) -> float | None:
+    """Target / base head size; None if the base's is unknown.
+
+    Raises:
+        PlanError: The ratio differs between attentions.
+    """
+    if not anatomy.head_sizes:
+        return 1.0
+    if not base.head_sizes:
+        return None
+    if len(anatomy.head_sizes) == len(base.head_sizes):
+        ratios = {a / b for a, b in zip(anatomy.head_sizes, base.head_sizes, strict=True)}
+    else:
+        ratios = {a / b for a in set(anatomy.head_sizes) for b in set(base.head_sizes)}
+    if len(ratios) > 1:
+        raise PlanError(
+            f"head sizes {sorted(set(anatomy.head_sizes))} and, in the base, {sorted(set(base.head_sizes))} are in no "
+            "one ratio: scale all heads alike, or keep the head size and scale their number"
+        )
+    return ratios.pop()
