@@ -74,8 +74,8 @@ def parametrize(
     >>> base, model = ResidualMLP(8, 2, width=16, depth=2), ResidualMLP(8, 2, width=64, depth=8)
     >>> plan = parametrize(model, base, "completep", "adamw", lr=1e-3, example_inputs=(torch.zeros(1, 8),))
     >>> optimizer = torch.optim.AdamW(plan.param_groups())
-    >>> plan.table().set_index("name").loc["blocks.0.maps.1.weight", "lr"]
-    np.float64(3.125e-05)
+    >>> float(plan.table().set_index("name").loc["blocks.0.maps.1.weight", "lr"])  # 1/4 for fan_in, 1/4 for the branch
+    6.25e-05
     """
     _check_model(model)
     model_ = unwrapped(model)

@@ -36,9 +36,9 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
     Raises:
         TraceError: The forward fails, or needs numbers that the model does not have (meta device).
 
-    >>> graph = trace(nn.Linear(3, 2), (torch.zeros(1, 3),))
+    >>> graph = trace(nn.Linear(3, 2, bias=False), (torch.zeros(1, 3),))
     >>> [node.op for node in graph.nodes], graph.nodes[1].uses[0].name
-    (['input', 'addmm'], 'weight')
+    (['input', 'mm'], 'weight')
     """
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
