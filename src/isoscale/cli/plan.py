@@ -113,12 +113,12 @@ def _ratios(base: dict[str, Any], target: dict[str, Any]) -> str:
 
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     """One line for all tensors that differ in their block's index alone."""
-    kinds: dict[tuple[str, ...], list[str]] = {}
+    kinds: dict[tuple[str, ...], list[float]] = {}
     for row in plan.table().to_dict("records"):
         pattern = _starred(row["name"], row["block"])
         numbers = (f"{row[key]:.3g}" if row[key] == row[key] else "-" for key in ("lr", "weight_decay", "eps"))
         role = row["role"].replace("_", " ") + (f", {row['place']}" if row["place"].startswith("map ") else "")
-        kinds.setdefault((pattern, role, *numbers, row["reason"]), []).append(row["init_std"])
+        kinds.setdefault((pattern, role, *numbers, row["reason"]), []).append(float(row["init_std"]))
     for (pattern, role, lr, decay, eps, reason), stds in kinds.items():
         init = f"{sum(stds) / len(stds):.3g}" if stds[0] == stds[0] else "-"
         yield pattern, role, init, lr, decay, eps, reason
