@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.measure.observe import See, maps, observe
-from isoscale.measure.passes import call, parameters
+from isoscale.measure.passes import call, parameters, widest
 
 Method = Literal["forward-mode", "double backward", "finite differences"]
 Kept = TypeVar("Kept")
@@ -174,7 +174,7 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()
+    return torch.stack([(widest(x) * widest(y)).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def _finite_differences(task: _Task) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from isoscale.measure.building import build, check_seeds, seed_list
 from isoscale.measure.jvp import Jvp, Method, forward_jvp
 from isoscale.measure.notes import notes_on
 from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import Batch, LossFn, loss_gradient
+from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
 from isoscale.measure.selection import Select, which
 from isoscale.measure.steps import optimizer_step
 from isoscale.rules import OptimizerFamily
@@ -201,9 +201,7 @@ def _hidden(model: nn.Module, ends: tuple[str, str]) -> set[str]:
 
 
 def _mean_square(_: Tensor, change: Tensor) -> Tensor:
-    # Squares of a tiny gradient's effect would underflow in the model's own precision.
-    wide = torch.float32 if change.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(change, dtype=wide).square() / change.numel()
+    return widest(torch.linalg.vector_norm(change)).square() / change.numel()
 
 
 def _check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:

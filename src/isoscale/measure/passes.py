@@ -89,6 +89,11 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
     return loss.detach().reshape(()), dict(zip(trained, grads, strict=True))
 
 
+def widest(tensor: Tensor) -> Tensor:
+    """In the highest precision that its device has: squares of tiny changes underflow in the model's own."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
 def _copy(buffer: Tensor, **casts: Any) -> Tensor:
     copy = buffer.detach().clone()
     return copy.to(**casts) if casts and copy.is_floating_point() else copy
