@@ -40,7 +40,10 @@ def convolutions(depth: int, channels: int) -> nn.Module:
     layers: list[nn.Module] = []
     for index in range(depth):
         inputs = channels if index else 3
-        layers += [nn.Conv2d(inputs, channels, 3, padding=1, padding_mode="circular", bias=False), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(inputs, channels, 3, padding=1, padding_mode="circular", bias=False),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 

@@ -1,3 +1,5 @@
+from .backward_weights import independent_backward as independent_backward
+from .independence import gradient_independence as gradient_independence
 from .jvp import Jvp as Jvp
 from .jvp import forward_jvp as forward_jvp
 from .max_update import MaxUpdate as MaxUpdate

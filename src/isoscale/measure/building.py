@@ -73,9 +73,11 @@ def another_seed(seed: int) -> int:
 def mean_and_se(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """The mean over seeds and its standard error (NaN for one seed)."""
     count = values.shape[axis]
-    if count == 1:
-        return values.mean(axis), np.full_like(values.mean(axis), np.nan)
-    return values.mean(axis), values.std(axis, ddof=1) / count**0.5
+    # A run about to diverge is too large to square: it has no standard error.
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = values.mean(axis)
+        error = values.std(axis, ddof=1) / count**0.5 if count > 1 else np.full_like(mean, np.nan)
+    return mean, np.where(np.isfinite(error), error, np.nan)
 
 
 def make_optimizer(
