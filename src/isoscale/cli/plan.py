@@ -98,7 +98,7 @@ class PlanCommand:
         out.print(
             Text.assemble(
                 (type(model).__name__, "bold"),
-                f", {blocks} residual blocks, {millions:,.3g} M parameters.  {ratios}.  {plan.scaling.rule}, "
+                f", {blocks} residual blocks, {millions:,.3g} M parameters.  {ratios}.  {plan.scaling.rule.name}, "
                 f"{plan.settings.optimizer}.  Init and groups only: forward untouched",
             )
         )

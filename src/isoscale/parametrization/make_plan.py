@@ -87,7 +87,7 @@ def parametrize(
     head = sizes.head_ratio(anatomy, known)
     entries = tuple(_entry(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
     scaling = Scaling(
-        rule=rules.get(rule).name,
+        rule=rules.get(rule),
         depth=sizes.depth_ratio(anatomy, known, pairs),
         head_size=1.0 if head is None else head,
         init_law=_init_law(entries, parameters),
@@ -254,7 +254,7 @@ def _readout_multiplier(entries: tuple[Entry, ...], scaling: Scaling) -> float:
     ratios = [entry.fan_in for entry in entries if entry.role is Role.OUTPUT]
     ratios += [entry.fan_out for entry in entries if entry.tied]
     width = ratios[0] if ratios else 1.0
-    return rules.get(scaling.rule).factors(Role.OUTPUT, "sgd", width=width).multiplier
+    return scaling.rule.factors(Role.OUTPUT, "sgd", width=width).multiplier
 
 
 def _open_items(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:
