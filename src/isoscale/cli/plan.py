@@ -114,21 +114,13 @@ def _ratios(base: dict[str, Any], target: dict[str, Any]) -> str:
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     """One line for all tensors that differ in their block's index alone."""
     kinds: dict[tuple[str, ...], list[float]] = {}
-    for row in plan.table().to_dict("records"):
-        pattern = _starred(row["name"], row["block"])
+    for entry, row in zip(plan.entries, plan.table().to_dict("records"), strict=True):
         numbers = (f"{row[key]:.3g}" if row[key] == row[key] else "-" for key in ("lr", "weight_decay", "eps"))
         role = row["role"].replace("_", " ") + (f", {row['place']}" if row["place"].startswith("map ") else "")
-        kinds.setdefault((pattern, role, *numbers, row["reason"]), []).append(float(row["init_std"]))
-    for (pattern, role, lr, decay, eps, reason), stds in kinds.items():
+        kinds.setdefault((entry.kind, role, *numbers, row["reason"]), []).append(float(row["init_std"]))
+    for (kind, role, lr, decay, eps, reason), stds in kinds.items():
         init = f"{sum(stds) / len(stds):.3g}" if stds[0] == stds[0] else "-"
-        yield pattern, role, init, lr, decay, eps, reason
-
-
-def _starred(name: str, block: str) -> str:
-    """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3`."""
-    if not block or not name.startswith(f"{block}."):
-        return name
-    return ".".join("*" if step.isdecimal() else step for step in block.split(".")) + name[len(block) :]
+        yield kind, role, init, lr, decay, eps, reason
 
 
 def _ending(plan: Plan, path: str, written: bool) -> str:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isoscale.errors import unknown
 
+INPUT = "<-"
 See = Callable[[str, tuple[Any, ...], Tensor], None]
 
 
@@ -30,6 +31,7 @@ def maps(model: nn.Module) -> dict[str, nn.Module]:
 def observe(model: nn.Module, modules: Iterable[str], see: See) -> Generator[None, None, None]:
     """While the context lasts, `see(name, inputs, output)` is called after each call of each of the modules.
 
+    A name with INPUT before it means the module's first argument instead: `see("<-norm", inputs, argument)`.
     `see` must read at once: an in-place operation may overwrite the tensors as soon as it returns. A module called
     again in the same context is seen as "name@2", "name@3"; of an output that is a tuple or a dict, each floating-point
     tensor is seen on its own, as "name[0]" or "name[key]". The hooks come off at the end, also after an exception.
@@ -46,9 +48,15 @@ def observe(model: nn.Module, modules: Iterable[str], see: See) -> Generator[Non
     calls: Counter[str] = Counter()
     with contextlib.ExitStack() as hooks:
         for name in modules:
-            if name not in known:
+            module = known.get(name.removeprefix(INPUT))
+            if module is None:
                 raise unknown("module", name, known, listing="model.named_modules()")
-            handle = known[name].register_forward_hook(_hook(name, calls, see))
+            hook = _hook(name, calls, see)
+            handle = (
+                module.register_forward_pre_hook(lambda module, inputs, hook=hook: hook(module, inputs, inputs[:1]))
+                if name.startswith(INPUT)
+                else module.register_forward_hook(hook)
+            )
             hooks.callback(handle.remove)
         yield
 
@@ -75,6 +83,8 @@ def _hook(name: str, calls: Counter[str], see: See) -> Callable[[nn.Module, tupl
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[name] += 1
         again = f"@{calls[name]}" if calls[name] > 1 else ""
+        if name.startswith(INPUT):
+            output = output[0] if output else None
         for part, tensor in tensors(output, f"{name}{again}"):
             see(part, inputs, tensor)
 

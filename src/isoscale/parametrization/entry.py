@@ -92,6 +92,14 @@ class Entry:
     frozen: bool = False
     base_rms: float | None = None
 
+    @property
+    def kind(self) -> str:
+        """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3`."""
+        if not self.block or not self.name.startswith(f"{self.block}."):
+            return self.name
+        starred = ".".join("*" if step.isdecimal() else step for step in self.block.split("."))
+        return starred + self.name[len(self.block) :]
+
     def family(self, optimizer: OptimizerFamily) -> OptimizerFamily:
         """Muon steps the hidden matrices; AdamW stands beside it for the rest."""
         if optimizer != "muon":
