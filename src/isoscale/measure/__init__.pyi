@@ -1,4 +1,5 @@
 from .backward_weights import independent_backward as independent_backward
+from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .jvp import Jvp as Jvp
 from .jvp import forward_jvp as forward_jvp

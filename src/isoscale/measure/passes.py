@@ -1,6 +1,7 @@
 """Passes through a model that leave no trace: on copies of its buffers, with random numbers of their own.
 
-Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were.
+Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were; only
+`training_step` trains.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.measure.observe import maps, observe
 
 LossFn = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]
@@ -92,6 +94,23 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
 def widest(tensor: Tensor) -> Tensor:
     """In the highest precision that its device has: squares of tiny changes underflow in the model's own."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def called_maps(model: nn.Module, x: Any) -> list[str]:
+    """The linear and convolution modules that a pass calls, in order of their first calls."""
+    called: list[str] = []
+    with observe(model, maps(model), lambda name, *_: called.append(name)), torch.no_grad():
+        call(model, parameters(model), (x,), seed=0)
+    return list(dict.fromkeys(name.partition("@")[0] for name in called))
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFn, batch: Batch, seed: int) -> None:
+    """One real update on a batch, with the dropout masks of `seed`."""
+    x, y = batch
+    optimizer.zero_grad()
+    with seeded(seed):
+        loss_fn(model(x), y).backward()
+        optimizer.step()
 
 
 def _copy(buffer: Tensor, **casts: Any) -> Tensor:
