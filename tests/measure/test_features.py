@@ -89,18 +89,28 @@ def test_alignment_is_the_limits():
     assert float(result.alignment.sel(layer="0", step=0)) == pytest.approx(label_alignment(data).item())
 
 
-def test_inner_maps_collapse_with_depth_under_depth_mup_and_not_when_corrected():
-    # THEORY section 4: own update of the inner map ~ L^-1/2 (measured there: -0.46 .. -0.48), of the last map relative
-    # to its branch's output, L^0; the correction multiplies the inner rate by L^1/2.
-    depths, options = [4, 8, 16, 32], {"seeds": 2, "steps": 1}
-    plain = feature_speed(make, [(X, Y)], cross_entropy, depths, optimizer=sgd(0.0), **options)
-    fixed = feature_speed(make, [(X, Y)], cross_entropy, depths, optimizer=sgd(0.5), **options)
-    inner = {"group": "blocks.*.maps.0"}
-    assert -0.6 < float(plain.own_exponent.sel(inner)) < -0.4
-    assert -0.1 < float(fixed.own_exponent.sel(inner)) < 0.1
-    assert float(plain.own_exponent_high.sel(inner)) < 0
-    # What it inherits hides the collapse.
-    assert float(plain.inherited_exponent.sel(inner)) > float(plain.own_exponent.sel(inner)) + 0.3
+INNER = {"group": "blocks.*.maps.0"}
+
+
+def speed(internal, seeds):
+    options = {"seeds": seeds, "steps": 1, "optimizer": sgd(internal)}
+    return feature_speed(make, [(X, Y)], cross_entropy, [4, 8, 16, 32], **options)
+
+
+def test_inner_maps_collapse_with_depth_under_depth_mup():
+    # THEORY section 4: the inner map's own update ~ L^-1/2, with slopes of -0.46 .. -0.48 at finite depth.
+    slopes = np.array([float(speed(0.0, [seed]).own_exponent.sel(INNER)) for seed in range(12)])
+    error = slopes.std(ddof=1) / len(slopes) ** 0.5
+    assert error < 0.05
+    assert -0.5 - 4 * error < slopes.mean() < -0.46 + 4 * error
+
+
+def test_the_correction_takes_the_collapse_away_and_inheritance_hides_it():
+    plain, fixed = speed(0.0, 2), speed(0.5, 2)
+    # At the first step the own update is proportional to the map's learning rate, which the correction makes ~ L^1/2,
+    # but for the input at which it is taken: that has moved a little differently.
+    assert float(fixed.own_exponent.sel(INNER) - plain.own_exponent.sel(INNER)) == pytest.approx(0.5, abs=2e-3)
+    assert float(plain.inherited_exponent.sel(INNER) - plain.own_exponent.sel(INNER)) > 0.25
 
 
 def test_smaller_networks_lack_the_layers_of_larger_ones():

@@ -78,7 +78,9 @@ def feature_speed(
         group_own, group_inherited, group_total (..., group, step): root mean squares over like layers; `group` is the
             layer's name with its first number as "*", the same map in every block.
         own_exponent, inherited_exponent (..., group) and _low, _high: power of the depth at the last step, with a 95 %
-            interval; with two depths or more. -1/2 is the collapse of THEORY section 4.
+            interval; with two depths or more. For a map inside a branch -1/2 is the collapse of THEORY section 4. A map
+            that ends a branch is read against the stream that it adds to: its updates add up over the blocks where its
+            initial outputs average out, so under depth-muP -1/2 is healthy there.
 
         NaN for layers that a smaller network does not have, and where a run diverged.
 

@@ -24,8 +24,11 @@ Batch = tuple[Any, Any]
 @contextlib.contextmanager
 def seeded(seed: int) -> Generator[None, None, None]:
     """Global generators start from `seed` inside and come back afterwards: dropout repeats its masks."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    accelerator = torch.accelerator.current_accelerator()
+    devices = range(torch.accelerator.device_count())
+    with torch.random.fork_rng(devices, device_type="cuda" if accelerator is None else accelerator.type):
+        # Without an accelerator `torch.manual_seed` takes longer than a small network's step: it records its caller.
+        (torch.manual_seed if devices else torch.random.default_generator.manual_seed)(seed)
         yield
 
 

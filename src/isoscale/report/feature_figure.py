@@ -18,8 +18,8 @@ _PANELS = {"own": "own update:\nchange by its own weight", "inherited": "inherit
 def collapse(data: xr.Dataset) -> Figure:
     """Change of features at the last step against depth: own part and inherited part, one line a kind of map.
 
-    A rule under which every map learns at every depth gives flat lines on the left. The inherited part hides a
-    collapse, which is why the two stand apart (THEORY section 4).
+    Under a rule that keeps the inner maps of branches learning their lines on the left are flat. The inherited part
+    hides a collapse, which is why the two stand apart (THEORY section 4).
 
     Args:
         data: What `isoscale.measure.feature_speed` returns; the last width, if it has several.
