@@ -105,9 +105,11 @@ def test_no_tensor_moves(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.bfloat16, 0.05)])
-def test_lower_precision(method, dtype, tolerance):
-    # bfloat16 has 8 bits: 0.4 % an operation, over some ten operations one after another
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision(method, dtype):
+    # bfloat16 has 8 bits: 0.4 % an operation, over some ten operations one after another. Differences over steps of
+    # eps^(1/3) = 0.5 % of the weights, taken in single precision, are good to some permille.
+    tolerance = 0.05 if dtype is torch.bfloat16 else 0.01 if method == METHODS[2] else 1e-4
     model, x, _ = network("attention", dtype)
     wide = copy.deepcopy(model).double()
     step = direction(model)
