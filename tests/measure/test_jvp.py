@@ -76,6 +76,15 @@ def test_a_fused_recurrent_layer_falls_back():
         torch.testing.assert_close(change, high.outputs[name][1].float(), rtol=1e-4, atol=1e-4)
 
 
+def test_torchs_encoder_has_no_fast_path_while_measured():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dtype=torch.float64).eval()
+    x, fast = torch.randn(4, 5, 8, dtype=torch.float64), torch.backends.mha.get_fastpath_enabled()
+    jvp = forward_jvp(encoder, (x,), direction(encoder), modules=[""])
+    assert jvp.method == "forward-mode"
+    torch.testing.assert_close(jvp.outputs[""][0], encoder(x))
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
 @pytest.mark.parametrize("name", ["convolutions", "attention", "shared"])
 def test_methods_agree(name):
     model, x, _ = network(name)

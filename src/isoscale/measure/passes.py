@@ -43,9 +43,20 @@ def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...]
         **casts: What the copies of floating-point buffers are turned into, as in `Tensor.to`.
     """
     buffers = {name: _copy(buffer, **casts) for name, buffer in model.named_buffers()}
-    # The plain formula of attention has both kinds of derivative, and one way to draw dropout masks.
-    with seeded(seed), sdpa_kernel(SDPBackend.MATH), swapped(model, {**params, **buffers}):
+    with seeded(seed), _plain_attention(), swapped(model, {**params, **buffers}):
         return model(*inputs)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Generator[None, None, None]:
+    """Attention by its formula, without fused kernels: it has both kinds of derivative and one way to draw masks."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
