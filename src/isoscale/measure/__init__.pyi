@@ -5,6 +5,7 @@ from .coordinates import CoordinateCheck as CoordinateCheck
 from .coordinates import coordinate_check as coordinate_check
 from .depth import effective_depth as effective_depth
 from .depth import path_sum as path_sum
+from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .jvp import Jvp as Jvp
 from .jvp import forward_jvp as forward_jvp
