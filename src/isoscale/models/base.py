@@ -10,7 +10,14 @@ from isoscale.rules import Role
 
 
 class Model(nn.Module, ABC):
-    """An ordinary module that can draw its weights from a seed and say what each of them does."""
+    """An ordinary module that can draw its weights from a seed and say what each of them does.
+
+    Attributes:
+        positions: Places of one sample at which the stream has `width` numbers: pixels, patches or
+            tokens; 1 where a sample is one vector.
+    """
+
+    positions: int = 1
 
     @property
     @abstractmethod
