@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
+import os
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+
+# What `Dataset.save` writes and `load("arrays", ...)` reads.
+ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+META = "dataset.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -88,6 +96,19 @@ class Dataset:
         Dataset('digits', train=(1438, 64), test=(359, 64), classes=10)
         """
         return dataclasses.replace(self, train_x=self.train_x.flatten(1), test_x=self.test_x.flatten(1))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the data set as files that `load("arrays", folder)` maps into memory, made if need be.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        home = Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            np.save(home / f"{name}.npy", getattr(self, name).detach().cpu().numpy(), allow_pickle=False)
+        meta = {"classes": self.classes, "note": self.note or self.name}
+        (home / META).write_text(json.dumps(meta), encoding="utf-8")
 
     @cached_property
     def fingerprint(self) -> str:

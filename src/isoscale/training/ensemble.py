@@ -35,6 +35,8 @@ _NUMBERS_THAT_STACK = 2**17
 # Divergence is looked for every so many steps: each look waits for the device.
 _LOOK_EVERY = 10
 
+_RESIDENT_BYTES = 2**32
+
 _EVAL_POSITIONS = 2**16
 _EVAL_SAMPLES = 1024
 
@@ -128,11 +130,14 @@ def _train_stack(
     model = stack([shared[member.seed].model for member in members])
     params = list(model.parameters())
     steppers = _steppers(recipe, model, members)
-    x, y = data.train_x.to(device), data.train_y.to(device)
+    # Labels are far smaller than samples, and both must lie in one place to be picked by one index.
+    x = _resident(data.train_x, device)
+    y = data.train_y.to(x.device)
     curve = torch.full((recipe.steps, len(members)), torch.nan, device=device)
     for step in range(recipe.steps):
         batch = order[step][of_seed]  # (members, batch)
-        losses = _losses(model, x[batch], y[batch])
+        at = batch.to(x.device)
+        losses = _losses(model, x[at].to(device), y[at].to(device))
         curve[step] = losses.detach()
         # The sum's gradient is each member's own: no member's parameters enter another's loss.
         for stepper, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
@@ -143,6 +148,11 @@ def _train_stack(
             if not curve[step].isfinite().any():
                 break
     return _outcome(model, curve, data, device)
+
+
+def _resident(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device, unless it is so large that its batches travel instead."""
+    return tensor.to(device) if tensor.nbytes <= _RESIDENT_BYTES else tensor
 
 
 def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[Stepper]:
