@@ -97,6 +97,7 @@ def test_large_images_train_one_at_a_time_and_small_ones_together():
     assert ensemble.stack_size(16, 64, 32 * 32) == 1
     assert ensemble.stack_size(16, 32, 8 * 8) == 16
     assert ensemble.stack_size(64, 64, 1) == 16
+    assert ensemble.stack_size(64, 32, 64, expansion=4) == 1
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,10 @@ class Grid:
     """Momentum of sgd, sign or muon."""
     weight_decay: float = 0.0
     """Weight decay, as in torch."""
-    widths: tuple[int, ...] = (64,)
+    widths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--width"])] = (64,)
     """Widths to train at."""
-    depths: tuple[int, ...] = (4, 8, 16, 32)
-    """Numbers of residual blocks to train at."""
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--depth"])] = (4, 8, 16, 32)
+    """Numbers of residual blocks (of conv-net: of layers) to train at."""
     base_width: int | None = None
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None

@@ -15,9 +15,11 @@ class Model(nn.Module, ABC):
     Attributes:
         positions: Places of one sample at which the stream has `width` numbers: pixels, patches or
             tokens; 1 where a sample is one vector.
+        expansion: How many times larger than the stream the largest activation of a branch is.
     """
 
     positions: int = 1
+    expansion: int = 1
 
     @property
     @abstractmethod

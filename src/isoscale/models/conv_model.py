@@ -44,7 +44,7 @@ class ConvModel(Model):
     ) -> None:
         super().__init__()
         shape = checked_shape(in_shape, "(channels, height, width) or (channels, length)", dims=(1, 2))
-        check_sizes(out_features=out_features, width=width, depth=depth)
+        check_sizes(out_features=out_features, width=width, depth=depth, kernel=kernel)
         check_rate("dropout", dropout)
         if norm not in (None, "batch"):
             raise InvalidValueError(f"`norm` of a conv net must be batch or None, got {norm!r}")

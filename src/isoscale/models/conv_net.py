@@ -12,6 +12,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation
+from isoscale.models.sizes import check_flags
 from isoscale.rules import Role
 
 
@@ -83,6 +84,7 @@ class ConvNet(ConvModel):
     ) -> None:
         super().__init__(in_shape, out_features, width, depth, dims, kernel, norm, dropout)
         activation(phi)
+        check_flags(readout_bias=readout_bias)
         if init not in (None, "he"):
             raise InvalidValueError(f"`init` must be he or None, got {init!r}")
         self.gain = he_gain(phi) if init else 1.0

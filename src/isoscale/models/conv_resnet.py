@@ -14,7 +14,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation, centred
-from isoscale.models.sizes import check_sizes
+from isoscale.models.sizes import check_flags, check_sizes
 from isoscale.rules import Role
 
 Block = Literal["post", "pre"]
@@ -167,7 +167,9 @@ class ConvResNet(ConvModel):
     ) -> None:
         super().__init__(in_shape, out_features, width, depth, dims, kernel, norm, dropout)
         check_sizes(block_depth=block_depth, **({"mlp_ratio": mlp_ratio} if mlp_ratio else {}))
+        check_flags(centre=centre, readout_bias=readout_bias)
         _check_choices(block, branch_init)
+        self.expansion = max(1, mlp_ratio)
         self.gain, self.branch_gain = 1.0, 1.0
         if branch_init is not None:
             self.gain = he_gain(phi)

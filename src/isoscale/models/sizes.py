@@ -17,9 +17,18 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_rate(name: str, value: float) -> None:
-    """Raise unless 0 <= value < 1."""
+    """Raise unless `value` is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"`{name}` must be a number, got {value!r}")
     if not 0 <= value < 1:
         raise InvalidValueError(f"`{name}` must be in [0, 1), got {value}")
+
+
+def check_flags(**flags: bool) -> None:
+    """Raise unless every flag is True or False: text would count as true, whatever it says."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidTypeError(f"`{name}` must be true or false, got {value!r}")
 
 
 def checked_shape(in_shape: Sequence[int], what: str, dims: Sequence[int]) -> tuple[int, ...]:

@@ -115,6 +115,7 @@ class Transformer(Model):
         heads, scale = heads_of(width, head_size, heads)
         place = {"device": device, "dtype": dtype}
         self.norm_place = norm_place
+        self.expansion = max(3, mlp_ratio)  # queries, keys and values side by side
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 Attention(width, heads, scale, causal, **place),

@@ -97,14 +97,15 @@ def train(
 
 def members_at_once(recipe: Recipe, data: Dataset) -> int:
     """How many members train fastest as one stack."""
-    return stack_size(recipe.width, recipe.batch_size, recipe.sketch(data.in_shape, data.classes).positions)
+    model = recipe.sketch(data.in_shape, data.classes)
+    return stack_size(recipe.width, recipe.batch_size, model.positions, model.expansion)
 
 
-def stack_size(width: int, batch_size: int, positions: int) -> int:
-    """How many members of a size train fastest as one stack; `positions` is `Model.positions`."""
+def stack_size(width: int, batch_size: int, positions: int, expansion: int = 1) -> int:
+    """How many members of a size train fastest as one stack; the last two are a `Model`'s."""
     if positions == 1:
         return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
-    numbers = batch_size * width * positions
+    numbers = batch_size * width * positions * expansion
     return 1 if numbers > _NUMBERS_THAT_STACK else _NUMBERS_PER_STACK // numbers
 
 
