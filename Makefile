@@ -18,6 +18,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/ensemble.py
+	$(BIN)/python benchmarks/conv_ensemble.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/measure.py
 
