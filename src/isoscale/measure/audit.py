@@ -123,6 +123,7 @@ def audit(
 
     Source: THEORY.md section 4.
 
+    >>> import torch
     >>> from isoscale.models import ResidualMLP
     >>> make = lambda depth, seed: ResidualMLP(4, 1, width=64, depth=depth, seed=seed)
     >>> batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.ones(8, 1)
