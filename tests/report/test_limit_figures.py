@@ -46,9 +46,9 @@ def test_gap_puts_infinity_after_the_deepest():
 
 def test_files_appear_together_and_read_back(tmp_path):
     run = _run(0.5)
-    paths = report.write_limit(tmp_path / "out", {"training": report.training({"reused": run})}, {"reused": run})
+    paths = report.write_figures(tmp_path / "out", {"training": report.training({"reused": run})}, {"reused": run})
     assert sorted(path.name for path in paths) == ["reused.nc", "training.png", "training.svg"]
     xr.testing.assert_allclose(xr.load_dataset(tmp_path / "out" / "reused.nc"), run)
     (tmp_path / "file").touch()
     with pytest.raises(InvalidValueError, match="cannot write"):
-        report.write_limit(tmp_path / "file", {}, {"reused": run})
+        report.write_figures(tmp_path / "file", {}, {"reused": run})

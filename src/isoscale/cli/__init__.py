@@ -13,7 +13,10 @@ from typing import Annotated
 
 import tyro
 
+from isoscale.cli.audit import AuditCommand
+from isoscale.cli.check import CheckCommand
 from isoscale.cli.limit import LimitCommand
+from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.sweep import SweepCommand
@@ -26,6 +29,9 @@ Command = (
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
+    | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
+    | Annotated[CheckCommand, tyro.conf.subcommand("check")]
+    | Annotated[LrCommand, tyro.conf.subcommand("lr")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
 )
 

@@ -32,11 +32,13 @@ class Factory:
         name: As the user wrote it.
         make: Called with sizes as keyword arguments.
         inputs: Arguments of the model's forward, if the factory's module offers `example_inputs`.
+        module: The user's module; None for a built-in model.
     """
 
     name: str
     make: Callable[..., Any]
     inputs: Any = None
+    module: Any = None
 
     def build(self, sizes: dict[str, Any], *, meta: bool = False) -> nn.Module:
         """The model of these sizes; on the meta device if asked and if its code allows it.
@@ -78,18 +80,21 @@ def factory(name: str) -> Factory:
         offered = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise InvalidValueError(f"{path} has no function `{attribute}`; it has: {offered or 'none'}")
     inputs = getattr(module, "example_inputs", None)
-    return Factory(name, make, inputs() if callable(inputs) else inputs)
+    return Factory(name, make, inputs() if callable(inputs) else inputs, module)
+
+
+# Shapes of a sample and numbers of outputs where only the model matters: those of digits, and short texts.
+_SHAPES = {"features": ((64,), 10), "images": ((1, 8, 8), 10), "tokens": ((32,), 64)}
 
 
 def _built_in(name: str) -> Factory:
     from isoscale.models import registry
 
-    registry.check(name, {})
+    in_shape, out_features = _SHAPES[registry.takes(name)]
 
     def make(**sizes: Any) -> nn.Module:
-        owned = {"in_features": 64, "out_features": 10}  # of digits
-        owned |= {key: sizes.pop(key) for key in ("in_features", "out_features", "width", "depth") if key in sizes}
-        return registry.build(name, sizes, **owned)
+        options = {key: sizes.pop(key) for key in set(sizes) - {"width", "depth", "seed"}}
+        return registry.build(name, options, in_shape=in_shape, out_features=out_features, **sizes)
 
     return Factory(name, make)
 
@@ -128,11 +133,14 @@ def keywords(text: str, flag: str) -> dict[str, Any]:
         name, equals, value = item.partition("=")
         if not equals or not name.strip().isidentifier() or not value.strip():
             raise InvalidValueError(f"`{flag}` is written width=512,depth=8, got {text!r}")
-        found[name.strip()] = _number(value.strip())
+        found[name.strip()] = value_of(value.strip())
     return found
 
 
-def _number(text: str) -> int | float | str:
+def value_of(text: str) -> int | float | bool | str:
+    """A word of the command line as the number or the truth value that it writes, else as it is."""
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)

@@ -148,7 +148,7 @@ class LimitCommand:
             f"depth. Measured: at step 0 it falls with width; in training its exponent in depth is {rows[-1][1]} "
             f"[{rows[-1][2]}, {rows[-1][3]}]. An exponent of 0 means that it does not close."
         )
-        report.write_limit(Path(self.out), {"convergence": report.rates(data)}, {"convergence": data})
+        report.write_figures(Path(self.out), {"convergence": report.rates(data)}, {"convergence": data})
         out.print(f"Figure and data: {self.out}")
         return 0
 
@@ -168,7 +168,7 @@ class LimitCommand:
             for h in last["horizon"].values
         ]
         self._table(["T", *(f"depth {depth:g}" for depth in last["depth"].values)], rows, out)
-        report.write_limit(Path(self.out), {"gap": report.gap(data)}, {"gap": data})
+        report.write_figures(Path(self.out), {"gap": report.gap(data)}, {"gap": data})
         out.print(f"Figure and data: {self.out}")
         return 0
 
@@ -192,7 +192,7 @@ class LimitCommand:
         from isoscale import report
 
         named = {re.sub(r"\W+", "-", label): run for label, run in runs.items()}
-        report.write_limit(Path(self.out), {"training": report.training(runs)}, named)
+        report.write_figures(Path(self.out), {"training": report.training(runs)}, named)
         out.print(f"Figure and data: {self.out}")
 
     @contextlib.contextmanager

@@ -1,6 +1,9 @@
 from .audit import Audit as Audit
 from .audit import audit as audit
 from .backward_weights import independent_backward as independent_backward
+from .building import build as build
+from .confirm import Confirmed as Confirmed
+from .confirm import confirm_lr as confirm_lr
 from .coordinates import CoordinateCheck as CoordinateCheck
 from .coordinates import coordinate_check as coordinate_check
 from .depth import effective_depth as effective_depth

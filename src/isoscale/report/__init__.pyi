@@ -1,3 +1,4 @@
+from .drawing import write_figures as write_figures
 from .feature_figure import collapse as collapse
 from .formats import by_size as by_size
 from .formats import drift_cell as drift_cell
@@ -10,7 +11,8 @@ from .formats import verdict_cell as verdict_cell
 from .limit_figures import gap as gap
 from .limit_figures import rates as rates
 from .limit_figures import training as training
-from .limit_figures import write_limit as write_limit
 from .loss_figure import loss_curves as loss_curves
 from .optimum_figure import optimum as optimum
 from .page import write as write
+from .size_figures import audit as audit
+from .size_figures import coordinates as coordinates

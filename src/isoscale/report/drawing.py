@@ -10,18 +10,21 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.style
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
+from isoscale.report.files import write_all
 from isoscale.report.formats import BAD, GOOD, superscript
 
 INK, MUTED, FAINT, GRID, STRIP = "#1b1f24", "#57606a", "#b8bfc8", "#e7eaee", "#f3f4f6"
@@ -162,3 +165,11 @@ def label_powers(axes: Axes, which: str, ticks: Sequence[int]) -> None:
 def log2(numbers: object) -> np.ndarray:
     """log2 of positive numbers; NaN stays NaN."""
     return np.log2(np.asarray(numbers, dtype=float))
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
+    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
+    files = {f"{name}.{kind}": encoded(figure, kind) for name, figure in figures.items() for kind in ("svg", "png")}
+    files |= {f"{name}.nc": bytes(dataset.to_netcdf(engine="scipy")) for name, dataset in data.items()}
+    write_all(folder, files)
+    return [folder / name for name in files]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from isoscale.report import drawing
-from isoscale.report.files import write_all
 
 
 def training(runs: Mapping[str, xr.Dataset]) -> Figure:
@@ -94,16 +92,6 @@ def rates(data: xr.Dataset) -> Figure:
                 ends.append((f"{label}\n{_exponent(data, axis, label)}", color, end))
             drawing.label_ends(axes, ends)
     return figure
-
-
-def write_limit(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
-    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
-    files = {
-        f"{name}.{kind}": drawing.encoded(figure, kind) for name, figure in figures.items() for kind in ("svg", "png")
-    }
-    files |= {f"{name}.nc": bytes(dataset.to_netcdf(engine="scipy")) for name, dataset in data.items()}
-    write_all(folder, files)
-    return [folder / name for name in files]
 
 
 def _exponent(data: xr.Dataset, axis: str, label: str) -> str:

@@ -1,0 +1,87 @@
+"""`isoscale audit`: does one step do the same at every size, and which layer is to blame when not?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from isoscale.cli import exponents
+from isoscale.cli.problem import On
+from isoscale.cli.terminal import bar, console, framed
+
+if TYPE_CHECKING:
+    from isoscale.measure import Audit
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditCommand:
+    """Audit a rule without training: exponents, in width and depth, of what each role's first step does.
+
+    Exits with 1 if an effect depends on the size.
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
+    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth."""
+    rule: str = "completep"
+    """Scaling rule; `isoscale rules` lists them."""
+    optimizer: str = "sgd"
+    """sgd, adam, adamw, sign or muon."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Widths; measured at the smallest depth."""
+    depths: tuple[int, ...] = (4, 8, 16, 32)
+    """Depths; measured at the largest width."""
+    seeds: int = 3
+    """Number of seeds: 0, 1, ..."""
+    by_tensor: bool = False
+    """One line each kind of tensor instead of each role."""
+    suggest: bool = False
+    """Suggest the depth exponents that would make every effect flat."""
+    on: On = field(default_factory=On)
+    out: str = "isoscale-audit"
+    """Folder for the figure (SVG, PNG) and the data (NetCDF)."""
+    quiet: bool = False
+    """Print errors only."""
+    json: bool = False
+    """Print the result as one JSON object instead of tables."""
+
+    def run(self) -> int:
+        from isoscale import measure, report
+
+        problem = self.on.problem(self.model, batches=1)
+        out = console(quiet=self.quiet or self.json)
+        out.print(f"{self.model}, {self.rule}, {self.optimizer}: first-order effects of one step at each size")
+        with bar("audit", quiet=self.quiet or self.json) as show:
+            found = measure.audit(
+                problem.make,
+                problem.batches[0],
+                problem.loss_fn,
+                **exponents.sizes(problem, self.widths, self.depths),
+                rule=self.rule,
+                optimizer=self.optimizer,
+                seeds=self.seeds,
+                by="tensor" if self.by_tensor else "role",
+                progress=show,
+            )
+        exponents.show(found.exponents, "tensor" if self.by_tensor else "role", out)
+        written = report.write_figures(Path(self.out), {"audit": report.audit(found.data)}, {"audit": found.data})
+        extra = self._suggest(found, out) if self.suggest else {}
+        exponents.close(found, out, written, extra, as_json=self.json)
+        return 0 if found.ok else 1
+
+    def _suggest(self, found: Audit, out: Console) -> dict[str, object]:
+        from isoscale import measure
+
+        suggestion = measure.suggest(found)
+        rows = [
+            (row.what, f"L^{row.exponent:+.2f}", f"[{row.low:+.2f}, {row.high:+.2f}]", f"{row.simplest:+.2g}")
+            for row in suggestion.exponents.itertuples()
+        ]
+        out.print("\nSuggested", style="bold")
+        out.print(framed(["", "exponent in depth", "95 %", "simplest in it"], rows))
+        out.print(suggestion.statement)
+        table = suggestion.exponents.to_dict("records")
+        return {"suggestion": {"exponents": table, "flat": suggestion.flat, "statement": suggestion.statement}}

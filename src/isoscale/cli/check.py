@@ -1,0 +1,70 @@
+"""`isoscale check`: train for a few steps at every size; fail if a module's change depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from isoscale.cli import exponents
+from isoscale.cli.problem import On
+from isoscale.cli.terminal import bar, console
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckCommand:
+    """Coordinate check: a few real steps at every width and depth, the exponents of each module's change, a verdict.
+
+    Exits with 1 if a module's change depends on the size, for use in continuous integration.
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
+    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth."""
+    rule: str = "completep"
+    """Scaling rule; `isoscale rules` lists them."""
+    optimizer: str = "adamw"
+    """sgd, adam, adamw or muon."""
+    lr: float = 1e-3
+    """The base's learning rate."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Widths; checked at the smallest depth."""
+    depths: tuple[int, ...] = (4, 8, 16)
+    """Depths; checked at the largest width."""
+    steps: int = 5
+    """Optimizer steps."""
+    seeds: int = 3
+    """Number of seeds: 0, 1, ..."""
+    on: On = field(default_factory=On)
+    out: str = "isoscale-check"
+    """Folder for the figure (SVG, PNG) and the data (NetCDF)."""
+    quiet: bool = False
+    """Print errors only."""
+    json: bool = False
+    """Print the result as one JSON object instead of tables."""
+
+    def run(self) -> int:
+        from isoscale import measure, report
+
+        problem = self.on.problem(self.model, batches=self.steps)
+        out = console(quiet=self.quiet or self.json)
+        out.print(f"{self.model}, {self.rule}, {self.optimizer}, lr {self.lr:g}: {self.steps} steps at each size")
+        with bar("check", quiet=self.quiet or self.json) as show:
+            found = measure.coordinate_check(
+                problem.make,
+                problem.batches,
+                problem.loss_fn,
+                **exponents.sizes(problem, self.widths, self.depths),
+                rule=self.rule,
+                optimizer=self.optimizer,
+                lr=self.lr,
+                steps=self.steps,
+                seeds=self.seeds,
+                progress=show,
+            )
+        exponents.show(found.exponents, "module", out)
+        figures = {"check": report.coordinates(found.data)}
+        written = report.write_figures(Path(self.out), figures, {"check": found.data})
+        exponents.close(found, out, written, {}, as_json=self.json)
+        return 0 if found.ok else 1

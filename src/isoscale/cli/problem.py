@@ -1,0 +1,118 @@
+"""What the measuring commands measure on: a model at any size, batches, and a loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from isoscale.cli.factory import Factory, factory
+from isoscale.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import torch
+
+# Where no data set is asked for: what comes with the library, of the kind that the model takes.
+_DEFAULT_DATA = {"features": "digits", "images": "digits", "tokens": "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class On:
+    """What to measure on."""
+
+    dataset: str | None = None
+    """Data set, as for `isoscale transfer`; digits by default for the built-in models."""
+    data: str | None = None
+    """Folder of the data sets; $ISOSCALE_DATA by default."""
+    batch_size: int = 64
+    """Samples in a batch."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Options of the model by name: --options block_depth 1 norm layer."""
+
+    def problem(self, name: str, batches: int) -> Problem:
+        """The model of that name, and that many batches.
+
+        Raises:
+            InvalidValueError: No such model or data set, or a factory that says nothing of its data.
+        """
+        if self.batch_size < 1:
+            raise InvalidValueError(f"`--batch-size` must be >= 1, got {self.batch_size}")
+        from isoscale.cli.factory import value_of
+
+        made = factory(name)
+        options = {key: value_of(value) for key, value in self.options.items()}
+        if made.module is None:
+            return _built_in(name, options, self, batches)
+        own = getattr(made.module, "batches", None)
+        if own is not None and self.dataset is None:
+            found = list(own() if callable(own) else own)[:batches]
+        else:
+            found = _from_data(_dataset(self, made), self, batches, flat=False)
+        loss = getattr(made.module, "loss_fn", standard_loss)
+        return Problem(name, lambda **sizes: made.make(**sizes, **options), found, loss, made)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model of any size, with batches (x, y) and loss_fn(model(x), y).
+
+    Attributes:
+        takes: Which of width and depth its factory takes.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    batches: list[tuple[Any, Any]]
+    loss_fn: Callable[[Any, Any], torch.Tensor]
+    made: Factory
+
+    @property
+    def takes(self) -> list[str]:
+        parameters = inspect.signature(self.made.make).parameters.values()
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return [size for size in ("width", "depth") if anything or size in {p.name for p in parameters}]
+
+
+def _built_in(name: str, options: dict[str, Any], on: On, batches: int) -> Problem:
+    from isoscale import data, models
+
+    kind = models.takes(name)
+    found = data.load(on.dataset or _DEFAULT_DATA[kind], on.data)
+    pairs = _from_data(found, on, batches, flat=kind == "features")
+
+    def make(**sizes: Any) -> Any:
+        return models.build(name, options, in_shape=found.in_shape, out_features=found.classes, **sizes)
+
+    return Problem(name, make, pairs, standard_loss, factory(name))
+
+
+def _dataset(on: On, made: Factory) -> Any:
+    from isoscale import data
+
+    if on.dataset is None:
+        raise InvalidValueError(
+            f"{made.name} says nothing of its data: define `batches` beside it, a list of pairs (x, y) or a function "
+            "that returns one (and `loss_fn(output, y)` if neither cross-entropy nor mean squares is the loss), or "
+            "give --dataset"
+        )
+    return data.load(on.dataset, on.data)
+
+
+def _from_data(found: Any, on: On, batches: int, *, flat: bool) -> list[tuple[Any, Any]]:
+    from isoscale.training.recipe import batch_order
+
+    order = batch_order(len(found.train_x), min(on.batch_size, len(found.train_x)), batches, seed=0)
+    return [(found.train_x[rows].flatten(1) if flat else found.train_x[rows], found.train_y[rows]) for rows in order]
+
+
+def standard_loss(output: Any, y: Any) -> Any:
+    """Cross-entropy over the last axis for whole-number labels, half the mean square for others."""
+    import torch.nn.functional as F
+
+    from isoscale.measure.observe import tensors
+
+    logits = next(tensor for _, tensor in tensors(output))
+    if y.is_floating_point():
+        return 0.5 * (logits.reshape(y.shape) - y).square().mean()
+    return F.cross_entropy(logits.flatten(0, -2), y.flatten())

@@ -1,0 +1,102 @@
+"""Effects against size: what an audit or a coordinate check measured, log-log, one panel a quantity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from isoscale.errors import InvalidValueError
+from isoscale.report import drawing
+
+_AUDIT = {
+    "own_update": "own update\nat fixed input",
+    "branch_update": "effect on pre-activations\nin the branches",
+    "stream_update": "effect on the\nresidual stream",
+    "output_update": "effect on\nthe output",
+}
+_CHECK = {"start": "size at\ninitialisation", "change": "change after\nall steps"}
+_WIDE, _HIGH, _MARGIN = 3.3, 2.9, 0.95
+
+
+def audit(data: xr.Dataset) -> Figure:
+    """What one step does against width and depth: flat lines train alike at every size.
+
+    Args:
+        data: `isoscale.measure.audit(...).data`.
+    """
+    return _figure(data, "role" if "role" in data.dims else "tensor", _AUDIT)
+
+
+def coordinates(data: xr.Dataset) -> Figure:
+    """Sizes of modules' outputs and of their changes against width and depth.
+
+    Args:
+        data: `isoscale.measure.coordinate_check(...).data`.
+    """
+    return _figure(data.isel(step=-1), "module", _CHECK)
+
+
+def _figure(data: xr.Dataset, dim: str, titles: Mapping[str, str]) -> Figure:
+    axes_of_size = [axis for axis in ("width", "depth") if data.sizes.get(axis, 0) > 1]
+    shown = [name for name in titles if bool(data[name].notnull().any())]
+    if not axes_of_size or not shown:
+        raise InvalidValueError("there is nothing to draw: no quantity was measured at two sizes")
+    wide = _WIDE + 0.09 * min(28, max(len(str(label)) for label in data[dim].values))
+    with drawing.style():
+        figure = drawing.blank(wide * len(shown) + _MARGIN, _HIGH * len(axes_of_size) + 0.4)
+        width, height = figure.get_size_inches()
+        for row, axis in enumerate(axes_of_size):
+            for column, name in enumerate(shown):
+                left, bottom = _MARGIN + column * wide, height - 0.55 - row * _HIGH - (_HIGH - 1.05)
+                box = (left / width, bottom / height, (_WIDE - 1.25) / width, (_HIGH - 1.05) / height)
+                _panel(figure.add_axes(box), _along(data[name], axis), axis, dim, titles[name] if row == 0 else "")
+    return figure
+
+
+def _along(values: xr.DataArray, axis: str) -> xr.DataArray:
+    """Along one axis of size: widths at the smallest depth, depths at the largest width."""
+    other, at = ("depth", 0) if axis == "width" else ("width", -1)
+    return values.isel({other: at}) if other in values.dims else values
+
+
+def _panel(axes: Axes, values: xr.DataArray, axis: str, dim: str, title: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=10)
+    axes.set(xlabel=axis, xticks=values[axis].values, xticklabels=[f"{size:g}" for size in values[axis].values])
+    axes.minorticks_off()
+    ends = []
+    for label, color, marker in zip(
+        values[dim].values, _colours(values.sizes[dim]), _markers(values.sizes[dim]), strict=True
+    ):
+        seeds = values.sel({dim: label}).transpose(axis, "seed").values
+        mean = np.exp(np.log(np.where(seeds > 0, seeds, np.nan)).mean(1))
+        if not np.isfinite(mean).any():
+            continue
+        axes.plot(values[axis].values, mean, color=color, marker=marker, ms=4, lw=1.5)
+        axes.plot(values[axis].values, seeds, color=color, marker=".", ms=2.5, lw=0, alpha=0.5)
+        last = mean[np.isfinite(mean)][-1]
+        ends.append((drawing.shortened(str(label), 28), color, float(last)))
+    _at_least_a_decade(axes)
+    drawing.label_ends(axes, ends)
+
+
+def _at_least_a_decade(axes: Axes) -> None:
+    """A flat line must look flat: no panel spans less than a factor of ten."""
+    low, high = axes.get_ylim()
+    short = 0.5 * (1 - math.log10(high / low))
+    if short > 0:
+        axes.set_ylim(low * 10**-short, high * 10**short)
+
+
+def _colours(count: int) -> list[str]:
+    return list(drawing.RULES[:count]) if count <= len(drawing.RULES) else drawing.sequence(count)
+
+
+def _markers(count: int) -> list[str]:
+    return [drawing.MARKERS[index % len(drawing.MARKERS)] for index in range(count)]
