@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 
 from isoscale.limit import results
-from isoscale.limit.network import History, Problem, Size, run
-from isoscale.limit.noise import GaussianNoise, HalvedNoise
+from isoscale.limit.network import History, Problem, Size, Workspace, run
+from isoscale.limit.noise import HalvedNoise, QuasiNoise
 from isoscale.limit.results import Arrays
 
-TOGETHER = 8192
-"""Particles advanced at once, over all replicas of a group: enough to hide call overhead, few enough for the cache."""
+TOGETHER = 16384
+"""Particles advanced at once, over all replicas of a group: enough to hide call overhead."""
 
 PER_REPLICA = 64
 """Particles a replica, for each replica, from which on the bias is below a fifth of the standard error."""
@@ -81,12 +81,12 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
     """Run all replicas at all depths."""
     done, total = 0.0, float(plan.replicas * sum(plan.depths))
     runs: list[list[Arrays]] = [[] for _ in plan.depths]
-    rank, diverged = 0, []
+    rank, diverged, workspace = 0, [], Workspace()
     for first in range(0, plan.replicas, plan.group):
         replicas = min(plan.group, plan.replicas - first)
         for i, depth in enumerate(plan.depths):
             share = _share(progress, done / total, replicas * depth / total)
-            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share)
+            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share, workspace)
             runs[i].append(values)
             rank = max(rank, *(history.rank for history in histories))
             diverged += [history.diverged for history in histories if history.diverged is not None]
@@ -96,19 +96,26 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
 
 
 def _replicas(
-    problem: Problem, plan: Plan, group: tuple[int, int], depth: int, reused: bool, progress: Progress
+    problem: Problem,
+    plan: Plan,
+    group: tuple[int, int],
+    depth: int,
+    reused: bool,
+    progress: Progress,
+    workspace: Workspace,
 ) -> tuple[Arrays, tuple[History, ...]]:
     """A group (its first replica, its size) at one depth, free of the bias of order 1/n if the plan says so."""
     first, replicas = group
 
-    def noise() -> GaussianNoise:
-        return GaussianNoise(plan.seed, first, refinement=plan.depths[-1] // depth, like=problem.gram)
+    def noise() -> QuasiNoise:
+        finest = plan.depths[-1]
+        return QuasiNoise(plan.seed, first, layers=finest, gram=problem.gram, refinement=finest // depth)
 
-    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress)
+    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress, workspace)
     values = results.arrays(whole, problem)
     if not plan.unbiased:
         return values, (whole,)
-    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()))
+    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()), None, workspace)
     pairs = {name: v.reshape(replicas, 2, *v.shape[1:]).mean(1) for name, v in results.arrays(halves, problem).items()}
     return {name: 2 * v - pairs[name] for name, v in values.items()}, (whole, halves)
 
