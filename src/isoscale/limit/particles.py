@@ -37,7 +37,11 @@ class Plan:
     times: tuple[int, ...]  # layers of the coarsest depth at which kernels are recorded
     rank_tolerance: float
     seed: int
-    unbiased: bool = True  # also run the halves?
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the bias would show, so that the halves are to run too."""
+        return self.particles < PER_REPLICA * self.replicas
 
     @property
     def group(self) -> int:
