@@ -1,7 +1,7 @@
 """Replicas of the moment-matched particle system at one or several depths, with common noise.
 
 n particles have a bias of O(1/n). A replica that runs three times, with its n particles and with each half of them, is
-free of it: 2 M(n) - (M(n/2) + M'(n/2)) / 2, whose variance is 1.1 to 1.2 times that of M(n), as the halves share the
+free of it: 2 M(n) - (M(n/2) + M'(n/2)) / 2, whose variance is 1.0 to 1.2 times that of M(n), as the halves share the
 whole's noise (*checked*). That doubles the cost, and pays only where many replicas bring the standard error down to
 the bias: their ratio is about sqrt(replicas / particles) (*checked*: tanh, 4 samples, 10 steps).
 """
