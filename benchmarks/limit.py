@@ -259,7 +259,7 @@ def _at_given_error(ours: list[Side], theirs: list[Side]) -> None:
 
 
 def _particle_cost(side: Side, wanted: float) -> float:
-    replicas = worst_variance(side.losses)[0] / wanted**2
+    replicas = max(2.0, worst_variance(side.losses)[0] / wanted**2)  # one has no standard error
     halves = HALVES if side.n < PER_REPLICA * replicas else 1.0
     return halves * replicas * side.seconds
 
