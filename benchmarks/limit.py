@@ -1,34 +1,42 @@
 """What `isoscale.limit` costs: how it grows with the problem, and against explicit networks at the same error.
 
-    python benchmarks/limit.py                  about six minutes on one core
+    python benchmarks/limit.py                  about twelve minutes on one core
     python benchmarks/limit.py --quick          about one minute
     python benchmarks/limit.py --only memory    one part: growth, depth16, depth32, solve, memory
 
 The comparison: 4 samples, 10 steps, tanh, reused weights. Both sides estimate the loss curve of the infinitely wide
 network of this depth; the cost of a given standard error is time x variance, with the variance at the worst step.
-Explicit networks are plain PyTorch in float32, one after the other, as a user would run them; their bias of O(1/n)
-is a reason to take n large, and is left out of the comparison in their favour.
+Explicit networks are plain PyTorch in float32, one after the other, as a user would run them. They also have a bias of
+O(1/n): time x variance alone grows with n, so the ratio is only fair at an n whose bias the wanted error allows. So
+the ratio is given at each n, and the cost of an error of 1e-3 to 1e-4 with the bias counted.
 """
 
 from __future__ import annotations
 
+import cProfile
 import os
+import pstats
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from isoscale import laws
 from isoscale.limit import inputs, solve
-from isoscale.limit.network import Problem, Size, run
-from isoscale.limit.noise import GaussianNoise
+from isoscale.limit.network import Problem, Size, Workspace, run
+from isoscale.limit.noise import GaussianNoise, QuasiNoise
+from isoscale.limit.particles import PER_REPLICA
 
 SAMPLES, STEPS, LR = 4, 10, 0.3
+HALVES = 2 * 1.2
+"""What running a replica's halves too costs, and what it does to the variance (`isoscale.limit.particles`)."""
 
 
 def task(samples: int = SAMPLES, steps: int = STEPS, dtype: str = "float32", lr: float = LR) -> Problem:
@@ -103,53 +111,157 @@ def growth(quick: bool) -> None:
         print(f"  {name:16s} {law.exponent:5.2f}  [{law.exponent_low:.2f}, {law.exponent_high:.2f}]   {shown}")
 
 
-def particle_cost(problem: Problem, depth: int, n: int, replicas: int, dtype: str) -> tuple[float, float]:
-    """Seconds a replica, and the share of the peak of matrix products that its products with the bases reach."""
-    size = Size(n=n, depth=depth, replicas=replicas, matched=True, tolerance=1e-5)
-    took = seconds(lambda: run(problem, size, GaussianNoise(0, like=problem.gram))) / replicas
-    rank = sum(SAMPLES * (k + 0.5) for k in range(STEPS)) + SAMPLES * STEPS / 2
-    flops = 2 * 8 * SAMPLES * n * rank * 2 * depth  # eight products with the basis, forward and backward
-    return took, flops / took / peak(dtype)
-
-
-def variance_times_n(problem: Problem, depth: int, n: int = 256, replicas: int = 128) -> float:
-    """n x variance of one replica's loss at the worst step: the same for every n."""
-    size = Size(n=n, depth=depth, replicas=replicas, matched=True, tolerance=1e-5)
-    return n * run(problem, size, GaussianNoise(1, like=problem.gram)).loss.double().var(0).max().item()
-
-
 def peak(dtype: str) -> float:
     """Flops a second of a large matrix product."""
     a = torch.randn(2048, 2048, dtype=inputs.DTYPES[dtype])
     return 2 * 2048**3 / seconds(lambda: a @ a)
 
 
-def comparison(depth: int, quick: bool) -> None:
-    print(f"depth {depth}: time x variance of the loss curve")
-    best = float("inf")
-    per_particle = variance_times_n(task(), depth)
-    for dtype in ("float64", "float32"):
-        problem = task(dtype=dtype)
-        for n, replicas in ((256, 32), (1024, 8), (4096, 2), (8192, 1)):
-            took, share = particle_cost(problem, depth, n, replicas, dtype)
-            product = took * per_particle / n
-            best = min(best, product)
-            print(
-                f"  particles {n:5d} {dtype}  {1e3 * took:8.1f} ms   variance {per_particle / n:.2e}"
-                f"   product {product:.2e} s   {share:.1%} of peak"
-            )
-    for n in (256, 512, 1024) if quick else (256, 512, 1024, 2048, 4096):
-        runs = {256: 96, 512: 48, 1024: 24}.get(n, 0)
-        took = seconds(lambda n=n: explicit_losses(task(), n, depth, 0), 2)
-        if runs:
-            curves = torch.stack([explicit_losses(task(), n, depth, s) for s in range(runs)]).double()
-            scaled = n * curves.var(0).max().item()
-        variance = scaled / n  # beyond 1024, the 1/n law carries on
-        note = "" if runs else " (variance by its 1/n law)"
+KERNELS = {
+    "noise": ("noise.py:rows",),
+    "activation and slope": ("<built-in method torch.tanh>", "activations.py:_tanh_slope"),
+    "Gram-Schmidt": ("gaussian.py:_split", "gaussian.py:_polish"),
+    "principal directions (eigh)": ("gaussian.py:_directions",),
+    "moment matching (projection)": ("gaussian.py:match_moments",),
+    "products with the bases": ("gaussian.py:_image",),
+    "update": ("gaussian.py:update",),
+}
+"""Functions whose time, with all that they call, is a kernel's."""
+
+
+def particles_run(problem: Problem, depth: int, n: int, replicas: int, seed: int, workspace: Workspace) -> Tensor:
+    """Losses (replica, step) of matched particles, as `solve` runs them."""
+    size = Size(n=n, depth=depth, replicas=replicas, matched=True, tolerance=1e-5)
+    noise = QuasiNoise(seed, layers=depth, gram=problem.gram)
+    return run(problem, size, noise, workspace=workspace).loss.double()
+
+
+def kernels(depth: int, n: int = 1024, replicas: int = 16) -> None:
+    """Seconds of each kernel, and the share of the matrix-product peak, in float32."""
+    problem, workspace = task(), Workspace()
+    work = partial(particles_run, problem, depth, n, replicas, 0, workspace)
+    took = seconds(work)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(work)
+    rows = [(_label(*key), value[3]) for key, value in pstats.Stats(profile).stats.items()]
+    whole = next(time for label, time in rows if label == "limit.py:particles_run")
+    print(f"kernels: {replicas} x {n} particles, float32, {took:.2f} s")
+    rest = 1.0
+    for name, functions in KERNELS.items():
+        share = sum(time for label, time in rows if label in functions) / whole
+        rest -= share
+        print(f"  {name:30s} {share * took:6.3f} s  {share:5.1%}")
+    print(f"  {'the rest (elementwise, small)':30s} {rest * took:6.3f} s  {rest:5.1%}")
+    flops = counter.get_total_flops()
+    print(f"  matrix products: {flops / 1e9:.1f} Gflop, {flops / took / peak('float32'):.1%} of the peak")
+
+
+def _label(file: str, line: int, name: str) -> str:
+    return name if file == "~" else f"{os.path.basename(file)}:{name}"
+
+
+def worst_variance(losses: Tensor) -> tuple[float, Tensor]:
+    """The variance at the worst step; and what it is in bootstrap samples of the runs at that step."""
+    worst = losses[:, losses.var(0).argmax()]
+    draws = torch.randint(len(worst), (1000, len(worst)), generator=torch.Generator().manual_seed(0))
+    return worst.var().item(), worst[draws].var(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One size of one side of the comparison."""
+
+    n: int
+    seconds: float  # a run
+    losses: Tensor  # (run, step)
+
+    def product(self) -> tuple[float, Tensor]:
+        """Time x variance, and its bootstrap."""
+        variance, draws = worst_variance(self.losses)
+        return self.seconds * variance, self.seconds * draws
+
+    def show(self, name: str, note: str = "") -> None:
+        variance, _ = worst_variance(self.losses)
         print(
-            f"  explicit  {n:5d} float32  {1e3 * took:8.1f} ms   variance {variance:.2e}"
-            f"   product {took * variance:.2e} s   ratio {took * variance / best:7.0f} x{note}"
+            f"  {name:9s} {self.n:5d}  {1e3 * self.seconds:8.1f} ms   variance {variance:.2e} ({len(self.losses)} runs)"
+            f"   product {self.product()[0]:.2e} s{note}",
+            flush=True,
         )
+
+
+def measured_particles(depth: int, n: int, replicas: int, groups: int, dtype: str) -> Side:
+    problem, workspace, losses, times = task(dtype=dtype), Workspace(), [], []
+    for seed in range(groups):
+        begin = time.process_time()
+        losses.append(particles_run(problem, depth, n, replicas, seed, workspace))
+        times.append((time.process_time() - begin) / replicas)
+    return Side(n, min(times), torch.cat(losses))
+
+
+def measured_explicit(depth: int, n: int, runs: int) -> Side:
+    losses, times = [], []
+    for seed in range(runs):
+        begin = time.process_time()
+        losses.append(explicit_losses(task(), n, depth, seed).double())
+        times.append(time.process_time() - begin)
+    return Side(n, min(times), torch.stack(losses))
+
+
+def comparison(depth: int, quick: bool) -> None:
+    """Time x variance on both sides, their ratio, and the cost of a given error when the networks' bias counts."""
+    print(f"depth {depth}: time x variance of the loss curve at its worst step")
+    kernels(depth)
+    sizes = {(1024, "float64"): (16, 2), (256, "float32"): (64, 4), (1024, "float32"): (32, 6)}
+    sizes |= {} if quick else {(4096, "float32"): (8, 8)}
+    ours = []
+    for (n, dtype), (replicas, groups) in sizes.items():
+        ours.append(measured_particles(depth, n, replicas, groups, dtype))
+        ours[-1].show("particles", f"   {dtype}")
+    best = min(ours, key=lambda side: side.product()[0])
+    runs = {128: 1000, 256: 150, 512: 60, 1024: 30} | ({} if quick else {2048: 12, 4096: 12})
+    theirs = []
+    for n, count in runs.items():
+        theirs.append(measured_explicit(depth, n, count))
+        theirs[-1].show("explicit", f"   ratio {_ratio(theirs[-1], best)}")
+    _at_given_error(ours, theirs)
+
+
+def _ratio(side: Side, best: Side) -> str:
+    """With a 95 % interval over both sides' runs."""
+    (product, draws), (least, least_draws) = side.product(), best.product()
+    low, high = torch.quantile(draws / least_draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return f"{product / least:.0f} x [{low:.0f}, {high:.0f}]"
+
+
+def _at_given_error(ours: list[Side], theirs: list[Side]) -> None:
+    """Cost of a root-mean-square error e with the bias counted, each side at the cheapest of its sizes.
+
+    Networks: time x variance / (e^2 - bias^2), the bias of width n being b / n with b from the smallest width, whose
+    mean is known best. Particles: time x variance / e^2, and what `solve` adds where its bias would show: the halves.
+    """
+    smallest, finest = theirs[0], ours[-1]
+    step = smallest.losses.var(0).argmax()
+    bias = (smallest.losses[:, step].mean() - finest.losses[:, step].mean()).item() * smallest.n
+    error = (smallest.losses[:, step].std() / len(smallest.losses) ** 0.5).item() * smallest.n
+    print(f"  bias of width n at the worst step: ({bias:.2f} +- {error:.2f}) / n")
+    for wanted in (1e-3, 3e-4, 1e-4):
+        able = [(side, wanted**2 - (bias / side.n) ** 2) for side in theirs]
+        costs = [(side.product()[0] / left, side.n) for side, left in able if left > 0]
+        cheapest = min(_particle_cost(side, wanted) for side in ours)
+        if costs:
+            cost, n = min(costs)
+            compared = f"explicit {cost:8.0f} s at width {n}: {cost / cheapest:.0f} x"
+        else:
+            compared = f"no width up to {theirs[-1].n} is near enough to the limit"
+        print(f"  error {wanted:.0e}: particles {cheapest:6.2f} s, {compared}")
+
+
+def _particle_cost(side: Side, wanted: float) -> float:
+    replicas = max(2.0, worst_variance(side.losses)[0] / wanted**2)  # one has no standard error
+    halves = HALVES if side.n < PER_REPLICA * replicas else 1.0
+    return halves * replicas * side.seconds
 
 
 def solving() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from isoscale.cli.limit import sizes
+from isoscale.cli.limit_words import sizes
 from isoscale.errors import InvalidValueError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -30,6 +30,12 @@ def test_table_figure_and_data(isoscale: Run, tmp_path: Path):
     kept = xr.load_dataset(tmp_path / "here" / "reused.nc")
     last = next(line for line in out.splitlines() if line.startswith("2 "))
     assert f"{float(kept.loss[2]):.4f}" in last
+
+
+def test_the_effort_can_be_set(isoscale: Run, tmp_path: Path):
+    assert isoscale("limit", *TINY, "--depth", 2, "--particles", 128, "--replicas", 5, "--out", "here")[0] == 0
+    attrs = xr.load_dataset(tmp_path / "here" / "reused.nc").attrs
+    assert (attrs["particles"], attrs["replicas"]) == (128, 5)
 
 
 def test_compare_splits_the_distance(isoscale: Run):
@@ -60,6 +66,8 @@ def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path
         (("--samples", 0), "`samples`"),
         (("--samples", 5000), "`samples` must be from 1 to the 1438"),
         (("--depth", 0), "`depth`"),
+        (("--particles", 3), "`particles`"),
+        (("--replicas", 1), "`replicas`"),
         (("--steps", -1), "`steps`"),
         (("--compare", "width=8"), "width=512,depth=8"),
         (("--compare", "width=8,depth=2,height=3"), "width=512,depth=8"),

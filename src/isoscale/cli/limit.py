@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from isoscale.cli.limit_words import distance, finite_networks, plus_minus, sizes, verdict
 from isoscale.cli.terminal import console, error_console, framed
 from isoscale.errors import InvalidValueError
 
@@ -50,6 +50,10 @@ class LimitCommand:
     """mse fits +1 to even and -1 to odd classes; cross-entropy has an output a class."""
     tolerance: float = 1e-3
     """Standard error asked of the loss."""
+    particles: int | None = None
+    """Particles of each replica of the infinitely wide network: more for less error; chosen by default."""
+    replicas: int | None = None
+    """Replicas, which the errors come from; chosen by default."""
     compare: str | None = None
     """A finite network to set beside it: width=512,depth=8."""
     networks: int = 16
@@ -104,6 +108,9 @@ class LimitCommand:
         names = {"steps", "lr", "phi", "horizon", "seed", "loss"} - set(without)
         return {name: getattr(self, name) for name in names}
 
+    def _effort(self) -> dict[str, Any]:
+        return {"particles": self.particles, "replicas": self.replicas}
+
     def _solve(self, x: np.ndarray, y: np.ndarray, out: Console, what: str, compare: dict[str, int] | None) -> int:
         place = "infinite width and depth" if self.depth is None else f"infinite width, depth {self.depth}"
         out.print(f"{place.capitalize()}: {what}", style="bold")
@@ -111,13 +118,13 @@ class LimitCommand:
             runs = {mode: self._run_limit(x, y, self.depth, mode, track(mode)) for mode in MODES}
             if compare:
                 finite, wide = f"width {compare['width']}, depth {compare['depth']}", f"depth {compare['depth']}"
-                runs[finite] = _finite(x, y, compare, self.networks, self._settings(), track(finite))
+                runs[finite] = finite_networks(x, y, compare, self.networks, self._settings(), track(finite))
                 runs[wide] = self._run_limit(x, y, compare["depth"], "reused", track(wide))
         self._show(runs, out)
-        _verdict(runs, out)
+        verdict(runs, out)
         if compare and self.depth is None:
             _, _, finite, wide = runs
-            _distance(runs["reused"], runs[wide], runs[finite], compare, out)
+            distance(runs["reused"], runs[wide], runs[finite], compare, out)
         self._write(runs, out)
         return 0
 
@@ -127,14 +134,14 @@ class LimitCommand:
         from isoscale import limit
 
         asked: dict[str, Any] = {"tolerance": self.tolerance, "kernels": (0.0, 0.5, 1.0), "progress": progress}
-        return limit.solve(x, y, depth=depth, backward_weights=mode, **asked, **self._settings())
+        return limit.solve(x, y, depth=depth, backward_weights=mode, **asked, **self._effort(), **self._settings())
 
     def _convergence(self, x: np.ndarray, y: np.ndarray, out: Console, what: str) -> int:
         from isoscale import limit, report
 
         out.print(f"Rates of convergence to the limit: {what}", style="bold")
         with self._progress() as track:
-            data = limit.convergence(x, y, progress=track("convergence"), **self._settings("loss"))
+            data = limit.convergence(x, y, progress=track("convergence"), **self._effort(), **self._settings("loss"))
         rows = [
             [
                 law,
@@ -157,12 +164,15 @@ class LimitCommand:
 
         out.print(f"Independent against reused backward weights, infinite width: {what}", style="bold")
         with self._progress() as track:
-            data = limit.independence_gap(x, y, progress=track("gap"), **self._settings("horizon"))
+            data = limit.independence_gap(x, y, progress=track("gap"), **self._effort(), **self._settings("horizon"))
         last = data.isel(step=-1)
         rows = [
             [
                 f"{h:g}",
-                *(_pm(float(c["gap"]), float(c["gap_se"])) for c in (last.sel(horizon=h, depth=d) for d in depths)),
+                *(
+                    plus_minus(float(c["gap"]), float(c["gap_se"]))
+                    for c in (last.sel(horizon=h, depth=d) for d in depths)
+                ),
             ]
             for depths in [last["depth"].values]
             for h in last["horizon"].values
@@ -176,7 +186,7 @@ class LimitCommand:
     def _show(self, runs: dict[str, xr.Dataset], out: Console) -> None:
         steps = range(self.steps + 1)
         rows = [
-            [str(step), *(_pm(float(run["loss"][step]), float(run["loss_se"][step])) for run in runs.values())]
+            [str(step), *(plus_minus(float(run["loss"][step]), float(run["loss_se"][step])) for run in runs.values())]
             for step in steps
             if step % max(1, self.steps // 10) == 0 or step == self.steps
         ]
@@ -210,71 +220,3 @@ class LimitCommand:
                 return lambda done: bars.update(task, completed=done)
 
             yield track
-
-
-def sizes(text: str) -> dict[str, int]:
-    """ "width=512,depth=8" as numbers.
-
-    >>> sizes("width=512,depth=8")
-    {'width': 512, 'depth': 8}
-    """
-    found = dict(re.findall(r"(width|depth)=(\d+)", text))
-    if set(found) != {"width", "depth"} or re.sub(r"(width|depth)=\d+,?", "", text):
-        raise InvalidValueError(f"sizes are written width=512,depth=8, got {text!r}")
-    return {name: int(value) for name, value in found.items()}
-
-
-def _finite(
-    x: np.ndarray,
-    y: np.ndarray,
-    size: dict[str, int],
-    networks: int,
-    settings: dict[str, Any],
-    progress: Callable[[float], None],
-) -> xr.Dataset:
-    """Mean loss of finite networks over seeds, with its standard error."""
-    import xarray as xr
-
-    from isoscale import limit
-
-    losses = []
-    for seed in range(networks):
-        asked: dict[str, Any] = settings | size | {"seed": settings["seed"] + seed, "kernels": False}
-        run = limit.simulate(x, y, **asked)
-        losses.append(run["loss"])
-        progress((seed + 1) / networks)
-    every = xr.concat(losses, dim="network")
-    return xr.Dataset({"loss": every.mean("network"), "loss_se": every.std("network", ddof=1) / networks**0.5})
-
-
-def _verdict(runs: dict[str, xr.Dataset], out: Console) -> None:
-    reused, independent = runs["reused"], runs["independent"]
-    difference = independent["loss"] - reused["loss"]
-    step = int(abs(difference).argmax("step"))
-    se = float((reused["loss_se"][step] ** 2 + independent["loss_se"][step] ** 2) ** 0.5)
-    out.print(f"The two versions differ most at step {step}, by {_pm(float(difference[step]), se)} in the loss.")
-    for mode, run in runs.items():
-        if run.attrs.get("diverged_step", -1) >= 0:
-            out.print(f"{mode}: diverged at step {run.attrs['diverged_step']}")
-        elif not run.attrs.get("tolerance_met", 1):
-            error, asked = run.attrs["error"], run.attrs["tolerance"]
-            out.print(f"{mode}: standard error {error:.2g}, not the {asked:.2g} asked for")
-
-
-def _distance(limit: xr.Dataset, at_depth: xr.Dataset, finite: xr.Dataset, size: dict[str, int], out: Console) -> None:
-    """How far a finite network is from the limit, and how much of that is depth, how much width."""
-    total, depth, width = (
-        abs(float(a["loss"][-1] - b["loss"][-1])) for a, b in ((finite, limit), (at_depth, limit), (finite, at_depth))
-    )
-    if not math.isfinite(total + depth + width):
-        out.print("A run diverged: there is no distance to the limit at the last step.")
-        return
-    se = float((finite["loss_se"][-1] ** 2 + limit["loss_se"][-1] ** 2) ** 0.5)
-    out.print(
-        f"Width {size['width']}, depth {size['depth']} is {_pm(total, se)} from the limit at the last step: depth "
-        f"makes {depth:.4f} of it, width {width:.4f}. Doubling the depth would gain about {depth / 2:.4f}."
-    )
-
-
-def _pm(value: float, se: float) -> str:
-    return f"{value:.4f} ± {se:.4f}" if math.isfinite(value) else "diverged"

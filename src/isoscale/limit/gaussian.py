@@ -36,8 +36,14 @@ ROUNDING = 256
 """A residual below this many units of rounding of its vector has no direction: revealing it would corrupt the basis."""
 
 
+UNEVEN = 64
+"""Ratio of squared lengths of residuals beyond which their Gram matrix loses digits that are worth regaining."""
+
+
 def inner(a: Rows, b: Rows) -> Float[Tensor, "replicas rows_a rows_b"]:
     """The normalised inner products <a, b> = a . b / n of all rows with all rows."""
+    if a.shape[1] < b.shape[1]:  # matrix products are faster this way round
+        return torch.bmm(b, a.mT).mul_(1 / a.shape[-1]).mT
     return torch.bmm(a, b.mT).mul_(1 / a.shape[-1])
 
 
@@ -47,19 +53,20 @@ def eigh(gram: Float[Tensor, "replicas m m"]) -> tuple[Tensor, Tensor]:
     Raises:
         OverflowError: The matrix is not finite: training diverged.
     """
-    values, vectors = torch.linalg.eigh(_finite(gram).double())
+    if not math.isfinite(gram.sum()):
+        raise OverflowError("a Gram matrix is not finite")
+    values, vectors = torch.linalg.eigh(gram.double())
     return values.to(gram.dtype), vectors.to(gram.dtype)
 
 
 def cholesky(gram: Float[Tensor, "replicas m m"]) -> Tensor:
-    """The lower factor, by way of float64. Raises OverflowError as `eigh` does."""
-    return torch.linalg.cholesky(_finite(gram).double()).to(gram.dtype)
-
-
-def _finite(gram: Tensor) -> Tensor:
-    if not gram.isfinite().all():
-        raise OverflowError("a Gram matrix is not finite")
-    return gram
+    """The lower factor. Raises OverflowError as `eigh` does."""
+    try:
+        return torch.linalg.cholesky(gram)
+    except torch.linalg.LinAlgError:
+        if not math.isfinite(gram.sum()):
+            raise OverflowError("a Gram matrix is not finite") from None
+        raise
 
 
 def symmetric_power(gram: Float[Tensor, "replicas m m"], power: float, tolerance: float = 1e-12) -> Tensor:
@@ -70,30 +77,36 @@ def symmetric_power(gram: Float[Tensor, "replicas m m"], power: float, tolerance
     return (vectors * powers[:, None, :]) @ vectors.mT
 
 
-def match_moments(noise: Rows, others: Rows, orthonormal: Rows) -> tuple[Rows, Tensor, Tensor]:
+def match_moments(
+    noise: Rows, others: Rows, orthonormal: Rows, turn: Float[Tensor, "replicas rows rows_out"], out: Rows
+) -> Tensor:
     """White noise without the sampling error of its first moments (THEORY section 3, `solve`).
 
     In the limit n -> infinity the rows are orthonormal and uncorrelated with everything given, so make them so.
     Of all that they are uncorrelated with, h, v^0 and E_v going forward and phi' g and E_x going backward carry nearly
     all of the gain (*checked*: the rest, E, N, h_0, phi' h, phi' v^0, would take another 5 to 35 % off the variance,
-    for two to three times the products with the bases).
+    for two to three times the products with the bases). What is to be taken off along the orthonormal rows is left to
+    be done on small matrices, which is cheaper than on particles.
 
     Args:
-        noise: Independent standard normal rows.
+        noise: Independent standard normal rows; overwritten.
         others: Rows of any kind, linearly dependent ones included (hence the ridge).
-        orthonormal: Orthonormal rows; the result is orthogonal to these to rounding.
+        orthonormal: Orthonormal rows.
+        turn: Orthonormal columns: the combinations of the white noise that are wanted.
+        out: Where these go.
 
     Returns:
-        The noise off the others; its overlap with the orthonormal rows, still to be taken off; and the Cholesky
-        factor of what is left then, by whose inverse it is still to be multiplied. What is still to be done is cheaper
-        on small matrices than on particles.
+        Coefficients of the orthonormal rows that are still to be added.
     """
-    gram = inner(others, others)
-    gram.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e3 * torch.finfo(gram.dtype).eps).clamp_min_(1e-30)
-    along = torch.cholesky_solve(inner(others, noise), cholesky(gram))
-    noise = torch.baddbmm(noise, along.mT, others, alpha=-1.0)
-    overlap = inner(noise, orthonormal)
-    return noise, overlap, cholesky(inner(noise, noise).baddbmm_(overlap, overlap.mT, alpha=-1.0))
+    known = inner(others, others).double()
+    known.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e3 * torch.finfo(noise.dtype).eps).clamp_min_(1e-30)
+    along = torch.cholesky_solve(inner(others, noise).double(), cholesky(known))
+    noise.baddbmm_(along.mT.to(noise.dtype), others, alpha=-1.0)
+    overlap = inner(noise, orthonormal).double()
+    left = inner(noise, noise).double().baddbmm_(overlap, overlap.mT, alpha=-1.0)
+    white = torch.linalg.solve_triangular(cholesky(left), turn.mT, upper=False, left=False)
+    torch.bmm(white.to(noise.dtype), noise, out=out)
+    return -white @ overlap
 
 
 @dataclasses.dataclass
@@ -106,10 +119,9 @@ class _Side:
     rank: int = 0
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], capacity: int, like: Tensor) -> _Side:
-        replicas, n = shape
-        history = [like.new_empty(replicas, capacity, n) for _ in range(2)]
-        return cls(history[0], history[1], like.new_zeros(replicas, capacity, capacity))
+    def empty(cls, storage: Float[Tensor, "2 replicas capacity n"]) -> _Side:
+        replicas, capacity = storage.shape[1:3]
+        return cls(storage[0], storage[1], storage.new_zeros(replicas, capacity, capacity, dtype=torch.float64))
 
     @property
     def e(self) -> Rows:
@@ -119,10 +131,15 @@ class _Side:
     def n(self) -> Rows:
         return self.noise[:, : self.rank]
 
-    def append(self, basis: Rows, noise: Rows, small: Tensor) -> None:
-        new = slice(self.rank, self.rank + basis.shape[1])
-        self.basis[:, new], self.noise[:, new] = basis, noise
-        self.small[:, new, : small.shape[-1]] = small
+    def room(self, count: int) -> tuple[Rows, Rows]:
+        """Where the next directions go, and their images' noise."""
+        new = slice(self.rank, self.rank + count)
+        return self.basis[:, new], self.noise[:, new]
+
+    def append(self, small: Tensor) -> None:
+        """Take up the directions written to `room`."""
+        new = slice(self.rank, self.rank + small.shape[1])
+        self.small[:, new, : small.shape[2]] = small
         self.rank = new.stop
 
 
@@ -130,26 +147,18 @@ class LazyGaussian:
     """W with iid N(0, 1/n) entries and its training, `replicas` of them, revealed as they are asked.
 
     Args:
-        shape: (replicas, n).
-        capacity: The largest rank that either basis may reach.
+        storage: Memory for both directions' bases and images, (4, replicas, capacity, n), of any content: capacity is
+            the largest rank that either basis may reach.
         reused: Whether `backward` is W's own transpose or an independent copy's.
         tolerance: Residual directions with less than this share of their vector's squared norm are not revealed;
             only their conditional mean is kept (without it the response to W would vanish at small learning rates).
     """
 
     def __init__(
-        self,
-        shape: tuple[int, int],
-        capacity: int,
-        *,
-        reused: bool,
-        tolerance: float = 1e-12,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str = "cpu",
+        self, storage: Float[Tensor, "4 replicas capacity n"], *, reused: bool, tolerance: float = 1e-12
     ) -> None:
-        self.n, self.reused, self.tolerance = shape[1], reused, tolerance
-        like = torch.empty(0, dtype=dtype, device=device)
-        self._forward, self._backward = (_Side.empty(shape, capacity, like) for _ in range(2))
+        self.n, self.reused, self.tolerance = storage.shape[-1], reused, tolerance
+        self._forward, self._backward = _Side.empty(storage[:2]), _Side.empty(storage[2:])
         self._dense: tuple[Tensor, Tensor] | None = None  # W and the matrix whose transpose `backward` applies
 
     @property
@@ -182,7 +191,7 @@ class LazyGaussian:
 
     def update(self, coordinates: Tensor, coordinates_g: Tensor, weights: Float[Tensor, "replicas rows"]) -> None:
         """W -= (1/n) sum_b weights_b g_b a_b^T."""
-        change = coordinates.mT @ (weights[..., None] * coordinates_g)
+        change = coordinates.mT @ (weights[..., None].to(coordinates.dtype) * coordinates_g)
         if self._dense is not None:
             for matrix in {id(m): m for m in self._dense}.values():
                 matrix -= change.mT / self.n
@@ -194,8 +203,8 @@ class LazyGaussian:
     def densify(self, generator: torch.Generator) -> None:
         """Draw what has not been revealed and go on with the explicit matrix: the same law, and O(n^2) memory."""
         x, v = self._forward, self._backward
-        image_x = x.n + x.small[:, : x.rank, : v.rank] @ v.e  # W E_x
-        image_v = v.n + v.small[:, : v.rank, : x.rank] @ x.e  # W^T E_v
+        image_x = x.n + x.small[:, : x.rank, : v.rank].to(x.n.dtype) @ v.e  # W E_x
+        image_v = v.n + v.small[:, : v.rank, : x.rank].to(x.n.dtype) @ x.e  # W^T E_v
         seen_x, seen_v = image_x.mT @ x.e / self.n, v.e.mT @ image_v / self.n
         draw = functools.partial(_white, x.e, generator)
         if self.reused:  # rows: what W^T of a backward vector says off E_x; the rest, off both bases, is fresh
@@ -203,31 +212,40 @@ class LazyGaussian:
             self._dense = (matrix, matrix)
         else:
             self._dense = (seen_x + _off(draw(), x.e), seen_v + _off(draw().mT, v.e).mT)
-        self._forward, self._backward = (_Side.empty((x.e.shape[0], self.n), 0, x.e) for _ in range(2))
+        self._forward = self._backward = _Side.empty(x.e.new_empty(2, x.e.shape[0], 0, self.n))
 
-    def _reveal(self, here: _Side, there: _Side, a: Rows, noise: Rows, off: Rows | None) -> tuple[Rows, Tensor]:
+    def _reveal(
+        self, here: _Side, there: _Side, a: Rows, noise: Rows, off: Rows | None
+    ) -> tuple[Rows, Float[Tensor, "replicas rows rank"]]:
         alpha, residual = _split(a, here.e)
-        down, up, turn = _directions(alpha, residual, self.tolerance)  # residual = down e + dropped, e = up residual
-        e, down, up = _polish(up @ residual, down, up)
-        turned = turn.mT
-        small = noise.new_zeros(*e.shape[:2], there.rank)
+        down, up, turn, rough = _directions(alpha, residual, self.tolerance)
+        basis, fresh = here.room(up.shape[1])
+        torch.bmm(up.to(a.dtype), residual, out=basis)  # residual = down basis + dropped, basis = up residual
+        if rough:
+            down, up = _polish(basis, down, up)
         if off is not None:
-            noise, overlap, lower = match_moments(noise, off, there.e)
-            turned = turned @ _inverse(lower)
-            small = -turned @ overlap
-        fresh = turned @ noise
+            small = match_moments(noise, off, there.e, turn, out=fresh)
+        else:
+            torch.bmm(turn.mT.to(a.dtype), noise, out=fresh)
+            small = -inner(fresh, there.e).double() if self.reused else up.new_zeros(*up.shape[:2], there.rank)
         dropped = None
         if self.reused:
-            mean = inner(residual, there.n)
+            mean = inner(residual, there.n).double()
             known = up @ mean
             dropped = mean - down @ known
-            small = known + (small if off is not None else -inner(fresh, there.e))
-        here.append(e, fresh, small)
+            small += known
+        here.append(small)
         coordinates = torch.cat([alpha, down], dim=-1)
-        along = coordinates @ here.small[:, : here.rank, : there.rank]
-        if dropped is not None:
-            along += dropped
-        return torch.bmm(coordinates, here.n).baddbmm_(along, there.e), coordinates
+        return _image(here, there, coordinates, dropped), coordinates
+
+
+def _image(here: _Side, there: _Side, coordinates: Tensor, dropped: Tensor | None) -> Rows:
+    """What the coordinates are sent to, and the conditional mean of what they leave out."""
+    along = coordinates @ here.small[:, : here.rank, : there.rank]
+    if dropped is not None:
+        along += dropped
+    dtype = here.noise.dtype
+    return torch.bmm(coordinates.to(dtype), here.n).baddbmm_(along.to(dtype), there.e)
 
 
 def _off(rows: Rows, basis: Rows) -> Rows:
@@ -241,25 +259,32 @@ def _white(like: Rows, generator: torch.Generator) -> Float[Tensor, "replicas n 
     return draw / n**0.5
 
 
-def _split(a: Rows, basis: Rows) -> tuple[Tensor, Rows]:
+def _split(a: Rows, basis: Rows) -> tuple[Float[Tensor, "replicas rows rank"], Rows]:
     """a = alpha basis + residual, orthogonal to rounding.
 
     One sweep of Gram-Schmidt is too few: what rounding leaves along the basis is amplified by |a| / |residual|, at each
     step anew. Allowing a share of 3e-3 along the basis moves a float32 loss by 1e-3 after 20 steps (*checked*).
     """
     alpha = inner(a, basis)
+    if not basis.shape[1]:
+        return alpha.double(), a
     residual = torch.baddbmm(a, alpha, basis, alpha=-1.0)
     again = inner(residual, basis)
-    return alpha + again, residual.baddbmm_(again, basis, alpha=-1.0)
+    return alpha.double().add_(again), residual.baddbmm_(again, basis, alpha=-1.0)
 
 
-def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Rows, Tensor, Tensor]:
-    """Directions made orthonormal to rounding: squaring in the Gram matrix has cost them half their digits."""
-    gram = inner(e, e)
+def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions made orthonormal to rounding, in place: squaring in the Gram matrix has cost them half their digits.
+
+    Returns:
+        `down` and `up` for the new directions.
+    """
+    gram = inner(e, e).double()
     gram.diagonal(dim1=-2, dim2=-1).add_(gram.diagonal(dim1=-2, dim2=-1) < 0.5)  # a replica that needs fewer has 0
     lower = cholesky(gram)
     inverse = _inverse(lower)
-    return inverse @ e, down @ lower, inverse @ up
+    e.copy_(torch.bmm(inverse.to(e.dtype), e))
+    return down @ lower, inverse @ up
 
 
 def _inverse(lower: Tensor) -> Tensor:
@@ -268,25 +293,25 @@ def _inverse(lower: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
-def _directions(alpha: Tensor, residual: Rows, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+def _directions(alpha: Tensor, residual: Rows, tolerance: float) -> tuple[Tensor, Tensor, Tensor, bool]:
     """The principal directions e of the residuals that are longer than `tolerance`.
 
     Returns:
         down, up, turn with residual = down e + (what is dropped), e = up residual, and white noise turned into the
         directions' own: the image's noise, down turn^T G, is then D (residual Gram matrix)^(1/2) D G in every basis,
-        which two runs with common noise need.
+        which two runs with common noise need. And whether rounding will show in e.
     """
-    gram = inner(residual, residual)
+    gram = inner(residual, residual).double()
     square = gram.diagonal(dim1=-2, dim2=-1) + alpha.square().sum(-1)  # of the vectors, as the basis is orthonormal
     norm = square.sqrt()[..., None]  # (R, B, 1)
     per_norm = torch.where(norm > 0, norm, math.inf).reciprocal_()
     values, vectors = eigh(per_norm * gram * per_norm.mT)
-    eps = torch.finfo(gram.dtype).eps
-    floor = (8 * values.shape[1] * eps * values[:, -1:]).clamp_min(max(tolerance, (ROUNDING * eps) ** 2))
-    kept = values > floor  # (R, B), ascending
+    eps = torch.finfo(residual.dtype).eps
+    largest = values[:, -1:]
+    kept = values > (8 * values.shape[1] * eps * largest).clamp_min_(max(tolerance, (ROUNDING * eps) ** 2))
     first = values.shape[1] - int(kept.sum(1).max())
+    rough = bool((kept & (values * UNEVEN < largest)).any())
     kept, values, turn = kept[:, first:], values[:, first:], vectors[:, :, first:]
-    root = torch.where(kept, values, 0.0).sqrt_()
-    inverse = torch.where(kept, values, math.inf).rsqrt_()
-    up = (per_norm * turn * inverse[:, None, :]).mT
-    return norm * turn * root[:, None, :], up, turn
+    inverse = torch.where(kept, values, math.inf).rsqrt_()[:, None, :]
+    up = (per_norm * turn * inverse).mT
+    return norm * turn * (inverse * values[:, None, :]), up, turn, rough

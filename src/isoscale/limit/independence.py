@@ -16,11 +16,11 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs
+from isoscale.limit.choices import choose_plan
 from isoscale.limit.memory import check_memory, lazy_bytes
 from isoscale.limit.network import Problem
 from isoscale.limit.particles import Plan, Progress, Sample, mean_and_error, sample
 from isoscale.limit.richardson import extrapolate
-from isoscale.limit.solve import choose_particles, choose_rank_tolerance, choose_replicas
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,15 +85,7 @@ def independence_gap(
             x, y, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends, batches=None,
             dtype=dtype, device=device,
         )  # fmt: skip
-        n = choose_particles(particles, problem)
-        plan = Plan(
-            particles=n,
-            replicas=2 * choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2),
-            depths=finite,
-            times=(),
-            rank_tolerance=choose_rank_tolerance(None, 1e-3),
-            seed=inputs.count("seed", seed, 0),
-        )
+        plan = choose_plan(problem, finite, particles, replicas, seed=seed, finer=(1, 2))
         part = None if progress is None else _part(progress, i, len(horizons))
         cells.append(_gap(problem, plan, infinite, part))
     names = ("horizon", "depth", "step", "sample", "output")
@@ -111,7 +103,7 @@ def independence_gap(
         "step": range(steps + 1),
     }
     attrs = {
-        "particles": n,
+        "particles": plan.particles,
         "replicas": plan.replicas,
         "lr": float(lr),
         "phi": activations.name(phi),

@@ -19,7 +19,7 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
     dense = size.explicit and not size.matched and rank > DENSE_ABOVE * size.n
     if dense:
         history = size.n**2 * (1 if size.reused else 2) + 4 * size.n * int(DENSE_ABOVE * size.n + problem.samples)
-    streams = 4 * size.n * problem.samples
+    streams = 5 * size.n * problem.samples
     records = len(size.kernel_layers) * (problem.steps + 1) * problem.trained**2 * len(KERNELS)
     words = size.replicas * ((history + streams) * size.depth + records)
     return int(SAFETY * words * problem.gram.element_size())

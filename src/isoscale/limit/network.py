@@ -96,10 +96,25 @@ class Pass:
     coordinates: list[Tensor]
 
 
+class Workspace:
+    """Memory that runs leave to one another: a fresh page costs more than what is written to it."""
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0)
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An array of any content, which must no longer be in use when the next is taken."""
+        words = math.prod(shape)
+        if self._flat.numel() < words or self._flat.dtype != like.dtype or self._flat.device != like.device:
+            self._flat = like.new_empty(0)  # what there was goes first
+            self._flat = like.new_empty(words)
+        return self._flat[:words].view(shape)
+
+
 class Network:
     """Replicas of the network, and one step of training at a time."""
 
-    def __init__(self, problem: Problem, size: Size, noise: Noise) -> None:
+    def __init__(self, problem: Problem, size: Size, noise: Noise, workspace: Workspace) -> None:
         self.problem, self.size, self.noise = problem, size, noise
         self.scale = math.sqrt(problem.horizon / size.depth)
         like, o = problem.gram, problem.outputs
@@ -110,14 +125,8 @@ class Network:
         self.h0 = symmetric_power(like[None], 0.5)[0] @ ends[:, o:]
         self._v0 = self.v
         capacity = min(problem.samples * (problem.steps + 1), self._most_rank() + problem.samples)
-        shape = (size.replicas, size.n)
-        settings = {
-            "reused": size.reused,
-            "tolerance": size.tolerance,
-            "dtype": like.dtype,
-            "device": like.device,
-        }
-        self.layers = [LazyGaussian(shape, capacity, **settings) for _ in range(size.depth)]
+        storage = workspace.take((size.depth, 4, size.replicas, capacity, size.n), like)
+        self.layers = [LazyGaussian(s, reused=size.reused, tolerance=size.tolerance) for s in storage]
 
     def _most_rank(self) -> int:
         return int(DENSE_ABOVE * self.size.n) if self.size.explicit and not self.size.matched else self.size.n
@@ -190,10 +199,16 @@ def _shape(rows: Rows) -> tuple[int, int, int]:
     return rows.shape[0], rows.shape[1], rows.shape[2]
 
 
-def run(problem: Problem, size: Size, noise: Noise, progress: Callable[[float], None] | None = None) -> History:
+def run(
+    problem: Problem,
+    size: Size,
+    noise: Noise,
+    progress: Callable[[float], None] | None = None,
+    workspace: Workspace | None = None,
+) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
     history = _empty(problem, size)
-    network = Network(problem, size, noise)
+    network = Network(problem, size, noise, workspace or Workspace())
     start: list[Rows] = []
     for k in range(problem.steps + 1):
         if not _step(network, history, k, start):

@@ -1,7 +1,7 @@
 """Replicas of the moment-matched particle system at one or several depths, with common noise.
 
 n particles have a bias of O(1/n). A replica that runs three times, with its n particles and with each half of them, is
-free of it: 2 M(n) - (M(n/2) + M'(n/2)) / 2, whose variance is 1.1 to 1.2 times that of M(n), as the halves share the
+free of it: 2 M(n) - (M(n/2) + M'(n/2)) / 2, whose variance is 1.0 to 1.2 times that of M(n), as the halves share the
 whole's noise (*checked*). That doubles the cost, and pays only where many replicas bring the standard error down to
 the bias: their ratio is about sqrt(replicas / particles) (*checked*: tanh, 4 samples, 10 steps).
 """
@@ -14,12 +14,12 @@ from collections.abc import Callable
 import numpy as np
 
 from isoscale.limit import results
-from isoscale.limit.network import History, Problem, Size, run
-from isoscale.limit.noise import GaussianNoise, HalvedNoise
+from isoscale.limit.network import History, Problem, Size, Workspace, run
+from isoscale.limit.noise import HalvedNoise, QuasiNoise
 from isoscale.limit.results import Arrays
 
-TOGETHER = 8192
-"""Particles advanced at once, over all replicas of a group: enough to hide call overhead, few enough for the cache."""
+TOGETHER = 16384
+"""Particles advanced at once, over all replicas of a group: enough to hide call overhead."""
 
 PER_REPLICA = 64
 """Particles a replica, for each replica, from which on the bias is below a fifth of the standard error."""
@@ -37,7 +37,11 @@ class Plan:
     times: tuple[int, ...]  # layers of the coarsest depth at which kernels are recorded
     rank_tolerance: float
     seed: int
-    unbiased: bool = True  # also run the halves?
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the bias would show, so that the halves are to run too."""
+        return self.particles < PER_REPLICA * self.replicas
 
     @property
     def group(self) -> int:
@@ -81,12 +85,12 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
     """Run all replicas at all depths."""
     done, total = 0.0, float(plan.replicas * sum(plan.depths))
     runs: list[list[Arrays]] = [[] for _ in plan.depths]
-    rank, diverged = 0, []
+    rank, diverged, workspace = 0, [], Workspace()
     for first in range(0, plan.replicas, plan.group):
         replicas = min(plan.group, plan.replicas - first)
         for i, depth in enumerate(plan.depths):
             share = _share(progress, done / total, replicas * depth / total)
-            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share)
+            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share, workspace)
             runs[i].append(values)
             rank = max(rank, *(history.rank for history in histories))
             diverged += [history.diverged for history in histories if history.diverged is not None]
@@ -96,19 +100,26 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
 
 
 def _replicas(
-    problem: Problem, plan: Plan, group: tuple[int, int], depth: int, reused: bool, progress: Progress
+    problem: Problem,
+    plan: Plan,
+    group: tuple[int, int],
+    depth: int,
+    reused: bool,
+    progress: Progress,
+    workspace: Workspace,
 ) -> tuple[Arrays, tuple[History, ...]]:
     """A group (its first replica, its size) at one depth, free of the bias of order 1/n if the plan says so."""
     first, replicas = group
 
-    def noise() -> GaussianNoise:
-        return GaussianNoise(plan.seed, first, refinement=plan.depths[-1] // depth, like=problem.gram)
+    def noise() -> QuasiNoise:
+        finest = plan.depths[-1]
+        return QuasiNoise(plan.seed, first, layers=finest, gram=problem.gram, refinement=finest // depth)
 
-    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress)
+    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress, workspace)
     values = results.arrays(whole, problem)
     if not plan.unbiased:
         return values, (whole,)
-    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()))
+    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()), None, workspace)
     pairs = {name: v.reshape(replicas, 2, *v.shape[1:]).mean(1) for name, v in results.arrays(halves, problem).items()}
     return {name: 2 * v - pairs[name] for name, v in values.items()}, (whole, halves)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -13,31 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, results
+from isoscale.limit.choices import choose_depths, choose_plan, with_precision
 from isoscale.limit.memory import check_memory, lazy_bytes
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import PER_REPLICA, Plan, Progress, Sample, least_particles, mean_and_error, sample
+from isoscale.limit.particles import Plan, Progress, Sample, mean_and_error, sample
 from isoscale.limit.results import Arrays
 from isoscale.limit.richardson import extrapolate
 from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
 
 if TYPE_CHECKING:
     import xarray as xr
-
-REPLICAS, SAMPLED = (8, 32), 4096
-"""Replicas run by default: fewest and most, and the particles that they have together in between. Variance falls as
-1 / (particles x replicas) whichever grows, bias and time a particle are lowest with few replicas of many particles."""
-
-TRIAL = 512
-"""Particles that `solve` starts with: the fewest whose bias does not show beside 8 replicas' standard error, and at the
-default tolerance often enough. If not, the trial has told how many are."""
-
-SINGLE = 1e-4
-"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6."""
-
-LADDER = (8, 16, 32)
-"""Depths that are extrapolated, at horizon <= 1; longer horizons take finer layers."""
 
 MOST_FLOPS, MOST_BYTES = 2e12, 2**33
 """What `solve` spends of its own accord: some minutes of one core, 8 GiB. Pass `particles` to spend more."""
@@ -120,28 +105,19 @@ def solve(
         inputs.problem, x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss,
         train_ends=train_ends, batches=batches, device=device,
     )  # fmt: skip
-    problem = make(dtype=choose_dtype(dtype, tolerance))
     reused = inputs.mode(backward_weights)
-    depths = choose_depths(depth, ladder, problem.horizon)
-    n = choose_particles(particles, problem)
-    count = choose_replicas(n) if replicas is None else inputs.count("replicas", replicas, 2)
-    plan = Plan(
-        particles=n,
-        replicas=count,
-        depths=depths,
-        times=kernel_layers(kernels, depths[0]),
-        rank_tolerance=choose_rank_tolerance(rank_tolerance, tolerance),
-        seed=inputs.count("seed", seed, 0),
-        unbiased=n < PER_REPLICA * count,
-    )
+    depths = choose_depths(depth, ladder, inputs.positive("horizon", horizon))
     wanted = tolerance if particles is None else math.inf
-    try:
-        plan, answer = _to_tolerance(problem, plan, reused, wanted, progress)
-    except torch.linalg.LinAlgError as error:  # rounding made a Gram matrix indefinite
-        if dtype is not None:
-            raise InvalidValueError(f"`dtype` {dtype} is too coarse for this run: leave it out") from error
-        problem = make(dtype="float64")
-        plan, answer = _to_tolerance(problem, plan, reused, wanted, progress)
+
+    def work(dtype: str) -> tuple[Problem, Plan, _Answer]:
+        problem = make(dtype=dtype)
+        plan = choose_plan(
+            problem, depths, particles, replicas, seed=seed, tolerance=tolerance, rank_tolerance=rank_tolerance,
+            times=kernel_layers(kernels, depths[0]),
+        )  # fmt: skip
+        return problem, *_to_tolerance(problem, plan, reused, wanted, progress)
+
+    problem, plan, answer = with_precision(dtype, tolerance, work)
     attrs = {
         "depths": list(plan.depths), "particles": plan.particles, "replicas": plan.replicas, "rank": answer.rank,
         "seconds": time.perf_counter() - begin, "error": answer.error, "tolerance": tolerance,
@@ -213,53 +189,4 @@ def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> 
     most = MOST_BYTES / lazy_bytes(problem, plan.size(plan.depths[-1], 1, reused=True))
     particles = int(plan.particles * min(factor, most))
     n = max(plan.particles, 64 * math.ceil(particles / 64))
-    return dataclasses.replace(plan, particles=n, unbiased=n < PER_REPLICA * plan.replicas)
-
-
-def choose_depths(depth: int | None, ladder: Sequence[int] | None, horizon: float) -> tuple[int, ...]:
-    """The depths to run: the one asked for, or the ladder to infinity."""
-    if depth is not None:
-        if ladder is not None:
-            raise InvalidValueError("`ladder` is the way to infinite depth: leave out `depth`, or `ladder`")
-        return (inputs.count("depth", depth, 1),)
-    if ladder is None:
-        finer = 2 ** math.ceil(math.log2(max(1.0, horizon)))
-        return tuple(finer * rung for rung in LADDER)
-    rungs = tuple(inputs.count("ladder", rung, 1) for rung in ladder)
-    if len(rungs) < 2 or any(b % a or a == b for a, b in itertools.pairwise(rungs)):
-        raise InvalidValueError(f"`ladder` must hold two or more depths, each dividing the next, got {list(ladder)}")
-    return rungs
-
-
-def choose_dtype(dtype: str | None, tolerance: float) -> str:
-    """The one asked for, or the fastest that is exact enough."""
-    if dtype is None:
-        return "float32" if tolerance >= SINGLE else "float64"
-    return dtype
-
-
-def choose_particles(particles: int | None, problem: Problem) -> int:
-    """The particles asked for, or enough for a first trial and for the bases of the whole run with room to spare."""
-    least = least_particles(problem)
-    if particles is None:
-        return max(TRIAL, 64 * math.ceil(1.5 * least / 64))
-    if inputs.count("particles", particles, 1) < least:
-        raise InvalidValueError(
-            f"`particles` must be >= {least} for {problem.samples} samples and {problem.steps} steps, got {particles}"
-        )
-    if particles % 2:
-        raise InvalidValueError(f"`particles` must be even, as each replica also runs in two halves, got {particles}")
-    return particles
-
-
-def choose_replicas(particles: int) -> int:
-    """Enough for a standard error that can be trusted, fewer of large ones."""
-    least, most = REPLICAS
-    return max(least, min(most, SAMPLED // particles))
-
-
-def choose_rank_tolerance(rank_tolerance: float | None, tolerance: float) -> float:
-    """The rank tolerance asked for, or one that is invisible at the tolerance."""
-    if rank_tolerance is None:
-        return min(1e-5, 1e-2 * tolerance)
-    return inputs.positive("rank_tolerance", rank_tolerance, zero=True)
+    return dataclasses.replace(plan, particles=n)
