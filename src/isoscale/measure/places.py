@@ -49,9 +49,9 @@ def places(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Place
 
 
 def _seen(graph: Graph) -> dict[int, str]:
-    """Values that a submodule returns or is given, by node; what is returned is named before what is given."""
-    given = {node: f"{INPUT}{name}" for name, node in graph.module_inputs.items()}
-    return given | {node: name for name, node in graph.module_outputs.items()}
+    """Values that a submodule returns or is given, by node: what the first one returned, else was given."""
+    given = {node: f"{INPUT}{name}" for name, node in reversed(list(graph.module_inputs.items()))}
+    return given | {node: name for name, node in reversed(list(graph.module_outputs.items()))}
 
 
 def _along(graph: Graph, index: int, seen: Mapping[int, str]) -> int | None:

@@ -20,7 +20,9 @@ _AUDIT = {
     "output_update": "effect on\nthe output",
 }
 _CHECK = {"start": "size at\ninitialisation", "change": "change after\nall steps"}
-_WIDE, _HIGH, _MARGIN = 3.3, 2.9, 0.95
+# In inches: a panel's axes, and what stands around them.
+_AXES, _LEFT, _TOP, _BOTTOM = (1.9, 1.75), 0.62, 0.5, 0.55
+_LETTER = 0.075
 
 
 def audit(data: xr.Dataset) -> Figure:
@@ -46,15 +48,16 @@ def _figure(data: xr.Dataset, dim: str, titles: Mapping[str, str]) -> Figure:
     shown = [name for name in titles if bool(data[name].notnull().any())]
     if not axes_of_size or not shown:
         raise InvalidValueError("there is nothing to draw: no quantity was measured at two sizes")
-    wide = _WIDE + 0.09 * min(28, max(len(str(label)) for label in data[dim].values))
+    longest = max(min(28, len(str(label))) for label in data[dim].values)
+    wide, high = _LEFT + _AXES[0] + _LETTER * longest + 0.25, _AXES[1] + _BOTTOM + 0.15
     with drawing.style():
-        figure = drawing.blank(wide * len(shown) + _MARGIN, _HIGH * len(axes_of_size) + 0.4)
+        figure = drawing.blank(wide * len(shown), high * len(axes_of_size) + _TOP)
         width, height = figure.get_size_inches()
         for row, axis in enumerate(axes_of_size):
             for column, name in enumerate(shown):
-                left, bottom = _MARGIN + column * wide, height - 0.55 - row * _HIGH - (_HIGH - 1.05)
-                box = (left / width, bottom / height, (_WIDE - 1.25) / width, (_HIGH - 1.05) / height)
-                _panel(figure.add_axes(box), _along(data[name], axis), axis, dim, titles[name] if row == 0 else "")
+                left, bottom = column * wide + _LEFT, height - _TOP - row * high - _AXES[1]
+                axes = figure.add_axes((left / width, bottom / height, _AXES[0] / width, _AXES[1] / height))
+                _panel(axes, _along(data[name], axis), axis, dim, titles[name] if row == 0 else "")
     return figure
 
 
@@ -69,7 +72,6 @@ def _panel(axes: Axes, values: xr.DataArray, axis: str, dim: str, title: str) ->
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=10)
     axes.set(xlabel=axis, xticks=values[axis].values, xticklabels=[f"{size:g}" for size in values[axis].values])
-    axes.minorticks_off()
     ends = []
     for label, color, marker in zip(
         values[dim].values, _colours(values.sizes[dim]), _markers(values.sizes[dim]), strict=True
@@ -83,15 +85,20 @@ def _panel(axes: Axes, values: xr.DataArray, axis: str, dim: str, title: str) ->
         last = mean[np.isfinite(mean)][-1]
         ends.append((drawing.shortened(str(label), 28), color, float(last)))
     _at_least_a_decade(axes)
+    axes.minorticks_off()
     drawing.label_ends(axes, ends)
 
 
 def _at_least_a_decade(axes: Axes) -> None:
-    """A flat line must look flat: no panel spans less than a factor of ten."""
+    """A flat line must look flat: no panel spans less than a factor of ten. Ticks at powers of ten."""
     low, high = axes.get_ylim()
     short = 0.5 * (1 - math.log10(high / low))
     if short > 0:
-        axes.set_ylim(low * 10**-short, high * 10**short)
+        low, high = low * 10**-short, high * 10**short
+        axes.set_ylim(low, high)
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    powers = powers[:: max(1, len(powers) // 5)]
+    axes.set(yticks=[10.0**power for power in powers], yticklabels=[f"{10.0**power:g}" for power in powers])
 
 
 def _colours(count: int) -> list[str]:
