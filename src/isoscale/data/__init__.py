@@ -2,7 +2,8 @@
 
 One verb: `load(name, folder)` gives a `Dataset`, two splits of standardised tensors or of tokens, with a
 fingerprint and a note that says exactly what they are. Nothing is downloaded, nothing in a file is run (of a
-pickle only plain values are read), and a damaged file is an error that names it. Listing the names loads neither torch nor numpy, so that `--help` stays quick.
+pickle only plain values are read), and a damaged file is an error that names it. Listing the names loads neither
+torch nor numpy, so that `--help` stays quick.
 """
 
 import lazy_loader
