@@ -83,7 +83,7 @@ MEANINGLESS = {
         (["sp", "sp"], "`rule` has a value twice: sp, sp"),
         ("residual-family(2,1)", "`alpha` must be in [0, 1], got 2"),
     ],
-    "model": [("residual-mpl", "no model named 'residual-mpl'. Nearest: residual-mlp. All: residual-mlp")],
+    "model": [("residual-mpl", "no model named 'residual-mpl'. Nearest: residual-mlp. All: conv-net, conv-resnet, ")],
     "optimizer": [("adamx", "no optimizer named 'adamx'. Nearest: adam"), (5, "no optimizer named '5'")],
     "dataset": [("cifar-10", "no data set named 'cifar-10'. Nearest: cifar10")],
     "seeds": [
