@@ -107,7 +107,7 @@ class Plan:
         settings = self.settings if optimizer is None else replace(self.settings, optimizer=family_of(optimizer))
         return groups.make(self.entries, self.scaling, settings, self._checked(model))
 
-    def check(self, *optimizers: Any) -> None:
+    def check(self, *optimizers: Any, model: nn.Module | None = None) -> None:
         """Raise if the optimizer no longer has the ratios of the plan.
 
         A scheduler that multiplies all learning rates alike is fine. One that sets them all to one value
@@ -116,11 +116,13 @@ class Plan:
 
         Args:
             optimizers: The optimizer; for "muon" both of them.
+            model: Whose parameters they step; by default the model that the plan is bound to. A plan that was
+                loaded, or a copy of the model, needs it.
 
         Raises:
             PlanError: The message names a tensor, its ratio and what the plan asks.
         """
-        groups.check(self.entries, self.scaling, self.settings, self._checked(None), optimizers)
+        groups.check(self.entries, self.scaling, self.settings, self._checked(model), optimizers)
 
     # --- as a table ---
     def table(self) -> pd.DataFrame:
@@ -199,7 +201,10 @@ class Plan:
         """The model's parameters by name, if they are the plan's."""
         model = self._model if model is None else model
         if model is None:
-            raise PlanError("the plan is bound to no model: call plan.apply(model), or plan.param_groups(model)")
+            raise PlanError(
+                "the plan is bound to no model: pass it, plan.param_groups(model) and plan.check(optimizer, model=model), "
+                "or call plan.apply(model) if it is freshly initialised"
+            )
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}
         for name in dict.fromkeys([*planned, *parameters]):
