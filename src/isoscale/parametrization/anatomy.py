@@ -98,7 +98,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         depth=len(branches) or max(1, sum(node.is_map and not _is_readout(graph, node) for node in graph.nodes)),
         head_sizes=tuple(_head_size(graph, node) for node in graph.nodes if _queries(graph, node)),
         stuck={block: branch.stuck for block, branch in zip(placed.blocks, branches, strict=True) if branch.stuck},
-        packed=tuple(packed),
+        packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branch)),
         readout_multipliers=tuple(sorted(_before_readouts(graph))),
         logit_multipliers=tuple(sorted(multipliers & queries)),
