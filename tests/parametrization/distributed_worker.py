@@ -70,7 +70,9 @@ def _trained(model: nn.Module, plan: Plan, mine: list[Batch]) -> dict[str, Any]:
         "losses": losses,
         "caught": caught,
         "sharded": all(isinstance(value, DTensor) for value in weights.values()),
-        "weights": {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights.items()},
+        "weights": {
+            name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in weights.items()
+        },
     }
 
 
