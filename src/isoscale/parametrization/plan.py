@@ -219,8 +219,8 @@ class Plan:
         model = self._model if model is None else model
         if model is None:
             raise PlanError(
-                "the plan is bound to no model: pass one, plan.param_groups(model), plan.check(optimizer, model=model), "
-                "or call plan.apply(model) if it is freshly initialised"
+                "the plan is bound to no model: pass one: plan.param_groups(model), "
+                "plan.check(optimizer, model=model), or call plan.apply(model) if it is freshly initialised"
             )
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}

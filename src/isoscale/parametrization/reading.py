@@ -62,7 +62,7 @@ def _keys(given: Any, names: set[str], where: str) -> Mapping[str, Any]:
 def _list(given: Any, where: str) -> list[Any]:
     if not isinstance(given, list | tuple):
         raise PlanError(f"`{where}` must be a list, got {type(given).__name__}")
-    return given
+    return list(given)
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
