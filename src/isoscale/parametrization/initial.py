@@ -55,15 +55,16 @@ class Drawn:
 
         Args:
             likely: Laws by how well they explain the whole model. A small tensor's entries agree with several laws
-                within their noise: the first of these is taken.
+                within their noise: the first of these is taken. Constant entries agree exactly with their own.
         """
         if self.actual == 0 or self.base == 0:
             scale = self.factor * self.base / self.actual if self.actual else 1.0
             return Rescaling(scale=1.0 if self.actual == self.base else scale, law="zeros")
         laws, misfits = self._laws(), self.misfits()
-        allowed = min(min(misfits.values()) + _INDISTINCT, _ALLOWED)
+        best = min(misfits.values())
+        allowed = min(best + _INDISTINCT, _ALLOWED) if best else 0.0
         for name in [*likely, *sorted(laws, key=misfits.__getitem__)]:
-            if misfits[name] <= allowed:
+            if misfits.get(name, math.inf) <= allowed:
                 return Rescaling(scale=self.factor / laws[name], law=name)
         return Rescaling(scale=self.factor * self.base / self.actual, law="measured")
 
@@ -78,12 +79,9 @@ class Drawn:
     def _laws(self) -> dict[str, float]:
         """Target / base entries under each law that initialisers are known to follow."""
         a, b, a0, b0 = self.fans
-        widths = {
-            "1/sqrt(fan_in)": self.fan_in**-0.5,
-            "fixed size": 1.0,
-            "1/sqrt(fan_out)": self.fan_out**-0.5,
-            "1/sqrt(fan_in + fan_out)": math.sqrt((a0 + b0) / (a + b)),
-        }
+        widths = {"1/sqrt(fan_in)": self.fan_in**-0.5, "fixed size": 1.0, "1/sqrt(fan_out)": self.fan_out**-0.5}
+        if a > 1 or a0 > 1:
+            widths["1/sqrt(fan_in + fan_out)"] = math.sqrt((a0 + b0) / (a + b))
         deep = {f"{name}, 1/sqrt(depth)": ratio * self.depth**-0.5 for name, ratio in widths.items()}
         return widths | (deep if self.depth != 1 else {}) | {"already rescaled": self.factor}
 
@@ -92,7 +90,10 @@ def likely_laws(tensors: Iterable[Drawn]) -> list[str]:
     """Laws by how well they explain the tensors; what one excludes by far counts no more than what one excludes."""
     totals: dict[str, float] = {}
     for drawn in tensors:
-        for name, misfit in drawn.misfits().items():
+        misfits = drawn.misfits()
+        if 0.0 in misfits.values():  # constant entries say nothing about what is drawn
+            continue
+        for name, misfit in misfits.items():
             totals[name] = totals.get(name, 0.0) + min(misfit, _ALLOWED)
     return sorted(totals, key=totals.__getitem__)
 
