@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_nets import features_in, mlp
+from small_nets import features_in, mlp, tokens_in, transformer
 from torch import nn
 
 from isoscale import parametrize
@@ -71,3 +71,15 @@ def test_zeros_stay_zeros():
     plan = parametrize(model, base, lr=0.1, example_inputs=features_in())
     assert not model.readout.weight.any()
     assert plan.table().set_index("name").loc["readout.weight", "lr"] == pytest.approx(0.1 / 4)
+
+
+def test_gains_stay_ones_beside_biases_that_are_drawn():
+    """Constant entries follow no drawn law; torch's biases shrink like 1/sqrt(width), and are brought to the base's."""
+    model, base = (transformer(width, 2, seed, heads=width // 8) for width, seed in ((128, 0), (32, 1)))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    parametrize(model, base, "mup", lr=0.1, example_inputs=tokens_in())
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert torch.equal(parameter, before[name])
+        elif name.endswith("bias"):
+            assert torch.equal(parameter, 2 * before[name])
