@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from isoscale import rules
-from isoscale.errors import PlanError
+from isoscale.errors import InvalidValueError, PlanError
 from isoscale.parametrization.entry import Entry, Scaling, Settings
 from isoscale.parametrization.plan import Plan
 
@@ -31,7 +31,10 @@ def read_plan(given: Any, version: int) -> Plan:
         raise PlanError(f"plan format {given['isoscale_plan']!r}, this isoscale reads {version}: make the plan anew")
     parts = _keys(given, {"isoscale_plan", "scaling", "settings", "entries", "multipliers", "open_items", "notes"}, "")
     scaling = _read(Scaling, parts["scaling"], "scaling")
-    rules.get(scaling.rule)
+    try:
+        rules.get(scaling.rule)
+    except InvalidValueError as error:
+        raise PlanError(f"`scaling.rule`: {error}") from error
     return Plan(
         scaling=scaling,
         settings=_read(Settings, parts["settings"], "settings"),
