@@ -2,6 +2,7 @@ from . import data as data
 from . import errors as errors
 from . import laws as laws
 from . import limit as limit
+from . import measure as measure
 from . import models as models
 from . import report as report
 from . import rules as rules

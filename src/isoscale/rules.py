@@ -240,6 +240,11 @@ class Rule:
     depth: DepthRow = DepthRow()
     head_size: float = -0.5
 
+    @property
+    def is_named(self) -> bool:
+        """Whether `get` returns this very rule for its name."""
+        return _RULES.get(self.name) == self or (bool(_FAMILY.fullmatch(self.name)) and get(self.name) == self)
+
     def factors(
         self,
         role: Role,

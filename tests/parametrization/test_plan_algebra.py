@@ -106,7 +106,7 @@ def test_tables_say_why():
     assert list(table["name"]) == [entry.name for entry in plan.entries]
     assert table["reason"].str.len().min() > 0
     last = table.set_index("name").loc["blocks.0.maps.1.weight"]
-    assert last["place"] == "map 2 of 2, last"
+    assert last["place"] == "map 2 of 2"
     assert "branch multiplier x1/2 folded in" in last["reason"]
     assert "<table" in plan._repr_html_()
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from isoscale.cli.limit import LimitCommand
+from isoscale.cli.plan import PlanCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import error_console, print_error
@@ -24,6 +25,7 @@ Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
+    | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
 )
 

@@ -183,7 +183,7 @@ class _Placement:
         maps = [i for i in members(branch.nodes) if self._graph.nodes[i].is_map]
         last = node.index in branch.last
         place = f"map {maps.index(node.index) + 1} of {len(maps)}" if node.index in maps else _what(node, use)
-        return (Role.BRANCH_LAST if last else Role.BRANCH_INTERNAL), place + (", last" if last else "")
+        return (Role.BRANCH_LAST if last else Role.BRANCH_INTERNAL), place
 
     def _outside(self, node: Node, use: Use) -> Role:
         if self._parameters[use.name].numel() == 1:

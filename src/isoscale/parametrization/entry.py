@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from isoscale import rules
 from isoscale.parametrization import initial
-from isoscale.rules import Factors, OptimizerFamily, Role
+from isoscale.rules import Factors, OptimizerFamily, Role, Rule
 
 Decay = Literal["independent", "coupled", "none"]
 MuonAdjustment = Literal["original", "match_rms_adamw"]
@@ -20,22 +19,22 @@ class Scaling:
     """How far the target is from the base.
 
     Attributes:
-        rule: Name of the rule.
+        rule: The rule.
         depth: Ratio of the numbers of residual branches.
         head_size: Ratio of the sizes of attention heads.
         init_law: What the model's own init is taken to follow where the base has no numbers.
     """
 
-    rule: str
+    rule: Rule
     depth: float = 1.0
     head_size: float = 1.0
     init_law: str = "1/sqrt(fan_in)"
 
     def multiplier_of_branches(self) -> float:
-        return rules.get(self.rule).factors(Role.BRANCH_LAST, "sgd", depth=self.depth).multiplier
+        return self.rule.factors(Role.BRANCH_LAST, "sgd", depth=self.depth).multiplier
 
     def multiplier_of_logits(self) -> float:
-        return self.head_size ** rules.get(self.rule).head_size
+        return self.head_size**self.rule.head_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +92,14 @@ class Entry:
     frozen: bool = False
     base_rms: float | None = None
 
+    @property
+    def kind(self) -> str:
+        """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3`."""
+        if not self.block or not self.name.startswith(f"{self.block}."):
+            return self.name
+        starred = ".".join("*" if step.isdecimal() else step for step in self.block.split("."))
+        return starred + self.name[len(self.block) :]
+
     def family(self, optimizer: OptimizerFamily) -> OptimizerFamily:
         """Muon steps the hidden matrices; AdamW stands beside it for the rest."""
         if optimizer != "muon":
@@ -101,7 +108,7 @@ class Entry:
 
     def raw(self, scaling: Scaling, optimizer: OptimizerFamily) -> Factors:
         """The rule's factors, with every multiplier that acts on this tensor, not folded."""
-        rule, family = rules.get(scaling.rule), self.family(optimizer)
+        rule, family = scaling.rule, self.family(optimizer)
         if self.role in (Role.VECTOR, Role.BRANCH_VECTOR, Role.INPUT) and self.fan_in == 1:
             found = rule.factors(self.role, family, width=self.fan_out, depth=scaling.depth)
         elif self.role is Role.OUTPUT and self.fan_out == 1:

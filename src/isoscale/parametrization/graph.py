@@ -6,7 +6,7 @@ A node is one operation that depends on the model's inputs. Parameters are not n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -68,10 +68,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order of execution, and the nodes that the model returned."""
+    """Nodes in the order of execution.
+
+    Attributes:
+        nodes: All of them.
+        outputs: Those that the model returned.
+        module_inputs, module_outputs: By name of a submodule, the node of its first argument and of its (first)
+            result, at its last call: where a hook sees which value.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
+    module_inputs: Mapping[str, int] = field(default_factory=dict)
+    module_outputs: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def above(self) -> list[int]:

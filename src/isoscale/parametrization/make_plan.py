@@ -74,8 +74,8 @@ def parametrize(
     >>> base, model = ResidualMLP(8, 2, width=16, depth=2), ResidualMLP(8, 2, width=64, depth=8)
     >>> plan = parametrize(model, base, "completep", "adamw", lr=1e-3, example_inputs=(torch.zeros(1, 8),))
     >>> optimizer = torch.optim.AdamW(plan.param_groups())
-    >>> plan.table().set_index("name").loc["blocks.0.maps.1.weight", "lr"]
-    np.float64(3.125e-05)
+    >>> float(plan.table().set_index("name").loc["blocks.0.maps.1.weight", "lr"])  # 1/4 for fan_in, 1/4 for the branch
+    6.25e-05
     """
     _check_model(model)
     model_ = unwrapped(model)
@@ -87,7 +87,7 @@ def parametrize(
     head = sizes.head_ratio(anatomy, known)
     entries = tuple(_entry(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
     scaling = Scaling(
-        rule=rules.get(rule).name,
+        rule=rules.get(rule),
         depth=sizes.depth_ratio(anatomy, known, pairs),
         head_size=1.0 if head is None else head,
         init_law=_init_law(entries, parameters),
@@ -254,7 +254,7 @@ def _readout_multiplier(entries: tuple[Entry, ...], scaling: Scaling) -> float:
     ratios = [entry.fan_in for entry in entries if entry.role is Role.OUTPUT]
     ratios += [entry.fan_out for entry in entries if entry.tied]
     width = ratios[0] if ratios else 1.0
-    return rules.get(scaling.rule).factors(Role.OUTPUT, "sgd", width=width).multiplier
+    return scaling.rule.factors(Role.OUTPUT, "sgd", width=width).multiplier
 
 
 def _open_items(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:

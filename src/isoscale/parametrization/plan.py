@@ -171,7 +171,7 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{self.scaling.rule} for {self.settings.optimizer}: {len(self.entries)} tensors, "
+            f"{self.scaling.rule.name} for {self.settings.optimizer}: {len(self.entries)} tensors, "
             f"depth x{self.scaling.depth:g}"
         )
 
@@ -205,6 +205,9 @@ class Plan:
         """The plan as JSON-able values."""
         own = {item.name for item in dataclasses.fields(self) if not item.name.startswith("_")}
         shown = dataclasses.asdict(replace(self, _model=None))
+        rule = self.scaling.rule
+        if rule.is_named:
+            shown["scaling"]["rule"] = rule.name
         return {"isoscale_plan": _FORMAT} | {key: value for key, value in shown.items() if key in own}
 
     @classmethod

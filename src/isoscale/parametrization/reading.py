@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -13,10 +13,11 @@ from isoscale import rules
 from isoscale.errors import InvalidValueError, PlanError
 from isoscale.parametrization.entry import Entry, Scaling, Settings
 from isoscale.parametrization.plan import Plan
+from isoscale.rules import DepthRow, Rule, WidthRow
 
 _T = TypeVar("_T")
 
-_HINTS = {cls: typing.get_type_hints(cls) for cls in (Entry, Scaling, Settings)}
+_HINTS = {cls: typing.get_type_hints(cls) for cls in (Entry, Scaling, Settings, Rule, WidthRow, DepthRow)}
 
 
 def read_plan(given: Any, version: int) -> Plan:
@@ -30,13 +31,8 @@ def read_plan(given: Any, version: int) -> Plan:
     if given["isoscale_plan"] != version:
         raise PlanError(f"plan format {given['isoscale_plan']!r}, this isoscale reads {version}: make the plan anew")
     parts = _keys(given, {"isoscale_plan", "scaling", "settings", "entries", "multipliers", "open_items", "notes"}, "")
-    scaling = _read(Scaling, parts["scaling"], "scaling")
-    try:
-        rules.get(scaling.rule)
-    except InvalidValueError as error:
-        raise PlanError(f"`scaling.rule`: {error}") from error
     return Plan(
-        scaling=scaling,
+        scaling=_read(Scaling, parts["scaling"], "scaling"),
         settings=_read(Settings, parts["settings"], "settings"),
         entries=tuple(
             _read(Entry, entry, f"entries[{i}]") for i, entry in enumerate(_list(parts["entries"], "entries"))
@@ -68,6 +64,16 @@ def _list(given: Any, where: str) -> list[Any]:
     return list(given)
 
 
+def _rule(value: Any, where: str) -> Rule:
+    """A rule by its name, or the tables of one that the user made."""
+    if isinstance(value, str):
+        try:
+            return rules.get(value)
+        except InvalidValueError as error:
+            raise PlanError(f"`{where}`: {error}") from error
+    return _read(Rule, value, where)
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     """The value as `kind`; JSON knows no tuples, enums or ints that are floats."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -83,15 +89,24 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if len(kinds) != len(items):
             raise PlanError(f"`{where}` must have {len(kinds)} items, got {len(items)}")
         return tuple(_value(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, items, strict=True)))
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise PlanError(f"`{where}` must be an object, got {type(value).__name__}")
-        return {str(key): _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+        return {
+            _value(arguments[0], key, where): _value(arguments[1], item, f"{where}.{key}")
+            for key, item in value.items()
+        }
+    if kind is Rule:
+        return _rule(value, where)
+    if kind in (WidthRow, DepthRow):
+        return _read(kind, value, where)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
+        raise PlanError(f"`{where}` must be a finite number")
     if kind in (bool, str, int) and type(value) is kind:
         return value
-    if isinstance(kind, type) and issubclass(kind, rules.Role):
+    if kind is rules.Role:
         try:
             return rules.Role(value)
         except ValueError:

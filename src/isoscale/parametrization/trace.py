@@ -8,6 +8,7 @@ runs on the real weights instead, if there are any. The module is left as it was
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,9 +37,9 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
     Raises:
         TraceError: The forward fails, or needs numbers that the model does not have (meta device).
 
-    >>> graph = trace(nn.Linear(3, 2), (torch.zeros(1, 3),))
+    >>> graph = trace(nn.Linear(3, 2, bias=False), (torch.zeros(1, 3),))
     >>> [node.op for node in graph.nodes], graph.nodes[1].uses[0].name
-    (['input', 'addmm'], 'weight')
+    (['input', 'mm'], 'weight')
     """
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -104,7 +105,7 @@ def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)
-    with _as_for_inference(model), _multipliers_reported(model, recorder), recorder, torch.no_grad():
+    with _as_for_inference(model), _modules_reported(model, recorder), recorder, torch.no_grad():
         try:
             out = torch.func.functional_call(model, state, args, kwargs, strict=False)
         except Exception as error:
@@ -142,12 +143,18 @@ def _as_for_inference(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _multipliers_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """A Multiplier is an ordinary multiplication to the dispatcher: have each say that it was the one."""
+def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Have each submodule say which values it was given and returned, and each Multiplier that it was one."""
+
+    def report(module: nn.Module, args: Any, out: Any, name: str) -> None:
+        recorder.module_called(name, next(_tensors(args), None), next(_tensors(out), None))
+        if isinstance(module, Multiplier):
+            recorder.mark(out, name)
+
     handles = [
-        module.register_forward_hook(lambda _module, _args, out, name=name: recorder.mark(out, name))
+        module.register_forward_hook(functools.partial(report, name=name))
         for name, module in model.named_modules()
-        if isinstance(module, Multiplier)
+        if name
     ]
     try:
         yield
@@ -169,6 +176,8 @@ class _Recorder(TorchDispatchMode):
         self._of_tensor: dict[int, int | Weight] = {}
         self._written: dict[int, int] = {}
         self._alive: list[Tensor] = []
+        self._module_inputs: dict[str, int] = {}
+        self._module_outputs: dict[str, int] = {}
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
@@ -182,9 +191,15 @@ class _Recorder(TorchDispatchMode):
         if isinstance(node, int):
             self.nodes[node].multiplier = multiplier
 
+    def module_called(self, name: str, given: Tensor | None, returned: Tensor | None) -> None:
+        for tensor, places in ((given, self._module_inputs), (returned, self._module_outputs)):
+            if tensor is not None and isinstance(node := self._origin(tensor), int):
+                places[name] = node
+
     def graph(self, out: Any) -> Graph:
         origins = [self._origin(value) for value in _tensors(out)]
-        return Graph(tuple(self.nodes), tuple(dict.fromkeys(node for node in origins if isinstance(node, int))))
+        outputs = tuple(dict.fromkeys(node for node in origins if isinstance(node, int)))
+        return Graph(tuple(self.nodes), outputs, self._module_inputs, self._module_outputs)
 
     # --- one operation ---
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

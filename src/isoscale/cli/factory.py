@@ -1,0 +1,173 @@
+"""Models from the command line: a built-in name, or a factory in the user's own file, `pkg.module:make`.
+
+The factory is called with the sizes as keyword arguments and returns a module. It is the only code of the user's
+that runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from isoscale.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DTYPES = {"float": "float32", "int": "int64"}
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Something that makes a model of given sizes.
+
+    Attributes:
+        name: As the user wrote it.
+        make: Called with sizes as keyword arguments.
+        inputs: Arguments of the model's forward, if the factory's module offers `example_inputs`.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    inputs: Any = None
+
+    def build(self, sizes: dict[str, Any], *, meta: bool = False) -> nn.Module:
+        """The model of these sizes; on the meta device if asked and if its code allows it.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: The factory fails or returns no module.
+        """
+        import torch
+
+        if meta:
+            with contextlib.suppress(Exception), torch.device("meta"):
+                return self._called(sizes)
+        return self._called(sizes)
+
+    def _called(self, sizes: dict[str, Any]) -> nn.Module:
+        from torch import nn
+
+        shown = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        try:
+            model = self.make(**sizes)
+        except Exception as error:
+            raise InvalidValueError(f"{self.name}({shown}) fails: {type(error).__name__}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise InvalidTypeError(f"{self.name}({shown}) must return a torch.nn.Module, got {type(model).__name__}")
+        return model
+
+
+def factory(name: str) -> Factory:
+    """The factory of that name: `pkg.module:make`, `path/file.py:make`, or a built-in model.
+
+    Raises:
+        InvalidValueError: No such module, function or model.
+    """
+    if ":" not in name:
+        return _built_in(name)
+    path, _, attribute = name.rpartition(":")
+    module = _import(path)
+    if not callable(make := getattr(module, attribute, None)):
+        offered = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise InvalidValueError(f"{path} has no function `{attribute}`; it has: {offered or 'none'}")
+    inputs = getattr(module, "example_inputs", None)
+    return Factory(name, make, inputs() if callable(inputs) else inputs)
+
+
+def _built_in(name: str) -> Factory:
+    from isoscale.models import registry
+
+    registry.check(name, {})
+
+    def make(**sizes: Any) -> nn.Module:
+        owned = {"in_features": 64, "out_features": 10}  # of digits
+        owned |= {key: sizes.pop(key) for key in ("in_features", "out_features", "width", "depth") if key in sizes}
+        return registry.build(name, sizes, **owned)
+
+    return Factory(name, make)
+
+
+def _import(path: str) -> Any:
+    try:
+        if path.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+        with _here_on_path():
+            return importlib.import_module(path)
+    except Exception as error:
+        raise InvalidValueError(f"cannot import {path}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _here_on_path() -> Iterator[None]:
+    """A module beside the user is found, as by `python -m`; and stays importable for what it imports later."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    yield
+
+
+def keywords(text: str, flag: str) -> dict[str, Any]:
+    """The keyword arguments in "width=512,depth=8".
+
+    >>> keywords("width=512,depth=8,phi=relu", "--base")
+    {'width': 512, 'depth': 8, 'phi': 'relu'}
+    """
+    found = {}
+    for item in text.split(","):
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip().isidentifier() or not value.strip():
+            raise InvalidValueError(f"`{flag}` is written width=512,depth=8, got {text!r}")
+        found[name.strip()] = _number(value.strip())
+    return found
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> Any:
+    """Arguments of the model's forward: from `--inputs`, from the factory's module, or from the model itself.
+
+    A spec is dtype:shape, as float:2x3x32x32 or int:2x16 (whole numbers are zeros). Hugging Face models offer
+    `dummy_inputs`. None for a model that says its own roles and so needs no trace.
+
+    Raises:
+        InvalidValueError: A spec that cannot be read; no inputs from anywhere.
+    """
+    if specs:
+        return tuple(_zeros(spec) for spec in specs)
+    if made.inputs is not None:
+        return made.inputs
+    if isinstance(getattr(model, "roles", None), dict):
+        return None
+    with contextlib.suppress(Exception):
+        if isinstance(dummy := getattr(model, "dummy_inputs", None), dict):
+            return dummy
+    raise InvalidValueError(
+        f"`--inputs` is needed to trace {made.name}: --inputs int:2x16 for token numbers, --inputs float:2x3x32x32 for "
+        "images, one a forward argument; or define `example_inputs` beside the factory"
+    )
+
+
+def _zeros(spec: str) -> Any:
+    import torch
+
+    match = re.fullmatch(r"([a-z]+\d*):(\d+(?:x\d+)*)", spec)
+    dtype = getattr(torch, _DTYPES.get(match[1], match[1]), None) if match else None
+    if match is None or not isinstance(dtype, torch.dtype):
+        raise InvalidValueError(f"`--inputs` is written dtype:shape, as float:2x3x32x32 or int:2x16, got {spec!r}")
+    return torch.zeros([int(size) for size in match[2].split("x")], dtype=dtype)

@@ -1,0 +1,13 @@
+from .audit import Audit as Audit
+from .audit import audit as audit
+from .backward_weights import independent_backward as independent_backward
+from .depth import effective_depth as effective_depth
+from .depth import path_sum as path_sum
+from .independence import gradient_independence as gradient_independence
+from .jvp import Jvp as Jvp
+from .jvp import forward_jvp as forward_jvp
+from .max_update import MaxUpdate as MaxUpdate
+from .max_update import max_update_lr as max_update_lr
+from .steps import optimizer_step as optimizer_step
+from .suggest import Suggestion as Suggestion
+from .suggest import suggest as suggest

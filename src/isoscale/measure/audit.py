@@ -1,0 +1,333 @@
+"""Does one optimizer step do the same at every size? Answered without training, by forward-mode derivatives.
+
+For each role the first step of the optimizer, at the rule's own learning rates, is followed to first order: what it
+does to its own layer at fixed input, to the pre-activations inside the branches, to the end of the residual stream
+and to the output. Over widths and depths each effect is a power of the size; THEORY.md sections 4 and 5 say which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from isoscale import rules
+from isoscale.errors import InvalidValueError, unknown
+from isoscale.measure.building import Factory, check_seeds, seed_list
+from isoscale.measure.jvp import forward_jvp
+from isoscale.measure.notes import notes_on
+from isoscale.measure.own_update import own_updates
+from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
+from isoscale.measure.places import Places, places
+from isoscale.measure.scaled import Scaled, size_list
+from isoscale.measure.slopes import fit, judged
+from isoscale.measure.steps import optimizer_step
+from isoscale.parametrization import Plan
+from isoscale.parametrization.entry import Entry
+from isoscale.parametrization.families import family_of
+from isoscale.rules import Role, Rule
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+QUANTITIES = ("own_update", "branch_update", "stream_update", "output_update")
+
+By = Literal["role", "tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What one step does at each size, and the exponents of that.
+
+    Attributes:
+        exponents: A row for each role (or tensor), quantity and axis: columns role, (tensor,) quantity, axis,
+            exponent, low, high (95 % interval), expected, verdict.
+        data: Dataset with own_update, branch_update, stream_update, output_update(role or tensor, width, depth, seed),
+            root mean squares to first order in a step at base learning rate 1; NaN where the grid was not measured.
+        notes: What a reader should know about the model.
+        question, rule: What was measured, under which rule; `suggest` measures it again under others.
+    """
+
+    exponents: pd.DataFrame
+    data: xr.Dataset
+    notes: tuple[str, ...]
+    question: Question = field(repr=False)
+    rule: Rule = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every exponent that was measured is as expected."""
+        return bool(self.exponents["verdict"].isin(["stable", "not measured"]).all())
+
+    def _repr_html_(self) -> str:
+        return self.exponents.to_html(index=False, escape=True, float_format="{:.2f}".format)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an audit measures."""
+
+    make_model: Factory
+    batch: Batch
+    loss_fn: LossFn
+    widths: list[int] | None
+    depths: list[int] | None
+    optimizer: Any
+    seeds: list[int]
+    by: By
+    progress: Callable[[float], None] | None = None
+
+
+def audit(
+    make_model: Factory,
+    batch: Batch,
+    loss_fn: LossFn,
+    *,
+    widths: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
+    rule: str | Rule = "completep",
+    optimizer: str | type = "sgd",
+    seeds: int | Sequence[int] = 3,
+    by: By = "role",
+    progress: Callable[[float], None] | None = None,
+) -> Audit:
+    """Measure what the first step of each role does, over widths and depths, without training.
+
+    Args:
+        make_model: Called with `width` and `depth` (those that are given) and with `seed` if it takes one.
+        batch: (x, y).
+        loss_fn: loss_fn(model(x), y) is the loss, one number.
+        widths, depths: Sizes, three or more for a useful interval. Widths are measured at the smallest depth, depths
+            at the largest width; the rule's base has the smallest width and one block. None: the factory takes no
+            such argument.
+        rule: A name of `isoscale.rules.names()`, or a Rule.
+        optimizer: Family or class, as in `isoscale.parametrize`.
+        seeds: How many (0, 1, ...) or which.
+        by: "role", or "tensor" for one row each kind of tensor (all blocks together).
+        progress: Called with the share that is done.
+
+    Returns:
+        `Audit`. Own updates are relative, |Delta W x| / |W x|, for maps and absolute for vectors; the other three
+        quantities are root mean squares of first-order changes. Expected is 0, but for a branch's last map in depth
+        (b - 1, if its branch starts at size L^-b: its updates add up, its noise does not) and a mean-field readout in
+        width (1/2: its output starts at n^-1/2).
+
+    Raises:
+        InvalidValueError, InvalidTypeError, PlanError, TraceError: As `isoscale.parametrize`; no axis with two sizes.
+
+    Source: THEORY.md section 4.
+
+    >>> from isoscale.models import ResidualMLP
+    >>> make = lambda depth, seed: ResidualMLP(4, 1, width=64, depth=depth, seed=seed)
+    >>> batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.ones(8, 1)
+    >>> found = audit(make, batch, lambda f, y: (f - y).square().mean(), depths=[4, 8, 16, 32], rule="depth-mup")
+    >>> found.exponents.set_index(["role", "quantity"]).loc[("branch_internal", "own_update"), "verdict"]
+    'vanishes like L^-0.5'
+    """
+    if by not in ("role", "tensor"):
+        raise unknown("`by`", by, ("role", "tensor"))
+    question = Question(
+        make_model,
+        batch,
+        loss_fn,
+        size_list("widths", widths),
+        size_list("depths", depths),
+        optimizer,
+        seed_list(seeds),
+        by,
+        progress,
+    )
+    return answer(question, rules.get(rule))
+
+
+def answer(question: Question, rule: Rule) -> Audit:
+    """Audit under another rule."""
+    scaled = _scaled(question, rule)
+    if not scaled.axes:
+        raise InvalidValueError("`widths` or `depths` must hold two sizes or more: an exponent needs them")
+    sizes = list(dict.fromkeys(tuple(size.items()) for axis in scaled.axes for size in scaled.line(axis)))
+    check_seeds(question.make_model, question.seeds, **dict(sizes[0]))
+    found: dict[tuple[tuple[str, int], ...], list[dict[str, dict[str, float]]]] = {}
+    for done, size in enumerate(sizes):
+        found[size] = [_effects(scaled, question, seed, dict(size)) for seed in question.seeds]
+        if question.progress:
+            question.progress((done + 1) / len(sizes))
+    model, plan = scaled.at(question.seeds[0], **dict(sizes[-1]))
+    data = _dataset(found, question, rule)
+    return Audit(
+        exponents=_exponents(data, scaled, _kinds(plan, question.by)),
+        data=data,
+        notes=(*notes_on(model), *plan.open_items, *_unseen(data)),
+        question=question,
+        rule=rule,
+    )
+
+
+def _scaled(question: Question, rule: Rule) -> Scaled:
+    inputs = (question.batch[0],)
+    return Scaled(question.make_model, inputs, rule, family_of(question.optimizer), question.widths, question.depths)
+
+
+# --- one network ---
+def _effects(scaled: Scaled, question: Question, seed: int, size: dict[str, int]) -> dict[str, dict[str, float]]:
+    """quantity -> label -> size of the effect, for one network."""
+    model, plan = scaled.at(seed, **size)
+    with _from_zero(model):
+        _, grads = loss_gradient(model, question.loss_fn, question.batch, seed)
+    steps = step_of_plan(plan, grads)
+    where = places(model, scaled.inputs)
+    vectors = {entry.name for entry in plan.entries if not entry.role.decays}
+    own = own_updates(model, scaled.inputs, steps, vectors, seed)
+    out: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
+    for label, entries in _groups(plan, question.by).items():
+        out["own_update"][label] = _root_mean_square([_own(entry, own, plan) for entry in entries])
+        tangents = {entry.name: steps[entry.name] for entry in entries}
+        out_of_group = _pushed(model, scaled.inputs, tangents, where, seed)
+        for quantity, value in out_of_group.items():
+            out[quantity][label] = value
+    return out
+
+
+@contextlib.contextmanager
+def _from_zero(model: nn.Module) -> Iterator[None]:
+    """The gradient of the loss at output 0, where a wide network starts: the output's own start, a random number
+    that shrinks with the width, would make the errors of small networks larger than those of large ones."""
+
+    def centre(value: Any) -> Any:
+        return value - value.detach() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    handle = model.register_forward_hook(lambda module, args, out: tree_map(centre, out))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first step of the plan's optimizer: each tensor's direction times its learning rate."""
+    entries = {entry.name: entry for entry in plan.entries if entry.name in grads}
+    steps: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        told = entry.group(plan.scaling, plan.settings)
+        family = entry.family(plan.settings.optimizer)
+        steps |= optimizer_step({name: grads[name]}, family, eps=told.get("eps", 0.0))
+        steps[name] = steps[name] * told["lr"]
+    return steps
+
+
+def _own(entry: Entry, own: dict[str, float], plan: Plan) -> float:
+    """A vector at a branch's end is measured against the branch's multiplier, which was folded into it."""
+    folded = plan.scaling.multiplier_of_branches() if entry.carries and not entry.role.decays else 1.0
+    return own[entry.name] / folded
+
+
+def _pushed(
+    model: nn.Module, inputs: tuple[Any, ...], tangents: dict[str, Tensor], where: Places, seed: int
+) -> dict[str, float]:
+    """Effects of a step on some tensors: on pre-activations in branches, the stream's end and the output."""
+    watched = ["", *([where.stream] if where.stream else []), *where.branch]
+    changes = forward_jvp(model, inputs, tangents, modules=dict.fromkeys(watched), keep=_rms_change, seed=seed).outputs
+    output = next(name for name in changes if name.partition("[")[0] == "")
+    branch = [value for name, value in changes.items() if name.partition("@")[0] in where.branch]
+    stream = [value for name, value in changes.items() if name.partition("[")[0] == where.stream]
+    return {
+        "branch_update": _root_mean_square(branch),
+        "stream_update": stream[0] if stream else float("nan"),
+        "output_update": changes[output],
+    }
+
+
+def _rms_change(_: Tensor, change: Tensor) -> float:
+    return float(widest(change).square().mean().sqrt())
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    """Of the values that are known."""
+    known = [value for value in values if value == value]
+    return float(np.sqrt(np.mean(np.square(known)))) if known else float("nan")
+
+
+# --- groups of tensors ---
+def _groups(plan: Plan, by: By) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in plan.entries:
+        if not entry.frozen:
+            groups.setdefault(_label(entry, by), []).append(entry)
+    return groups
+
+
+def _label(entry: Entry, by: By) -> str:
+    return str(entry.role) if by == "role" else entry.kind
+
+
+def _kinds(plan: Plan, by: By) -> dict[str, Role]:
+    return {_label(entry, by): entry.role for entry in plan.entries if not entry.frozen}
+
+
+# --- all networks ---
+def _dataset(found: dict[Any, list[dict[str, dict[str, float]]]], question: Question, rule: Rule) -> xr.Dataset:
+    import xarray as xr
+
+    labels = list(next(iter(found.values()))[0]["own_update"])
+    coords: dict[str, list[Any]] = {question.by: labels}
+    coords |= {axis: values for axis, values in (("width", question.widths), ("depth", question.depths)) if values}
+    coords["seed"] = question.seeds
+    shape = [len(values) for values in coords.values()]
+    data = xr.Dataset(
+        {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES},
+        coords,
+        attrs={"rule": rule.name, "optimizer": str(family_of(question.optimizer)), "lr": 1.0},
+    )
+    for size, seeds in found.items():
+        for seed, effects in zip(question.seeds, seeds, strict=True):
+            for quantity, values in effects.items():
+                data[quantity].loc[{**dict(size), "seed": seed}] = [values[label] for label in labels]
+    return data
+
+
+def _exponents(data: xr.Dataset, scaled: Scaled, roles: dict[str, Role]) -> pd.DataFrame:
+    import pandas as pd
+
+    by = "role" if "role" in data.dims else "tensor"
+    rows = []
+    for label in data[by].values.tolist():
+        named = {"role": str(roles[label])} | ({"tensor": label} if by == "tensor" else {})
+        for quantity in QUANTITIES:
+            for axis in scaled.axes:
+                slope = fit(*_line(data[quantity].sel({by: label}), scaled, axis))
+                expected = expectation(roles[label], quantity, axis, scaled.rule)
+                rows.append((named | {"quantity": quantity, "axis": axis}, slope, expected))
+    return pd.DataFrame(judged(rows))
+
+
+def _line(values: xr.DataArray, scaled: Scaled, axis: str) -> tuple[list[int], np.ndarray]:
+    """Sizes along an axis and the values there, (sizes, seeds)."""
+    sizes = scaled.line(axis)
+    return [size[axis] for size in sizes], np.stack([values.sel(size).values for size in sizes])
+
+
+def expectation(role: Role, quantity: str, axis: str, rule: Rule) -> float:
+    """The exponent with which a network trains alike at every size."""
+    if quantity != "own_update":
+        return 0.0
+    if axis == "depth" and role is Role.BRANCH_LAST:
+        return -1.0 - (rule.depth.branch + rule.depth.init_last)
+    if axis == "width" and role is Role.OUTPUT:
+        start = rule.factors(Role.OUTPUT, "sgd", width=2.0)
+        return 0.0 - (np.log2(start.init_std * start.multiplier) + 0.5)
+    return 0.0
+
+
+def _unseen(data: xr.Dataset) -> Iterator[str]:
+    by = "role" if "role" in data.dims else "tensor"
+    blind = data["own_update"].isnull().all([dim for dim in data.dims if dim != by])
+    if bool(blind.any()):
+        yield f"own updates that no module shows: {', '.join(map(str, data[by].values[blind.values]))}"
+    if bool(data["stream_update"].isnull().all()):
+        yield "no submodule is given or returns the residual stream: its updates were not measured"

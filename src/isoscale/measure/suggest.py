@@ -1,0 +1,162 @@
+"""Which learning rates and branch sizes would make every effect the same at every depth.
+
+An audit gives the exponents of the effects under one rule. How they answer to a change of the rule is known: a
+learning rate moves its own effects alike; a branch that starts L^-c smaller passes on less of what its inner maps
+learn, and, where the step follows the gradient's size (SGD), sends less gradient to them. Setting all exponents to 0
+is a linear equation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from isoscale import rules
+from isoscale.errors import InvalidValueError
+from isoscale.measure.audit import Audit, answer
+from isoscale.measure.slopes import Slope, fit
+from isoscale.parametrization.families import family_of
+from isoscale.rules import DepthRow, Role, Rule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Where it is measured: any rule under which a deep network starts with numbers of size 1 would do.
+_REFERENCE = rules.residual_family(0.5, 0.5).depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """Exponents in depth that make the branches' effects flat.
+
+    Attributes:
+        exponents: Rows "branch multiplier", "lr branch_internal", "lr branch_last": columns what, exponent, low, high
+            (95 % interval). Learning rates are those beside an explicit multiplier, as in THEORY.md section 5.
+        rule: The audited rule with these exponents, for `isoscale.parametrize`.
+        flat: Whether an audit under it finds every effect of the branches flat.
+        statement: That in words.
+        audit: That audit.
+    """
+
+    exponents: pd.DataFrame
+    rule: Rule
+    flat: bool
+    statement: str
+    audit: Audit
+
+
+def suggest(found: Audit) -> Suggestion:
+    """Suggest a depth rule from an audit; it is measured anew, so the audited rule may be any.
+
+    Args:
+        found: An audit over four depths or more.
+
+    Returns:
+        `Suggestion`. With maps inside the branches that should learn, the branch must start smaller: CompleteP's
+        rates; with one map a branch there is no such need, and the branch keeps its initial noise: depth-muP's.
+
+    Raises:
+        InvalidValueError: Fewer than four depths, or no residual branches.
+
+    Source: THEORY.md section 4.
+    """
+    widths = None if found.question.widths is None else [max(found.question.widths)]
+    question = replace(found.question, widths=widths, by="role")
+    if len(question.depths or []) < 4:
+        raise InvalidValueError(f"an audit over four depths or more is needed, got depths {question.depths}")
+    measured = answer(question, replace(found.rule, name="depth-mup's depths", depth=_REFERENCE))
+    table = _solve(measured)
+    rule = _rule(found.rule, table, family_of(question.optimizer) == "sgd")
+    check = answer(question, rule)
+    flat = _branches_flat(check)
+    statement = (
+        "every effect of the branches is flat under these exponents"
+        if flat
+        else "no exponents of branch size and learning rates make every effect flat: see the audit under the nearest"
+    )
+    return Suggestion(exponents=_frame(table), rule=rule, flat=flat, statement=statement, audit=check)
+
+
+@dataclass(frozen=True)
+class _Exponent:
+    """A number with its standard error and degrees of freedom."""
+
+    value: float
+    se: float
+    freedom: int
+
+    def plus(self, other: _Exponent, times: float = 1.0) -> _Exponent:
+        se = math.hypot(self.se, times * other.se)
+        return _Exponent(self.value + times * other.value, se, min(self.freedom, other.freedom))
+
+    def shifted(self, by: float) -> _Exponent:
+        return replace(self, value=self.value + by)
+
+
+def _solve(measured: Audit) -> dict[str, _Exponent]:
+    """Exponents of the branch multiplier and of the learning rates beside it.
+
+    With c the further shrinking of the branch, d_i and d_l the change of the two learning rates' exponents (folded):
+        own_internal    + d_i - [SGD] c = 0
+        stream_internal + d_i - c - [SGD] c = 0
+        stream_last     + d_l = 0
+    """
+    family = family_of(measured.question.optimizer)
+    stream_last = _measured(measured, Role.BRANCH_LAST, "stream_update")
+    if stream_last is None:
+        raise InvalidValueError("the model has no residual branches whose effect on the stream can be seen")
+    own = _measured(measured, Role.BRANCH_INTERNAL, "own_update")
+    stream = _measured(measured, Role.BRANCH_INTERNAL, "stream_update")
+    none = _Exponent(0.0, 0.0, stream_last.freedom)
+    shrink = none if own is None or stream is None else stream.plus(own, -1)
+    branch = none.plus(shrink, -1).shifted(_REFERENCE.branch)
+    start = _REFERENCE.sgd_last if family == "sgd" else _REFERENCE.adam_last
+    folds = 2.0 if family == "sgd" else 1.0  # a multiplier c folds into lr c^2 for SGD, into lr c else
+    last = shrink.plus(stream_last, -1 / folds)
+    found = {
+        "branch multiplier": branch,
+        "lr branch_last": replace(last, value=start + folds * last.value, se=folds * last.se),
+    }
+    if own is not None:
+        inner = _REFERENCE.sgd_internal if family == "sgd" else _REFERENCE.adam_internal
+        change = shrink.plus(own, -1) if family == "sgd" else none.plus(own, -1)
+        found["lr branch_internal"] = change.shifted(inner)
+    return found
+
+
+def _measured(audit: Audit, role: Role, quantity: str) -> _Exponent | None:
+    """A role's exponent in depth, its bias at finite depth taken out; None if the network has no such effect."""
+    data = audit.data
+    if str(role) not in data["role"].values:
+        return None
+    values = data[quantity].sel(role=str(role))
+    fixed = {"width": data["width"].values.max()} if "width" in data.dims else {}
+    slope = fit(data["depth"].values.tolist(), values.sel(fixed).transpose("depth", "seed").values, correction=True)
+    return None if math.isnan(slope.exponent) else _Exponent(slope.exponent, slope.se, slope.freedom)
+
+
+def _rule(audited: Rule, table: dict[str, _Exponent], sgd: bool) -> Rule:
+    inner = table.get("lr branch_internal", table["lr branch_last"]).value
+    last = table["lr branch_last"].value
+    rates = {"sgd_internal": inner, "sgd_last": last} if sgd else {"adam_internal": inner, "adam_last": last}
+    depth = DepthRow(branch=table["branch multiplier"].value, **rates)
+    return replace(audited, name=f"suggested for {audited.name}", keeps="what the audit found flat", depth=depth)
+
+
+def _branches_flat(audit: Audit) -> bool:
+    rows = audit.exponents
+    branches = rows[
+        rows["role"].str.startswith("branch_") & (rows["axis"] == "depth") & (rows["role"] != "branch_vector")
+    ]
+    return bool(branches["verdict"].isin(["stable", "not measured"]).all())
+
+
+def _frame(table: dict[str, _Exponent]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for what, found in table.items():
+        low, high = Slope(exponent=found.value, se=found.se, freedom=found.freedom).interval()
+        rows.append({"what": what, "exponent": found.value, "low": low, "high": high})
+    return pd.DataFrame(rows)
