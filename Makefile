@@ -18,8 +18,10 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/ensemble.py
+	$(BIN)/python benchmarks/conv_ensemble.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/parametrize.py
+	$(BIN)/python benchmarks/measure.py
 
 clean:
 	rm -rf .venv isoscale-report

@@ -120,7 +120,7 @@ def main() -> None:
     table.title = f"Steps of a trial per second, batch {options.batch_size}, SGD, one thread"
     against_loop(table, options)
     console.print(table)
-    where, _ = source("digits", None, ())
+    where, _ = source("digits", None, (), "residual-mlp")
     shards = [Shard(recipe(64, 8, options.batch_size, 60 + k), MEMBERS, where) for k in range(8)]
     ratios = [on_workers(1, shards) / on_workers(2, shards) for _ in range(3)]
     spread = f"({min(ratios):.2f} to {max(ratios):.2f})"

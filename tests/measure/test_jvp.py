@@ -76,6 +76,15 @@ def test_a_fused_recurrent_layer_falls_back():
         torch.testing.assert_close(change, high.outputs[name][1].float(), rtol=1e-4, atol=1e-4)
 
 
+def test_torchs_encoder_has_no_fast_path_while_measured():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dtype=torch.float64).eval()
+    x, fast = torch.randn(4, 5, 8, dtype=torch.float64), torch.backends.mha.get_fastpath_enabled()
+    jvp = forward_jvp(encoder, (x,), direction(encoder), modules=[""])
+    assert jvp.method == "forward-mode"
+    torch.testing.assert_close(jvp.outputs[""][0], encoder(x))
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
 @pytest.mark.parametrize("name", ["convolutions", "attention", "shared"])
 def test_methods_agree(name):
     model, x, _ = network(name)
@@ -105,9 +114,11 @@ def test_no_tensor_moves(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.bfloat16, 0.05)])
-def test_lower_precision(method, dtype, tolerance):
-    # bfloat16 has 8 bits: 0.4 % an operation, over some ten operations one after another
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision(method, dtype):
+    # bfloat16 has 8 bits: 0.4 % an operation, over some ten operations one after another. Differences over steps of
+    # eps^(1/3) = 0.5 % of the weights, taken in single precision, are good to some permille.
+    tolerance = 0.05 if dtype is torch.bfloat16 else 0.01 if method == METHODS[2] else 1e-4
     model, x, _ = network("attention", dtype)
     wide = copy.deepcopy(model).double()
     step = direction(model)

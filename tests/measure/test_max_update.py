@@ -260,3 +260,30 @@ def test_a_factory_without_seed_draws_from_the_global_generator_and_gives_it_bac
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert result.lr_se > 0
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])
+def test_published_transformers(family):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "Llama": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 8},
+    }[family]
+    config = getattr(transformers, f"{family}Config")(vocab_size=32, bos_token_id=0, eos_token_id=0, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    tokens = torch.arange(12).view(2, 6)
+
+    def loss_fn(output, y):
+        return nn.functional.cross_entropy(output.logits.flatten(0, 1), y.flatten())
+
+    first, second, third = (
+        max_update_lr(model, loss_fn, (tokens, tokens.flip(1)), optimizer="adam", method=method)
+        for method in (None, "double backward", "finite differences")
+    )
+    assert first.method == "forward-mode"
+    assert first.readout == "lm_head"
+    assert len(first.moments) == {"Llama": 14, "GPT2": 8}[family]  # q k v o gate up down; qkv o up down
+    for name, moment in first.moments.items():
+        assert second.moments[name] == pytest.approx(moment, rel=1e-6)
+        # Llama's norms run in single precision, whose rounding differences of 1e-5 of the weights magnify to a percent.
+        assert third.moments[name] == pytest.approx(moment, rel=0.02)

@@ -154,6 +154,8 @@ def test_roles_by_hand_stand_in_for_a_trace():
 def test_inputs_that_do_not_fit_are_the_forwards_own_error():
     with pytest.raises(TraceError, match=r"Sequential\.forward fails on the example inputs: RuntimeError"):
         parametrize(plain(), plain(8), lr=0.1, example_inputs=(torch.zeros(1, 7),))
+    with pytest.raises(TraceError, match=r"`base`: Sequential\.forward fails"):
+        parametrize(plain(), nn.Sequential(nn.Linear(7, 8), *plain(8)[1:]), lr=0.1, example_inputs=X)
     with pytest.raises(InvalidValueError, match="`example_inputs` is needed"):
         parametrize(plain(), plain(8), lr=0.1)
     with pytest.raises(InvalidTypeError, match="`example_inputs` must be a tuple"):

@@ -126,7 +126,7 @@ def test_divergence_is_recorded_and_stays_where_it_arose():
 
 
 def test_a_diverged_stack_stops_costing_time(monkeypatch):
-    monkeypatch.setattr(ensemble, "stack_size", lambda _: 2)
+    monkeypatch.setattr(ensemble, "stack_size", lambda *_: 2)
     done = []
     setup = recipe(steps=200)
     train(setup, [Member(1e3, 0), Member(2.0**-6, 0), Member(1e3, 1), Member(2.0**-6, 1)], DIGITS, progress=done.append)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,11 @@ import tyro
 
 from isoscale.errors import InvalidValueError
 from isoscale.sweeps.spec import Sweep, log2_grid
+
+Value = int | float | bool | str
+
+# Stated in full, so that a trial that was stored before is found again.
+_STATED = {"residual-mlp": {"block_depth": 2, "phi": "relu"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +25,20 @@ class Grid:
     rule: tuple[str, ...] = ("sp", "depth-mup", "depth-mup-corrected", "completep")
     """Scaling rules to compare; `isoscale rules` lists them."""
     model: str = "residual-mlp"
-    """Model to train."""
-    block_depth: int = 2
-    """Maps in a residual branch."""
-    phi: str = "relu"
-    """Activation: relu, tanh, gelu or linear."""
-    norm: Literal["layer", "rms"] | None = None
-    """Norm at the start of each branch."""
+    """Model to train: residual-mlp, conv-net, conv-resnet, vit or gpt."""
+    block_depth: int | None = None
+    """Maps in a residual branch, of models that have the option; 2 for residual-mlp."""
+    phi: str | None = None
+    """Activation: relu, tanh, gelu or linear; by default the model's own."""
+    norm: Literal["layer", "rms", "batch"] | None = None
+    """Norm: layer or rms, batch for conv nets; by default the model's own."""
+    model_args: dict[str, Value] | None = None
+    """The model's other options by name: --model-args padding zero kernel 5."""
     dataset: str = "digits"
-    """Data set: digits (built in), or cifar10, mnist, fashion-mnist from --data."""
+    """Data set: digits or synthetic, or from --data: cifar10, mnist, fashion-mnist, image-folder, audio-folder, text,
+    arrays."""
+    dataset_args: dict[str, Value] | None = None
+    """The data set's options by name: --dataset-args context 128."""
     batches: tuple[int, ...] | None = None
     """CIFAR-10 only: which training batches to read."""
     optimizer: str = "sgd"
@@ -36,10 +47,10 @@ class Grid:
     """Momentum of sgd, sign or muon."""
     weight_decay: float = 0.0
     """Weight decay, as in torch."""
-    widths: tuple[int, ...] = (64,)
+    widths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--width"])] = (64,)
     """Widths to train at."""
-    depths: tuple[int, ...] = (4, 8, 16, 32)
-    """Numbers of residual blocks to train at."""
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--depth"])] = (4, 8, 16, 32)
+    """Numbers of residual blocks (of conv-net: of layers) to train at."""
     base_width: int | None = None
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None
@@ -64,13 +75,13 @@ class Grid:
         if self.config is not None:
             self._refuse_flags_beside_file()
             return Sweep.from_toml(self.config)
-        shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs"}
+        shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args"}
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name in shared}
-        options = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
+        flags = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
         return Sweep(
             **values,
-            model_args={name: value for name, value in options.items() if value is not None},
-            dataset_args={} if self.batches is None else {"batches": self.batches},
+            model_args=_STATED.get(self.model, {}) | _joined("--model-args", self.model_args, flags),
+            dataset_args=_joined("--dataset-args", self.dataset_args, {"batches": self.batches}),
             lrs=log2_grid(*self.log2_lr, self.per_octave) if self.lrs is None else self.lrs,
         )
 
@@ -79,6 +90,14 @@ class Grid:
             if field.name != "config" and getattr(self, field.name) != field.default:
                 flag = f"--{field.name.replace('_', '-')}"
                 raise InvalidValueError(f"`{flag}` cannot be given beside --config: put it into {self.config}")
+
+
+def _joined(flag: str, options: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given by name and those that have a flag of their own."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name in given.keys() & (options or {}).keys():
+        raise InvalidValueError(f"`{name}` is given twice: by `--{name.replace('_', '-')}` and by `{flag}`")
+    return given | dict(options or {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,25 @@
 """CIFAR-10 in its binary version: records of one label byte and 3 x 32 x 32 colour bytes, 10,000 to a file.
 
 A folder may hold any of the five training batches. The test images are `test_batch.bin` or, where only the
-exact beginning of it could be had, `test_batch_first1017.bin`. The pickled "python version" is never opened:
-a pickle runs code.
+exact beginning of it could be had, `test_batch_first1017.bin`. Where there is no binary version the "python
+version" is read, whose pickles `inert_pickle` interprets without running anything in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from isoscale.data import files
+from isoscale.data import cifar_python, files
 from isoscale.data.dataset import Dataset
 from isoscale.data.standardise import Split, standardised
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
 HOMES = ("cifar-10-batches-bin", "cifar10", ".")
+PYTHON_HOMES = ("cifar-10-batches-py", "cifar10", ".")
 BATCHES = (1, 2, 3, 4, 5)
 RECORDS_PER_BATCH = 10_000
 TEST_FILES = {"test_batch.bin": RECORDS_PER_BATCH, "test_batch_first1017.bin": 1_017}
@@ -31,7 +33,8 @@ def cifar10(folder: Path, *, batches: Sequence[int] | None = None) -> Dataset:
     """CIFAR-10's images of shape (samples, 3, 32, 32), as many as the folder has.
 
     Args:
-        folder: Has the files in `cifar-10-batches-bin/`, in `cifar10/` or directly; plain, `.gz` or `.xz`.
+        folder: Has the files in `cifar-10-batches-bin/`, in `cifar10/` or directly; plain, `.gz` or `.xz`. Or,
+            where none of these has any, the python version in `cifar-10-batches-py/`, in `cifar10/` or directly.
         batches: Which training batches, from 1 to 5, in any order; by default all that are there.
 
     Raises:
@@ -40,11 +43,12 @@ def cifar10(folder: Path, *, batches: Sequence[int] | None = None) -> Dataset:
         DataError: A file is missing, unreadable or damaged.
     """
     chosen = None if batches is None else _checked(batches)
-    home = files.find_home(folder, HOMES, map(_batch_file, BATCHES), "binary CIFAR-10 training batch")
-    train_paths = _train_paths(home, chosen)
-    test_path, test_records = _test_file(home)
-    parts = [_read(path, RECORDS_PER_BATCH, _without(k, train_paths)) for k, path in train_paths.items()]
-    train, test = _join(parts), _read(test_path, test_records)
+    version = _version(folder)
+    home = files.find_home(folder, version.homes, map(version.name, BATCHES), "binary CIFAR-10 training batch")
+    train_paths = _train_paths(home, chosen, version)
+    test_path, test_records = _test_file(home, version)
+    parts = [version.read(path, RECORDS_PER_BATCH, _without(k, train_paths)) for k, path in train_paths.items()]
+    train, test = _join(parts), version.read(test_path, test_records, "")
     note = f"{len(train.labels):,} CIFAR-10 training images{_which(list(train_paths))}, "
     note += f"{len(test.labels):,} test images"
     return standardised(name="cifar10", train=train, test=test, classes=_CLASSES, note=note)
@@ -59,25 +63,44 @@ def _checked(batches: Sequence[int]) -> list[int]:
     return sorted(batches)
 
 
-def _batch_file(k: int) -> str:
-    return f"data_batch_{k}.bin"
+class _Version(NamedTuple):
+    """One of the published versions: where it lies, what its files are called, how one is read."""
+
+    homes: tuple[str, ...]
+    suffix: str
+    test_files: dict[str, int]
+    read: Callable[[Path, int, str], Split]
+
+    def name(self, k: int) -> str:
+        return f"data_batch_{k}{self.suffix}"
 
 
-def _train_paths(home: Path, chosen: list[int] | None) -> dict[int, Path]:
+def _version(folder: Path) -> _Version:
+    """The binary version, unless there is only the other."""
+    binary = _Version(HOMES, ".bin", TEST_FILES, _read)
+    python = _Version(PYTHON_HOMES, "", {"test_batch": RECORDS_PER_BATCH}, cifar_python.read)
+    for version in (binary, python):
+        for home in version.homes:
+            if files.find(folder / home, *map(version.name, BATCHES)):
+                return version
+    return binary
+
+
+def _train_paths(home: Path, chosen: list[int] | None, version: _Version) -> dict[int, Path]:
     """The files to read, by batch number, in ascending order."""
-    found = {k: path for k in BATCHES if (path := files.find(home, _batch_file(k)))}
+    found = {k: path for k in BATCHES if (path := files.find(home, version.name(k)))}
     for k in chosen or ():
         if k not in found:
-            wanted, there = files.any_of([_batch_file(k)]), " ".join(map(str, found))
+            wanted, there = files.any_of([version.name(k)]), " ".join(map(str, found))
             raise DataError(f"no {wanted} in {home}. Get it, or choose from those there: --batches {there}")
     return {k: found[k] for k in chosen or found}
 
 
-def _test_file(home: Path) -> tuple[Path, int]:
-    for name, records in TEST_FILES.items():
+def _test_file(home: Path, version: _Version) -> tuple[Path, int]:
+    for name, records in version.test_files.items():
         if path := files.find(home, name):
             return path, records
-    raise DataError(f"no CIFAR-10 test images in {home}. Put {files.any_of(TEST_FILES)} there")
+    raise DataError(f"no CIFAR-10 test images in {home}. Put {files.any_of(version.test_files)} there")
 
 
 def _without(k: int, paths: dict[int, Path]) -> str:
@@ -92,7 +115,7 @@ def _which(batches: list[int]) -> str:
     return f" (batch{'es' if len(batches) > 1 else ''} {', '.join(map(str, batches))})"
 
 
-def _read(path: Path, records: int, remedy: str = "") -> Split:
+def _read(path: Path, records: int, remedy: str) -> Split:
     unpacked = files.unpack(path)
     files.check_size(path, unpacked, records * _RECORD, remedy)
     # (N, 3073): the label, then the red, green and blue planes, each row by row.

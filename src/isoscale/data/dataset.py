@@ -1,22 +1,31 @@
-"""A classification data set: two splits of images and labels, what they are, and a fingerprint of it all."""
+"""A data set: two splits of samples and labels, what they are, and a fingerprint of it all."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
+import os
 from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 
+# What `Dataset.save` writes and `load("arrays", ...)` reads.
+ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+META = "dataset.json"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Dataset:
-    """Images and labels to train and to test on.
+    """Samples and labels to train and to test on.
 
     What `isoscale.data.load` returns is standardised: each channel has mean 0 and standard deviation 1 over
     all pixels of the *training* images, and the test images are shifted and scaled by the same two numbers.
@@ -24,14 +33,16 @@ class Dataset:
     Attributes:
         name: The name in the registry.
         note: Exactly which images these are, for a report to quote.
-        train_x: (samples, channels, height, width) or (samples, features), float32.
-        train_y: (samples,), int64, from 0 to `classes` - 1.
+        train_x: Images (samples, channels, height, width), sequences (samples, channels, length) or vectors
+            (samples, features), float32; or tokens (samples, time), int64.
+        train_y: Class of each sample (samples,), or next token at each place of tokens (samples, time); int64,
+            from 0 to `classes` - 1.
         test_x: As `train_x`, another number of samples.
         test_y: As `train_y`.
-        classes: How many classes there are.
+        classes: How many classes, or different tokens, there are.
 
     Raises:
-        InvalidTypeError: Images are not float32, or labels are not int64.
+        InvalidTypeError: Samples are neither float32 nor int64, or labels are not int64.
         InvalidValueError: A split is empty, shapes disagree, or a label is out of range.
 
     >>> from isoscale.data import load
@@ -41,10 +52,10 @@ class Dataset:
     """
 
     name: str
-    train_x: Float32[Tensor, " train *shape"]
-    train_y: Int64[Tensor, " train"]
-    test_x: Float32[Tensor, " test *shape"]
-    test_y: Int64[Tensor, " test"]
+    train_x: Shaped[Tensor, " train *shape"]
+    train_y: Int64[Tensor, " train *places"]
+    test_x: Shaped[Tensor, " test *shape"]
+    test_y: Int64[Tensor, " test *places"]
     classes: int
     note: str = ""
 
@@ -54,6 +65,23 @@ class Dataset:
         train, test = tuple(self.train_x.shape[1:]), tuple(self.test_x.shape[1:])
         if train != test:
             raise InvalidValueError(f"`train_x` has samples of shape {train}, `test_x` of shape {test}")
+
+    @property
+    def kind(self) -> Literal["features", "images", "tokens"]:
+        """What a sample is: a vector, channels over places, or whole numbers.
+
+        >>> from isoscale.data import load
+        >>> load("digits").kind
+        'images'
+        """
+        if self.train_x.dtype == torch.int64:
+            return "tokens"
+        return "features" if self.train_x.ndim == 2 else "images"
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, without the batch."""
+        return tuple(self.train_x.shape[1:])
 
     @property
     def in_features(self) -> int:
@@ -68,6 +96,19 @@ class Dataset:
         Dataset('digits', train=(1438, 64), test=(359, 64), classes=10)
         """
         return dataclasses.replace(self, train_x=self.train_x.flatten(1), test_x=self.test_x.flatten(1))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the data set as files that `load("arrays", folder)` maps into memory, made if need be.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        home = Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            np.save(home / f"{name}.npy", getattr(self, name).detach().cpu().numpy(), allow_pickle=False)
+        meta = {"classes": self.classes, "note": self.note or self.name}
+        (home / META).write_text(json.dumps(meta), encoding="utf-8")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,14 +130,23 @@ class Dataset:
 
 
 def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
-    _check_dtype(f"{split}_x", x, torch.float32)
+    tokens = x.dtype == torch.int64
+    _check_dtype(f"{split}_x", x, torch.int64 if tokens else torch.float32)
     _check_dtype(f"{split}_y", y, torch.int64)
-    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y) or x.numel() == 0:
+    labelled = y.shape == x.shape and y.ndim == 2 if tokens else y.ndim == 1
+    if x.ndim < 2 or not labelled or len(x) != len(y) or x.numel() == 0:
         shapes = f"`{split}_x` is {tuple(x.shape)} and `{split}_y` is {tuple(y.shape)}"
-        raise InvalidValueError(f"{shapes}; expected (samples, ...) and (samples,), with at least one sample")
+        expected = "(samples, time) twice" if tokens else "(samples, ...) and (samples,)"
+        raise InvalidValueError(f"{shapes}; expected {expected}, with at least one sample")
+    if tokens:
+        _check_range(f"{split}_x", "tokens", x, classes)
+    _check_range(f"{split}_y", "labels", y, classes)
+
+
+def _check_range(field: str, what: str, y: Tensor, classes: int) -> None:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
-        raise InvalidValueError(f"`{split}_y` has labels {low} to {high}, expected 0 to {classes - 1}")
+        raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {classes - 1}")
 
 
 def _check_dtype(field: str, tensor: Tensor, expected: torch.dtype) -> None:

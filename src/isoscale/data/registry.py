@@ -27,10 +27,20 @@ class _Reader(NamedTuple):
 
 # A new data set is a module with one function, and a row here.
 _READERS = {
+    "arrays": _Reader("isoscale.data.arrays", "arrays"),
+    "audio-folder": _Reader("isoscale.data.audio_folder", "audio_folder", options=("length",)),
     "cifar10": _Reader("isoscale.data.cifar", "cifar10", options=("batches",)),
     "digits": _Reader("isoscale.data.digits", "digits", needs_folder=False),
     "fashion-mnist": _Reader("isoscale.data.idx", "fashion_mnist"),
+    "image-folder": _Reader("isoscale.data.image_folder", "image_folder", options=("size", "grey")),
     "mnist": _Reader("isoscale.data.idx", "mnist"),
+    "synthetic": _Reader(
+        "isoscale.data.synthetic",
+        "synthetic",
+        options=("accuracy", "label_noise", "classes", "channels", "size", "train", "test", "seed"),
+        needs_folder=False,
+    ),
+    "text": _Reader("isoscale.data.text", "text", options=("file", "level", "context")),
 }
 
 
@@ -38,23 +48,26 @@ def names() -> list[str]:
     """Every name that `load` takes, sorted.
 
     >>> names()
-    ['cifar10', 'digits', 'fashion-mnist', 'mnist']
+    ['arrays', 'audio-folder', 'cifar10', 'digits', 'fashion-mnist', 'image-folder', 'mnist', 'synthetic', 'text']
     """
     return sorted(_READERS)
 
 
 def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
-    """Read a data set, standardised with its own training images.
+    """Read a data set, standardised with its own training split.
 
     Args:
         name: One of `names()`.
-        folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` needs
-            none.
-        options: `batches=(1, 2)` for `cifar10`: which training batches to read, by default all there are.
+        folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` and
+            `synthetic` need none.
+        options: The data set's own. `cifar10`: `batches=(1, 2)`, which training batches to read, by default all
+            there are. `image-folder`: `size`, `grey`. `audio-folder`: `length`. `text`: `file`, `level`, `context`.
+            `synthetic`: `accuracy`, `label_noise`, `classes`, `channels`, `size`, `train`, `test`, `seed`.
 
     Returns:
-        Images (samples, channels, height, width) as float32 and labels (samples,) as int64, in two splits.
-        Call `.flatten()` on it for a network that takes vectors.
+        Two splits of images (samples, channels, height, width) or sequences (samples, channels, length) as float32
+        and labels (samples,) as int64; of `text`, tokens and next tokens (windows, context) as int64. Call
+        `.flatten()` on it for a network that takes vectors.
 
     Raises:
         InvalidValueError: There is no such data set, or an option has an illegal value.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Integer, UInt8
 
 from isoscale.data.dataset import Dataset
 from isoscale.errors import DataError
@@ -23,7 +23,7 @@ class Split(NamedTuple):
     """Images as they were published and their labels."""
 
     images: UInt8[np.ndarray, "samples channels height width"]
-    labels: UInt8[np.ndarray, " samples"]
+    labels: Integer[np.ndarray, " samples"]
 
 
 def standardised(*, name: str, train: Split, test: Split, classes: int, note: str) -> Dataset:

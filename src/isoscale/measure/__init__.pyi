@@ -1,8 +1,11 @@
 from .audit import Audit as Audit
 from .audit import audit as audit
 from .backward_weights import independent_backward as independent_backward
+from .coordinates import CoordinateCheck as CoordinateCheck
+from .coordinates import coordinate_check as coordinate_check
 from .depth import effective_depth as effective_depth
 from .depth import path_sum as path_sum
+from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .jvp import Jvp as Jvp
 from .jvp import forward_jvp as forward_jvp

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.passes import seeded
+from isoscale.measure.passes import Batch, seeded
 
 Factory = Callable[..., nn.Module]
 
@@ -40,6 +40,14 @@ def check_seeds(make_model: Factory, seeds: Sequence[int], **sizes: Any) -> None
                 f"`make_model` makes the same network for seeds {seeds[0]} and {seeds[1]}: give it a parameter `seed` "
                 "that its weights follow"
             )
+
+
+def check_run(batches: Sequence[Batch], steps: int) -> None:
+    """Raise unless there is something to train on and a number of updates."""
+    if not batches:
+        raise InvalidValueError("`batches` must hold one pair (x, y) or more, got none")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise InvalidTypeError(f"`steps` must be a number of updates >= 0, got {steps!r}")
 
 
 def seed_list(seeds: int | Sequence[int]) -> list[int]:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.errors import InvalidValueError
 from isoscale.measure.backward_weights import independent_backward
 from isoscale.measure.building import (
     Factory,
     another_seed,
     build,
+    check_run,
     check_seeds,
     grid,
     make_optimizer,
@@ -28,7 +29,7 @@ from isoscale.measure.building import (
     seed_list,
 )
 from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import Batch, LossFn, loss_gradient, seeded
+from isoscale.measure.passes import Batch, LossFn, called_maps, loss_gradient, training_step
 from isoscale.measure.selection import Select, chosen
 
 if TYPE_CHECKING:
@@ -111,10 +112,7 @@ class _Setting:
         lr: float,
         select: Select | None,
     ) -> None:
-        if not batches:
-            raise InvalidValueError("`batches` must hold one pair (x, y) or more, got none")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise InvalidTypeError(f"`steps` must be a number of updates, got {steps!r}")
+        check_run(batches, steps)
         self.batches, self.loss_fn, self.steps = batches, loss_fn, steps
         self.optimizer, self.lr, self.select = optimizer, lr, select
 
@@ -140,11 +138,8 @@ class _Run:
         return float(loss), np.array(change), {name: grads[self.weights[name]] for name in self.names}
 
     def step(self, number: int, seed: int) -> None:
-        x, y = self.setting.batches[number % len(self.setting.batches)]
-        self.optimizer.zero_grad()
-        with seeded(seed):
-            self.setting.loss_fn(self.model(x), y).backward()
-            self.optimizer.step()
+        batch = self.setting.batches[number % len(self.setting.batches)]
+        training_step(self.model, self.optimizer, self.setting.loss_fn, batch, seed)
 
 
 def _compare(make_model: Factory, seed: int, cell: dict[str, Any], setting: _Setting) -> dict[str, np.ndarray]:
@@ -167,11 +162,7 @@ def _compare(make_model: Factory, seed: int, cell: dict[str, Any], setting: _Set
 
 def _replaced(model: nn.Module, setting: _Setting) -> list[str]:
     """The names of the maps with a backward weight of their own, in order of their calls."""
-    called: list[str] = []
-    probe = copy.deepcopy(model)
-    with observe(probe, maps(probe), lambda name, *_: called.append(name)), seeded(0), torch.no_grad():
-        probe(setting.batches[0][0])
-    order = list(dict.fromkeys(name.partition("@")[0] for name in called))
+    order = called_maps(model, setting.batches[0][0])
     if setting.select is not None:
         wanted = set(chosen(model, setting.select, "select"))
         order = [name for name in order if name in wanted]

@@ -166,7 +166,8 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
     pulled = torch.autograd.grad(outputs, inputs, u, create_graph=True, **options)
     inner = _inner(pulled, tangents)
     pushed = torch.autograd.grad(inner, u, **options) if inner.requires_grad else [torch.zeros_like(z) for z in u]
-    eps = max(torch.finfo(z.dtype).eps for z in outputs)
+    # Norms often run in single precision, whatever the model's own.
+    eps = max(torch.finfo(dtype).eps for dtype in (torch.float32, *(z.dtype for z in outputs)))
     rounding = 10 * eps * (_inner(pulled, pulled) * _inner(tangents, tangents)).sqrt()
     if (inner - _inner(u, pushed)).abs() > eps**0.5 * _inner(pushed, pushed).sqrt() + rounding:
         raise RuntimeError("the backward pass cannot be differentiated")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-# Transposed convolutions included.
+# The class of every convolution, transposed ones included.
 from torch.nn.modules.conv import _ConvNd
 
 from isoscale.errors import unknown
@@ -19,12 +20,12 @@ See = Callable[[str, tuple[Any, ...], Tensor], None]
 
 
 def maps(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear and convolution modules of a model, by name.
+    """The linear and convolution modules of a model, by name; with them the transposed linear maps of GPT-2.
 
     >>> list(maps(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Conv1d(1, 1, 3))))
     ['0', '2']
     """
-    return {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, _ConvNd))}
+    return {name: module for name, module in model.named_modules() if isinstance(module, _map_types())}
 
 
 @contextlib.contextmanager
@@ -77,6 +78,12 @@ def tensors(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for index, value in enumerate(output):
             yield from tensors(value, f"{name}[{index}]")
+
+
+def _map_types() -> tuple[type, ...]:
+    # Where such a map exists, its library has been imported already.
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    return (nn.Linear, _ConvNd, *([transformers.Conv1D] if transformers else []))
 
 
 def _hook(name: str, calls: Counter[str], see: See) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:

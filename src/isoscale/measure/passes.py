@@ -1,6 +1,7 @@
 """Passes through a model that leave no trace: on copies of its buffers, with random numbers of their own.
 
-Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were.
+Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were; only
+`training_step` trains.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.measure.observe import maps, observe
 
 LossFn = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]
@@ -22,8 +24,11 @@ Batch = tuple[Any, Any]
 @contextlib.contextmanager
 def seeded(seed: int) -> Generator[None, None, None]:
     """Global generators start from `seed` inside and come back afterwards: dropout repeats its masks."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    accelerator = torch.accelerator.current_accelerator()
+    devices = range(torch.accelerator.device_count())
+    with torch.random.fork_rng(devices, device_type="cuda" if accelerator is None else accelerator.type):
+        # Without an accelerator `torch.manual_seed` takes longer than a small network's step: it records its caller.
+        (torch.manual_seed if devices else torch.random.default_generator.manual_seed)(seed)
         yield
 
 
@@ -38,9 +43,20 @@ def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...]
         **casts: What the copies of floating-point buffers are turned into, as in `Tensor.to`.
     """
     buffers = {name: _copy(buffer, **casts) for name, buffer in model.named_buffers()}
-    # The plain formula of attention has both kinds of derivative, and one way to draw dropout masks.
-    with seeded(seed), sdpa_kernel(SDPBackend.MATH), swapped(model, {**params, **buffers}):
+    with seeded(seed), _plain_attention(), swapped(model, {**params, **buffers}):
         return model(*inputs)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Generator[None, None, None]:
+    """Attention by its formula, without fused kernels: it has both kinds of derivative and one way to draw masks."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager
@@ -92,6 +108,23 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
 def widest(tensor: Tensor) -> Tensor:
     """In the highest precision that its device has: squares of tiny changes underflow in the model's own."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def called_maps(model: nn.Module, x: Any) -> list[str]:
+    """The linear and convolution modules that a pass calls, in order of their first calls."""
+    called: list[str] = []
+    with observe(model, maps(model), lambda name, *_: called.append(name)), torch.no_grad():
+        call(model, parameters(model), (x,), seed=0)
+    return list(dict.fromkeys(name.partition("@")[0] for name in called))
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFn, batch: Batch, seed: int) -> None:
+    """One real update on a batch, with the dropout masks of `seed`."""
+    x, y = batch
+    optimizer.zero_grad()
+    with seeded(seed):
+        loss_fn(model(x), y).backward()
+        optimizer.step()
 
 
 def _copy(buffer: Tensor, **casts: Any) -> Tensor:

@@ -23,7 +23,8 @@ class Slope:
     """y ~ size^exponent.
 
     Attributes:
-        exponent: Least squares in log-log with one intercept a seed; NaN if y is not positive and finite everywhere.
+        exponent: Least squares in log-log with one intercept a seed; infinite if y overflows somewhere, NaN if it was
+            not measured or is 0.
         se: Its standard error, from the scatter about the law; NaN without points to spare.
         freedom: Degrees of freedom of that error.
     """
@@ -47,6 +48,8 @@ class Slope:
         """
         if math.isnan(self.exponent):
             return "not measured"
+        if math.isinf(self.exponent):
+            return "explodes beyond all numbers"
         low, high = self.interval(1 - (1 - LEVEL) / comparisons)
         if abs(self.exponent - expected) <= TOLERANCE or low <= expected <= high:
             return "stable"
@@ -63,11 +66,13 @@ def fit(sizes: Sequence[float], values: np.ndarray, *, correction: bool = False)
         correction: Let y differ from the power law by a factor exp(c / size), as networks far from the limit do:
             less bias, more error. Needs four sizes; with fewer the plain law is fitted.
 
-    >>> fit([1, 2, 4], np.array([[1.0], [2.0], [4.0]])).exponent
+    >>> round(fit([1, 2, 4], np.array([[1.0], [2.0], [4.0]])).exponent, 6)
     1.0
     """
-    if not (np.isfinite(values).all() and (values > 0).all()):
+    if np.isnan(values).all() or (values == 0).any():
         return Slope(exponent=math.nan, se=math.nan, freedom=0)
+    if not np.isfinite(values).all():
+        return Slope(exponent=math.inf, se=math.nan, freedom=0)
     x = np.asarray(sizes, float)
     regressors = [np.log(x)] + ([1 / x] if correction and len(x) >= 4 else [])
     design = np.stack([r - r.mean() for r in regressors], axis=1)  # (sizes, regressors)

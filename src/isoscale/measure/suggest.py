@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from isoscale import rules
 from isoscale.errors import InvalidValueError
 from isoscale.measure.audit import Audit, answer
+from isoscale.measure.building import seed_list
 from isoscale.measure.slopes import Slope, fit
 from isoscale.parametrization.families import family_of
 from isoscale.rules import DepthRow, Role, Rule
@@ -32,8 +33,9 @@ class Suggestion:
 
     Attributes:
         exponents: Rows "branch multiplier", "lr branch_internal", "lr branch_last": columns what, exponent, low, high
-            (95 % interval). Learning rates are those beside an explicit multiplier, as in THEORY.md section 5.
-        rule: The audited rule with these exponents, for `isoscale.parametrize`.
+            (95 % interval), simplest (the multiple of 1/2 in the interval, else of 1/4, else the exponent itself).
+            Learning rates are those beside an explicit multiplier, as in THEORY.md section 5.
+        rule: The audited rule with the simplest exponents, for `isoscale.parametrize`.
         flat: Whether an audit under it finds every effect of the branches flat.
         statement: That in words.
         audit: That audit.
@@ -46,11 +48,12 @@ class Suggestion:
     audit: Audit
 
 
-def suggest(found: Audit) -> Suggestion:
+def suggest(found: Audit, *, seeds: int = 8) -> Suggestion:
     """Suggest a depth rule from an audit; it is measured anew, so the audited rule may be any.
 
     Args:
         found: An audit over four depths or more.
+        seeds: How many (0, 1, ...) to measure with; what is found at infinite depth needs more than a verdict does.
 
     Returns:
         `Suggestion`. With maps inside the branches that should learn, the branch must start smaller: CompleteP's
@@ -62,12 +65,13 @@ def suggest(found: Audit) -> Suggestion:
     Source: THEORY.md section 4.
     """
     widths = None if found.question.widths is None else [max(found.question.widths)]
-    question = replace(found.question, widths=widths, by="role")
+    question = replace(found.question, widths=widths, by="role", seeds=seed_list(seeds))
     if len(question.depths or []) < 4:
         raise InvalidValueError(f"an audit over four depths or more is needed, got depths {question.depths}")
     measured = answer(question, replace(found.rule, name="depth-mup's depths", depth=_REFERENCE))
-    table = _solve(measured)
-    rule = _rule(found.rule, table, family_of(question.optimizer) == "sgd")
+    table = _frame(_solve(measured))
+    simplest = dict(zip(table["what"], table["simplest"], strict=True))
+    rule = _rule(found.rule, simplest, family_of(question.optimizer) == "sgd")
     check = answer(question, rule)
     flat = _branches_flat(check)
     statement = (
@@ -75,7 +79,7 @@ def suggest(found: Audit) -> Suggestion:
         if flat
         else "no exponents of branch size and learning rates make every effect flat: see the audit under the nearest"
     )
-    return Suggestion(exponents=_frame(table), rule=rule, flat=flat, statement=statement, audit=check)
+    return Suggestion(exponents=table, rule=rule, flat=flat, statement=statement, audit=check)
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,11 @@ def _measured(audit: Audit, role: Role, quantity: str) -> _Exponent | None:
     return None if math.isnan(slope.exponent) else _Exponent(slope.exponent, slope.se, slope.freedom)
 
 
-def _rule(audited: Rule, table: dict[str, _Exponent], sgd: bool) -> Rule:
-    inner = table.get("lr branch_internal", table["lr branch_last"]).value
-    last = table["lr branch_last"].value
+def _rule(audited: Rule, found: dict[str, float], sgd: bool) -> Rule:
+    last = found["lr branch_last"]
+    inner = found.get("lr branch_internal", last)
     rates = {"sgd_internal": inner, "sgd_last": last} if sgd else {"adam_internal": inner, "adam_last": last}
-    depth = DepthRow(branch=table["branch multiplier"].value, **rates)
+    depth = DepthRow(branch=found["branch multiplier"], **rates)
     return replace(audited, name=f"suggested for {audited.name}", keeps="what the audit found flat", depth=depth)
 
 
@@ -158,5 +162,15 @@ def _frame(table: dict[str, _Exponent]) -> pd.DataFrame:
     rows = []
     for what, found in table.items():
         low, high = Slope(exponent=found.value, se=found.se, freedom=found.freedom).interval()
-        rows.append({"what": what, "exponent": found.value, "low": low, "high": high})
+        simplest = _simplest(found.value, low, high)
+        rows.append({"what": what, "exponent": found.value, "low": low, "high": high, "simplest": simplest})
     return pd.DataFrame(rows)
+
+
+def _simplest(value: float, low: float, high: float) -> float:
+    """The multiple of 1/2, else of 1/4, that the interval holds and that is nearest; else the value."""
+    for parts in (2, 4):
+        nearest = round(value * parts) / parts
+        if low <= nearest <= high:
+            return nearest
+    return value

@@ -1,5 +1,10 @@
 from .base import Model as Model
+from .conv_net import ConvNet as ConvNet
+from .conv_resnet import ConvResNet as ConvResNet
+from .gpt import GPT as GPT
 from .registry import build as build
 from .registry import names as names
+from .registry import takes as takes
 from .residual_mlp import ResidualBlock as ResidualBlock
 from .residual_mlp import ResidualMLP as ResidualMLP
+from .vit import ViT as ViT

@@ -10,7 +10,16 @@ from isoscale.rules import Role
 
 
 class Model(nn.Module, ABC):
-    """An ordinary module that can draw its weights from a seed and say what each of them does."""
+    """An ordinary module that can draw its weights from a seed and say what each of them does.
+
+    Attributes:
+        positions: Places of one sample at which the stream has `width` numbers: pixels, patches or
+            tokens; 1 where a sample is one vector.
+        expansion: How many times larger than the stream the largest activation of a branch is.
+    """
+
+    positions: int = 1
+    expansion: int = 1
 
     @property
     @abstractmethod

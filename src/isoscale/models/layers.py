@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError, unknown
@@ -35,6 +35,16 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return _PHI[name]
 
 
+# E phi(g), g ~ N(0, 1): what `centred` subtracts.
+_MEAN = {"relu": 1 / math.sqrt(2 * math.pi), "gelu": 1 / (2 * math.sqrt(math.pi)), "tanh": 0.0, "linear": 0.0}
+
+
+def centred(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation less its mean under a unit Gaussian: 1/sqrt(2 pi) for relu, 1/(2 sqrt(pi)) for gelu."""
+    phi, mean = activation(name), _MEAN[name]
+    return (lambda z: phi(z) - mean) if mean else phi
+
+
 class _StackedLinear(torch.autograd.Function):
     """x W^T member by member. Autograd's own bmm backward leaves the weight's gradient transposed in
     memory, which makes every optimizer step stride through it; here it is laid out like the weight."""
@@ -53,17 +63,18 @@ class _StackedLinear(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """A map without bias, entries N(0, 1/fan_in); weight (out, in) or (members, out, in)."""
+    """A map with entries N(0, 1/fan_in), weight (out, in) or (members, out, in); a bias starts at 0."""
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weight from `generator`.
@@ -73,11 +84,35 @@ class Linear(nn.Linear):
         """
         if generator is not None:
             fill_normal_(self.weight, 1 / math.sqrt(self.in_features), generator)
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
 
     def forward(self, input: Float[Tensor, "*batch fan_in"]) -> Float[Tensor, "*batch fan_out"]:
         if self.weight.dim() == 2:
-            return F.linear(input, self.weight)
-        return _StackedLinear.apply(input, self.weight)
+            return F.linear(input, self.weight, self.bias)
+        rows = input if input.dim() == 3 else input.flatten(1, -2)
+        output = _StackedLinear.apply(rows, self.weight)
+        if self.bias is not None:
+            output = output + _per_unit(self.bias, output)
+        return output if input.dim() == 3 else output.unflatten(1, input.shape[1:-1])
+
+
+class Embedding(nn.Embedding):
+    """A row of N(0, 1) entries a token: one row is looked up, so fan_in is 1.
+
+    Weight (tokens, width) or (members, tokens, width); a stack's input has the members' axis first.
+    """
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weight from `generator`; without one nothing is drawn (see `Linear`)."""
+        if generator is not None:
+            fill_normal_(self.weight, 1.0, generator)
+
+    def forward(self, input: Int[Tensor, "*batch time"]) -> Float[Tensor, "*batch time width"]:
+        if self.weight.dim() == 2:
+            return F.embedding(input, self.weight)
+        member = torch.arange(len(self.weight), device=input.device)
+        return self.weight[member.view(-1, *[1] * (input.dim() - 1)), input]
 
 
 class LayerNorm(nn.LayerNorm):
@@ -85,14 +120,14 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         normed = F.layer_norm(input, self.normalized_shape, eps=self.eps)
-        return normed * _per_unit(self.weight) + _per_unit(self.bias)
+        return normed * _per_unit(self.weight, normed) + _per_unit(self.bias, normed)
 
 
 class RMSNorm(nn.RMSNorm):
     """RMS norm with a gain of shape (width,) or (members, width)."""
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        return F.rms_norm(x, self.normalized_shape, eps=self.eps) * _per_unit(self.weight)
+        return F.rms_norm(x, self.normalized_shape, eps=self.eps) * _per_unit(self.weight, x)
 
 
 _NORMS = {"layer": LayerNorm, "rms": RMSNorm}
@@ -119,5 +154,7 @@ def fill_normal_(tensor: Tensor, std: float, generator: torch.Generator) -> None
         tensor.copy_(draw.mul_(std))
 
 
-def _per_unit(vector: Tensor) -> Tensor:
-    return vector if vector.dim() == 1 else vector.unsqueeze(-2)
+def _per_unit(vector: Tensor, like: Tensor) -> Tensor:
+    if vector.dim() == 1:
+        return vector
+    return vector.view(len(vector), *[1] * (like.dim() - 2), -1)

@@ -4,53 +4,125 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from isoscale.errors import InvalidValueError, unknown
 
 if TYPE_CHECKING:
     from isoscale.models.base import Model
 
-_MODELS = {"residual-mlp": ("isoscale.models.residual_mlp", "ResidualMLP")}
+Takes = Literal["features", "images", "tokens"]
+
+
+class _Row(NamedTuple):
+    """Where the class is, and what one of its samples is: a vector, channels over places, or whole numbers."""
+
+    module: str
+    attribute: str
+    takes: Takes
+
+
+_MODELS = {
+    "conv-net": _Row("isoscale.models.conv_net", "ConvNet", "images"),
+    "conv-resnet": _Row("isoscale.models.conv_resnet", "ConvResNet", "images"),
+    "gpt": _Row("isoscale.models.gpt", "GPT", "tokens"),
+    "residual-mlp": _Row("isoscale.models.residual_mlp", "ResidualMLP", "features"),
+    "vit": _Row("isoscale.models.vit", "ViT", "images"),
+}
 
 # What a sweep sets itself, so that nobody sets it twice.
-_OWNED = {"in_features", "out_features", "width", "depth", "seed", "device", "dtype"}
+_OWNED = {
+    *("in_features", "in_shape", "out_features", "vocab", "context"),
+    *("width", "depth", "seed", "device", "dtype"),
+}
 
 
 def names() -> list[str]:
-    """The built-in models, sorted."""
+    """The built-in models, sorted.
+
+    >>> names()
+    ['conv-net', 'conv-resnet', 'gpt', 'residual-mlp', 'vit']
+    """
     return sorted(_MODELS)
+
+
+def takes(name: str) -> Takes:
+    """What one sample of a model's input is.
+
+    "features": a vector, (features,). "images": channels over places, (channels, height, width) or
+    (channels, length). "tokens": whole numbers, (time,).
+
+    Raises:
+        InvalidValueError: There is no such model.
+
+    >>> takes("gpt")
+    'tokens'
+    """
+    return _row(name).takes
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise InvalidValueError if there is no such model or it takes no such option."""
-    if name not in _MODELS:
-        raise unknown("model", name, _MODELS)
     legal = set(inspect.signature(_constructor(name)).parameters) - _OWNED
     for option in options:
         if option not in legal:
             raise unknown(f"option of {name}", option, legal)
 
 
-def build(name: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> Model:
+def build(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    in_shape: Sequence[int] | None = None,
+    out_features: int | None = None,
+    **sizes: Any,
+) -> Model:
     """Build a model by name.
 
     Args:
         name: One of `names()`.
         options: Keyword arguments of that model's own (`block_depth`, `phi`, ...).
-        **sizes: `in_features`, `out_features`, `width`, `depth`, `seed`, `device`, `dtype`.
+        in_shape: Shape of one sample, from which each model takes what it needs (see `takes`).
+        out_features: Number of outputs: classes, or different tokens.
+        **sizes: `width`, `depth`, `seed`, `device`, `dtype`; and instead of `in_shape` the model's own arguments
+            for its input, such as `in_features`.
 
     Raises:
         InvalidValueError: Unknown model or option, or a value that the model refuses.
     """
     check(name, options or {})
+    if out_features is not None:
+        sizes["vocab" if takes(name) == "tokens" else "out_features"] = out_features
+    if in_shape is not None:
+        sizes |= _inputs(name, tuple(in_shape))
     try:
         return _constructor(name)(**sizes, **(options or {}))
     except TypeError as error:
         raise InvalidValueError(f"model {name}: {error}") from error
 
 
+def _inputs(name: str, in_shape: tuple[int, ...]) -> dict[str, Any]:
+    """A sample's shape in the model's own words."""
+    kind = takes(name)
+    if kind == "features":
+        return {"in_features": math.prod(in_shape)}
+    if kind == "tokens":
+        return {"context": in_shape[0]}
+    if len(in_shape) == 1:
+        raise InvalidValueError(
+            f"model {name} takes images or sequences, (channels, ...), got vectors of {in_shape[0]} numbers"
+        )
+    return {"in_shape": in_shape}
+
+
+def _row(name: str) -> _Row:
+    if name not in _MODELS:
+        raise unknown("model", name, _MODELS)
+    return _MODELS[name]
+
+
 def _constructor(name: str) -> type[Model]:
-    module, attribute = _MODELS[name]
-    return getattr(importlib.import_module(module), attribute)
+    row = _row(name)
+    return getattr(importlib.import_module(row.module), row.attribute)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models.base import Model
 from isoscale.models.layers import Linear, Norm, Phi, activation, make_norm
+from isoscale.models.sizes import check_sizes
 from isoscale.rules import Role
 
 
@@ -88,8 +88,8 @@ class ResidualMLP(Model):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        sizes = {"in_features": in_features, "out_features": out_features, "width": width}
-        _check_sizes(sizes | {"depth": depth, "block_depth": block_depth})
+        check_sizes(in_features=in_features, out_features=out_features, width=width)
+        check_sizes(depth=depth, block_depth=block_depth)
         super().__init__()
         self.input = Linear(in_features, width, device=device, dtype=dtype)
         self.blocks = nn.ModuleList(
@@ -132,11 +132,3 @@ class ResidualMLP(Model):
         block = self.blocks[int(rest[0])]
         assert isinstance(block, ResidualBlock)
         return Role.BRANCH_LAST if int(rest[2]) == len(block.maps) - 1 else Role.BRANCH_INTERNAL
-
-
-def _check_sizes(sizes: dict[str, int]) -> None:
-    for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"`{name}` must be a whole number, got {value!r}")
-        if value < 1:
-            raise InvalidValueError(f"`{name}` must be >= 1, got {value}")

@@ -1,3 +1,4 @@
+from .feature_figure import collapse as collapse
 from .formats import by_size as by_size
 from .formats import drift_cell as drift_cell
 from .formats import loss_cell as loss_cell

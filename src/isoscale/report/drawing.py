@@ -31,6 +31,9 @@ PASS, FAIL = "#0b63a5", "#b2430b"
 RULES = ("#0072b2", "#d55e00", "#009e73", "#b05a92", "#3a9bd1", "#b98300", "#444c56")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
+# Half-width of an interval in standard errors.
+_SE = 1.96
+
 STYLE = {
     # Text stays text: selectable, searchable, small, and in the reader's own font.
     "svg.fonttype": "none",
@@ -113,6 +116,24 @@ def write(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, fl
     """Text at a fraction of the axes, shifted by points."""
     place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     axes.annotate(text, at, shift, **place, **look)
+
+
+def line(axes: Axes, x: np.ndarray, y: np.ndarray, se: np.ndarray, color: str, marker: str = "") -> float:
+    """A line with its 95 % band; the height of its end."""
+    axes.plot(x, y, color=color, lw=1.6, marker=marker, ms=4)
+    axes.fill_between(x, y - _SE * se, y + _SE * se, color=color, alpha=0.2, lw=0)
+    finite = y[np.isfinite(y)]
+    return float(finite[-1]) if len(finite) else math.nan
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Labels to the right of the axes, at the heights of the lines' ends, kept apart."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    x = axes.get_xlim()[1]
+    wanted = [float(to_axes.transform((x, end))[1]) if math.isfinite(end) else 0.5 for _, _, end in ends]
+    lines = max(label.count("\n") + 1 for label, _, _ in ends)
+    for (label, color, _), place in zip(ends, spread(wanted, 0.065 * lines, 0.02, 0.98), strict=True):
+        write(axes, label, (1.0, place), (8, 0), color=color, va="center", fontsize=8.5)
 
 
 def shortened(text: str, most: int) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isoscale.report import drawing
 from isoscale.report.files import write_all
-
-# Half-width of an interval in standard errors.
-_SE = 1.96
 
 
 def training(runs: Mapping[str, xr.Dataset]) -> Figure:
@@ -29,11 +25,11 @@ def training(runs: Mapping[str, xr.Dataset]) -> Figure:
         axes = figure.add_axes((0.09, 0.14, 0.6, 0.8))
         axes.set(xlabel="step", ylabel="training loss")
         ends = [
-            (label, color, _line(axes, run["step"].values, run["loss"].values, run["loss_se"].values, color))
+            (label, color, drawing.line(axes, run["step"].values, run["loss"].values, run["loss_se"].values, color))
             for (label, run), color in zip(runs.items(), drawing.RULES, strict=False)
         ]
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        _label_ends(axes, ends)
+        drawing.label_ends(axes, ends)
     return figure
 
 
@@ -59,9 +55,9 @@ def gap(data: xr.Dataset) -> Figure:
         ends = []
         for horizon, color in zip(data["horizon"].values, drawing.sequence(data.sizes["horizon"]), strict=True):
             of = last.sel(horizon=horizon)
-            end = _line(axes, places, of["gap"].values, of["gap_se"].values, color, marker="o")
+            end = drawing.line(axes, places, of["gap"].values, of["gap_se"].values, color, marker="o")
             ends.append((f"T = {horizon:g}", color, end))
-        _label_ends(axes, ends)
+        drawing.label_ends(axes, ends)
     return figure
 
 
@@ -94,9 +90,9 @@ def rates(data: xr.Dataset) -> Figure:
             axes.minorticks_off()
             ends = []
             for (label, values, se), color in zip(lines, drawing.RULES, strict=False):
-                end = _line(axes, data[axis].values, values.values, se.values, color, marker="o")
+                end = drawing.line(axes, data[axis].values, values.values, se.values, color, marker="o")
                 ends.append((f"{label}\n{_exponent(data, axis, label)}", color, end))
-            _label_ends(axes, ends)
+            drawing.label_ends(axes, ends)
     return figure
 
 
@@ -108,24 +104,6 @@ def write_limit(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, 
     files |= {f"{name}.nc": bytes(dataset.to_netcdf(engine="scipy")) for name, dataset in data.items()}
     write_all(folder, files)
     return [folder / name for name in files]
-
-
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, se: np.ndarray, color: str, marker: str = "") -> float:
-    """A line with its 95 % band; the height of its end."""
-    axes.plot(x, y, color=color, lw=1.6, marker=marker, ms=4)
-    axes.fill_between(x, y - _SE * se, y + _SE * se, color=color, alpha=0.2, lw=0)
-    finite = y[np.isfinite(y)]
-    return float(finite[-1]) if len(finite) else math.nan
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Labels to the right of the axes, at the heights of the lines' ends, kept apart."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    wanted = [float(to_axes.transform((x, end))[1]) if math.isfinite(end) else 0.5 for _, _, end in ends]
-    lines = max(label.count("\n") + 1 for label, _, _ in ends)
-    for (label, color, _), place in zip(ends, drawing.spread(wanted, 0.065 * lines, 0.02, 0.98), strict=True):
-        drawing.write(axes, label, (1.0, place), (8, 0), color=color, va="center", fontsize=8.5)
 
 
 def _exponent(data: xr.Dataset, axis: str, label: str) -> str:

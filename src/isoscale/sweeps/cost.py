@@ -10,7 +10,7 @@ from isoscale.sweeps import worker
 from isoscale.sweeps.driver import cost
 from isoscale.sweeps.shards import Shard
 from isoscale.training import train
-from isoscale.training.ensemble import stack_size
+from isoscale.training.ensemble import members_at_once
 
 _STEPS = 4
 _WORKER_START_SECONDS = 4.0
@@ -21,12 +21,12 @@ def estimate_seconds(left: Sequence[Shard], workers: int, device: str) -> float:
     if not left:
         return 0.0
     smallest = min(left, key=lambda shard: cost(shard) / len(shard.members))
+    data = worker.load(smallest)
     sample = dataclasses.replace(
         smallest,
         recipe=dataclasses.replace(smallest.recipe, steps=_STEPS),
-        members=smallest.members[: stack_size(smallest.recipe.width)],
+        members=smallest.members[: members_at_once(smallest.recipe, data)],
     )
-    data = worker.source(sample.source.name, sample.source.folder, tuple(sample.source.args.items()))[1]
     train(sample.recipe, sample.members, data, device=device)  # the first call also warms up the libraries
     started = time.perf_counter()
     train(sample.recipe, sample.members, data, device=device)

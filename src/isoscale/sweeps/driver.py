@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
@@ -74,9 +75,10 @@ def sweep(
 
 def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
     """The shards of a sweep, after its data and model were seen to be usable."""
-    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()))
-    smallest = dict.fromkeys(("in_features", "out_features", "width", "depth"), 1)
-    models.build(spec.model, spec.model_args, device="meta", **smallest)
+    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
+    inputs: dict[str, Any] = {"in_shape": dataset.in_shape, "out_features": dataset.classes}
+    for width in spec.widths:
+        models.build(spec.model, spec.model_args, device="meta", width=width, depth=1, **inputs)
     if spec.batch_size > len(dataset.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "

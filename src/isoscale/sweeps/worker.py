@@ -18,7 +18,7 @@ from isoscale.data import Dataset
 from isoscale.errors import DataError
 from isoscale.sweeps.shards import Shard, Source
 from isoscale.sweeps.store import Trial
-from isoscale.training import Member, Outcome, train
+from isoscale.training import Member, Outcome, as_taken, train
 
 
 def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[Trial]:
@@ -28,7 +28,7 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
         DataError: The data is not what it was when the sweep began.
         InvalidValueError: A model or batch size that cannot be.
     """
-    outcome = train(shard.recipe, shard.members, _load(shard.source), device=device, progress=progress)
+    outcome = train(shard.recipe, shard.members, load(shard), device=device, progress=progress)
     return _trials(shard, outcome, device)
 
 
@@ -43,8 +43,14 @@ def versions(device: str) -> dict[str, str]:
     }
 
 
-def _load(wanted: Source) -> Dataset:
-    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()))
+def load(shard: Shard) -> Dataset:
+    """The data of a shard.
+
+    Raises:
+        DataError: It is not what it was when the sweep began.
+    """
+    wanted = shard.source
+    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()), shard.recipe.model)
     if found.fingerprint != wanted.fingerprint:
         raise DataError(
             f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
@@ -54,9 +60,9 @@ def _load(wanted: Source) -> Dataset:
 
 
 @functools.lru_cache(maxsize=1)
-def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> tuple[Source, Dataset]:
-    """A data set as shards refer to it, with its fingerprint taken now; read once a process."""
-    dataset = data.load(name, folder, **dict(args)).flatten()
+def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...], model: str) -> tuple[Source, Dataset]:
+    """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process."""
+    dataset = as_taken(model, data.load(name, folder, **dict(args)))
     return Source(name, folder, dict(args), dataset.fingerprint, dataset.note), dataset
 
 

@@ -14,22 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from isoscale.data import Dataset
 from isoscale.models import Model
 from isoscale.training.optimizers import Stepper
-from isoscale.training.recipe import Member, Recipe, batch_order
+from isoscale.training.recipe import Member, Recipe, as_taken, batch_order
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
 # these sizes measured fastest (benchmarks/ensemble.py).
 _UNITS_PER_STACK = 1024
 _SMALLEST_STACK = 4
 
+# Of models with many positions (pixels, tokens) a stack pays only while an activation stays in the cache;
+# larger ones train one at a time (benchmarks/conv_ensemble.py).
+_NUMBERS_PER_STACK = 2**19
+_NUMBERS_THAT_STACK = 2**17
+
 # Divergence is looked for every so many steps: each look waits for the device.
 _LOOK_EVERY = 10
 
+_RESIDENT_BYTES = 2**32
+
+_EVAL_POSITIONS = 2**16
 _EVAL_SAMPLES = 1024
 
 Progress = Callable[[int], None]
@@ -66,35 +74,46 @@ def train(
     Args:
         recipe: What the members share.
         members: Learning rate and seed of each.
-        data: Flattened to (samples, features).
+        data: Of the kind that the model takes; images are flattened for one that takes vectors.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
 
     Raises:
-        InvalidValueError: A batch larger than the data, or a model that refuses its options.
+        InvalidValueError: A batch larger than the data, data of another kind than the model takes, or a model
+            that refuses its options.
     """
+    data = as_taken(recipe.model, data)
     # Neighbours in learning rate diverge together, and a stack stops once all of it has diverged.
     order = sorted(range(len(members)), key=lambda i: members[i])
     shared = {seed: _Seed(recipe, data, seed, device) for seed in {member.seed for member in members}}
     outcomes = [
         _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
-        for chunk in _chunks(order, stack_size(recipe.width))
+        for chunk in _chunks(order, members_at_once(recipe, data))
     ]
     joined = [np.concatenate(parts) for parts in zip(*map(_fields, outcomes), strict=True)]
     back = np.argsort(order)
     return Outcome(*(array[back] for array in joined))
 
 
-def stack_size(width: int) -> int:
-    """How many members of a width train fastest as one stack."""
-    return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
+def members_at_once(recipe: Recipe, data: Dataset) -> int:
+    """How many members train fastest as one stack."""
+    model = recipe.sketch(data.in_shape, data.classes)
+    return stack_size(recipe.width, recipe.batch_size, model.positions, model.expansion)
+
+
+def stack_size(width: int, batch_size: int, positions: int, expansion: int = 1) -> int:
+    """How many members of a size train fastest as one stack; the last two are a `Model`'s."""
+    if positions == 1:
+        return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
+    numbers = batch_size * width * positions * expansion
+    return 1 if numbers > _NUMBERS_THAT_STACK else _NUMBERS_PER_STACK // numbers
 
 
 class _Seed:
     """What every member of a seed starts from: initial model and order of the samples."""
 
     def __init__(self, recipe: Recipe, data: Dataset, seed: int, device: torch.device | str) -> None:
-        self.model = recipe.build(data.train_x.shape[1], data.classes, seed).to(device)
+        self.model = recipe.build(data.in_shape, data.classes, seed).to(device)
         self.order = batch_order(len(data.train_x), recipe.batch_size, recipe.steps, seed).to(device)
 
 
@@ -112,11 +131,14 @@ def _train_stack(
     model = stack([shared[member.seed].model for member in members])
     params = list(model.parameters())
     steppers = _steppers(recipe, model, members)
-    x, y = data.train_x.to(device), data.train_y.to(device)
+    # Labels are far smaller than samples, and both must lie in one place to be picked by one index.
+    x = _resident(data.train_x, device)
+    y = data.train_y.to(x.device)
     curve = torch.full((recipe.steps, len(members)), torch.nan, device=device)
     for step in range(recipe.steps):
         batch = order[step][of_seed]  # (members, batch)
-        losses = _losses(model, x[batch], y[batch])
+        at = batch.to(x.device)
+        losses = _losses(model, x[at].to(device), y[at].to(device))
         curve[step] = losses.detach()
         # The sum's gradient is each member's own: no member's parameters enter another's loss.
         for stepper, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
@@ -129,6 +151,11 @@ def _train_stack(
     return _outcome(model, curve, data, device)
 
 
+def _resident(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device, unless it is so large that its batches travel instead."""
+    return tensor.to(device) if tensor.nbytes <= _RESIDENT_BYTES else tensor
+
+
 def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[Stepper]:
     lrs = torch.tensor([member.lr for member in members], dtype=torch.float64)
     factors, roles = recipe.factors(model, recipe.rule), model.roles
@@ -139,7 +166,7 @@ def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[S
 
 
 def stack(models: Sequence[Model]) -> Model:
-    """One module with the models' parameters stacked along a new first axis; one model is copied as it is."""
+    """One module with the models' parameters and buffers stacked along a new first axis; one is copied as it is."""
     stacked = copy.deepcopy(models[0])
     if len(models) == 1:
         return stacked
@@ -147,18 +174,20 @@ def stack(models: Sequence[Model]) -> Model:
         owner, _, leaf = name.rpartition(".")
         tensors = torch.stack([model.get_parameter(name).detach() for model in models])
         setattr(stacked.get_submodule(owner), leaf, nn.Parameter(tensors))
+    for name in dict(stacked.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        setattr(stacked.get_submodule(owner), leaf, torch.stack([model.get_buffer(name) for model in models]))
     return stacked
 
 
 def _losses(
-    model: Model, x: Float[Tensor, "members batch features"], y: Int[Tensor, "members batch"]
+    model: Model, x: Shaped[Tensor, "members batch *shape"], y: Int[Tensor, "members batch *places"]
 ) -> Float[Tensor, " members"]:
-    members, batch = y.shape
     losses = F.cross_entropy(_logits(model, x), y.reshape(-1), reduction="none")
-    return losses.view(members, batch).mean(1)
+    return losses.view(len(y), -1).mean(1)
 
 
-def _logits(model: Model, x: Float[Tensor, "members batch features"]) -> Float[Tensor, "rows classes"]:
+def _logits(model: Model, x: Shaped[Tensor, "members batch *shape"]) -> Float[Tensor, "rows classes"]:
     """Outputs of all members, one after the other; a single member is a plain model without the axis."""
     return model(x[0] if len(x) == 1 else x).flatten(0, -2)
 
@@ -179,15 +208,17 @@ def _outcome(model: Model, curve: Float[Tensor, "steps members"], data: Dataset,
 def _evaluate(
     model: Model, data: Dataset, members: int, device: torch.device | str
 ) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"]]:
+    model.eval()
     loss = torch.zeros(members, device=device)
     correct = torch.zeros(members, device=device)
-    for x, y in zip(data.test_x.split(_EVAL_SAMPLES), data.test_y.split(_EVAL_SAMPLES), strict=True):
+    samples = min(_EVAL_SAMPLES, max(1, _EVAL_POSITIONS // model.positions))
+    for x, y in zip(data.test_x.split(samples), data.test_y.split(samples), strict=True):
         x, y = x.to(device).expand(members, *x.shape), y.to(device)
         logits = _logits(model, x)
-        targets = y.repeat(members)
+        targets = y.flatten().repeat(members)
         loss += F.cross_entropy(logits, targets, reduction="none").view(members, -1).sum(1)
         correct += (logits.argmax(1) == targets).view(members, -1).sum(1)
-    return loss / len(data.test_y), correct / len(data.test_y)
+    return loss / data.test_y.numel(), correct / data.test_y.numel()
 
 
 def _fields(outcome: Outcome) -> tuple[np.ndarray, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from isoscale import models, rules
+from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
 from isoscale.models import Model
 from isoscale.rules import Factors
@@ -49,18 +50,33 @@ class Recipe:
     steps: int
     batch_size: int
 
-    def build(self, in_features: int, out_features: int, seed: int) -> Model:
+    def build(self, in_shape: int | Sequence[int], out_features: int, seed: int) -> Model:
         """The model at its own size with the rule's initial weights, multipliers folded in.
 
-        A fresh model's init is that of `sp`; the rule's init relative to it is applied on top.
+        A fresh model's init is that of `sp`; the rule's init relative to it is applied on top. `in_shape` is the
+        shape of one sample, or its number of features.
         """
-        sizes = {"in_features": in_features, "out_features": out_features}
-        model = models.build(self.model, self.model_args, width=self.width, depth=self.depth, seed=seed, **sizes)
+        model = self._build(in_shape, out_features, seed=seed)
         standard = self.factors(model, "sp")
         with torch.no_grad():
             for name, factors in self.factors(model, self.rule).items():
                 model.get_parameter(name).mul_(factors.init_std / standard[name].init_std)
         return model
+
+    def sketch(self, in_shape: int | Sequence[int], out_features: int) -> Model:
+        """The model on the meta device: its sizes are known and nothing is computed."""
+        return self._build(in_shape, out_features, device="meta")
+
+    def _build(self, in_shape: int | Sequence[int], out_features: int, **place: Any) -> Model:
+        return models.build(
+            self.model,
+            self.model_args,
+            in_shape=(in_shape,) if isinstance(in_shape, int) else in_shape,
+            out_features=out_features,
+            width=self.width,
+            depth=self.depth,
+            **place,
+        )
 
     def factors(self, model: Model, rule: str) -> dict[str, Factors]:
         """Folded factors of each parameter, relative to the base."""
@@ -69,6 +85,18 @@ class Recipe:
         return {
             name: rules.get(rule).factors(role, family, **ratios).fold(family) for name, role in model.roles.items()
         }
+
+
+def as_taken(model: str, data: Dataset) -> Dataset:
+    """The data as the model takes it: flattened for one that takes vectors, else as it is.
+
+    Raises:
+        InvalidValueError: A model of tokens and data that is none, or the other way round.
+    """
+    wanted = models.takes(model)
+    if (wanted == "tokens") != (data.kind == "tokens"):
+        raise InvalidValueError(f"model {model} takes {wanted}, data set {data.name} has {data.kind}")
+    return data.flatten() if wanted == "features" else data
 
 
 def batch_order(samples: int, batch_size: int, steps: int, seed: int) -> Int[Tensor, "steps batch_size"]:

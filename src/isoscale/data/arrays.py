@@ -1,0 +1,65 @@
+"""A data set as four `.npy` files, mapped into memory and never read as a whole: for what does not fit.
+
+Training touches the pages of the samples of one batch; the operating system keeps those that fit. `Dataset.save`
+writes this format, so that what was decoded once need not be decoded again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isoscale.data.dataset import ARRAYS, META, Dataset
+from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+
+
+def arrays(folder: Path) -> Dataset:
+    """The data set in `train_x.npy`, `train_y.npy`, `test_x.npy`, `test_y.npy` of a folder.
+
+    Images, sequences and vectors are float32 and used as they are: standardise them before. Tokens and labels are
+    int64. `classes` and `note` are read from `dataset.json` where there is one; otherwise there are as many classes
+    as the largest label says.
+
+    Raises:
+        DataError: A file is missing, unreadable or damaged, or the four do not fit together.
+    """
+    train_x, train_y, test_x, test_y = (_mapped(folder / f"{name}.npy") for name in ARRAYS)
+    meta = _meta(folder / META)
+    try:
+        return Dataset(
+            name="arrays",
+            note=meta.get("note", f"the arrays of {folder.name}"),
+            classes=meta.get("classes", 1 + max(int(train_y.max()), int(test_y.max()))),
+            train_x=train_x,
+            train_y=train_y,
+            test_x=test_x,
+            test_y=test_y,
+        )
+    except (InvalidValueError, InvalidTypeError) as error:
+        raise DataError(f"the arrays of {folder} do not fit together: {error}") from error
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    try:
+        # Copy on write: torch wants memory that it may write to, and nothing of that reaches the file.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        return torch.from_numpy(array)
+    except FileNotFoundError as error:
+        wanted = ", ".join(f"{name}.npy" for name in ARRAYS)
+        raise DataError(f"no {path.name} in {path.parent}. Expected {wanted}") from error
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}. Write it again") from error
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        return {"classes": int(meta["classes"]), "note": str(meta["note"])}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}. Write it again, or take it away") from error

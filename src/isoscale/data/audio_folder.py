@@ -1,0 +1,124 @@
+"""Folders of WAV files, a sub-folder for each class, as sequences of one channel."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int16
+
+from isoscale.data import class_folders, files
+from isoscale.data.dataset import Dataset
+from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+
+SUFFIXES = (".wav",)
+_FULL_SCALE = 2**15
+
+
+class _Sound(NamedTuple):
+    rate: int
+    samples: Int16[np.ndarray, " length"]
+
+
+def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
+    """The sounds of a folder as sequences (samples, 1, length), standardised by the training sounds' mean and std.
+
+    Channels are averaged. Every encoding becomes 16-bit first, so that mean and variance are exact.
+
+    Args:
+        folder: Has `train/<class>/` and `test/<class>/` (or `val/`), or `<class>/` alone: then every fifth file of
+            each class is held out. Files may lie at any depth below their class.
+        length: Cut each sound after so many samples, or add silence at its end; by default all must have one length.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: A `length` that makes no sense.
+        DataError: A class is missing or empty, a file is damaged, has another rate or length than the first, or
+            all is silence.
+    """
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+        raise InvalidTypeError(f"`length` must be a whole number, got {length!r}")
+    if length is not None and length < 1:
+        raise InvalidValueError(f"`length` must be >= 1, got {length}")
+    found = class_folders.find(folder, SUFFIXES, "sounds")
+    sounds = [_read(path) for path in [*found.train.paths, *found.test.paths]]
+    _check_alike(sounds, [*found.train.paths, *found.test.paths], length)
+    levels = np.stack([_sized(sound.samples, length) for sound in sounds])
+    cut = len(found.train.paths)
+    x = _standardised(folder, levels, cut)[:, None]
+    note = f"{cut:,} training sounds of {len(found.classes)} classes from {folder.name}, {sounds[0].rate:,} Hz, "
+    note += f"{len(sounds) - cut:,} test sounds{found.note}"
+    return Dataset(
+        name="audio-folder",
+        note=note,
+        classes=len(found.classes),
+        train_x=torch.from_numpy(x[:cut]),
+        train_y=torch.tensor(found.train.labels),
+        test_x=torch.from_numpy(x[cut:]),
+        test_y=torch.tensor(found.test.labels),
+    )
+
+
+def _read(path: Path) -> _Sound:
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a cut file is a warning to scipy
+            warnings.filterwarnings("ignore", message="Chunk .non-data. not understood")
+            rate, samples = wavfile.read(path)
+    except Exception as error:  # what a damaged file makes of a parser is not documented
+        raise files.damaged(path, str(error) or "no WAV file", ", or take it away") from error
+    if samples.size == 0:
+        raise files.damaged(path, "no samples", ", or take it away")
+    return _Sound(rate, _mono(_as_16_bit(samples)))
+
+
+def _as_16_bit(samples: np.ndarray) -> Int16[np.ndarray, " length ..."]:
+    if samples.dtype == np.int16:
+        return samples
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.int16) - 128) << 8
+    if samples.dtype == np.int32:  # 24-bit too: scipy puts it into the upper bits
+        return (samples >> 16).astype(np.int16)
+    scaled = np.nan_to_num(samples.astype(np.float64)) * _FULL_SCALE
+    return np.clip(np.rint(scaled), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+def _mono(samples: Int16[np.ndarray, " length ..."]) -> Int16[np.ndarray, " length"]:
+    if samples.ndim == 1:
+        return samples
+    return (samples.sum(1, dtype=np.int64) // samples.shape[1]).astype(np.int16)
+
+
+def _check_alike(sounds: list[_Sound], paths: list[Path], length: int | None) -> None:
+    first = sounds[0]
+    for sound, path in zip(sounds, paths, strict=True):
+        if sound.rate != first.rate:
+            rates = f"{sound.rate:,} Hz, {paths[0].name} {first.rate:,} Hz"
+            raise DataError(f"{path} has {rates}. Bring all sounds to one rate")
+        if length is None and len(sound.samples) != len(first.samples):
+            lengths = f"{len(sound.samples):,} samples, {paths[0].name} {len(first.samples):,}"
+            raise DataError(f"{path} has {lengths}. Give them one `length`")
+
+
+def _sized(samples: Int16[np.ndarray, " length"], length: int | None) -> Int16[np.ndarray, " length"]:
+    if length is None:
+        return samples
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def _standardised(
+    folder: Path, levels: Int16[np.ndarray, "samples length"], train: int
+) -> Float32[np.ndarray, "samples length"]:
+    """By exact sums of integers: every machine gives the same bits."""
+    known = levels[:train].astype(np.int64)
+    total, squares = int(known.sum()), int(np.square(known).sum())
+    scatter = known.size * squares - total * total
+    if scatter == 0:
+        raise DataError(f"training sounds of {folder} are silent")
+    mean, std = total / known.size, math.sqrt(scatter) / known.size
+    return ((levels - mean) / std).astype(np.float32)

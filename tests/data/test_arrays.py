@@ -1,0 +1,93 @@
+"""Arrays mapped into memory: the same data as before they were written, and never all of it in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isoscale.data import Dataset, load
+from isoscale.errors import DataError
+from isoscale.training import Member, Optimizer, Recipe, train
+
+DIGITS = load("digits")
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    DIGITS.save(tmp_path / "d")
+    again = load("arrays", tmp_path / "d")
+    assert again.fingerprint == DIGITS.fingerprint
+    assert (again.classes, again.note, again.name) == (10, DIGITS.note, "arrays")
+    (tmp_path / "d" / "dataset.json").unlink()
+    bare = load("arrays", tmp_path / "d")
+    assert (bare.fingerprint, bare.note) == (DIGITS.fingerprint, "the arrays of d")
+
+
+def test_tokens_are_read_back_too(tmp_path: Path) -> None:
+    x = torch.arange(12).view(3, 4) % 5
+    tokens = Dataset(name="t", classes=7, train_x=x, train_y=(x + 1) % 7, test_x=x, test_y=x)
+    tokens.save(tmp_path)
+    assert load("arrays", tmp_path).fingerprint == tokens.fingerprint
+    assert load("arrays", tmp_path).kind == "tokens"
+
+
+def test_training_gives_the_same_and_touches_only_its_batches(tmp_path: Path) -> None:
+    DIGITS.save(tmp_path)
+    mapped = load("arrays", tmp_path)
+    setup = Recipe(
+        model="conv-net",
+        width=4,
+        depth=2,
+        base_width=4,
+        base_depth=2,
+        rule="sp",
+        optimizer=Optimizer(),
+        steps=3,
+        batch_size=8,
+    )
+    ours, memory = (train(setup, [Member(0.1, 0), Member(0.2, 0)], data) for data in (mapped, DIGITS))
+    np.testing.assert_array_equal(ours.curve, memory.curve)
+
+
+def test_a_file_larger_than_its_resident_pages(tmp_path: Path) -> None:
+    """A sparse file of 4 GiB: reading it as a whole would not be quick, and writing to it reaches nothing."""
+    shape = (2**20, 1024)
+    np.lib.format.open_memmap(tmp_path / "train_x.npy", "w+", np.float32, shape).flush()
+    np.lib.format.open_memmap(tmp_path / "train_y.npy", "w+", np.int64, shape[:1]).flush()
+    np.save(tmp_path / "test_x.npy", np.zeros((2, 1024), np.float32))
+    np.save(tmp_path / "test_y.npy", np.array([0, 1]))
+    data = load("arrays", tmp_path)
+    assert data.train_x.shape == shape
+    data.train_x[7, 3] = 1.0
+    assert load("arrays", tmp_path).train_x[7, 3] == 0
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    DIGITS.save(tmp_path)
+    path = tmp_path / "train_x.npy"
+    sound = path.read_bytes()
+
+    def error() -> str:
+        with pytest.raises(DataError) as info:
+            load("arrays", tmp_path)
+        return str(info.value)
+
+    for content in (sound[:1000], b"", b"no array", sound[:50]):
+        path.write_bytes(content)
+        assert error().startswith(f"{path} is damaged: ")
+    np.save(path, np.array([object()]), allow_pickle=True)
+    assert error().startswith(f"{path} is damaged: ")
+    np.save(path, np.zeros((5, 64), np.float32))
+    assert error().startswith(f"the arrays of {tmp_path} do not fit together: `train_x` is (5, 64)")
+    np.save(path, np.zeros((1438, 1, 8, 8)))
+    assert "`train_x` is torch.float64, expected torch.float32" in error()
+    path.write_bytes(sound)
+    (tmp_path / "dataset.json").write_text(json.dumps({"classes": 5, "note": ""}))
+    assert "`train_y` has labels 0 to 9, expected 0 to 4" in error()
+    (tmp_path / "dataset.json").write_text("{")
+    assert error().startswith(f"{tmp_path}/dataset.json is damaged")
+    path.unlink()
+    assert error() == f"no train_x.npy in {tmp_path}. Expected train_x.npy, train_y.npy, test_x.npy, test_y.npy"
