@@ -58,6 +58,17 @@ class LayerScale(nn.Module):
         return self.gamma * x
 
 
+class Shift(nn.Module):
+    """A bias on its own, not fused with a map."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.full((width,), 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.beta
+
+
 class Rotary(nn.Module):
     """Attention whose queries and keys are turned: x cos + rotate(x) sin is an addition, and no residual one."""
 
@@ -104,6 +115,7 @@ ROWS: dict[str, Callable[[int], Block]] = {
     "ends in relu": lambda n: Block(nn.Sequential(*mlp(n), nn.ReLU())),
     "gated": lambda n: Block(Gated(n)),
     "layer scale": lambda n: Block(nn.Sequential(nn.LayerNorm(n), *mlp(n), LayerScale(n))),
+    "ends in a bias": lambda n: Block(nn.Sequential(*mlp(n), Shift(n))),
     "attention": lambda n: Block(nn.Sequential(nn.LayerNorm(n), Attention(n, 2))),
     "grouped queries": lambda n: Block(Attention(n, 4, kv_heads=2)),
     "packed attention": lambda n: Block(nn.Sequential(nn.LayerNorm(n), Attend(n))),
