@@ -20,6 +20,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/conv_ensemble.py
 	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
 
 clean:

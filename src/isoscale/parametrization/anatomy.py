@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -95,15 +95,25 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     return Anatomy(
         parts=parts,
         blocks=tuple(dict.fromkeys(placed.blocks)),
-        depth=len(branches) or max(1, sum(node.is_map and not _is_readout(graph, node) for node in graph.nodes)),
-        head_sizes=tuple(_head_size(graph, node) for node in graph.nodes if _queries(graph, node)),
+        depth=depth(graph, branches),
+        head_sizes=head_sizes(graph),
         stuck={block: branch.stuck for block, branch in zip(placed.blocks, branches, strict=True) if branch.stuck},
-        packed=tuple(packed),
+        packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branch)),
         readout_multipliers=tuple(sorted(_before_readouts(graph))),
         logit_multipliers=tuple(sorted(multipliers & queries)),
         traced=True,
     )
+
+
+def depth(graph: Graph, branches: Sequence[Branch]) -> int:
+    """Number of residual branches; of layers before the readout if there are none."""
+    return len(branches) or max(1, sum(node.is_map and not _is_readout(graph, node) for node in graph.nodes))
+
+
+def head_sizes(graph: Graph) -> tuple[int, ...]:
+    """Size of each attention's heads, in the order of execution."""
+    return tuple(graph.nodes[node.inputs[0]].shape[-1] for node in graph.nodes if _queries(graph, node))
 
 
 def by_hand(model: nn.Module, roles: Roles) -> Anatomy:
@@ -275,10 +285,6 @@ def _queries(graph: Graph, node: Node) -> bool:
         if graph.nodes[at].op not in LINEAR:
             return False
     return False
-
-
-def _head_size(graph: Graph, node: Node) -> int:
-    return graph.nodes[node.inputs[0]].shape[-1]
 
 
 def _attention(graph: Graph) -> tuple[set[str], set[str]]:

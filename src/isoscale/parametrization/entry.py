@@ -143,13 +143,12 @@ class Entry:
         wanted = math.sqrt(self.fan_out / self.fan_in)
         return wanted / (torchs(*self.shape) / torchs(*self.base_shape))
 
-    def rescaling(self, scaling: Scaling, optimizer: OptimizerFamily, actual: float) -> initial.Rescaling:
-        """By what the entries are to be multiplied if their root mean square is `actual` now."""
-        factor = self.raw(scaling, optimizer).fold(self.family(optimizer)).init_std
+    def drawn(self, scaling: Scaling, optimizer: OptimizerFamily, actual: float) -> initial.Drawn | None:
+        """The entries, their root mean square being `actual` now; None if the base's are unknown."""
         if self.base_rms is None:
-            return initial.without_base(factor, scaling.init_law if self.role.decays else "fixed size", self.fan_in)
-        return initial.rescaling(
-            factor=factor,
+            return None
+        return initial.Drawn(
+            factor=self.raw(scaling, optimizer).fold(self.family(optimizer)).init_std,
             actual=actual,
             base=self.base_rms,
             entries=(math.prod(self.shape), math.prod(self.base_shape)),
@@ -158,6 +157,11 @@ class Entry:
             fans=self.fans,
             depth=scaling.depth,
         )
+
+    def rescaling_without_base(self, scaling: Scaling, optimizer: OptimizerFamily) -> initial.Rescaling:
+        """By what the entries are to be multiplied if the base's size is unknown."""
+        factor = self.raw(scaling, optimizer).fold(self.family(optimizer)).init_std
+        return initial.without_base(factor, scaling.init_law if self.role.decays else "fixed size", self.fan_in)
 
     def group(self, scaling: Scaling, settings: Settings) -> dict[str, Any]:
         """What an optimizer is told: lr, weight_decay, and eps for the Adam family."""

@@ -8,11 +8,12 @@ target and base were both drawn by it; the target's entries are then multiplied 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Entries of a normal draw: the standard deviation of log(rms) is sqrt(1 / 2N); flatter laws have less.
-_ALLOWED_DEVIATIONS = 5.0
+# In squared standard deviations. Entries of a normal draw: that of log(rms) is sqrt(1 / 2N); flatter laws have less.
+_ALLOWED = 25.0
+_INDISTINCT = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,50 +29,73 @@ class Rescaling:
     law: str
 
 
-def rescaling(
-    *,
-    factor: float,
-    actual: float,
-    base: float,
-    entries: tuple[int, int],
-    fan_in: float,
-    fan_out: float,
-    fans: tuple[float, float, float, float],
-    depth: float,
-) -> Rescaling:
-    """The factor that takes the target's entries from their own law to base x factor.
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One tensor's entries as they were drawn, and what a rule asks of them.
 
-    Args:
+    Attributes:
         factor: What the rule asks: target entries / base entries.
         actual, base: Root mean squares of the target's and the base's entries now.
         entries: Their numbers.
         fan_in, fan_out, depth: Ratios target / base.
         fans: fan_in and fan_out of the target, fan_in and fan_out of the base.
     """
-    if actual == 0 or base == 0:
-        return Rescaling(scale=1.0 if actual == base else factor * base / actual if actual else 1.0, law="zeros")
-    seen = actual / base
-    noise = math.sqrt(sum(1 / (2 * n) for n in entries))
-    laws = _laws(factor, fan_in, fan_out, fans, depth)
-    name, ratio = min(laws, key=lambda law: abs(math.log(seen / law[1])))
-    if abs(math.log(seen / ratio)) <= _ALLOWED_DEVIATIONS * noise + 1e-6:
-        return Rescaling(scale=factor / ratio, law=name)
-    return Rescaling(scale=factor / seen, law="measured")
+
+    factor: float
+    actual: float
+    base: float
+    entries: tuple[int, int]
+    fan_in: float
+    fan_out: float
+    fans: tuple[float, float, float, float]
+    depth: float
+
+    def rescaling(self, likely: Sequence[str] = ()) -> Rescaling:
+        """The factor that takes the target's entries from their own law to base x factor.
+
+        Args:
+            likely: Laws by how well they explain the whole model. A small tensor's entries agree with several laws
+                within their noise: the first of these is taken. Constant entries agree exactly with their own.
+        """
+        if self.actual == 0 or self.base == 0:
+            scale = self.factor * self.base / self.actual if self.actual else 1.0
+            return Rescaling(scale=1.0 if self.actual == self.base else scale, law="zeros")
+        laws, misfits = self._laws(), self.misfits()
+        best = min(misfits.values())
+        allowed = min(best + _INDISTINCT, _ALLOWED) if best else 0.0
+        for name in [*likely, *sorted(laws, key=misfits.__getitem__)]:
+            if misfits.get(name, math.inf) <= allowed:
+                return Rescaling(scale=self.factor / laws[name], law=name)
+        return Rescaling(scale=self.factor * self.base / self.actual, law="measured")
+
+    def misfits(self) -> dict[str, float]:
+        """Of each law the squared deviation of the entries' size from it, in units of its sampling variance."""
+        if self.actual == 0 or self.base == 0:
+            return {}
+        seen, variance = self.actual / self.base, sum(1 / (2 * n) for n in self.entries)
+        misses = {name: max(0.0, abs(math.log(seen / ratio)) - 1e-6) for name, ratio in self._laws().items()}
+        return {name: miss**2 / variance for name, miss in misses.items()}
+
+    def _laws(self) -> dict[str, float]:
+        """Target / base entries under each law that initialisers are known to follow."""
+        a, b, a0, b0 = self.fans
+        widths = {"1/sqrt(fan_in)": self.fan_in**-0.5, "fixed size": 1.0, "1/sqrt(fan_out)": self.fan_out**-0.5}
+        if a > 1 or a0 > 1:
+            widths["1/sqrt(fan_in + fan_out)"] = math.sqrt((a0 + b0) / (a + b))
+        deep = {f"{name}, 1/sqrt(depth)": ratio * self.depth**-0.5 for name, ratio in widths.items()}
+        return widths | (deep if self.depth != 1 else {}) | {"already rescaled": self.factor}
 
 
-def _laws(
-    factor: float, fan_in: float, fan_out: float, fans: tuple[float, float, float, float], depth: float
-) -> list[tuple[str, float]]:
-    """Target / base entries under each law that initialisers are known to follow."""
-    a, b, a0, b0 = fans
-    widths = [
-        ("fixed size", 1.0),
-        ("1/sqrt(fan_in)", fan_in**-0.5),
-        ("1/sqrt(fan_out)", fan_out**-0.5),
-        ("1/sqrt(fan_in + fan_out)", math.sqrt((a0 + b0) / (a + b))),
-    ]
-    deep = [(f"{name}, 1/sqrt(depth)", ratio * depth**-0.5) for name, ratio in widths] if depth != 1 else []
-    return [*widths, *deep, ("already rescaled", factor)]
+def likely_laws(tensors: Iterable[Drawn]) -> list[str]:
+    """Laws by how well they explain the tensors; what one excludes by far counts no more than what one excludes."""
+    totals: dict[str, float] = {}
+    for drawn in tensors:
+        misfits = drawn.misfits()
+        if 0.0 in misfits.values():  # constant entries say nothing about what is drawn
+            continue
+        for name, misfit in misfits.items():
+            totals[name] = totals.get(name, 0.0) + min(misfit, _ALLOWED)
+    return sorted(totals, key=totals.__getitem__)
 
 
 def assumed_law(kinds: Sequence[Sequence[tuple[float, float]]]) -> str:

@@ -182,9 +182,12 @@ def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | None) -> Anat
 
 
 def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:
-    if isinstance(base, nn.Module):
+    if not isinstance(base, nn.Module):
+        return sizes.read(base)
+    try:
         return sizes.describe(unwrapped(base), example_inputs if traced else None)
-    return sizes.read(base)
+    except TraceError as error:
+        raise TraceError(f"`base`: {error}") from error
 
 
 # --- one tensor ---

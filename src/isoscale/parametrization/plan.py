@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from isoscale.errors import PlanError
-from isoscale.parametrization import groups, sizes
+from isoscale.parametrization import groups, initial, sizes
 from isoscale.parametrization.binding import named_parameters, unwrapped
 from isoscale.parametrization.entry import Entry, Scaling, Settings
 from isoscale.parametrization.families import family_of
@@ -66,19 +66,36 @@ class Plan:
             PlanError: A parameter is missing, unknown or of another shape.
         """
         parameters = self._checked(model)
-        entries = tuple(self._rescale(entry, parameters[entry.name]) for entry in self.entries)
+        actual = {name: sizes.rms(parameter) for name, parameter in parameters.items()}
+        likely = self._likely_laws(actual)
+        entries = tuple(self._rescale(e, parameters[e.name], actual[e.name], likely) for e in self.entries)
         for name, factor in self.multipliers.items():
             module = unwrapped(model).get_submodule(name)
             assert isinstance(module, Multiplier)
             module.factor = factor
         return replace(self, entries=entries, _model=model)
 
-    def _rescale(self, entry: Entry, parameter: nn.Parameter) -> Entry:
+    def _likely_laws(self, actual: Mapping[str, float | None]) -> dict[bool, list[str]]:
+        """What the model's init most likely follows: its maps (True), its biases and gains (False)."""
+        drawn: dict[bool, list[initial.Drawn]] = {True: [], False: []}
+        for entry in self.entries:
+            size = actual[entry.name]
+            found = None if size is None else entry.drawn(self.scaling, self.settings.optimizer, size)
+            if found and not entry.frozen:
+                drawn[entry.role.decays].append(found)
+        return {maps: initial.likely_laws(tensors) for maps, tensors in drawn.items()}
+
+    def _rescale(
+        self, entry: Entry, parameter: nn.Parameter, actual: float | None, likely: Mapping[bool, list[str]]
+    ) -> Entry:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
-        actual = sizes.rms(parameter)
         if actual is None or entry.frozen:
             return entry
-        scale = entry.rescaling(self.scaling, self.settings.optimizer, actual).scale
+        family = self.settings.optimizer
+        if drawn := entry.drawn(self.scaling, family, actual):
+            scale = drawn.rescaling(likely[entry.role.decays]).scale
+        else:
+            scale = entry.rescaling_without_base(self.scaling, family).scale
         if scale != 1:
             with torch.no_grad():
                 parameter.mul_(scale)
@@ -107,7 +124,7 @@ class Plan:
         settings = self.settings if optimizer is None else replace(self.settings, optimizer=family_of(optimizer))
         return groups.make(self.entries, self.scaling, settings, self._checked(model))
 
-    def check(self, *optimizers: Any) -> None:
+    def check(self, *optimizers: Any, model: nn.Module | None = None) -> None:
         """Raise if the optimizer no longer has the ratios of the plan.
 
         A scheduler that multiplies all learning rates alike is fine. One that sets them all to one value
@@ -116,11 +133,13 @@ class Plan:
 
         Args:
             optimizers: The optimizer; for "muon" both of them.
+            model: Whose parameters they step; by default the model that the plan is bound to. A plan that was
+                loaded, or a copy of the model, needs it.
 
         Raises:
             PlanError: The message names a tensor, its ratio and what the plan asks.
         """
-        groups.check(self.entries, self.scaling, self.settings, self._checked(None), optimizers)
+        groups.check(self.entries, self.scaling, self.settings, self._checked(model), optimizers)
 
     # --- as a table ---
     def table(self) -> pd.DataFrame:
@@ -202,7 +221,10 @@ class Plan:
         """The model's parameters by name, if they are the plan's."""
         model = self._model if model is None else model
         if model is None:
-            raise PlanError("the plan is bound to no model: call plan.apply(model), or plan.param_groups(model)")
+            raise PlanError(
+                "the plan is bound to no model: pass one: plan.param_groups(model), "
+                "plan.check(optimizer, model=model), or call plan.apply(model) if it is freshly initialised"
+            )
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}
         for name in dict.fromkeys([*planned, *parameters]):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from isoscale import rules
-from isoscale.errors import PlanError
+from isoscale.errors import InvalidValueError, PlanError
 from isoscale.parametrization.entry import Entry, Scaling, Settings
 from isoscale.parametrization.plan import Plan
 from isoscale.rules import DepthRow, Rule, WidthRow
@@ -59,15 +59,18 @@ def _keys(given: Any, names: set[str], where: str) -> Mapping[str, Any]:
 
 
 def _list(given: Any, where: str) -> list[Any]:
-    if not isinstance(given, list):
+    if not isinstance(given, list | tuple):
         raise PlanError(f"`{where}` must be a list, got {type(given).__name__}")
-    return given
+    return list(given)
 
 
 def _rule(value: Any, where: str) -> Rule:
     """A rule by its name, or the tables of one that the user made."""
     if isinstance(value, str):
-        return rules.get(value)
+        try:
+            return rules.get(value)
+        except InvalidValueError as error:
+            raise PlanError(f"`{where}`: {error}") from error
     return _read(Rule, value, where)
 
 
@@ -97,8 +100,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return _rule(value, where)
     if kind in (WidthRow, DepthRow):
         return _read(kind, value, where)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
+        raise PlanError(f"`{where}` must be a finite number")
     if kind in (bool, str, int) and type(value) is kind:
         return value
     if kind is rules.Role:

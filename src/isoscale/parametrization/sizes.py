@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError
-from isoscale.parametrization.anatomy import Anatomy, block_pattern, from_graph
+from isoscale.parametrization.anatomy import Anatomy, block_pattern, depth, head_sizes
+from isoscale.parametrization.branches import residual_branches
 from isoscale.parametrization.trace import trace
 
 Shape = tuple[int, ...]
@@ -61,12 +62,12 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
 def describe(model: nn.Module, example_inputs: Any = None) -> Base:
     """The same as an object."""
     parameters = dict(model.named_parameters())
-    anatomy = None if example_inputs is None else from_graph(trace(model, example_inputs), parameters)
+    graph = None if example_inputs is None else trace(model, example_inputs)
     return Base(
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         rms={name: rms(parameter) for name, parameter in parameters.items()},
-        depth=anatomy.depth if anatomy else None,
-        head_sizes=anatomy.head_sizes if anatomy else None,
+        depth=depth(graph, residual_branches(graph)) if graph else None,
+        head_sizes=head_sizes(graph) if graph else None,
     )
 
 
@@ -83,13 +84,13 @@ def read(value: Any) -> Base:
     given = value.get("shapes", value)
     if not isinstance(given, Mapping) or not all(map(_is_shape, given.values())):
         raise InvalidValueError("`base` must map parameter names to shapes, as isoscale.shapes(base) does")
-    head_sizes = value.get("head_sizes") if "shapes" in value else None
+    heads = value.get("head_sizes") if "shapes" in value else None
     found = value.get("rms") if "shapes" in value else None
     return Base(
         shapes={str(name): tuple(shape) for name, shape in given.items()},
         rms={name: (found or {}).get(name) for name in given},
         depth=value.get("depth") if "shapes" in value else None,
-        head_sizes=None if head_sizes is None else tuple(head_sizes),
+        head_sizes=None if heads is None else tuple(heads),
     )
 
 

@@ -1,0 +1,111 @@
+"""Heads may grow in number or in size: in size, attention is to be q.k / d_head, relative to the base."""
+
+import pytest
+import torch
+from small_nets import seeded, text_batches, tokens_in, train, transformer
+from torch import nn
+
+from isoscale import parametrize, shapes
+from isoscale.errors import PlanError
+
+HEAD, BASE_HEAD, LR, DECAY, EPS = 16, 4, 0.01, 0.1, 1e-4
+C = (HEAD / BASE_HEAD) ** -0.5
+SETTINGS = {"lr": LR, "weight_decay": DECAY, "eps": EPS, "example_inputs": tokens_in()}
+
+
+def model_and_base():
+    model = transformer(16, 2, dtype=torch.float64, heads=2, head=HEAD)
+    return model, transformer(16, 2, seed=7, dtype=torch.float64, heads=2, head=BASE_HEAD)
+
+
+def test_the_multiplier_of_the_logits_is_folded_into_the_queries():
+    model, base = model_and_base()
+    plan = parametrize(model, base, "mup", **SETTINGS)
+    assert plan.scaling.head_size == HEAD / BASE_HEAD
+    assert {entry.name.split(".", 3)[-1] for entry in plan.entries if entry.attention} == {"q.weight", "q.bias"}
+
+
+def test_training_is_that_of_logits_divided_by_the_head_size():
+    """torch divides by sqrt(d); the explicit model by sqrt(d_base) (d / d_base): q.k / d at the base's own scale.
+
+    Queries have learning rate and eps before folding: THEORY.md, an input map as far as fan_out grows."""
+    model, base = model_and_base()
+    plan = parametrize(model, base, "mup", **SETTINGS)
+    explicit = model_and_base()[0]
+    explicit.load_state_dict(model.state_dict())
+    for layer in explicit.layers:
+        layer.attention.logit_multiplier = C
+        for parameter in layer.attention.q.parameters():
+            parameter.data /= C
+    groups = []
+    for group in plan.param_groups(explicit):
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            own = {"params": [parameter]} | {key: group[key] for key in ("lr", "eps", "weight_decay")}
+            if ".q." in name:
+                decay = DECAY if name.endswith("weight") else 0.0
+                own |= {"lr": LR, "eps": EPS * BASE_HEAD / HEAD, "weight_decay": decay}
+            groups.append(own)
+    batches = text_batches(2) * 3
+    losses = train(model, torch.optim.AdamW(plan.param_groups()), batches)
+    assert losses == pytest.approx(train(explicit, torch.optim.AdamW(groups), batches), rel=1e-9)
+    assert losses[-1] < losses[0]
+    scale = explicit.layers[0].attention.logit_multiplier / HEAD**0.5
+    assert scale == pytest.approx(BASE_HEAD**0.5 / HEAD)
+
+
+def test_heads_that_grow_in_number_ask_for_nothing():
+    model, base = transformer(16, 2, heads=4), transformer(8, 2, seed=7, heads=2)
+    plan = parametrize(model, base, "mup", **SETTINGS)
+    assert plan.scaling.multiplier_of_logits() == 1
+
+
+def test_sp_leaves_the_logits_alone():
+    assert parametrize(*model_and_base(), "sp", **SETTINGS).scaling.multiplier_of_logits() == 1
+
+
+class Packed(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.input, self.readout = nn.Linear(5, width), nn.Linear(width, 3)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x):
+        h = self.input(x)
+        return self.readout(h + self.attention(h, h, h, need_weights=False)[0])
+
+
+def test_packed_attention_whose_heads_grow_in_number_trains():
+    model, base = seeded(lambda: Packed(32, 8)), seeded(lambda: Packed(8, 2))
+    plan = parametrize(model, base, lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+    packed = next(entry for entry in plan.entries if entry.name == "attention.in_proj_weight")
+    assert (packed.fan_in, packed.fan_out) == (4.0, 4.0)
+    assert packed.factors(plan.scaling, plan.settings).lr == 0.25
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(8, 4, 5, generator=generator), torch.randint(3, (8, 4), generator=generator))
+    losses = train(model, torch.optim.AdamW(plan.param_groups()), [batch] * 10)
+    assert losses[-1] < losses[0]
+
+
+def test_packed_attention_whose_heads_grow_in_size_is_refused_by_name():
+    model, base = seeded(lambda: Packed(32, 2)), seeded(lambda: Packed(8, 2))
+    message = r"`attention\.in_proj_weight` holds queries and keys in one.*0\.5.*scale the number of heads"
+    with pytest.raises(PlanError, match=message):
+        parametrize(model, base, lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+    parametrize(model, base, "sp", lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+
+
+def test_heads_in_no_one_ratio_are_refused():
+    def make(first, second):
+        return nn.Sequential(Packed(8, first), nn.Linear(3, 5), Packed(8, second))
+
+    with pytest.raises(PlanError, match=r"head sizes .* are in no one ratio"):
+        parametrize(make(2, 4), make(2, 2), lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+
+
+def test_the_head_size_travels_in_the_shapes_of_a_base():
+    model, base = model_and_base()
+    plan = parametrize(model, base, "mup", **SETTINGS)
+    twin = model_and_base()[0]
+    assert parametrize(twin, shapes(base, tokens_in()), "mup", **SETTINGS) == plan
+    unknown = parametrize(model_and_base()[0], shapes(base), "mup", **SETTINGS)
+    assert any("head size is unknown" in note for note in unknown.notes)
