@@ -6,6 +6,7 @@ over all entries, of two tensors: the end of the residual stream and the logits.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,19 +45,19 @@ def slopes(
     *,
     lr: float,
     steps: int = 4,
-    seeds: int = 3,
-    base: tuple[int, int] | None = None,
+    seeds: int = 5,
+    trained: str = "*",
 ) -> dict[str, Slope]:
     """Slopes of the changes of "stream" and "logits" against the size, which grows along `sizes`.
 
     Args:
         specimen: The architecture.
-        sizes: (width, depth) of each size; one of the two must stay, or both grow by the same factor.
+        sizes: (width, depth) of each size, the base's first; one of the two stays, or both grow by the same factors.
         rule, optimizer, lr: Of the plan; lr is the base's.
         steps, seeds: Training steps, and independent inits.
-        base: (width, depth) of the base, by default the first size.
+        trained: Pattern of the parameters that are trained.
     """
-    changes = _changes(specimen, sizes, rule, optimizer, lr, steps, seeds, base or sizes[0])
+    changes = _changes(specimen, sizes, rule, optimizer, lr, steps, seeds, trained)
     growth = np.log([max(w / sizes[0][0], d / sizes[0][1]) for w, d in sizes])
     return {name: _slope(growth, np.log(values)) for name, values in changes.items()}
 
@@ -76,24 +77,32 @@ def _changes(
     lr: float,
     steps: int,
     seeds: int,
-    base: tuple[int, int],
+    trained: str,
 ) -> dict[str, np.ndarray]:
     """Root mean square change, (sizes, seeds), by place."""
     inputs = specimen.inputs(0)
-    shapes = isoscale.shapes(_drawn(specimen, base, seed=0), inputs)
+    shapes = isoscale.shapes(drawn(specimen, sizes[0], seed=0), inputs)
     rows: list[list[dict[str, float]]] = []
     for size in sizes:
-        model = _drawn(specimen, size, seed=0)
+        model = drawn(specimen, size, seed=0)
         plan = isoscale.parametrize(model, shapes, rule, optimizer, lr=lr, example_inputs=inputs)
-        models = [model] + [_drawn(specimen, size, seed) for seed in range(1, seeds)]
-        rows.append([_change(specimen, each, plan.apply(each), optimizer, inputs, steps) for each in models])
+        models = [model] + [drawn(specimen, size, seed) for seed in range(1, seeds)]
+        plans = [plan.apply(each) for each in models]
+        for each in models:
+            _freeze(each, trained)
+        rows.append([_change(specimen, *pair, optimizer, inputs, steps) for pair in zip(models, plans, strict=True)])
     return {place: np.array([[seed[place] for seed in row] for row in rows]) for place in ("stream", "logits")}
 
 
-def _drawn(specimen: Specimen, size: tuple[int, int], seed: int) -> nn.Module:
+def drawn(specimen: Specimen, size: tuple[int, int], seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1000 * seed + 7)
         return specimen.make(*size)
+
+
+def _freeze(model: nn.Module, trained: str) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(fnmatch.fnmatch(name, trained))
 
 
 def _change(

@@ -77,6 +77,8 @@ class _ConvBlock(nn.Module):
         self.time = nn.Linear(time, out)
         self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
         self.act = nn.SiLU()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(self.act(self.norm1(x)))

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 import isoscale
 
-BATCH, TOKENS, VOCABULARY, CLASSES, PIXELS, HEAD = 2, 8, 40, 10, 8, 8
+BATCH, TOKENS, VOCABULARY, CLASSES, PIXELS, HEAD = 2, 4, 40, 10, 8, 16
+QUIET = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Specimen:
         targets: Seed -> what the logits are to say.
         stream: Name of the module whose input is the end of the residual stream.
         readout: Name of the module whose output is the logits.
-        width, depth: Of the base.
+        width, depth, lr: Of the base; lr for AdamW.
         loss: (logits, targets) -> scalar.
     """
 
@@ -41,8 +42,9 @@ class Specimen:
     targets: Callable[[int], Tensor]
     stream: str
     readout: str
-    width: int = 32
+    width: int = 64
     depth: int = 2
+    lr: float = 1e-4
     loss: Callable[[Tensor, Tensor], Tensor] = lambda out, y: F.cross_entropy(out.flatten(0, -2), y.flatten())
 
 
@@ -133,7 +135,11 @@ def resnet(width: int, depth: int) -> nn.Module:
         embedding_size=width, hidden_sizes=[width, 2 * width], depths=[depth, depth], layer_type="basic",
         num_labels=CLASSES,
     )  # fmt: skip
-    return transformers.ResNetForImageClassification(config)
+    model = transformers.ResNetForImageClassification(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("layer.1.normalization.weight"):
+            nn.init.constant_(parameter, QUIET)
+    return model
 
 
 def convnext(width: int, depth: int, *, layer_scale: float = 1.0) -> nn.Module:
@@ -170,19 +176,22 @@ ZOO: Mapping[str, Specimen] = {
     "bert": Specimen(make=bert, inputs=_text, targets=_labels, stream="bert.pooler", readout="classifier"),
     "vit": Specimen(make=vit, inputs=_images, targets=_labels, stream="vit.layernorm", readout="classifier"),
     "resnet": Specimen(
-        make=resnet, inputs=_images, targets=_labels, stream="resnet.pooler", readout="classifier", width=16
+        make=resnet,
+        inputs=lambda seed: {"pixel_values": _normal(seed, 8, 3, 16, 16)},
+        targets=lambda seed: _integers(seed + 1, CLASSES, 8),
+        stream="resnet.pooler", readout="classifier", width=32, lr=1e-3
     ),
     "convnext": Specimen(
-        make=convnext, inputs=_images, targets=_labels, stream="convnext.layernorm", readout="classifier", width=16
+        make=convnext, inputs=_images, targets=_labels, stream="convnext.layernorm", readout="classifier", width=32
     ),
     "encoder": Specimen(make=encoder, inputs=_text, targets=_labels, stream="norm", readout="readout"),
     "unet": Specimen(
         make=unet,
-        inputs=lambda seed: {"x": _normal(seed, BATCH, 3, PIXELS, PIXELS), "time": _integers(seed, 100, BATCH).float()},
-        targets=lambda seed: _normal(seed + 1, BATCH, 3, PIXELS, PIXELS),
+        inputs=lambda seed: {"x": _normal(seed, BATCH, 3, 4, 4), "time": _integers(seed, 100, BATCH).float()},
+        targets=lambda seed: _normal(seed + 1, BATCH, 3, 4, 4),
         stream="norm",
         readout="readout",
-        width=16,
+        width=32,
         loss=F.mse_loss,
     ),
     "mixer": Specimen(make=mixer, inputs=_images, targets=_labels, stream="norm", readout="readout"),
