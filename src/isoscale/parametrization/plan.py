@@ -57,7 +57,7 @@ class Plan:
         """Rescale a freshly initialised model in place, set its Multipliers, and bind the plan to it.
 
         A model that was rescaled before is left as it is, and so is one on the meta device: apply the plan after
-        `to_empty` and the model's own init. Do not apply it to trained weights: bind it by `param_groups(model)`.
+        `to_empty` and the model's own init. Trained weights it would rescale once more: for them there is `bind`.
 
         Returns:
             The plan, bound to the model.
@@ -67,11 +67,27 @@ class Plan:
         """
         parameters = self._checked(model)
         entries = tuple(self._rescale(entry, parameters[entry.name]) for entry in self.entries)
+        return replace(self, entries=entries).bind(model)
+
+    def bind(self, model: nn.Module) -> Plan:
+        """Bind the plan to a model whose weights are already its own, as after loading a checkpoint.
+
+        Its Multipliers are set, which no `state_dict` holds; its weights stay as they are.
+
+        Returns:
+            The plan, bound to the model.
+
+        Raises:
+            PlanError: A parameter is missing, unknown or of another shape, or a Multiplier is missing.
+        """
+        self._checked(model)
+        modules = dict(unwrapped(model).named_modules())
         for name, factor in self.multipliers.items():
-            module = unwrapped(model).get_submodule(name)
-            assert isinstance(module, Multiplier)
+            module = modules.get(name)
+            if not isinstance(module, Multiplier):
+                raise PlanError(f"the plan sets an isoscale.Multiplier `{name}`, and the model has none of that name")
             module.factor = factor
-        return replace(self, entries=entries, _model=model)
+        return replace(self, _model=model)
 
     def _rescale(self, entry: Entry, parameter: nn.Parameter) -> Entry:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
@@ -199,7 +215,7 @@ class Plan:
         """The model's parameters by name, if they are the plan's."""
         model = self._model if model is None else model
         if model is None:
-            raise PlanError("the plan is bound to no model: call plan.apply(model), or plan.param_groups(model)")
+            raise PlanError("the plan is bound to no model: call plan.apply(model) for a fresh one, plan.bind(model) for a trained one")
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}
         for name in dict.fromkeys([*planned, *parameters]):
