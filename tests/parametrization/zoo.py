@@ -165,9 +165,7 @@ def mixer(width: int, depth: int) -> nn.Module:
 
 
 ZOO: Mapping[str, Specimen] = {
-    "gpt2": Specimen(
-        make=gpt2, inputs=_text, targets=_next_tokens, stream="transformer.ln_f", readout="lm_head"
-    ),
+    "gpt2": Specimen(make=gpt2, inputs=_text, targets=_next_tokens, stream="transformer.ln_f", readout="lm_head"),
     "tied gpt2": Specimen(
         make=tied_gpt2, inputs=_text, targets=_next_tokens, stream="transformer.ln_f", readout="lm_head"
     ),
@@ -179,7 +177,10 @@ ZOO: Mapping[str, Specimen] = {
         make=resnet,
         inputs=lambda seed: {"pixel_values": _normal(seed, 8, 3, 16, 16)},
         targets=lambda seed: _integers(seed + 1, CLASSES, 8),
-        stream="resnet.pooler", readout="classifier", width=32, lr=1e-3
+        stream="resnet.pooler",
+        readout="classifier",
+        width=32,
+        lr=1e-3,
     ),
     "convnext": Specimen(
         make=convnext, inputs=_images, targets=_labels, stream="convnext.layernorm", readout="classifier", width=32

@@ -215,7 +215,9 @@ class Plan:
         """The model's parameters by name, if they are the plan's."""
         model = self._model if model is None else model
         if model is None:
-            raise PlanError("the plan is bound to no model: call plan.apply(model) for a fresh one, plan.bind(model) for a trained one")
+            raise PlanError(
+                "the plan is bound to no model: call plan.apply(model) if it is fresh, plan.bind(model) if trained"
+            )
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}
         for name in dict.fromkeys([*planned, *parameters]):
