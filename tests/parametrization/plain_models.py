@@ -67,7 +67,10 @@ class MLPMixer(nn.Module):
 
 
 class _ConvBlock(nn.Module):
-    """norm-act-conv, plus the time, norm-act-conv; a projection where the number of channels changes."""
+    """norm-act-conv, plus the time, norm-act-conv; a projection where the number of channels changes.
+
+    The last convolution starts at zero, as in Ho et al. 2020 (arXiv 2006.11239).
+    """
 
     def __init__(self, channels: int, out: int, time: int) -> None:
         super().__init__()

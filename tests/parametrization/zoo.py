@@ -20,6 +20,9 @@ from torch.nn import functional as F
 import isoscale
 
 BATCH, TOKENS, VOCABULARY, CLASSES, PIXELS, HEAD = 2, 4, 40, 10, 8, 16
+# The gain of the norm that ends a ResNet block. At 1, its default, each of the base's four branches is as loud as the
+# stream, and the stream's size changes with depth; at 0, which is usual (Goyal et al. 2017, arXiv 1706.02677), few
+# steps do not open the branches, and no rule can be told from another.
 QUIET = 0.25
 
 
@@ -143,6 +146,7 @@ def resnet(width: int, depth: int) -> nn.Module:
 
 
 def convnext(width: int, depth: int, *, layer_scale: float = 1.0) -> nn.Module:
+    """LayerScale starts at 1: at its default, 1e-6, the branches are shut for longer than a check lasts."""
     transformers = pytest.importorskip("transformers")
     config = transformers.ConvNextConfig(
         hidden_sizes=[width, 2 * width], depths=[depth, depth], num_stages=2, patch_size=2, num_labels=CLASSES,
