@@ -334,15 +334,25 @@ def _all_known(missing: Iterable[str], parameters: Mapping[str, Tensor]) -> None
 def _part_by_hand(model: nn.Module, name: str, role: Role, given: Mapping[str, Role]) -> Part:
     owner, _, leaf = name.rpartition(".")
     parameter = model.get_parameter(name)
-    part = _part_by_shape(role, parameter, transposed=type(model.get_submodule(owner)).__name__ == "Conv1D")
+    module = model.get_submodule(owner)
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):  # rows are picked, not summed over
+        part = Part(role=role, fan_out=(1,))
+    else:
+        part = _part_by_shape(role, parameter, transposed=_inputs_first(module))
     weight = f"{owner}.weight"
     carries = role is Role.BRANCH_LAST or (leaf == "bias" and given.get(weight) is Role.BRANCH_LAST)
     block = _first_index(owner) if role.in_branch else None
     return replace(part, carries=carries, block=block, place="given by hand")
 
 
+def _inputs_first(module: nn.Module) -> bool:
+    """Whether a weight is stored (in, out, ...); Conv1D is what GPT-2 in transformers is made of."""
+    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+    return transposed or type(module).__name__ == "Conv1D"
+
+
 def _part_by_shape(role: Role, parameter: Tensor, *, transposed: bool = False) -> Part:
-    """Axes by torch's convention: (out, in, ...); an embedding is (entries, out)."""
+    """Axes by torch's convention: (out, in, ...)."""
     rank = parameter.dim()
     if rank < 2:
         return Part(role=role, fan_out=tuple(range(rank)))

@@ -57,7 +57,7 @@ class Plan:
         """Rescale a freshly initialised model in place, set its Multipliers, and bind the plan to it.
 
         A model that was rescaled before is left as it is, and so is one on the meta device: apply the plan after
-        `to_empty` and the model's own init. Do not apply it to trained weights: bind it by `param_groups(model)`.
+        `to_empty` and the model's own init. Trained weights it would rescale once more: for them there is `bind`.
 
         Returns:
             The plan, bound to the model.
@@ -69,11 +69,27 @@ class Plan:
         actual = {name: sizes.rms(parameter) for name, parameter in parameters.items()}
         likely = self._likely_laws(actual)
         entries = tuple(self._rescale(e, parameters[e.name], actual[e.name], likely) for e in self.entries)
+        return replace(self, entries=entries).bind(model)
+
+    def bind(self, model: nn.Module) -> Plan:
+        """Bind the plan to a model whose weights are already its own, as after loading a checkpoint.
+
+        Its Multipliers are set, which no `state_dict` holds; its weights stay as they are.
+
+        Returns:
+            The plan, bound to the model.
+
+        Raises:
+            PlanError: A parameter is missing, unknown or of another shape, or a Multiplier is missing.
+        """
+        self._checked(model)
+        modules = dict(unwrapped(model).named_modules())
         for name, factor in self.multipliers.items():
-            module = unwrapped(model).get_submodule(name)
-            assert isinstance(module, Multiplier)
+            module = modules.get(name)
+            if not isinstance(module, Multiplier):
+                raise PlanError(f"the plan sets an isoscale.Multiplier `{name}`, and the model has none of that name")
             module.factor = factor
-        return replace(self, entries=entries, _model=model)
+        return replace(self, _model=model)
 
     def _likely_laws(self, actual: Mapping[str, float | None]) -> dict[bool, list[str]]:
         """What the model's init most likely follows: its maps (True), its biases and gains (False)."""
@@ -222,8 +238,7 @@ class Plan:
         model = self._model if model is None else model
         if model is None:
             raise PlanError(
-                "the plan is bound to no model: pass one: plan.param_groups(model), "
-                "plan.check(optimizer, model=model), or call plan.apply(model) if it is freshly initialised"
+                "the plan is bound to no model: call plan.apply(model) if it is fresh, plan.bind(model) if trained"
             )
         parameters = named_parameters(model)
         planned = {entry.name: entry.shape for entry in self.entries}
