@@ -15,6 +15,7 @@ import tyro
 
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.rules import Rules
+from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import error_console, print_error
 from isoscale.cli.transfer import TransferCommand
@@ -25,6 +26,7 @@ Command = (
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
+    | Annotated[StoreCommand, tyro.conf.subcommand("store")]
 )
 
 _DESCRIPTION = (

@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from isoscale.sweeps import worker
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import whole
-from isoscale.sweeps.store import Trial
+from isoscale.sweeps.trial import Trial
 
 _progress: Any = None
 

@@ -17,7 +17,7 @@ from isoscale import data
 from isoscale.data import Dataset
 from isoscale.errors import DataError
 from isoscale.sweeps.shards import Shard, Source
-from isoscale.sweeps.store import Trial
+from isoscale.sweeps.trial import Trial
 from isoscale.training import Member, Outcome, train
 
 
