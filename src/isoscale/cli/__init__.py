@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from isoscale.cli.doctor import Doctor
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.store import StoreCommand
@@ -27,6 +28,7 @@ Command = (
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
     | Annotated[StoreCommand, tyro.conf.subcommand("store")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 _DESCRIPTION = (
