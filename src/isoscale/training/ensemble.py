@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from isoscale.data import Dataset
 from isoscale.models import Model
+from isoscale.training.memory import in_parts, members_that_fit
 from isoscale.training.optimizers import Stepper
 from isoscale.training.recipe import Member, Recipe, batch_order
 
@@ -65,7 +66,7 @@ def train(
 
     Args:
         recipe: What the members share.
-        members: Learning rate and seed of each.
+        members: Learning rate and seed of each. A stack of them that does not fit the memory is halved.
         data: Flattened to (samples, features).
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
@@ -76,17 +77,27 @@ def train(
     # Neighbours in learning rate diverge together, and a stack stops once all of it has diverged.
     order = sorted(range(len(members)), key=lambda i: members[i])
     shared = {seed: _Seed(recipe, data, seed, device) for seed in {member.seed for member in members}}
-    outcomes = [
-        _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
-        for chunk in _chunks(order, stack_size(recipe.width))
-    ]
+
+    def run(chunk: Sequence[int]) -> Outcome:
+        return _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
+
+    size = _largest_stack(recipe, next(iter(shared.values())).model, device)
+    outcomes = [part for chunk in _chunks(order, size) for part in in_parts(run, chunk)]
     joined = [np.concatenate(parts) for parts in zip(*map(_fields, outcomes), strict=True)]
     back = np.argsort(order)
     return Outcome(*(array[back] for array in joined))
 
 
+def _largest_stack(recipe: Recipe, model: Model, device: torch.device | str) -> int:
+    """On a GPU, which a large stack fills, all that its memory holds."""
+    if torch.device(device).type != "cuda":
+        return stack_size(recipe.width)
+    maps = sum(role.is_hidden_map for role in model.roles.values()) + 2
+    return members_that_fit(model, recipe.width, maps, recipe.batch_size, device)
+
+
 def stack_size(width: int) -> int:
-    """How many members of a width train fastest as one stack."""
+    """How many members of a width train fastest as one stack on a CPU."""
     return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
 
 
