@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import random
 import signal
 import time
 from collections import Counter
@@ -163,6 +164,34 @@ def test_a_node_removed(
     assert found.count("done") == SPEC.trials
     with Store(tmp_path / "s.db") as store:
         assert store.count() == SPEC.trials
+
+
+@pytest.mark.nightly
+def test_twenty_deaths(nodes: Any, alone: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Workers and nodes, one after the other at random moments; no shard is given up for what was done to it."""
+    monkeypatch.setattr(driver, "_TRIES", 100)
+    chance, deaths, next_ = random.Random(20), [0], [time.monotonic() + 1]
+    spare = [nodes.add_node(num_cpus=1)]
+    nodes.wait_for_nodes()
+
+    def kill(_: Any) -> None:
+        if time.monotonic() < next_[0] or deaths[0] == 20:
+            return
+        pids = _task_workers()
+        if pids and chance.random() < 0.7:
+            os.kill(chance.choice(pids), signal.SIGKILL)
+        else:
+            nodes.remove_node(spare.pop(), allow_graceful=False)
+            spare.append(nodes.add_node(num_cpus=1))
+        deaths[0] += 1
+        next_[0] = time.monotonic() + chance.uniform(0.1, 2)
+
+    for attempt in range(30):  # until twenty have died
+        _same(_on_ray(nodes, tmp_path / f"{attempt}.db", progress=kill), alone)
+        if deaths[0] == 20:
+            break
+    assert deaths[0] == 20
+    nodes.remove_node(spare.pop(), allow_graceful=False)
 
 
 def test_what_a_task_raises_is_raised_here(nodes: Any):

@@ -162,7 +162,7 @@ class _Driver:
         except IsoscaleError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
             # Memory that another shard holds now is free later.
             (self._lost if is_out_of_memory(error) else self._failed)(shard, reason)
         finally:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.errors import InvalidValueError, StoreError
+from isoscale.sweeps.spec import whole
 from isoscale.sweeps.trial import DamagedRowError, Trial
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def _row(store: Store, trial: Trial) -> dict[str, Any]:
         settings = trial.settings()
         settings["optimizer"] = settings["optimizer"]["family"]
         texts = {name: str(settings[name]) for name in _TEXTS if name in settings}
-        wholes = {name: int(settings[name]) for name in _WHOLES}
+        wholes = {name: whole(name, settings[name], least=0) for name in _WHOLES}
         numbers = {"lr": float(settings["lr"])}
+        "".join(texts.values()).encode()  # JSON can hold halves of letters, which no file can
     except (DamagedRowError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"`{store.path}`: trial {trial.key} has settings that no isoscale wrote") from error
     values = texts | wholes | numbers | {"loss": trial.final_loss}

@@ -134,12 +134,12 @@ class _Rows:
 
     def _by_number(self) -> Iterator[tuple]:
         number = 0
+        query = f"SELECT rowid, {self._row} FROM trials WHERE rowid >= ? ORDER BY rowid"
         while number <= self._last:
             try:
-                for row in self._db.execute(
-                    f"SELECT rowid, {self._row} FROM trials WHERE rowid >= ? ORDER BY rowid", (number,)
-                ):
-                    number = row[0] + 1
+                # On a damaged page numbers may go backwards, and a page may lead back to itself.
+                for row in itertools.islice(self._db.execute(query, (number,)), self._last):
+                    number = max(number, row[0] + 1)
                     yield row
                 return
             except (sqlite3.Error, OverflowError):

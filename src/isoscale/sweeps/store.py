@@ -36,6 +36,9 @@ _RECORD = (
     + " WHERE status = 'failed'"
 )
 
+# How long another process may hold the file before that is an error; a shard's record takes milliseconds.
+_LOCK_SECONDS = 60.0
+
 # Two drivers in one process are two owners.
 _serial = itertools.count()
 
@@ -58,7 +61,7 @@ class Store:
         self._seen: dict[str, tuple[str, int, float]] = {}
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}:{next(_serial)}"
         with self._errors():
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(self.path, timeout=_LOCK_SECONDS, isolation_level=None)
             try:
                 self._open()
             except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -136,7 +137,9 @@ def summary(db: sqlite3.Connection) -> list[Summary]:
 
 def _listed(name: str, value: Any) -> Any:
     if name in ("widths", "depths"):
-        return tuple(sorted(json.loads(str(value)), key=lambda size: (size is None, size)))
+        return tuple(
+            sorted(json.loads(str(value)), key=lambda size: (size if isinstance(size, int) else math.inf, str(size)))
+        )
     return "?" if value is None else value
 
 
