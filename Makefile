@@ -19,6 +19,7 @@ lint: .venv/installed
 bench: .venv/installed
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/limit.py
+	$(BIN)/python benchmarks/store.py
 
 clean:
 	rm -rf .venv isoscale-report

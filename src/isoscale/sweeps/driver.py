@@ -91,9 +91,8 @@ def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
 
 def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
     """What of a plan the store does not have, the costliest shards first."""
-    keys = {shard.id: [shard.key(member) for member in shard.members] for shard in plan}
-    finished = store.finished([key for of_shard in keys.values() for key in of_shard])
-    left = [shard.only(set(keys[shard.id]) - finished) for shard in plan]
+    finished = store.finished([key for shard in plan for key in shard.keys])
+    left = [shard.only(set(shard.keys) - finished) for shard in plan]
     return sorted((shard for shard in left if shard.members), key=cost, reverse=True)
 
 

@@ -97,7 +97,7 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
     curve = np.full((*shape, spec.steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
     # A plan goes through rules, widths, depths, learning rates and seeds in this order (`shards.make`).
-    keys = [shard.key(member) for shard in plan for member in shard.members]
+    keys = [key for shard in plan for key in shard.keys]
     places = dict(zip(keys, np.ndindex(shape), strict=True))
     trials = store.read(keys)
     for trial in trials:

@@ -55,13 +55,18 @@ class Shard:
         """Hash of everything that determines one trial."""
         return digest(self.config(member))
 
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Of the members, in their order."""
+        return tuple(map(self.key, self.members))
+
     def config(self, member: Member) -> dict[str, Any]:
         """Everything that determines one trial, as plain values."""
         return self._shared | {"lr": member.lr, "seed": member.seed}
 
     def only(self, keys: set[str]) -> Shard:
         """The shard with the members whose keys are in `keys`."""
-        members = tuple(member for member in self.members if self.key(member) in keys)
+        members = tuple(member for member, key in zip(self.members, self.keys, strict=True) if key in keys)
         return dataclasses.replace(self, members=members)
 
     @property

@@ -15,20 +15,25 @@ import shlex
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from isoscale.errors import StoreError
 from isoscale.sweeps import schema, upkeep
 from isoscale.sweeps.schema import SCHEMA as SCHEMA
-from isoscale.sweeps.trial import COLUMNS, DamagedRowError, Trial, from_row
+from isoscale.sweeps.trial import COLUMNS, DamagedRowError, Trial, from_row, verify
 from isoscale.sweeps.upkeep import Filter, Merged, Salvaged, Summary
+
+T = TypeVar("T")
 
 # A lease is dead when its beat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 _LEASE_SECONDS = 30.0
 
 _ROW = ", ".join((*COLUMNS, "checksum"))
+
+_KEY, _STATUS = COLUMNS.index("key"), COLUMNS.index("status")
 
 _RECORD = (
     f"INSERT INTO trials ({_ROW}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))}) ON CONFLICT (key) DO UPDATE SET "
@@ -94,7 +99,8 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        return {trial.key for trial in self._trials(keys) if trial.status != "failed"}
+        rows = self._rows(keys)
+        return {row[_KEY] for row in rows if self._checked(verify, row) is None and row[_STATUS] != "failed"}
 
     def read(self, keys: Iterable[str]) -> list[Trial]:
         """The trials with those keys that the store has, in no order.
@@ -102,7 +108,7 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        return list(self._trials(keys))
+        return [self._checked(from_row, row) for row in self._rows(keys)]
 
     def trials(self, chosen: Filter | None = None) -> Iterator[Trial]:
         """Every trial, or those that a filter takes, one after the other in the order in which they came.
@@ -112,7 +118,7 @@ class Store:
         """
         with self._errors():
             for row in upkeep.select(self._db, chosen or Filter()):
-                yield self._trial(row)
+                yield self._checked(from_row, row)
 
     def record(self, trials: Iterable[Trial]) -> None:
         """Write trials, all or none; those already finished stay as they are."""
@@ -120,16 +126,15 @@ class Store:
         with self._errors(), self._write():
             self._db.executemany(_RECORD, (trial.row(trial.created or now) for trial in trials))
 
-    def _trials(self, keys: Iterable[str]) -> Iterator[Trial]:
+    def _rows(self, keys: Iterable[str]) -> Iterator[Sequence]:
         # One JSON argument holds any number of keys; bound variables are limited to 32,766.
         query = f"SELECT {_ROW} FROM trials WHERE key IN (SELECT value FROM json_each(?))"
         with self._errors():
-            for row in self._db.execute(query, (json.dumps(list(keys)),)):
-                yield self._trial(row)
+            yield from self._db.execute(query, (json.dumps(list(keys)),))
 
-    def _trial(self, row: Sequence) -> Trial:
+    def _checked(self, read: Callable[[Sequence], T], row: Sequence) -> T:
         try:
-            return from_row(row)
+            return read(row)
         except DamagedRowError as error:
             raise StoreError(f"`{self.path}`: {error}. {self._rescue()}") from error
 

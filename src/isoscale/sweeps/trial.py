@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +24,10 @@ Status = Literal["done", "diverged", "failed"]
 COLUMNS = (
     "key", "shard", "config", "status", "reason", "curve", "test_loss", "test_accuracy", "versions", "created",
 )  # fmt: skip
+
+
+_STATUSES = get_args(Status)
+_FIXED = struct.Struct("<8q2d")
 
 
 class DamagedRowError(ValueError):
@@ -88,10 +93,8 @@ def from_row(row: Sequence[Any]) -> Trial:
     Raises:
         DamagedRowError: The row is not what `Trial.row` made.
     """
-    *values, found = row
-    if not _has_types(values) or checksum(values) != found:
-        raise DamagedRowError(f"trial {_name(values[0])} is damaged: its checksum does not fit")
-    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created = values
+    verify(row)
+    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, _ = row
     return Trial(
         key=key,
         shard=shard,
@@ -106,35 +109,32 @@ def from_row(row: Sequence[Any]) -> Trial:
     )
 
 
+def verify(row: Sequence[Any]) -> None:
+    """Raise DamagedRowError unless a row, checksum included, is what `Trial.row` made."""
+    if not _has_types(row) or checksum(row[:-1]) != row[-1]:
+        name = row[0] if isinstance(row[0], str) else repr(row[0])
+        raise DamagedRowError(f"trial {name} is damaged: its checksum does not fit")
+
+
 def checksum(values: Sequence[Any]) -> int:
-    """CRC-32 over a row's values, each with its length, so that nothing moves from one to the next unseen."""
-    parts = [_bytes(value) for value in values]
-    lengths = struct.pack(f"<{len(parts)}q", *map(len, parts))
-    return zlib.crc32(b"".join(parts), zlib.crc32(lengths))
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, bytes):
-        return value
-    return b"" if value is None else struct.pack("<d", value)
-
-
-def _has_types(values: Sequence[Any]) -> bool:
+    """CRC-32 over a row's values, and over their lengths, so that nothing moves from one to the next unseen."""
     key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created = values
-    texts = all(isinstance(value, str) for value in (key, shard, config, status, reason, versions, created))
-    numbers = all(value is None or isinstance(value, float) for value in (test_loss, test_accuracy))
-    return texts and numbers and status in get_args(Status) and isinstance(curve, bytes) and len(curve) % 4 == 0
+    texts = (key, shard, config, status, reason, versions, created)
+    numbers = (math.nan if value is None else value for value in (test_loss, test_accuracy))
+    fixed = _FIXED.pack(*map(len, texts), len(curve), *numbers)
+    return zlib.crc32(curve, zlib.crc32("".join(texts).encode(), zlib.crc32(fixed)))
+
+
+def _has_types(row: Sequence[Any]) -> bool:
+    types = [type(value) for value in row]
+    numbers = all(kind in (float, NoneType) for kind in types[6:8])
+    others = types[:6] == [str] * 5 + [bytes] and types[8:10] == [str, str]
+    return others and numbers and row[3] in _STATUSES and len(row[5]) % 4 == 0
 
 
 def _numbers(trial: Trial) -> tuple[bytes, bytes]:
     """NaN equals NaN here."""
     return struct.pack("<d", trial.test_loss), struct.pack("<d", trial.test_accuracy)
-
-
-def _name(key: object) -> str:
-    return key if isinstance(key, str) else repr(key)
 
 
 def _object(text: str) -> dict[str, Any]:
