@@ -142,6 +142,27 @@ with Store(sys.argv[1]) as store:
     db.close()
 
 
+def test_many_that_open_a_new_file_at_the_same_moment(tmp_path: Path):
+    """The switch to the write-ahead log is refused while others are there, and SQLite does not wait for it."""
+    together = threading.Barrier(16)
+    errors: list[Exception] = []
+
+    def open_(path: Path) -> None:
+        together.wait()
+        try:
+            Store(path).close()
+        except Exception as error:
+            errors.append(error)
+
+    for attempt in range(5):
+        threads = [threading.Thread(target=open_, args=(tmp_path / f"{attempt}.db",)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+
+
 # --- files that are no store ------------------------------------------------------------------------------------
 def _sqlite(path: Path, *statements: str) -> Path:
     db = sqlite3.connect(path, isolation_level=None)

@@ -79,9 +79,21 @@ class Store:
         # One transaction: another driver may be creating the same file right now.
         with self._write():
             schema.bring_up(self._db, self.path)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_log()
         # A shard took seconds to train: the disk has it before anybody is told that it is done.
         self._db.execute("PRAGMA synchronous = FULL")
+
+    def _use_log(self) -> None:
+        """Write-ahead log; SQLite does not wait for the lock that the switch of a new file needs, so we do."""
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         self._db.close()
