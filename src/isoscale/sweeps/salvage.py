@@ -29,6 +29,9 @@ _SMALLEST_ROW = 64
 
 _MANY = 500
 
+# How damage shows: an error of SQLite's, one whose message quotes damaged text, a number out of all range.
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError, OverflowError)
+
 
 def salvage(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> Salvaged:
     """Copy every sound trial of `path` into a new store `to` (`Store.salvage`)."""
@@ -46,7 +49,7 @@ def salvage(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> Salvage
             found = _Rows(db, copy.stat().st_size)
             with Store(to) as store:
                 saved = _store(found, store)
-        except sqlite3.Error as error:
+        except _DAMAGE as error:
             _remove(to)
             raise StoreError(
                 f"nothing can be read of `{path}`: {error}. It is no store, or too little is left"
@@ -120,7 +123,7 @@ class _Rows:
 
     def _indexed_keys(self) -> set[str]:
         keys: set[str] = set()
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*_DAMAGE):
             for (key,) in self._db.execute("SELECT key FROM trials INDEXED BY sqlite_autoindex_trials_1 ORDER BY key"):
                 keys.add(str(key))
         return keys
@@ -129,7 +132,7 @@ class _Rows:
         """Rows that the walk along the numbers missed: a flipped bit can make it jump."""
         query = f"SELECT rowid, {self._row} FROM trials WHERE key = ?"
         for key in sorted(self.keys - given):
-            with contextlib.suppress(sqlite3.Error, OverflowError):
+            with contextlib.suppress(*_DAMAGE):
                 yield from self._db.execute(query, (key,)).fetchmany(1)
 
     def _by_number(self) -> Iterator[tuple]:
@@ -142,7 +145,7 @@ class _Rows:
                     number = max(number, row[0] + 1)
                     yield row
                 return
-            except (sqlite3.Error, OverflowError):
+            except _DAMAGE:
                 number, row = self._next(number)
                 if row:
                     yield row
@@ -153,7 +156,7 @@ class _Rows:
         for candidate in range(number, self._last + 1):
             try:
                 row = self._db.execute(query, (candidate,)).fetchone()
-            except (sqlite3.Error, OverflowError):
+            except _DAMAGE:
                 continue
             if row:
                 return candidate + 1, row

@@ -289,8 +289,8 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            damaged = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CORRUPT
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # of a message that quotes damaged text
+            damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) == sqlite3.SQLITE_CORRUPT
             remedy = "free the disk, mend the permissions, or choose another file with --store"
             raise StoreError(
                 f"cannot use the store `{self.path}`: {error}. Nothing that it holds was changed; "

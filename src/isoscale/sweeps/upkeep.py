@@ -174,7 +174,7 @@ def faults(db: sqlite3.Connection) -> list[str]:
     try:
         found = [text for (text,) in db.execute("PRAGMA integrity_check(20)") if text != "ok"]
         return found + [fault for row in db.execute(f"SELECT {_ROW} FROM trials") if (fault := _fault(row))]
-    except sqlite3.DatabaseError as error:  # damage that even the check cannot walk past
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # damage that even the check cannot walk past
         return [str(error)]
 
 
