@@ -10,23 +10,30 @@ demo: .venv/installed
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: .venv/installed
+lint: .venv/tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-bench: .venv/installed
+bench: .venv/tested
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/conv_ensemble.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/store.py
 
 clean:
 	rm -rf .venv isoscale-report
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# mup asks for torchvision, which it imports only to train on images and which does not fit torch's CPU build.
+.venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mup
 	touch $@

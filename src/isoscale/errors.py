@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_NAME = 200
+
 
 class IsoscaleError(Exception):
     """Base of every error that isoscale raises on purpose."""
@@ -50,6 +52,7 @@ def unknown(what: str, name: object, known: Iterable[str], *, listing: str | Non
     no rule named 'dept-mup'. Nearest: depth-mup. All: depth-mup, sp
     """
     known = sorted(known)
-    nearest = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    text = str(name) if len(str(name)) <= _LONGEST_NAME else f"{str(name)[:_LONGEST_NAME]}..."
+    nearest = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
     hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    return InvalidValueError(f"no {what} named {str(name)!r}.{hint} All: {listing or ', '.join(known)}")
+    return InvalidValueError(f"no {what} named {text!r}.{hint} All: {listing or ', '.join(known)}")

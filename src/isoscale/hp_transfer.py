@@ -78,7 +78,7 @@ def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> 
     Args:
         spec: The grid, with several depths or several widths, not both.
         base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default.
-        **run: Passed to `isoscale.sweep`: store, engine, workers, device, data, progress.
+        **run: Passed to `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
 
     Raises:
         InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.

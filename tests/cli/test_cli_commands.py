@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from isoscale.sweeps import Store, Sweep, driver, worker
+from isoscale.sweeps import Store, Sweep, engine, worker
 from isoscale.sweeps.local import LocalEngine, WorkerLostError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -128,7 +128,7 @@ def test_a_worker_that_always_dies_exits_1(
     """Its trials are recorded as failed, with the reason printed as it is; the others finish."""
 
     class Dying:
-        workers = 1
+        capacity = 2
 
         def __init__(self, *_: object) -> None: ...
         def __enter__(self) -> Dying:
@@ -152,7 +152,7 @@ def test_a_worker_that_always_dies_exits_1(
         def result(self, future):
             return future.result()
 
-    monkeypatch.setattr(driver, "LocalEngine", Dying)
+    monkeypatch.setattr(engine, "LocalEngine", Dying)
     code, out, _ = isoscale("sweep", *grid)
     assert code == 1
     assert "12 trials done, 0 diverged" in out

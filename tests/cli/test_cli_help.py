@@ -11,7 +11,15 @@ SLOW = {"torch", "scipy", "pandas", "xarray", "matplotlib", "sklearn", "jinja2",
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["transfer", "--help"], ["sweep", "--help"], ["rules"], ["sweep", "--rule", "dept"]]
+    "arguments",
+    [
+        ["--help"],
+        ["transfer", "--help"],
+        ["sweep", "--help"],
+        ["store", "list", "--help"],
+        ["rules"],
+        ["sweep", "--rule", "dept"],
+    ],
 )
 def test_no_slow_import(arguments: list[str]):
     done = subprocess.run(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isoscale.sweeps import Sweep, driver, worker
+from isoscale.sweeps import Sweep, engine, worker
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.store import Trial
 
@@ -53,11 +53,11 @@ def trial() -> Callable[..., Trial]:
 class InlineEngine:
     """The local engine's interface without processes: a shard runs when it is submitted."""
 
-    workers = 1
+    capacity = 2
     ran: list[Shard]
     run_shard = staticmethod(worker.run)
 
-    def __init__(self, slots: int, workers: int, device: str) -> None:
+    def __init__(self, slots: int, workers: int, device: str, gpus: int) -> None:
         self.device = device
 
     def submit(self, shard: Shard, slot: int) -> Future:
@@ -86,9 +86,9 @@ class InlineEngine:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> type[InlineEngine]:
     """Sweeps run in this process; `.ran` lists the shards, `.run_shard` is what runs one."""
-    engine = type("InlineEngine", (InlineEngine,), {"ran": []})
-    monkeypatch.setattr(driver, "LocalEngine", engine)
-    return engine
+    replacement = type("InlineEngine", (InlineEngine,), {"ran": []})
+    monkeypatch.setattr(engine, "LocalEngine", replacement)
+    return replacement
 
 
 class Process:

@@ -201,7 +201,7 @@ def test_data_that_changed_while_the_sweep_ran(tiny: Callable[..., Sweep]):
         ({"workers": 0}, InvalidValueError, "`workers` must be >= 1, got 0"),
         ({"workers": -2}, InvalidValueError, "`workers` must be >= 1, got -2"),
         ({"workers": 1.5}, InvalidTypeError, "`workers` must be a whole number, got 1.5"),
-        ({"engine": "clusters"}, InvalidValueError, "`engine` must be one of local, got 'clusters'"),
+        ({"engine": "clusters"}, InvalidValueError, "`engine` must be one of local, ray, got 'clusters'"),
         ({"device": "gpu"}, InvalidValueError, "`device` 'gpu' cannot be used"),
     ],
 )

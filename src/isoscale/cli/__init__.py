@@ -15,10 +15,12 @@ import tyro
 
 from isoscale.cli.audit import AuditCommand
 from isoscale.cli.check import CheckCommand
+from isoscale.cli.doctor import Doctor
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
 from isoscale.cli.rules import Rules
+from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import error_console, print_error
 from isoscale.cli.transfer import TransferCommand
@@ -33,6 +35,8 @@ Command = (
     | Annotated[CheckCommand, tyro.conf.subcommand("check")]
     | Annotated[LrCommand, tyro.conf.subcommand("lr")]
     | Annotated[Rules, tyro.conf.subcommand("rules")]
+    | Annotated[StoreCommand, tyro.conf.subcommand("store")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 _DESCRIPTION = (

@@ -108,10 +108,16 @@ class Place:
     """Folder of the data sets; $ISOSCALE_DATA by default."""
     store: str = "isoscale.db"
     """File that keeps every trial: run again to resume, or to add to a grid."""
+    engine: Literal["local", "ray"] = "local"
+    """Worker processes on this machine, or tasks on a Ray cluster."""
+    address: str | None = None
+    """Of a running Ray cluster; $RAY_ADDRESS by default, else one is started here."""
     workers: int | None = None
-    """Worker processes; one a core by default."""
+    """Workers at once; one for each core, or for each GPU, by default."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    gpu_share: float = 1.0
+    """Share of a GPU that a shard takes: with 0.5, two train on each at once."""
     dry_run: bool = False
     """Print the grid and what it would cost, and run nothing."""
     quiet: bool = False

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 def announce(spec: Sweep, place: Place, out: Console) -> None:
     """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
     from isoscale.sweeps import cost, driver
-    from isoscale.sweeps.local import worker_count
+    from isoscale.sweeps.engine import find, usable_here
 
-    device = driver.resolve_device(place.device)
-    workers = worker_count(place.workers, device)
+    site = find(place.engine, place.workers, place.device, place.address, place.gpu_share)
     plan = driver.prepare(spec, place.data)
     left = _left(plan, place.store)
     if out.quiet:  # the estimate trains for a moment, and nobody would read it
         return
     todo = sum(len(shard.members) for shard in left)
-    seconds = cost.estimate_seconds(left, workers, device)
-    price = f"at most about {duration(seconds)} on {workers} worker{'s' * (workers > 1)}" if left else "nothing to run"
+    seconds = cost.estimate_seconds(left, site.workers, usable_here(site.device))
+    workers = f"{site.workers} worker{'s' * (site.workers > 1)}{' of a Ray cluster' * (site.engine == 'ray')}"
+    price = f"at most about {duration(seconds)} on {workers}" if left else "nothing to run"
     out.print(
         f"{spec.trials} trials in {len(plan)} shards, {price}.  "
         f"Store: {place.store} ({spec.trials - todo} of {spec.trials} done)"
@@ -56,7 +56,8 @@ def progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
 
 def run_arguments(place: Place) -> dict[str, Any]:
     """What `isoscale.sweep` takes from the flags."""
-    return {name: getattr(place, name) for name in ("store", "workers", "device", "data")}
+    names = ("store", "engine", "workers", "device", "data", "gpu_share")
+    return {name: getattr(place, name) for name in names} | {"engine_address": place.address}
 
 
 def _left(plan: list[Shard], path: str) -> list[Shard]:

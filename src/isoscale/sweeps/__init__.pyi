@@ -4,3 +4,5 @@ from .result import SweepResult as SweepResult
 from .spec import Sweep as Sweep
 from .spec import log2_grid as log2_grid
 from .store import Store as Store
+from .trial import Trial as Trial
+from .upkeep import Filter as Filter

@@ -13,16 +13,16 @@ from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.sweeps import shards as shards_
 from isoscale.sweeps import worker
-from isoscale.sweeps.local import LocalEngine, WorkerLostError, worker_count
+from isoscale.sweeps.engine import Engine, Site, find
+from isoscale.sweeps.local import WorkerLostError
 from isoscale.sweeps.progress import Progress, bars
 from isoscale.sweeps.result import SweepResult, gather
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import Sweep
 from isoscale.sweeps.store import Store
+from isoscale.training.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
-
-ENGINES = ("local",)
 
 _TRIES = 3
 _BEAT_SECONDS = 3.0
@@ -38,6 +38,8 @@ def sweep(
     device: str = "auto",
     data: str | None = None,
     progress: bool | Callable[[Progress], None] = False,
+    engine_address: str | None = None,
+    gpu_share: float = 1.0,
 ) -> SweepResult:
     """Run what the store does not have of a sweep, and return all of it.
 
@@ -47,11 +49,13 @@ def sweep(
     Args:
         spec: The grid.
         store: SQLite file that keeps every trial.
-        engine: "local": worker processes on this machine.
-        workers: How many; by default a core each, on a GPU one.
+        engine: "local": worker processes on this machine. "ray": tasks on a Ray cluster (`isoscale[ray]`).
+        workers: How many; by default one for each core, or for each GPU.
         device: "auto", "cpu" or "cuda".
         data: Folder of the data sets; by default `$ISOSCALE_DATA`.
         progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
+        engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
+        gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
 
     Returns:
         The trials as labelled arrays (`SweepResult`).
@@ -59,18 +63,18 @@ def sweep(
     Raises:
         InvalidValueError, DataError, StoreError: Before anything runs, or with all that ran kept.
     """
-    if engine not in ENGINES:
-        raise InvalidValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}")
-    device = resolve_device(device)
-    workers = worker_count(workers, device)
-    plan = prepare(spec, data)
-    with Store(store) as opened:
-        if progress is True:
-            with bars() as show:
-                _Driver(plan, opened, show, workers, device).run()
-        else:
-            _Driver(plan, opened, progress or (lambda _: None), workers, device).run()
-        return gather(spec, plan, opened)
+    site = find(engine, workers, device, engine_address, gpu_share)
+    try:
+        plan = prepare(spec, data)
+        with Store(store) as opened:
+            if progress is True:
+                with bars() as show:
+                    _Driver(plan, opened, show, site).run()
+            else:
+                _Driver(plan, opened, progress or (lambda _: None), site).run()
+            return gather(spec, plan, opened)
+    finally:
+        site.close()
 
 
 def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
@@ -89,23 +93,9 @@ def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
 
 def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
     """What of a plan the store does not have, the costliest shards first."""
-    keys = {shard.id: [shard.key(member) for member in shard.members] for shard in plan}
-    finished = store.finished([key for of_shard in keys.values() for key in of_shard])
-    left = [shard.only(set(keys[shard.id]) - finished) for shard in plan]
+    finished = store.finished([key for shard in plan for key in shard.keys])
+    left = [shard.only(set(shard.keys) - finished) for shard in plan]
     return sorted((shard for shard in left if shard.members), key=cost, reverse=True)
-
-
-def resolve_device(device: str) -> str:
-    """The device that "auto" means here; other names as they are."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 class _Driver:
@@ -116,11 +106,9 @@ class _Driver:
         plan: Sequence[Shard],
         store: Store,
         show: Callable[[Progress], None],
-        workers: int,
-        device: str,
+        site: Site,
     ) -> None:
-        self.plan, self.store, self.show, self.device = plan, store, show, device
-        self.workers = workers
+        self.plan, self.store, self.show, self.site = plan, store, show, site
         self.waiting = missing(plan, store)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -129,7 +117,7 @@ class _Driver:
 
     def run(self) -> None:
         if self.waiting:
-            with LocalEngine(len(self.waiting), self.workers, self.device) as engine:
+            with self.site.open(len(self.waiting)) as engine:
                 try:
                     while self.waiting or self.running:
                         self._turn(engine)
@@ -137,7 +125,7 @@ class _Driver:
                     self.store.release_all()
         self.show(self._progress([]))
 
-    def _turn(self, engine: LocalEngine) -> None:
+    def _turn(self, engine: Engine) -> None:
         engine.mend()
         self._hand_out(engine)
         done, _ = concurrent.futures.wait(self.running, timeout=_POLL_SECONDS)
@@ -151,10 +139,10 @@ class _Driver:
             self.last_beat = time.monotonic()
         self.show(self._progress(engine.member_steps()))
 
-    def _hand_out(self, engine: LocalEngine) -> None:
-        """Keep every worker busy and one shard ready for each; more would only keep other drivers waiting."""
+    def _hand_out(self, engine: Engine) -> None:
+        """Give the engine as many shards as it wants, each under a lease."""
         for shard in list(self.waiting):
-            if len(self.running) >= 2 * engine.workers:
+            if len(self.running) >= engine.capacity:
                 return
             if not self.store.acquire(shard.id):
                 continue
@@ -166,7 +154,7 @@ class _Driver:
             else:
                 self.store.release(shard.id)
 
-    def _take_back(self, engine: LocalEngine, future: concurrent.futures.Future) -> None:
+    def _take_back(self, engine: Engine, future: concurrent.futures.Future) -> None:
         shard = self.running.pop(future)
         try:
             self.store.record(engine.result(future))
@@ -175,7 +163,9 @@ class _Driver:
         except IsoscaleError:
             raise
         except Exception as error:
-            self._failed(shard, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            # Memory that another shard holds now is free later.
+            (self._lost if is_out_of_memory(error) else self._failed)(shard, reason)
         finally:
             self.store.release(shard.id)
 
@@ -189,7 +179,7 @@ class _Driver:
 
     def _failed(self, shard: Shard, reason: str) -> None:
         _log.error("%s failed: %s", _describe(shard), reason)
-        self.store.record(worker.failures(shard, reason, self.device))
+        self.store.record(worker.failures(shard, reason, self.site.device))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.recipe.rule for shard in self.plan), 0)

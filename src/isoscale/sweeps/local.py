@@ -8,23 +8,27 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
+import time
 import types
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_int64
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
-import torch
 from pebble import ProcessExpired, ProcessPool
 
 from isoscale.sweeps import worker
 from isoscale.sweeps.shards import Shard
-from isoscale.sweeps.spec import whole
-from isoscale.sweeps.store import Trial
+from isoscale.sweeps.trial import Trial
+
+_CLAIM_SECONDS = 0.05
 
 _progress: Any = None
+_seat: _Seat | None = None
 
 
 class WorkerLostError(Exception):
@@ -38,14 +42,22 @@ class LocalEngine:
         slots: How many shards will be submitted at most.
         workers: How many processes.
         device: Where they train.
+        gpus: With "cuda", how many GPUs the processes share out among themselves.
     """
 
-    def __init__(self, slots: int, workers: int, device: str = "cpu") -> None:
+    def __init__(self, slots: int, workers: int, device: str = "cpu", gpus: int = 0) -> None:
         self.device, self.workers, self._slots = device, workers, slots
+        self._seats = [f"cuda:{seat % gpus}" for seat in range(workers)] if device == "cuda" and gpus > 1 else []
+        self._locks = tempfile.TemporaryDirectory(prefix="isoscale-gpus-")
         # One counter a shard, written by its worker alone and without a lock: a killed worker cannot hold one.
         self._counters = multiprocessing.get_context("spawn").RawArray(c_int64, slots)
         self._futures: set[concurrent.futures.Future] = set()
         self._pool = self._new_pool()
+
+    @property
+    def capacity(self) -> int:
+        """Every worker busy and one shard ready for each; more would only keep other drivers waiting."""
+        return 2 * self.workers
 
     def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
         """Start a shard as soon as a worker is free."""
@@ -94,31 +106,21 @@ class LocalEngine:
     def __enter__(self) -> LocalEngine:
         return self
 
-    def __exit__(self, exception: object, *_: object) -> None:
-        if exception:
+    def __exit__(self, *exception: object) -> None:
+        if any(exception):
             self._pool.stop()
         else:
             self._pool.close()
         self._pool.join()
+        self._locks.cleanup()
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
             min(self.workers, self._slots),
             context=_Spawn(),
             initializer=_start_worker,
-            initargs=(self._counters,),
+            initargs=(self._counters, self._locks.name, self._seats),
         )
-
-
-def worker_count(workers: int | None, device: str) -> int:
-    """How many worker processes to run: by default a core each, on a GPU one.
-
-    Raises:
-        InvalidValueError, InvalidTypeError: Not a number of processes.
-    """
-    if workers is None:
-        return cores() if device == "cpu" else 1
-    return whole("workers", workers)
 
 
 def cores() -> int:
@@ -126,13 +128,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start_worker(counters: Any) -> None:
-    global _progress
+def _start_worker(counters: Any, folder: str, seats: Sequence[str]) -> None:
+    global _progress, _seat
     _progress = counters
-    # However many workers there are, sums are taken in the same order; and small products wait for no thread.
-    torch.set_num_threads(1)
-    # Weights of a diverging member pass through denormals, which the CPU multiplies a hundred times slower.
-    torch.set_flush_denormal(True)
+    worker.pin()
+    _seat = _claim(folder, seats) if seats else None
     threading.Thread(target=_end_with_driver, daemon=True).start()
 
 
@@ -148,7 +148,30 @@ def _run(shard: Shard, device: str, slot: int) -> list[Trial]:
     def count(member_steps: int) -> None:
         _progress[slot] += member_steps
 
-    return worker.run(shard, device, count)
+    return worker.run(shard, _seat.device if _seat else device, count)
+
+
+class _Seat(NamedTuple):
+    """A GPU of this process's own; the lock on the file ends with the process, however it ends."""
+
+    device: str
+    file: IO[bytes]
+
+
+def _claim(folder: str, seats: Sequence[str]) -> _Seat:
+    """The first seat that no living worker has."""
+    import fcntl  # where there are several GPUs, there is a Unix
+
+    while True:
+        for number, device in enumerate(seats):
+            file = Path(folder, str(number)).open("ab")  # noqa: SIM115  held until the process ends
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+            else:
+                return _Seat(device, file)
+        time.sleep(_CLAIM_SECONDS)  # one that died has not been buried yet
 
 
 class _Worker(SpawnProcess):

@@ -15,7 +15,7 @@ import numpy as np
 from isoscale.errors import InvalidValueError
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.spec import Sweep
-from isoscale.sweeps.store import Store, Trial
+from isoscale.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,13 +96,15 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
     numbers = {name: np.full(shape, np.nan) for name in ("loss", "test_loss", "test_accuracy")}
     curve = np.full((*shape, spec.steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
-    trials = store.read([shard.key(member) for shard in plan for member in shard.members])
+    # A plan goes through rules, widths, depths, learning rates and seeds in this order (`shards.make`).
+    keys = [key for shard in plan for key in shard.keys]
+    places = dict(zip(keys, np.ndindex(shape), strict=True))
+    trials = store.read(keys)
     for trial in trials:
-        config = json.loads(trial.config)
-        at = tuple(coords[dim].index(config[dim]) for dim in _DIMS)
+        at = places[trial.key]
         status[at] = STATUS[trial.status]
-        curve[at][: len(trial.curve)] = trial.curve
-        numbers["loss"][at] = final_loss(trial)
+        curve[at][: len(trial.curve)] = trial.curve[: spec.steps]
+        numbers["loss"][at] = trial.final_loss
         numbers["test_loss"][at], numbers["test_accuracy"][at] = trial.test_loss, trial.test_accuracy
     arrays = {name: (_DIMS, array) for name, array in (numbers | {"status": status}).items()}
     dataset = xr.Dataset(arrays | {"curve": ((*_DIMS, "step"), curve)}, coords | {"step": np.arange(spec.steps)})
@@ -116,10 +118,3 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
         versions=tuple(json.loads(text) for text in sorted({trial.versions for trial in trials})),
         reasons=tuple(sorted({trial.reason for trial in trials if trial.status == "failed"})),
     )
-
-
-def final_loss(trial: Trial) -> float:
-    """Mean training loss of the last tenth of the steps; NaN unless the trial is done."""
-    if trial.status != "done":
-        return float("nan")
-    return float(trial.curve[-max(1, len(trial.curve) // 10) :].mean(dtype=np.float64))

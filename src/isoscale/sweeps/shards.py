@@ -7,6 +7,7 @@ result, so that a store knows what it has whatever sweep asked for it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -48,11 +49,16 @@ class Shard:
     @property
     def id(self) -> str:
         """Hash of what the members share: two sweeps that overlap here share the lease."""
-        return _digest(self._shared)
+        return digest(self._shared)
 
     def key(self, member: Member) -> str:
         """Hash of everything that determines one trial."""
-        return _digest(self.config(member))
+        return digest(self.config(member))
+
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Of the members, in their order."""
+        return tuple(map(self.key, self.members))
 
     def config(self, member: Member) -> dict[str, Any]:
         """Everything that determines one trial, as plain values."""
@@ -60,14 +66,14 @@ class Shard:
 
     def only(self, keys: set[str]) -> Shard:
         """The shard with the members whose keys are in `keys`."""
-        members = tuple(member for member in self.members if self.key(member) in keys)
+        members = tuple(member for member, key in zip(self.members, self.keys, strict=True) if key in keys)
         return dataclasses.replace(self, members=members)
 
     @property
     def member_steps(self) -> int:
         return len(self.members) * self.recipe.steps
 
-    @property
+    @functools.cached_property
     def _shared(self) -> dict[str, Any]:
         data = {"dataset": self.source.name, "data": self.source.fingerprint, "numerics": NUMERICS}
         return dataclasses.asdict(self.recipe) | data
@@ -113,6 +119,7 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return value
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def digest(values: Mapping[str, Any]) -> str:
+    """The key of a trial's settings."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]

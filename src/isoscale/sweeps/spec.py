@@ -20,6 +20,11 @@ from isoscale.models import names as model_names
 # Powers of two that a float holds.
 _LOG2_RANGE = (-1074, 1023)
 
+_LARGEST = 2**63 - 1
+
+# A larger grid is a slip of the pen, and would fill the memory before anything could say so.
+_MOST_TRIALS = 10_000_000
+
 
 def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]:
     """Learning rates 2^low ... 2^high, `per_octave` to a factor of two, both ends included.
@@ -87,8 +92,10 @@ class Sweep:
             self._set(name, _distinct(name, [whole(name, size) for size in _items(name, getattr(self, name))]))
         self._set("lrs", _distinct("lrs", [_rate(lr) for lr in _items("lrs", self.lrs)]))
         # bool is a number to Python; `whole` refuses it.
-        seeds = range(whole("seeds", self.seeds)) if isinstance(self.seeds, numbers.Integral) else self.seeds
+        seeds = range(_count("seeds", self.seeds)) if isinstance(self.seeds, numbers.Integral) else self.seeds
         self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in _items("seeds", seeds)]))
+        if self.trials > _MOST_TRIALS:
+            raise InvalidValueError(f"a sweep has at most {_MOST_TRIALS:,} trials, this one {self.trials:,}")
         self._set_scalars()
         for name in ("model_args", "dataset_args"):
             self._set(name, _options(name, getattr(self, name)))
@@ -146,8 +153,10 @@ class Sweep:
         path = Path(path)
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # no TOML, no UTF-8, or a number of thousands of digits
             raise DataError(f"cannot read the sweep `{path}`: {error}") from error
+        except RecursionError:
+            raise DataError(f"cannot read the sweep `{path}`: its lists or tables are nested too deep") from None
         return cls.from_mapping(values)
 
     def to_toml(self) -> str:
@@ -167,15 +176,29 @@ def whole(name: str, value: object, *, least: int = 1) -> int:
     """`value` as an int of at least `least`, or the error that names it."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidTypeError(f"`{name}` must be a whole number, got {value!r}")
-    if value < least:
-        raise InvalidValueError(f"`{name}` must be >= {least}, got {value}")
-    return int(value)
+    number = int(value)
+    if abs(number) > _LARGEST:  # not shown: Python writes out no number of more than 4,300 digits
+        raise InvalidValueError(f"`{name}` must be a number of 64 bits")
+    if number < least:
+        raise InvalidValueError(f"`{name}` must be >= {least}, got {number}")
+    return number
+
+
+def _count(name: str, value: object) -> int:
+    """`value` as a length of an axis."""
+    count = whole(name, value)
+    if count > _MOST_TRIALS:
+        raise InvalidValueError(f"`{name}` must be at most {_MOST_TRIALS:,}, got {count:,}")
+    return count
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"`{name}` must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidValueError(f"`{name}` must be a number that a float holds") from None
 
 
 def _rate(value: object) -> float:
@@ -209,7 +232,7 @@ def _option(name: str, value: object) -> Any:
     if isinstance(value, (str, bool)):
         return value
     if isinstance(value, numbers.Integral):
-        return int(value)
+        return whole(name, value, least=-_LARGEST)
     if isinstance(value, numbers.Real):
         return float(value)
     if isinstance(value, (list, tuple)):

@@ -11,73 +11,41 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from jaxtyping import Float
+from typing import TypeVar
 
 from isoscale.errors import StoreError
+from isoscale.sweeps import schema, upkeep
+from isoscale.sweeps.schema import SCHEMA as SCHEMA
+from isoscale.sweeps.trial import COLUMNS, DamagedRowError, Trial, from_row, verify
+from isoscale.sweeps.upkeep import Filter, Merged, Salvaged, Summary
 
-SCHEMA = 1
-
-Status = Literal["done", "diverged", "failed"]
+T = TypeVar("T")
 
 # A lease is dead when its beat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 _LEASE_SECONDS = 30.0
 
+_ROW = ", ".join((*COLUMNS, "checksum"))
+
+_KEY, _STATUS = COLUMNS.index("key"), COLUMNS.index("status")
+
+_RECORD = (
+    f"INSERT INTO trials ({_ROW}) VALUES ({', '.join('?' * (len(COLUMNS) + 1))}) ON CONFLICT (key) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in (*COLUMNS, "checksum") if name != "key")
+    + " WHERE status = 'failed'"
+)
+
+# How long another process may hold the file before that is an error; a shard's record takes milliseconds.
+_LOCK_SECONDS = 60.0
+
 # Two drivers in one process are two owners.
 _serial = itertools.count()
-
-_TABLES = """
-CREATE TABLE trials (
-    key TEXT PRIMARY KEY,
-    shard TEXT NOT NULL,
-    config TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
-    reason TEXT NOT NULL,
-    curve BLOB NOT NULL,
-    test_loss REAL,
-    test_accuracy REAL,
-    versions TEXT NOT NULL,
-    created TEXT NOT NULL
-) STRICT;
-CREATE TABLE leases (
-    shard TEXT PRIMARY KEY,
-    owner TEXT NOT NULL,
-    beat INTEGER NOT NULL
-) STRICT;
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One trial's result.
-
-    Attributes:
-        key, shard, config: What it is (`isoscale.sweeps.shards`); config is JSON.
-        status: "done", "diverged" (a loss that was not finite) or "failed" (it could not run).
-        reason: Why it diverged or failed; empty when done.
-        curve: Training loss at each step, NaN from divergence on; empty when failed.
-        test_loss, test_accuracy: After training; NaN unless done.
-        versions: JSON of the versions that ran it.
-    """
-
-    key: str
-    shard: str
-    config: str
-    status: Status
-    reason: str
-    curve: Float[np.ndarray, " steps"]
-    test_loss: float
-    test_accuracy: float
-    versions: str
 
 
 class Store:
@@ -85,17 +53,20 @@ class Store:
 
     Args:
         path: The SQLite file, on a local disk (SQLite's write-ahead log does not work on network ones).
+        must_exist: Raise if there is no such file, instead of creating it.
 
     Raises:
         StoreError: The file cannot be opened or written, is no store, or comes from a newer isoscale.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
         self.path = Path(path)
+        if must_exist and not os.path.exists(path):  # Path.exists raises on a name that is too long
+            raise StoreError(f"there is no store `{path}`")
         self._seen: dict[str, tuple[str, int, float]] = {}
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}:{next(_serial)}"
         with self._errors():
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db = sqlite3.connect(self.path, timeout=_LOCK_SECONDS, isolation_level=None)
             try:
                 self._open()
             except BaseException:
@@ -103,26 +74,26 @@ class Store:
                 raise
 
     def _open(self) -> None:
+        # A store comes from anywhere: functions that its schema names are not to run.
+        self._db.execute("PRAGMA trusted_schema = OFF")
         # One transaction: another driver may be creating the same file right now.
         with self._write():
-            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
-            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and not (schema and "trials" in tables):
-                raise StoreError(f"`{self.path}` is a database of something else: choose another file with --store")
-            if schema > SCHEMA:
-                raise StoreError(
-                    f"`{self.path}` was written by a newer isoscale (store schema {schema}, this one reads up to "
-                    f"{SCHEMA}): upgrade isoscale, or choose another file with --store"
-                )
-            if not tables:
-                self._create()
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+            schema.bring_up(self._db, self.path)
+        self._use_log()
+        # A shard took seconds to train: the disk has it before anybody is told that it is done.
+        self._db.execute("PRAGMA synchronous = FULL")
 
-    def _create(self) -> None:
-        for statement in _TABLES.split(";"):
-            self._db.execute(statement)
-        self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+    def _use_log(self) -> None:
+        """Write-ahead log; SQLite does not wait for the lock that the switch of a new file needs, so we do."""
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def close(self) -> None:
         self._db.close()
@@ -135,32 +106,136 @@ class Store:
 
     # --- trials ---------------------------------------------------------------------------------------------
     def finished(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that need not run again: done or diverged; a failed trial is tried again."""
-        rows = self._select("key", keys, "status <> 'failed'")
-        return {key for (key,) in rows}
+        """Those of `keys` that need not run again: done or diverged; a failed trial is tried again.
+
+        Raises:
+            StoreError: One of them is damaged.
+        """
+        rows = self._rows(keys)
+        return {row[_KEY] for row in rows if self._checked(verify, row) is None and row[_STATUS] != "failed"}
 
     def read(self, keys: Iterable[str]) -> list[Trial]:
-        """The trials with those keys that the store has, in no order."""
-        columns = "key, shard, config, status, reason, curve, test_loss, test_accuracy, versions"
-        return [_trial(row) for row in self._select(columns, keys, "1")]
+        """The trials with those keys that the store has, in no order.
 
-    def record(self, trials: Sequence[Trial]) -> None:
-        """Write trials, all or none; those already finished stay as they are."""
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with self._errors(), self._write():
-            self._db.executemany(
-                "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-                "status = excluded.status, reason = excluded.reason, curve = excluded.curve, "
-                "test_loss = excluded.test_loss, test_accuracy = excluded.test_accuracy, "
-                "versions = excluded.versions, created = excluded.created WHERE status = 'failed'",
-                [(*_row(trial), created) for trial in trials],
-            )
+        Raises:
+            StoreError: One of them is damaged.
+        """
+        return [self._checked(from_row, row) for row in self._rows(keys)]
 
-    def _select(self, columns: str, keys: Iterable[str], condition: str) -> list[tuple]:
-        # One JSON argument holds any number of keys; bound variables are limited to 32,766.
-        query = f"SELECT {columns} FROM trials WHERE key IN (SELECT value FROM json_each(?)) AND {condition}"
+    def trials(self, chosen: Filter | None = None) -> Iterator[Trial]:
+        """Every trial, or those that a filter takes, one after the other in the order in which they came.
+
+        Raises:
+            StoreError: One of them is damaged.
+        """
         with self._errors():
-            return self._db.execute(query, (json.dumps(list(keys)),)).fetchall()
+            for row in upkeep.select(self._db, chosen or Filter()):
+                yield self._checked(from_row, row)
+
+    def record(self, trials: Iterable[Trial]) -> None:
+        """Write trials, all or none; those already finished stay as they are."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with self._errors(), self._write():
+            self._db.executemany(_RECORD, (trial.row(trial.created or now) for trial in trials))
+
+    def _rows(self, keys: Iterable[str]) -> Iterator[Sequence]:
+        # One JSON argument holds any number of keys; bound variables are limited to 32,766.
+        query = f"SELECT {_ROW} FROM trials WHERE key IN (SELECT value FROM json_each(?))"
+        with self._errors():
+            yield from self._db.execute(query, (json.dumps(list(keys)),))
+
+    def _checked(self, read: Callable[[Sequence], T], row: Sequence) -> T:
+        try:
+            return read(row)
+        except DamagedRowError as error:
+            raise StoreError(f"`{self.path}`: {error}. {self._rescue()}") from error
+
+    # --- upkeep ---------------------------------------------------------------------------------------------
+    def summary(self) -> list[Summary]:
+        """What the store holds: a row for each model, data set, optimizer, length and rule.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Store(f"{folder}/s.db") as store:
+        ...     store.summary()
+        []
+        """
+        with self._errors():
+            return upkeep.summary(self._db)
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Write every trial to a table, by the ending of `path`: `.csv`, `.nc` (NetCDF) or `.parquet`.
+
+        A row a trial: `key`, `status`, `reason`, its settings, `loss` (mean of the last tenth of the steps),
+        `test_loss`, `test_accuracy` and what ran it; in NetCDF and Parquet also its `curve`. The file appears
+        whole or not at all. Parquet needs `pip install 'isoscale[parquet]'`.
+
+        Returns:
+            How many trials.
+
+        Raises:
+            InvalidValueError: Another ending, no pyarrow, or a place that cannot be written.
+            StoreError: A trial is damaged.
+        """
+        from isoscale.sweeps.export import export
+
+        return export(self, path)
+
+    def merge(self, *paths: str | os.PathLike[str]) -> Merged:
+        """Take over the trials of other stores, all or none.
+
+        Equal keys are the same trial: what is finished here stays, a failed trial gives way to a finished one.
+        A trial that is finished in both with other numbers is a conflict; it stays as it is here and is named.
+
+        Raises:
+            StoreError: One of the stores is not there, or is damaged.
+        """
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(Store(path, must_exist=True)) for path in paths]
+            merged = upkeep.Merger(self)
+            with self._errors(), self._write():
+                for other in others:
+                    for trial in other.trials():
+                        merged.take(trial, str(other.path))
+            return merged.result()
+
+    def count(self, chosen: Filter | None = None) -> int:
+        """How many trials there are, or how many a filter takes."""
+        with self._errors():
+            return upkeep.count(self._db, chosen or Filter())
+
+    def prune(self, chosen: Filter) -> int:
+        """Delete the trials that a filter takes, and give their space back to the disk if nobody else is writing.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            InvalidValueError: A filter that takes everything.
+        """
+        upkeep.refuse_everything(chosen)
+        with self._errors():
+            with self._write():
+                deleted = upkeep.delete(self._db, chosen)
+            with contextlib.suppress(sqlite3.OperationalError):  # locked, or no room for the copy: later then
+                self._db.execute("VACUUM")
+        return deleted
+
+    def faults(self) -> list[str]:
+        """What is wrong with the file and with which trials; empty if nothing is."""
+        with self._errors():
+            return upkeep.faults(self._db)
+
+    @staticmethod
+    def salvage(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> Salvaged:
+        """Copy what can be read of a damaged store into a new one; the damaged file is not touched.
+
+        Raises:
+            StoreError: There is no such file, `to` is there already or cannot be written, or nothing of a store
+                is left.
+        """
+        from isoscale.sweeps.salvage import salvage
+
+        return salvage(path, to)
 
     # --- leases ---------------------------------------------------------------------------------------------
     def acquire(self, shard: str) -> bool:
@@ -214,11 +289,17 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # of a message that quotes damaged text
+            damaged = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) == sqlite3.SQLITE_CORRUPT
+            remedy = "free the disk, mend the permissions, or choose another file with --store"
             raise StoreError(
-                f"cannot use the store `{self.path}`: {error}. Nothing that it holds was changed; free the disk, "
-                "mend the permissions, or choose another file with --store"
+                f"cannot use the store `{self.path}`: {error}. Nothing that it holds was changed; "
+                f"{self._rescue() if damaged else remedy}"
             ) from error
+
+    def _rescue(self) -> str:
+        rescue = shlex.join(["isoscale", "store", "salvage", str(self.path), "rescued.db"])
+        return f"`{rescue}` copies all that can be read; go on with --store rescued.db"
 
 
 def _started(pid: int) -> str:
@@ -239,37 +320,3 @@ def _signalled(pid: int) -> str:
     except PermissionError:
         pass
     return "alive"
-
-
-def _row(trial: Trial) -> tuple:
-    curve = np.asarray(trial.curve, "<f4").tobytes()
-    return (
-        trial.key,
-        trial.shard,
-        trial.config,
-        trial.status,
-        trial.reason,
-        curve,
-        trial.test_loss,
-        trial.test_accuracy,
-        trial.versions,
-    )
-
-
-def _trial(row: tuple) -> Trial:
-    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions = row
-    return Trial(
-        key=key,
-        shard=shard,
-        config=config,
-        status=status,
-        reason=reason,
-        curve=np.frombuffer(curve, "<f4"),
-        test_loss=_number(test_loss),
-        test_accuracy=_number(test_accuracy),
-        versions=versions,
-    )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value  # SQLite keeps NaN as NULL

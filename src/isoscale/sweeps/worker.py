@@ -17,7 +17,7 @@ from isoscale import data
 from isoscale.data import Dataset
 from isoscale.errors import DataError
 from isoscale.sweeps.shards import Shard, Source
-from isoscale.sweeps.store import Trial
+from isoscale.sweeps.trial import Trial
 from isoscale.training import Member, Outcome, as_taken, train
 
 
@@ -32,15 +32,29 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
     return _trials(shard, outcome, device)
 
 
+def pin() -> None:
+    """Arithmetic as every worker does it, on this machine or on another."""
+    # However many workers there are, sums are taken in the same order; and small products wait for no thread.
+    torch.set_num_threads(1)
+    # Weights of a diverging member pass through denormals, which the CPU multiplies a hundred times slower.
+    torch.set_flush_denormal(True)
+
+
 def versions(device: str) -> dict[str, str]:
     """What a result's numbers may depend on, for the record."""
     return {
         "isoscale": metadata.version("isoscale"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": _device_name(device),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def _device_name(device: str) -> str:
+    # A driver that records what failed on a cluster may have no GPU itself.
+    has_gpu = device.startswith("cuda") and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if has_gpu else device
 
 
 def load(shard: Shard) -> Dataset:

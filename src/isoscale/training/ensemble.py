@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from isoscale.data import Dataset
 from isoscale.models import Model
+from isoscale.training.memory import in_parts, members_that_fit
 from isoscale.training.optimizers import Stepper
 from isoscale.training.recipe import Member, Recipe, as_taken, batch_order
 
@@ -73,7 +74,7 @@ def train(
 
     Args:
         recipe: What the members share.
-        members: Learning rate and seed of each.
+        members: Learning rate and seed of each. A stack of them that does not fit the memory is halved.
         data: Of the kind that the model takes; images are flattened for one that takes vectors.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
@@ -86,23 +87,29 @@ def train(
     # Neighbours in learning rate diverge together, and a stack stops once all of it has diverged.
     order = sorted(range(len(members)), key=lambda i: members[i])
     shared = {seed: _Seed(recipe, data, seed, device) for seed in {member.seed for member in members}}
-    outcomes = [
-        _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
-        for chunk in _chunks(order, members_at_once(recipe, data))
-    ]
+
+    def run(chunk: Sequence[int]) -> Outcome:
+        return _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
+
+    chunks = _chunks(order, members_at_once(recipe, data, device))
+    outcomes = [part for chunk in chunks for part in in_parts(run, chunk)]
     joined = [np.concatenate(parts) for parts in zip(*map(_fields, outcomes), strict=True)]
     back = np.argsort(order)
     return Outcome(*(array[back] for array in joined))
 
 
-def members_at_once(recipe: Recipe, data: Dataset) -> int:
-    """How many members train fastest as one stack."""
+def members_at_once(recipe: Recipe, data: Dataset, device: torch.device | str = "cpu") -> int:
+    """How many members train fastest as one stack: on a GPU, which a large stack fills, all that its memory holds."""
     model = recipe.sketch(data.in_shape, data.classes)
+    if torch.device(device).type == "cuda":
+        maps = sum(role.is_hidden_map for role in model.roles.values()) + 2
+        units = recipe.width * model.positions * model.expansion
+        return members_that_fit(model, units, maps, recipe.batch_size, device)
     return stack_size(recipe.width, recipe.batch_size, model.positions, model.expansion)
 
 
 def stack_size(width: int, batch_size: int, positions: int, expansion: int = 1) -> int:
-    """How many members of a size train fastest as one stack; the last two are a `Model`'s."""
+    """How many members of a size train fastest as one stack on a CPU; the last two are a `Model`'s."""
     if positions == 1:
         return max(_SMALLEST_STACK, _UNITS_PER_STACK // width)
     numbers = batch_size * width * positions * expansion

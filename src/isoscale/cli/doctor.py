@@ -1,0 +1,40 @@
+"""`isoscale doctor`: is this installation sound?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from isoscale.cli.terminal import console
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Look at versions, devices, threads, data folder and store, and test the mathematics for five seconds.
+
+    Exits with 1 if anything is wrong.
+    """
+
+    store: str = "isoscale.db"
+    """Store to look for damage in."""
+    data: str | None = None
+    """Folder of the data sets; $ISOSCALE_DATA by default."""
+    json: bool = False
+    """Print one JSON object instead of lines."""
+
+    def run(self) -> int:
+        from isoscale import doctor
+
+        out = console(quiet=self.json)
+        checks = []
+        for check in doctor.examine(self.store, self.data):
+            checks.append(check)
+            mark, style = ("ok   ", "green") if check.ok else ("WRONG", "bold red")
+            out.print(mark, style=style, end="  ")
+            out.print(f"{check.name}: {check.detail}", soft_wrap=True)
+        ok = all(check.ok for check in checks)
+        if self.json:
+            console().print_json(json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in checks]}))
+        out.print("isoscale is sound" if ok else "isoscale is not sound here: see the lines marked WRONG", style="bold")
+        return 0 if ok else 1
