@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/isoscale transfer
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/tested
 	$(BIN)/ruff check .

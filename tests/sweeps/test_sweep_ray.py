@@ -27,6 +27,7 @@ from isoscale.sweeps.engine import find  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
+    pytest.mark.xdist_group("ray"),  # one cluster at a time
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -230,11 +231,12 @@ def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
 
 
 def test_the_command(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Connects by itself, to the cluster that the environment names."""
+    """Connects by itself, to the cluster that the environment names; --device, because a node that left takes a while
+    to be forgotten, and its GPUs with it."""
     ray.shutdown()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-    grid = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 --seeds 2 --steps 5 --rule sp"
+    grid = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 --seeds 2 --steps 5 --rule sp --device cpu"
     with pytest.raises(SystemExit) as ended:
         cli.main(["sweep", *grid.split(), "--engine", "ray"])
     out, errors = capsys.readouterr()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoscale.errors import PlanError, unknown
 from isoscale.parametrization.branches import Branch, Carriers, residual_branches
@@ -84,12 +84,12 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         PlanError: A parameter that the forward never uses or that serves two roles, and no override says what it is;
             a pattern that matches nothing.
     """
-    given = _matched(overrides or {}, parameters)
+    given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
     queries, packed = _attention(graph)
     placed = _Placement(graph, branches, parameters)
     parts = {name: replace(placed.part(name, given.get(name)), attention=name in queries) for name in parameters}
-    _all_known({name: part for name, part in parts.items() if part.role is None}, parameters)
+    check_all_known({name: part for name, part in parts.items() if part.role is None}, parameters)
     multipliers = {node.multiplier for node in graph.nodes if node.multiplier}
     in_branch = multipliers & {name for branch in branches for name in branch.carriers}
     return Anatomy(
@@ -116,21 +116,6 @@ def head_sizes(graph: Graph) -> tuple[int, ...]:
     return tuple(graph.nodes[node.inputs[0]].shape[-1] for node in graph.nodes if _queries(graph, node))
 
 
-def by_hand(model: nn.Module, roles: Roles) -> Anatomy:
-    """Roles for every parameter by pattern, without a trace; axes follow the module types of torch.
-
-    Raises:
-        PlanError: A pattern that matches nothing, a parameter that none matches.
-    """
-    parameters = dict(model.named_parameters())
-    given = _matched(roles, parameters)
-    _all_known([name for name in parameters if name not in given], parameters)
-    parts = {name: _part_by_hand(model, name, role, given) for name, role in given.items()}
-    blocks = tuple(dict.fromkeys(part.block for part in parts.values() if part.block))
-    maps = sum(part.role in (Role.INPUT, Role.HIDDEN) and len(parameters[n].shape) > 1 for n, part in parts.items())
-    return Anatomy(parts={name: parts[name] for name in parameters}, blocks=blocks, depth=len(blocks) or max(1, maps))
-
-
 # --- where each use stands ---
 class _Placement:
     """Roles from uses: one graph, its branches, and the names of the blocks they form."""
@@ -150,7 +135,7 @@ class _Placement:
                     f"`{name}` is not used by the forward pass on the example inputs, so its role is unknown. "
                     f"Give it: `roles={{{name!r}: isoscale.Role.HIDDEN}}`, or remove the parameter"
                 )
-            return _part_by_shape(given, self._parameters[name])
+            return part_by_shape(given, self._parameters[name])
         parts = list(dict.fromkeys(self._at(node, use) for node, use in uses))
         roles = {part.role for part in parts}
         first = next((part for part in parts if part.fan_in), parts[0])
@@ -306,8 +291,8 @@ def _attention(graph: Graph) -> tuple[set[str], set[str]]:
     return queries, packed
 
 
-# --- by hand ---
-def _matched(roles: Roles, parameters: Mapping[str, Tensor]) -> dict[str, Role]:
+# --- given by hand ---
+def matched(roles: Roles, parameters: Mapping[str, Tensor]) -> dict[str, Role]:
     """Role of each parameter that a pattern matches; a later pattern wins."""
     given: dict[str, Role] = {}
     for pattern, role in roles.items():
@@ -321,7 +306,7 @@ def _matched(roles: Roles, parameters: Mapping[str, Tensor]) -> dict[str, Role]:
     return given
 
 
-def _all_known(missing: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
+def check_all_known(missing: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
     missing = list(missing)
     if missing:
         example = ", ".join(f"`{name}` {tuple(parameters[name].shape)}" for name in missing[:5])
@@ -331,36 +316,10 @@ def _all_known(missing: Iterable[str], parameters: Mapping[str, Tensor]) -> None
         )
 
 
-def _part_by_hand(model: nn.Module, name: str, role: Role, given: Mapping[str, Role]) -> Part:
-    owner, _, leaf = name.rpartition(".")
-    parameter = model.get_parameter(name)
-    module = model.get_submodule(owner)
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):  # rows are picked, not summed over
-        part = Part(role=role, fan_out=(1,))
-    else:
-        part = _part_by_shape(role, parameter, transposed=_inputs_first(module))
-    weight = f"{owner}.weight"
-    carries = role is Role.BRANCH_LAST or (leaf == "bias" and given.get(weight) is Role.BRANCH_LAST)
-    block = _first_index(owner) if role.in_branch else None
-    return replace(part, carries=carries, block=block, place="given by hand")
-
-
-def _inputs_first(module: nn.Module) -> bool:
-    """Whether a weight is stored (in, out, ...); Conv1D is what GPT-2 in transformers is made of."""
-    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    return transposed or type(module).__name__ == "Conv1D"
-
-
-def _part_by_shape(role: Role, parameter: Tensor, *, transposed: bool = False) -> Part:
+def part_by_shape(role: Role, parameter: Tensor, *, transposed: bool = False) -> Part:
     """Axes by torch's convention: (out, in, ...)."""
     rank = parameter.dim()
     if rank < 2:
         return Part(role=role, fan_out=tuple(range(rank)))
     out = 1 if transposed else 0
     return Part(role=role, fan_in=tuple(axis for axis in range(rank) if axis != out), fan_out=(out,))
-
-
-def _first_index(path: str) -> str | None:
-    steps = path.split(".")
-    at = next((i for i, step in enumerate(steps) if step.isdecimal()), None)
-    return None if at is None else ".".join(steps[: at + 1])

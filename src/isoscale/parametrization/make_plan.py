@@ -15,6 +15,7 @@ from isoscale.parametrization import anatomy as anatomies
 from isoscale.parametrization import initial, sizes
 from isoscale.parametrization.anatomy import Anatomy, Part, Roles
 from isoscale.parametrization.binding import unwrapped
+from isoscale.parametrization.by_hand import by_hand
 from isoscale.parametrization.entry import Decay, Entry, MuonAdjustment, Scaling, Settings
 from isoscale.parametrization.families import family_of
 from isoscale.parametrization.plan import Plan
@@ -35,7 +36,7 @@ def parametrize(
     decay: Decay = "independent",
     adjust_lr_fn: MuonAdjustment = "original",
     example_inputs: Any = None,
-    roles: Roles | None = None,
+    roles: Roles | str | None = None,
     force: bool = False,
 ) -> Plan:
     """Give a model the init and the optimizer groups with which it trains like its tuned base.
@@ -55,7 +56,8 @@ def parametrize(
         adjust_lr_fn: Muon's argument of that name, handed on in its groups.
         example_inputs: Arguments of `forward`: a tuple, or a mapping of keyword arguments. Only their shapes matter.
             Not needed if the model has a property `roles`, or if `roles` covers every parameter.
-        roles: Glob pattern -> Role, for what the trace cannot know; wins over the trace.
+        roles: Glob pattern -> Role, for what the trace cannot know; wins over the trace. Or the name of a family whose
+            roles are known without a trace: "bert", "gpt2", "llama", "mixtral".
         force: Return a plan that has open items instead of raising.
 
     Returns:
@@ -104,7 +106,7 @@ def parametrize(
         entries=entries,
         multipliers=_multipliers(anatomy, entries, scaling),
         open_items=open_items,
-        notes=tuple(_notes(known, head, entries, scaling)),
+        notes=tuple(_notes(known, anatomy.traced or roles is None, head, entries, scaling)),
     )
     return plan.apply(model)
 
@@ -160,7 +162,9 @@ def _number(name: str, value: Any, *, above: bool = False) -> float:
     return float(value)
 
 
-def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | None) -> Anatomy:
+def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | str | None) -> Anatomy:
+    if isinstance(roles, str):
+        return by_hand(model, roles)
     own = getattr(model, "roles", None)
     if example_inputs is None:
         if roles is None and not isinstance(own, Mapping):
@@ -168,14 +172,14 @@ def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | None) -> Anat
                 "`example_inputs` is needed to trace the model (a tuple of forward's arguments); "
                 "without them give every parameter a role: `roles={'pattern.*': isoscale.Role.HIDDEN, ...}`"
             )
-        return anatomies.by_hand(model, {**(own if isinstance(own, Mapping) else {}), **(roles or {})})
+        return by_hand(model, {**(own if isinstance(own, Mapping) else {}), **(roles or {})})
     try:
         graph = trace(model, example_inputs)
     except TraceError as error:
         if not roles:
             raise
         try:
-            return anatomies.by_hand(model, roles)
+            return by_hand(model, roles)
         except PlanError as missing:
             raise TraceError(f"{error}. The roles given do not suffice: {missing}") from error
     return anatomies.from_graph(graph, dict(model.named_parameters()), roles)
@@ -284,7 +288,9 @@ def _open_items(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) 
             )
 
 
-def _notes(base: Base, head: float | None, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:
+def _notes(base: Base, traced: bool, head: float | None, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:
+    if not traced:
+        yield "roles were given by hand: attention heads are taken to keep their size"
     if head is None:
         yield (
             "the base's head size is unknown: taken to be the target's. "
