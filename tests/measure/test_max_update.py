@@ -122,8 +122,11 @@ def test_stream_and_branch():
     assert set(results["branch"].moments) == {f"blocks.{i}.maps.{j}" for i in (0, 1) for j in (0, 1)}
     assert set(results["all"].moments) == {"input", *results["branch"].moments}
     assert results["all"].moments["input"] == results["stream"].moments["input"]
-    with pytest.raises(InvalidValueError, match="needs `blocks`"):
-        max_update_lr(model, nn.functional.cross_entropy, (x, y), count="stream")
+    for count in ("stream", "branch"):  # the graph says the same without being told the blocks
+        traced = max_update_lr(model, nn.functional.cross_entropy, (x, y), count=count)
+        assert (traced.moments, traced.lr) == (results[count].moments, results[count].lr)
+    with pytest.raises(InvalidValueError, match="no residual branches"):
+        max_update_lr(nn.Sequential(nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 3)), squared, (x, x[:, 0]), count="stream")
 
 
 def test_averages_over_seeds_and_batches():

@@ -11,6 +11,7 @@ import tyro
 from isoscale.cli import exponents
 from isoscale.cli.problem import On
 from isoscale.cli.terminal import bar, console
+from isoscale.errors import InvalidValueError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class CheckCommand:
     rule: str = "completep"
     """Scaling rule; `isoscale rules` lists them."""
     optimizer: str = "adamw"
-    """sgd, adam, adamw or muon."""
+    """sgd, adam, adamw, sign or muon."""
     lr: float = 1e-3
     """The base's learning rate."""
     widths: tuple[int, ...] = (64, 128, 256)
@@ -47,6 +48,8 @@ class CheckCommand:
     def run(self) -> int:
         from isoscale import measure, report
 
+        if self.steps < 1:
+            raise InvalidValueError(f"`--steps` must be >= 1, got {self.steps}")
         problem = self.on.problem(self.model, batches=self.steps)
         out = console(quiet=self.quiet or self.json)
         out.print(f"{self.model}, {self.rule}, {self.optimizer}, lr {self.lr:g}: {self.steps} steps at each size")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from isoscale.cli.terminal import console, framed
+from isoscale.cli.terminal import console, finite, framed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def close(
     """The verdict, notes and files; or everything as JSON."""
     if as_json:
         table = json.loads(found.exponents.to_json(orient="records"))
-        console().print_json(data={"ok": found.ok, "exponents": table, "notes": list(found.notes), **extra})
+        console().print_json(data=finite({"ok": found.ok, "exponents": table, "notes": list(found.notes), **extra}))
         return
     for note in found.notes:
         out.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)

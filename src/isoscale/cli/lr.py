@@ -11,7 +11,7 @@ from rich.text import Text
 
 from isoscale.cli.factory import keywords
 from isoscale.cli.problem import On, Problem
-from isoscale.cli.terminal import bar, console
+from isoscale.cli.terminal import bar, console, finite
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class LrCommand:
     """Batches to average over."""
     seeds: int = 3
     """Initialisations to average over."""
+    count: Literal["all", "stream", "branch"] = "all"
+    """Which pre-activations count: all, those on the residual stream, or those inside the branches."""
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean over layers."""
     sweep: bool = False
@@ -50,34 +52,38 @@ class LrCommand:
     def run(self) -> int:
         from isoscale import measure
 
-        if self.batches < 1:
-            raise InvalidValueError(f"`--batches` must be >= 1, got {self.batches}")
+        for flag, value in (("--batches", self.batches), ("--steps", self.steps)):
+            if value < 1:
+                raise InvalidValueError(f"`{flag}` must be >= 1, got {value}")
         problem = self.on.problem(self.model, batches=max(self.batches, self.steps if self.sweep else 0))
         sizes = keywords(self.size, "--size")
+        batches = problem.batches[: self.batches]
         found = measure.max_update_lr(
             lambda seed: measure.build(problem.make, seed, **sizes),
             problem.loss_fn,
-            problem.batches[: self.batches],
+            batches,
             optimizer=self.optimizer,
+            count=self.count,
             mean=self.mean,
             seeds=self.seeds,
         )
         out = console(quiet=self.quiet or self.json)
-        self._print(found, out)
+        self._print(found, len(batches), out)
         confirmed = self._confirm(found, problem, sizes, out) if self.sweep else {}
         if self.json:
             shown = asdict(found) | {"lowest": found.lowest, "highest": found.highest}
-            console().print_json(data=shown | confirmed)
+            console().print_json(data=finite(shown | confirmed))
         return 0
 
-    def _print(self, found: MaxUpdate, out: Console) -> None:
+    def _print(self, found: MaxUpdate, batches: int, out: Console) -> None:
         error = f" ± {found.lr_se:.2g}" if found.lr_se == found.lr_se else ""
         (low, at_low), (high, at_high) = found.lowest[::-1], found.highest[::-1]
         out.print(Text.assemble("Maximal-update learning rate (no sweep): ", (f"{found.lr:.3g}{error}", "bold")))
         out.print(f"Layer by layer: min {low:.3g} at {at_low}, max {high:.3g} at {at_high}")
-        passes = self.seeds * min(self.batches, 10**9)
+        passes = self.seeds * batches
         out.print(
-            f"Cost: {passes} gradients and {passes} forward-mode passes, over {self.seeds} seeds", highlight=False
+            f"Cost: {passes} gradients and {passes} Jacobian-vector products ({found.method}), "
+            f"{self.seeds} seeds x {batches} batches"
         )
         for note in found.notes:
             out.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
@@ -86,7 +92,10 @@ class LrCommand:
 
     def _confirm(self, found: MaxUpdate, problem: Problem, sizes: dict[str, Any], out: Console) -> dict[str, Any]:
         from isoscale import measure
+        from isoscale.measure.confirm import OCTAVES
 
+        runs = len(OCTAVES) * self.seeds
+        out.print(f"Sweep: {len(OCTAVES)} learning rates x {self.seeds} seeds, {runs * self.steps} training steps")
         with bar("sweep", quiet=self.quiet or self.json) as show:
             confirmed = measure.confirm_lr(
                 lambda **given: problem.make(**sizes, **given),
@@ -98,5 +107,5 @@ class LrCommand:
                 seeds=self.seeds,
                 progress=show,
             )
-        out.print(Text.assemble("Sweep: ", (confirmed.statement, "bold")), soft_wrap=True)
+        out.print(Text.assemble("Found: ", (confirmed.statement, "bold")), soft_wrap=True)
         return {"best_lr": confirmed.lr, "octaves": confirmed.octaves, "statement": confirmed.statement}

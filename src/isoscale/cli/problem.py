@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,11 @@ class On:
             return _built_in(name, options, self, batches)
         own = getattr(made.module, "batches", None)
         if own is not None and self.dataset is None:
-            found = list(own() if callable(own) else own)[:batches]
+            found = _own_batches(name, own, batches)
         else:
             found = _from_data(_dataset(self, made), self, batches, flat=False)
-        loss = getattr(made.module, "loss_fn", standard_loss)
-        return Problem(name, lambda **sizes: made.make(**sizes, **options), found, loss, made)
+        loss = _told(name, getattr(made.module, "loss_fn", standard_loss))
+        return Problem(name, _maker(made, options), found, loss, made)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,48 @@ class Problem:
 
     @property
     def takes(self) -> list[str]:
-        parameters = inspect.signature(self.made.make).parameters.values()
-        anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        return [size for size in ("width", "depth") if anything or size in {p.name for p in parameters}]
+        return [size for size in ("width", "depth") if _has(self.made.make, size)]
+
+
+def _has(make: Callable[..., Any], argument: str) -> bool:
+    parameters = inspect.signature(make).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD or p.name == argument for p in parameters)
+
+
+def _maker(made: Factory, options: dict[str, Any]) -> Callable[..., Any]:
+    """The user's factory; one that knows no seed draws from the global generator, which its caller has seeded."""
+
+    def make(**given: Any) -> Any:
+        if not _has(made.make, "seed"):
+            given.pop("seed", None)
+        return made.build(given | options)
+
+    return make
+
+
+def _own_batches(name: str, own: Any, count: int) -> list[tuple[Any, Any]]:
+    from isoscale.measure.building import checked_batches
+
+    try:
+        found = list(itertools.islice(own() if callable(own) else own, count))
+    except Exception as error:
+        raise InvalidValueError(f"`batches` beside {name} fails: {type(error).__name__}: {error}") from error
+    return checked_batches(found)
+
+
+def _told(name: str, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The loss, which names itself when it fails."""
+
+    def loss(output: Any, y: Any) -> Any:
+        try:
+            return loss_fn(output, y)
+        except Exception as error:
+            raise InvalidValueError(
+                f"the loss of {name} fails on the model's output: {type(error).__name__}: {error}; define "
+                "`loss_fn(output, y)` beside the factory if the standard one is not meant"
+            ) from error
+
+    return loss
 
 
 def _built_in(name: str, options: dict[str, Any], on: On, batches: int) -> Problem:

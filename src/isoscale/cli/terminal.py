@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,19 @@ def framed(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     return table
+
+
+def finite(value: object) -> object:
+    """With None in place of numbers that JSON does not have.
+
+    >>> finite({"lr": float("nan"), "at": ["a", 1.0, float("inf")]})
+    {'lr': None, 'at': ['a', 1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:

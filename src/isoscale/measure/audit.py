@@ -8,6 +8,7 @@ and to the output. Over widths and depths each effect is a power of the size; TH
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,15 +18,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from isoscale import rules
-from isoscale.errors import InvalidValueError, unknown
-from isoscale.measure.building import Factory, check_seeds, seed_list
-from isoscale.measure.jvp import forward_jvp
-from isoscale.measure.notes import notes_on
+from isoscale.errors import unknown
+from isoscale.measure.building import Factory, seed_list
+from isoscale.measure.jvp import Jvp, forward_jvp
 from isoscale.measure.own_update import own_updates
 from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
 from isoscale.measure.places import Places, places
-from isoscale.measure.scaled import Scaled, size_list
-from isoscale.measure.slopes import fit, judged
+from isoscale.measure.scaled import Scaled, Size, size_list
+from isoscale.measure.slopes import fit, judged, undecided
 from isoscale.measure.steps import optimizer_step
 from isoscale.parametrization import Plan
 from isoscale.parametrization.entry import Entry
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 QUANTITIES = ("own_update", "branch_update", "stream_update", "output_update")
 
 By = Literal["role", "tensor"]
+Effects = dict[str, dict[str, float]]
+"""quantity -> label -> root mean square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,9 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether every exponent that was measured is as expected."""
-        return bool(self.exponents["verdict"].isin(["stable", "not measured"]).all())
+        """Whether every exponent that was measured is as expected, and every role has one."""
+        fine = bool(self.exponents["verdict"].isin(["stable", "not measured"]).all())
+        return fine and not any(True for _ in _mute(self.exponents))
 
     def _repr_html_(self) -> str:
         return self.exponents.to_html(index=False, escape=True, float_format="{:.2f}".format)
@@ -150,24 +153,19 @@ def audit(
 def answer(question: Question, rule: Rule) -> Audit:
     """Audit under another rule."""
     scaled = _scaled(question, rule)
-    if not scaled.axes:
-        raise InvalidValueError("`widths` or `depths` must hold two sizes or more: an exponent needs them")
-    sizes = list(dict.fromkeys(tuple(size.items()) for axis in scaled.axes for size in scaled.line(axis)))
-    check_seeds(question.make_model, question.seeds, **dict(sizes[0]))
-    found: dict[tuple[tuple[str, int], ...], list[dict[str, dict[str, float]]]] = {}
-    for done, size in enumerate(sizes):
-        found[size] = [_effects(scaled, question, seed, dict(size)) for seed in question.seeds]
-        if question.progress:
-            question.progress((done + 1) / len(sizes))
-    model, plan = scaled.at(question.seeds[0], **dict(sizes[-1]))
-    data = _dataset(found, question, rule)
-    return Audit(
-        exponents=_exponents(data, scaled, _kinds(plan, question.by)),
-        data=data,
-        notes=(*notes_on(model), *plan.open_items, *_unseen(data)),
-        question=question,
-        rule=rule,
-    )
+    roles: dict[str, Role] = {}
+    remarks: dict[str, None] = {}
+
+    def measure(seed: int, size: dict[str, int]) -> Effects:
+        found = _effects(scaled, question, seed, size)
+        roles.update(found.roles)
+        remarks.update(dict.fromkeys([found.method] if found.method else []))
+        return found.sizes
+
+    data = _dataset(scaled.over(question.seeds, measure, question.progress), question, rule)
+    exponents = _exponents(data, scaled, roles)
+    notes = (*scaled.notes(question.seeds[0]), *remarks, *_unseen(data), *_mute(exponents), *undecided(exponents))
+    return Audit(exponents=exponents, data=data, notes=notes, question=question, rule=rule)
 
 
 def _scaled(question: Question, rule: Rule) -> Scaled:
@@ -176,23 +174,37 @@ def _scaled(question: Question, rule: Rule) -> Scaled:
 
 
 # --- one network ---
-def _effects(scaled: Scaled, question: Question, seed: int, size: dict[str, int]) -> dict[str, dict[str, float]]:
-    """quantity -> label -> size of the effect, for one network."""
+@dataclass(frozen=True)
+class _Found:
+    """One network's effects, the role of each label, and a remark on how the changes were computed."""
+
+    sizes: Effects
+    roles: dict[str, Role]
+    method: str
+
+
+def _effects(scaled: Scaled, question: Question, seed: int, size: dict[str, int]) -> _Found:
     model, plan = scaled.at(seed, **size)
+    groups = _groups(plan, question.by)
+    roles = {label: entries[0].role for label, entries in groups.items()}
     with _from_zero(model):
         _, grads = loss_gradient(model, question.loss_fn, question.batch, seed)
+    if not all(grad.isfinite().all() for grad in grads.values()):
+        return _Found({quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}, roles, "")
     steps = step_of_plan(plan, grads)
     where = places(model, scaled.inputs)
     vectors = {entry.name for entry in plan.entries if not entry.role.decays}
     own = own_updates(model, scaled.inputs, steps, vectors, seed)
-    out: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
-    for label, entries in _groups(plan, question.by).items():
+    out: Effects = {quantity: {} for quantity in QUANTITIES}
+    method = ""
+    for label, entries in groups.items():
         out["own_update"][label] = _root_mean_square([_own(entry, own, plan) for entry in entries])
         tangents = {entry.name: steps[entry.name] for entry in entries}
-        out_of_group = _pushed(model, scaled.inputs, tangents, where, seed)
-        for quantity, value in out_of_group.items():
+        pushed = _watched_jvp(model, scaled.inputs, tangents, where, seed)
+        method = method or (f"changes by {pushed.method}, because {pushed.why}" if pushed.why else "")
+        for quantity, value in _pushed(pushed.outputs, where).items():
             out[quantity][label] = value
-    return out
+    return _Found(out, roles, method)
 
 
 @contextlib.contextmanager
@@ -228,12 +240,15 @@ def _own(entry: Entry, own: dict[str, float], plan: Plan) -> float:
     return own[entry.name] / folded
 
 
-def _pushed(
+def _watched_jvp(
     model: nn.Module, inputs: tuple[Any, ...], tangents: dict[str, Tensor], where: Places, seed: int
-) -> dict[str, float]:
-    """Effects of a step on some tensors: on pre-activations in branches, the stream's end and the output."""
-    watched = ["", *([where.stream] if where.stream else []), *where.branch]
-    changes = forward_jvp(model, inputs, tangents, modules=dict.fromkeys(watched), keep=_rms_change, seed=seed).outputs
+) -> Jvp[float]:
+    watched = dict.fromkeys(["", *([where.stream] if where.stream else []), *where.branch])
+    return forward_jvp(model, inputs, tangents, modules=watched, keep=_rms_change, seed=seed)
+
+
+def _pushed(changes: dict[str, float], where: Places) -> dict[str, float]:
+    """Effects of a step on pre-activations in branches, the stream's end and the output."""
     output = next(name for name in changes if name.partition("[")[0] == "")
     branch = [value for name, value in changes.items() if name.partition("@")[0] in where.branch]
     stream = [value for name, value in changes.items() if name.partition("[")[0] == where.stream]
@@ -267,12 +282,8 @@ def _label(entry: Entry, by: By) -> str:
     return str(entry.role) if by == "role" else entry.kind
 
 
-def _kinds(plan: Plan, by: By) -> dict[str, Role]:
-    return {_label(entry, by): entry.role for entry in plan.entries if not entry.frozen}
-
-
 # --- all networks ---
-def _dataset(found: dict[Any, list[dict[str, dict[str, float]]]], question: Question, rule: Rule) -> xr.Dataset:
+def _dataset(found: dict[Size, list[Effects]], question: Question, rule: Rule) -> xr.Dataset:
     import xarray as xr
 
     labels = list(next(iter(found.values()))[0]["own_update"])
@@ -332,3 +343,14 @@ def _unseen(data: xr.Dataset) -> Iterator[str]:
         yield f"own updates that no module shows: {', '.join(map(str, data[by].values[blind.values]))}"
     if bool(data["stream_update"].isnull().all()):
         yield "no submodule is given or returns the residual stream: its updates were not measured"
+
+
+def _mute(exponents: pd.DataFrame) -> Iterator[str]:
+    """Roles (or tensors) that do nothing at all, and so cannot be judged."""
+    by = "tensor" if "tensor" in exponents else "role"
+    silent = exponents["exponent"].isnull().groupby(exponents[by], sort=False).all()
+    if bool(silent.any()):
+        yield (
+            f"nothing to judge, as the step does nothing that is seen: {', '.join(silent.index[silent])}. "
+            "A readout that starts at zero sends no gradient back: give it its mean-field size for the audit"
+        )

@@ -50,6 +50,21 @@ def check_run(batches: Sequence[Batch], steps: int) -> None:
         raise InvalidTypeError(f"`steps` must be a number of updates >= 0, got {steps!r}")
 
 
+def checked_steps(steps: Any) -> int:
+    """`steps`, a whole number >= 1."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InvalidValueError(f"`steps` must be a whole number >= 1, got {steps!r}")
+    return steps
+
+
+def checked_batches(batches: Any) -> list[Batch]:
+    """`batches` as a list of pairs, one or more."""
+    pairs = list(batches) if isinstance(batches, Sequence) and not isinstance(batches, str) else []
+    if not pairs or any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs):
+        raise InvalidTypeError("`batches` must be a list of one pair (x, y) or more")
+    return [(x, y) for x, y in pairs]
+
+
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """`seeds` as a list: a number n means 0 .. n - 1."""
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)):

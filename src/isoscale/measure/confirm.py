@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from isoscale import laws
 from isoscale.errors import InvalidValueError
-from isoscale.measure.building import Factory, build, seed_list
-from isoscale.measure.passes import Batch, LossFn, seeded
+from isoscale.measure.building import Factory, build, checked_batches, checked_steps, seed_list
+from isoscale.measure.optimizers import muon_groups, optimizers
+from isoscale.measure.passes import Batch, LossFn, descend, seeded
+from isoscale.parametrization.families import family_of
+from isoscale.rules import OptimizerFamily
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_OCTAVES = range(-4, 5)
+OCTAVES = range(-4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ def confirm_lr(
     loss_fn: LossFn,
     lr: float,
     *,
-    optimizer: str = "sgd",
+    optimizer: OptimizerFamily = "sgd",
     steps: int = 100,
     seeds: int | Sequence[int] = 3,
     progress: Callable[[float], None] | None = None,
@@ -56,60 +59,67 @@ def confirm_lr(
         batches: (x, y) pairs, used in turn.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         lr: The learning rate in question.
-        optimizer: "sgd", "adam" or "adamw".
+        optimizer: "sgd", "adam", "adamw", "sign", or "muon": the maps between the first and the last one called are
+            then torch's Muon's, all else is AdamW's, at the same learning rate.
         steps: Optimizer steps of each run.
         seeds: How many (0, 1, ...) or which.
         progress: Called with the share that is done.
 
     Raises:
-        InvalidValueError: Another optimizer.
+        InvalidValueError: Another optimizer, a model that torch's Muon does not step, or a learning rate that is not
+            positive and finite.
+        InvalidTypeError: A loss that is not one number.
     """
     import xarray as xr
 
-    if optimizer not in _CLASSES:
-        raise InvalidValueError(f"`optimizer` of a sweep must be one of {', '.join(_CLASSES)}, got {optimizer!r}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise InvalidValueError(f"`lr` must be > 0 and finite, got {lr!r}")
     drawn = seed_list(seeds)
-    lrs = [lr * 2.0**octave for octave in _OCTAVES]
+    training = _Training(checked_batches(batches), loss_fn, family_of(optimizer), checked_steps(steps))
+    lrs = [lr * 2.0**octave for octave in OCTAVES]
     table = np.full((len(lrs), len(drawn)), np.nan)
     for i, one in enumerate(lrs):
         for j, seed in enumerate(drawn):
-            table[i, j] = _train(make_model, batches, loss_fn, one, optimizer, steps, seed)
+            table[i, j] = training.final_loss(build(make_model, seed), one, seed)
         if progress:
             progress((i + 1) / len(lrs))
     loss = xr.DataArray(table, {"lr": lrs, "seed": drawn}, name="loss")
     return _judged(loss, lr)
 
 
-_CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+@dataclass(frozen=True)
+class _Training:
+    batches: Sequence[Batch]
+    loss_fn: LossFn
+    family: OptimizerFamily
+    steps: int
 
+    def final_loss(self, model: nn.Module, lr: float, seed: int) -> float:
+        """Mean loss over the last tenth of the steps; NaN from the first loss that is not finite."""
+        steppers = optimizers(self.family, self._groups(model, lr))
+        losses: list[float] = []
+        with seeded(seed):
+            for step in range(self.steps):
+                losses.append(descend(model, steppers, self.loss_fn, self.batches[step % len(self.batches)]))
+                if not math.isfinite(losses[-1]):
+                    return math.nan
+        return float(np.mean(losses[-max(1, self.steps // 10) :]))
 
-def _train(
-    make_model: Factory, batches: Sequence[Batch], loss_fn: LossFn, lr: float, optimizer: str, steps: int, seed: int
-) -> float:
-    """Mean loss over the last tenth of the steps; NaN from the first loss that is not finite."""
-    model = build(make_model, seed)
-    stepper = _CLASSES[optimizer](model.parameters(), lr=lr)
-    losses = []
-    with seeded(seed):
-        for step in range(steps):
-            x, y = batches[step % len(batches)]
-            stepper.zero_grad()
-            loss = loss_fn(model(x), y)
-            loss.backward()
-            stepper.step()
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                return math.nan
-    return float(np.mean(losses[-max(1, steps // 10) :]))
+    def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        if self.family == "muon":
+            return muon_groups(model, self.batches[0][0], lr)
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr, "weight_decay": 0.0}]
 
 
 def _judged(loss: xr.DataArray, asked: float) -> Confirmed:
-    if not bool(loss.notnull().any()):
-        return Confirmed(lr=math.nan, octaves=math.nan, statement="nothing trains at any of them", loss=loss)
     found = laws.optimal_lr(loss)
+    if str(found["at_edge"].values) == "none":
+        nothing = "most seeds diverge at every learning rate of the sweep"
+        return Confirmed(lr=math.nan, octaves=math.nan, statement=nothing, loss=loss)
     best, at_edge = float(found["lr"]), bool(found["at_edge"])
     octaves = math.log2(asked / best)
     bound = " or beyond (the sweep's edge)" if at_edge else ""
-    side = "above" if octaves > 0 else "below"
-    statement = f"best learning rate {best:.3g}{bound}: the one asked for is {abs(octaves):.1f} octaves {side} it"
+    side = f"{abs(octaves):.1f} octaves {'above' if octaves > 0 else 'below'} it"
+    place = "the same within 0.1 octaves" if abs(octaves) < 0.1 else side
+    statement = f"best learning rate {best:.3g}{bound}: the one asked for is {place}"
     return Confirmed(lr=best, octaves=octaves, statement=statement, loss=loss)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from isoscale import rules
-from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.building import Factory, check_seeds, seed_list
-from isoscale.measure.notes import notes_on
-from isoscale.measure.observe import observe
-from isoscale.measure.passes import Batch, LossFn, call, parameters, seeded, widest
+from isoscale.measure.building import Factory, checked_batches, checked_steps, seed_list
+from isoscale.measure.observe import INPUT, observe
+from isoscale.measure.optimizers import optimizers
+from isoscale.measure.passes import Batch, LossFn, call, descend, parameters, seeded, widest
 from isoscale.measure.places import places
-from isoscale.measure.scaled import Scaled, size_list
-from isoscale.measure.slopes import fit, judged
+from isoscale.measure.scaled import Scaled, Size, size_list
+from isoscale.measure.slopes import fit, judged, undecided
 from isoscale.parametrization import Plan
 from isoscale.parametrization.families import family_of
 from isoscale.rules import Role, Rule
@@ -79,7 +78,7 @@ def coordinate_check(
         widths, depths: Sizes, three or more for a useful interval. Widths are checked at the smallest depth, depths at
             the largest width; the rule's base has the smallest width and one block.
         rule: A name of `isoscale.rules.names()`, or a Rule.
-        optimizer: "sgd", "adam", "adamw", "muon", or a class that takes parameter groups.
+        optimizer: "sgd", "adam", "adamw", "sign", "muon", or a class of such a family that takes parameter groups.
         lr: The base's learning rate.
         steps: Optimizer steps.
         seeds: How many (0, 1, ...) or which.
@@ -102,87 +101,64 @@ def coordinate_check(
     >>> checked.ok
     True
     """
-    batches = _batches(batches)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InvalidValueError(f"`steps` must be a whole number >= 1, got {steps!r}")
+    training = _Training(checked_batches(batches), loss_fn, optimizer, lr, checked_steps(steps))
     drawn = seed_list(seeds)
-    scaled = Scaled(
-        make_model,
-        (batches[0][0],),
-        rules.get(rule),
-        family_of(optimizer),
-        size_list("widths", widths),
-        size_list("depths", depths),
-    )
-    if not scaled.axes:
-        raise InvalidValueError("`widths` or `depths` must hold two sizes or more: an exponent needs them")
-    sizes = list(dict.fromkeys(tuple(size.items()) for axis in scaled.axes for size in scaled.line(axis)))
-    check_seeds(make_model, drawn, **dict(sizes[0]))
-    runs: dict[tuple[tuple[str, int], ...], list[_Run]] = {}
-    for done, size in enumerate(sizes):
-        runs[size] = [_run(scaled, batches, loss_fn, optimizer, lr, steps, seed, dict(size)) for seed in drawn]
-        if progress:
-            progress((done + 1) / len(sizes))
-    model, plan = scaled.at(drawn[0], lr, **dict(sizes[-1]))
-    data = _dataset(runs, scaled, drawn, steps, lr)
-    roles = _roles(plan, data["module"].values.tolist())
+    inputs, family = (training.batches[0][0],), family_of(optimizer)
+    of_width, of_depth = size_list("widths", widths), size_list("depths", depths)
+    scaled = Scaled(make_model, inputs, rules.get(rule), family, of_width, of_depth)
+    runs = scaled.over(drawn, lambda seed, size: _run(scaled, training, seed, size), progress)
+    data = _dataset(runs, scaled, drawn, training)
+    ends = {label for of_seeds in runs.values() for run in of_seeds for label in run.ends}
+    exponents = _exponents(data, scaled, ends)
     return CoordinateCheck(
-        exponents=_exponents(data, scaled, roles), data=data, notes=(*notes_on(model), *plan.open_items)
+        exponents=exponents,
+        data=data,
+        notes=(*scaled.notes(drawn[0]), *_diverged(data), *undecided(exponents[exponents["quantity"] == "change"])),
     )
 
 
 # --- one network ---
 @dataclass
 class _Run:
-    """start: module -> size; changes: module -> size after each step; losses before each step."""
+    """start: label -> size; changes: label -> size after each step; losses before each step; ends: branches' ends."""
 
     start: dict[str, float]
     changes: list[dict[str, float]]
     losses: list[float]
+    ends: set[str]
 
 
-def _run(
-    scaled: Scaled,
-    batches: Sequence[Batch],
-    loss_fn: LossFn,
-    optimizer: str | type,
-    lr: float,
-    steps: int,
-    seed: int,
-    size: dict[str, int],
-) -> _Run:
-    model, plan = scaled.at(seed, lr, **size)
-    optimizers = _optimizers(plan, optimizer)
+@dataclass(frozen=True)
+class _Training:
+    """How each network is trained."""
+
+    batches: Sequence[Batch]
+    loss_fn: LossFn
+    optimizer: str | type
+    lr: float
+    steps: int
+
+    def optimizers(self, plan: Plan) -> list[torch.optim.Optimizer]:
+        groups = plan.param_groups()
+        if isinstance(self.optimizer, str):
+            return optimizers(family_of(self.optimizer), groups)
+        return [self.optimizer(groups)]
+
+
+def _run(scaled: Scaled, training: _Training, seed: int, size: dict[str, int]) -> _Run:
+    model, plan = scaled.at(seed, training.lr, **size)
+    steppers = training.optimizers(plan)
     watched = _watched(model, scaled, plan)
-    first = _outputs(model, watched, batches[0][0], seed)
-    run = _Run(start=_sizes(first, watched), changes=[], losses=[])
+    x = training.batches[0][0]
+    first = _outputs(model, watched, x, seed)
+    run = _Run(start=_sizes(first, watched), changes=[], losses=[], ends=_ends(plan))
     with seeded(seed):
-        for step in range(steps):
-            x, y = batches[step % len(batches)]
-            for each in optimizers:
-                each.zero_grad()
-            loss = loss_fn(model(x), y)
-            loss.backward()
-            for each in optimizers:
-                each.step()
-            run.losses.append(float(loss.detach()))
-            now = _outputs(model, watched, batches[0][0], seed)
+        for step in range(training.steps):
+            batch = training.batches[step % len(training.batches)]
+            run.losses.append(descend(model, steppers, training.loss_fn, batch))
+            now = _outputs(model, watched, x, seed)
             run.changes.append(_sizes({name: now[name] - first[name] for name in first}, watched))
     return run
-
-
-def _optimizers(plan: Plan, optimizer: str | type) -> list[torch.optim.Optimizer]:
-    groups = plan.param_groups()
-    if not isinstance(optimizer, str):
-        return [optimizer(groups)]
-    if optimizer == "muon":
-        muon = [group for group in groups if group["optimizer"] == "muon"]
-        adamw = [group for group in groups if group["optimizer"] == "adamw"]
-        return [torch.optim.Muon(muon), torch.optim.AdamW(adamw)]
-    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if optimizer not in classes:
-        raise InvalidValueError(f"torch has no optimizer of family {optimizer!r}: give its class as `optimizer`")
-    return [classes[optimizer](groups)]
 
 
 def _watched(model: nn.Module, scaled: Scaled, plan: Plan) -> dict[str, str]:
@@ -194,16 +170,21 @@ def _watched(model: nn.Module, scaled: Scaled, plan: Plan) -> dict[str, str]:
     ]
     blocks = {entry.block for entry in plan.entries if entry.block}
     stream = places(model, scaled.inputs).blocks
-    return {"": _OUTPUT} | {name: _starred(name, blocks) for name in (*stream, *leaves)}
+    labels = {"": _OUTPUT} | {name: _starred(name, blocks) for name in (*stream, *leaves)}
+    # A block of several branches is itself in none of them: all depths must still have the same labels.
+    return labels | {name: _all_starred(name) for name in stream if labels[name] == name}
 
 
 def _starred(name: str, blocks: set[str]) -> str:
     """`h.*.mlp.0` of `h.3.mlp.0` in block `h.3`."""
     for block in blocks:
-        if f"{name}.".removeprefix("<-").startswith(f"{block}."):
-            starred = ".".join("*" if step.isdecimal() else step for step in block.split("."))
-            return name.replace(block, starred, 1)
+        if f"{name}.".removeprefix(INPUT).startswith(f"{block}."):
+            return name.replace(block, _all_starred(block), 1)
     return name
+
+
+def _all_starred(name: str) -> str:
+    return ".".join("*" if step.isdecimal() else step for step in name.split("."))
 
 
 def _outputs(model: nn.Module, watched: dict[str, str], x: Any, seed: int) -> dict[str, Tensor]:
@@ -227,12 +208,12 @@ def _sizes(outputs: dict[str, Tensor], watched: dict[str, str]) -> dict[str, flo
 
 
 # --- all networks ---
-def _dataset(runs: dict[Any, list[_Run]], scaled: Scaled, seeds: list[int], steps: int, lr: float) -> xr.Dataset:
+def _dataset(runs: dict[Size, list[_Run]], scaled: Scaled, seeds: list[int], training: _Training) -> xr.Dataset:
     import xarray as xr
 
     labels = list(next(iter(runs.values()))[0].start)
     axes = {axis: values for axis, values in (("width", scaled.widths), ("depth", scaled.depths)) if values}
-    coords: dict[str, Any] = {"module": labels, **axes, "seed": seeds, "step": np.arange(1, steps + 1)}
+    coords: dict[str, Any] = {"module": labels, **axes, "seed": seeds, "step": np.arange(1, training.steps + 1)}
     shape = [len(coords[dim]) for dim in coords]
     dims = tuple(coords)
     data = xr.Dataset(
@@ -242,7 +223,7 @@ def _dataset(runs: dict[Any, list[_Run]], scaled: Scaled, seeds: list[int], step
             "loss": (dims[1:], np.full(shape[1:], np.nan)),
         },
         coords,
-        attrs={"rule": scaled.rule.name, "optimizer": str(scaled.optimizer), "lr": lr},
+        attrs={"rule": scaled.rule.name, "optimizer": str(scaled.optimizer), "lr": training.lr},
     )
     for size, of_seeds in runs.items():
         for seed, run in zip(seeds, of_seeds, strict=True):
@@ -253,30 +234,25 @@ def _dataset(runs: dict[Any, list[_Run]], scaled: Scaled, seeds: list[int], step
     return data
 
 
-def _roles(plan: Plan, labels: list[str]) -> dict[str, bool]:
-    """Whether each label's output is a branch's own output: that of its last map, or of the norm after it."""
-    ends = {entry.kind.rpartition(".")[0] for entry in plan.entries if entry.role is Role.BRANCH_LAST or entry.carries}
-    return {label: label in ends for label in labels}
+def _ends(plan: Plan) -> set[str]:
+    """Labels whose output is a branch's own output: that of its last map, or of the norm after it."""
+    return {entry.kind.rpartition(".")[0] for entry in plan.entries if entry.role is Role.BRANCH_LAST or entry.carries}
 
 
-def _exponents(data: xr.Dataset, scaled: Scaled, ends: dict[str, bool]) -> pd.DataFrame:
+def _exponents(data: xr.Dataset, scaled: Scaled, ends: set[str]) -> pd.DataFrame:
     import pandas as pd
 
+    # A run that left the numbers counts as one that grew beyond them.
+    last = data["change"].isel(step=-1).fillna(np.inf)
     rows = []
     for module in data["module"].values.tolist():
-        of_module = data.sel(module=module)
-        for quantity, values in (("start", of_module["start"]), ("change", of_module["change"].isel(step=-1))):
+        for quantity, values in (("start", data["start"]), ("change", last)):
             for axis in scaled.axes:
                 sizes = scaled.line(axis)
-                table = np.stack([values.sel(size).values for size in sizes])
+                table = np.stack([values.sel({"module": module, **size}).values for size in sizes])
                 slope = fit([size[axis] for size in sizes], table)
-                rows.append(
-                    (
-                        {"module": module, "quantity": quantity, "axis": axis},
-                        slope,
-                        _expectation(ends[module] and axis == "depth", scaled.rule),
-                    )
-                )
+                expected = _expectation(module in ends and axis == "depth", scaled.rule)
+                rows.append(({"module": module, "quantity": quantity, "axis": axis}, slope, expected))
     return pd.DataFrame(_forgiven(judged(rows)))
 
 
@@ -291,10 +267,15 @@ def _forgiven(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield row | ({"verdict": "stable"} if shrinks else {})
 
 
-def _batches(batches: Any) -> list[Batch]:
-    if not isinstance(batches, Sequence) or not batches:
-        raise InvalidTypeError("`batches` must be a list of pairs (x, y)")
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise InvalidTypeError("`batches` must be a list of pairs (x, y)")
-    return [tuple(batch) for batch in batches]
+def _diverged(data: xr.Dataset) -> Iterator[str]:
+    """The sizes at which training left the numbers. Cells off the two lines of sizes were never trained."""
+    started = data["start"].notnull().any("module")
+    last = data["change"].isel(step=-1)
+    bad = started & ~(last.fillna(np.inf) != np.inf).all("module")
+    at = [f"{axis} {size}" for axis in ("width", "depth") if axis in bad.dims for size in _where(bad, axis)]
+    if at:
+        yield f"training diverges at {', '.join(at)}: a lower `lr` may tell more"
+
+
+def _where(bad: xr.DataArray, axis: str) -> list[int]:
+    return bad[axis].values[bad.any([dim for dim in bad.dims if dim != axis]).values].tolist()

@@ -22,7 +22,7 @@ from isoscale.measure.jvp import Jvp, Method, forward_jvp
 from isoscale.measure.notes import notes_on
 from isoscale.measure.observe import maps, observe
 from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
-from isoscale.measure.selection import Select, which
+from isoscale.measure.selection import Select, traced, which
 from isoscale.measure.steps import optimizer_step
 from isoscale.rules import OptimizerFamily
 
@@ -95,10 +95,10 @@ def max_update_lr(
         optimizer: The family whose first step it is, as in `optimizer_step`. Under "muon" the first and the last map
             called and everything that is no map's weight get Adam's step.
         count: Which pre-activations count: the outputs of "all" linear and convolution modules; those inside residual
-            branches ("branch"); those outside together with the blocks' own outputs ("stream"). Never the last map
-            called, the readout.
-        blocks: For "stream" and "branch": the modules whose output is the residual stream, as globs ("blocks.*") or
-            as a predicate (name, module) -> bool.
+            branches ("branch"); those outside together with the residual stream after each addition ("stream"). Never
+            the last map called, the readout. Branches and stream are read off the computation graph.
+        blocks: Instead of the graph's word on "stream" and "branch": the modules whose output is the residual stream,
+            as globs ("blocks.*") or as a predicate (name, module) -> bool; all maps inside them are branches.
         mean: Over layers; "geometric" leaves silent layers out.
         lrs: Learning rates of tensors relative to the one returned, by parameter name; 1 where missing.
         eps: Adam's.
@@ -148,7 +148,7 @@ class _Draw(NamedTuple):
 
 def _draw(model: nn.Module, batch: Batch, seed: int, setting: _Setting) -> _Draw:
     """Every counted pre-activation's S_l(1) for one network and one batch."""
-    watched = _watched(model, setting)
+    watched = _watched(model, (batch[0],), setting)
     called: list[str] = []
     with observe(model, {**maps(model), **dict.fromkeys(watched)}, lambda name, *_: called.append(name)):
         loss, grads = loss_gradient(model, setting.loss_fn, batch, seed)
@@ -169,17 +169,13 @@ def _draw(model: nn.Module, batch: Batch, seed: int, setting: _Setting) -> _Draw
     return _Draw(jvp, ends[-1], unseen)
 
 
-def _watched(model: nn.Module, setting: _Setting) -> list[str]:
+def _watched(model: nn.Module, inputs: tuple[Any, ...], setting: _Setting) -> list[str]:
     if setting.count not in get_args(Counted):
         raise unknown("`count`", setting.count, get_args(Counted))
     if setting.count == "all":
         return list(maps(model))
-    if setting.blocks is None:
-        raise InvalidValueError(
-            f"`count`={setting.count!r} needs `blocks`: the modules whose output is the residual stream, "
-            "say ['blocks.*']"
-        )
-    return [name for name, kind in which(model, setting.blocks).items() if kind == setting.count]
+    kinds = traced(model, inputs) if setting.blocks is None else which(model, setting.blocks)
+    return [name for name, kind in kinds.items() if kind == setting.count]
 
 
 def _ends(model: nn.Module, called: list[str]) -> tuple[str, str]:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
+
+from isoscale.measure.observe import maps, observe
+from isoscale.measure.passes import call, parameters
+
+# An update along P random directions is felt at one of them as 1 by itself and as sqrt(P / n) through the others, in
+# all by a factor sqrt(1 + P / n), which the width takes away. At P = n / 4 that bends an exponent by 0.1.
+_CROWDED = 4
 
 
 def notes_on(model: nn.Module) -> list[str]:
@@ -24,6 +35,36 @@ def notes_on(model: nn.Module) -> list[str]:
     if frozen := [name for name, param in model.named_parameters() if not param.requires_grad]:
         notes.append(f"{_count(frozen, 'frozen tensor')}: not stepped")
     return notes
+
+
+def positions(model: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """How many vectors (samples, times tokens or pixels) the batch sends through a map, at the most.
+
+    >>> positions(nn.Conv1d(1, 1, 3, padding=1), (torch.zeros(2, 1, 5),))
+    10
+    """
+    found = [1]
+    linear = maps(model)
+
+    def see(name: str, _: tuple[Any, ...], output: torch.Tensor) -> None:
+        axis = 1 if isinstance(linear[name.partition("@")[0]], _ConvNd) else -1
+        found.append(output.numel() // max(1, output.shape[axis]))
+
+    with torch.no_grad(), observe(model, linear, see):
+        call(model, parameters(model), inputs, seed=0)
+    return max(found)
+
+
+def crowding(model: nn.Module, inputs: tuple[Any, ...], width: int) -> list[str]:
+    """A warning if the batch is large for the smallest network."""
+    count = positions(model, inputs)
+    if _CROWDED * count <= width:
+        return []
+    return [
+        f"{count} positions (samples x tokens or pixels) in the batch, {width} units in the narrowest layers: updates "
+        "overlap where there are fewer units than directions, which shrinks with the width and bends its exponents; "
+        "they are those of wide networks for widths of several times the positions"
+    ]
 
 
 def _uses_batch(module: nn.Module) -> bool:

@@ -1,13 +1,13 @@
 """Passes through a model that leave no trace: on copies of its buffers, with random numbers of their own.
 
 Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were; only
-`training_step` trains.
+`training_step` and `descend` train.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,9 +96,7 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
     params = parameters(model)
     leaves = [params[name].requires_grad_() for name in trained]
     with torch.inference_mode(False), torch.enable_grad():
-        loss = loss_fn(call(model, params, (x,), seed), y)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise InvalidTypeError(f"`loss_fn(model(x), y)` must return one number as a tensor, got {_shape(loss)}")
+        loss = _one_number(loss_fn(call(model, params, (x,), seed), y))
         if not loss.requires_grad:
             raise InvalidValueError("the loss depends on no parameter that requires a gradient: nothing can be trained")
         grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
@@ -125,6 +123,24 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: L
     with seeded(seed):
         loss_fn(model(x), y).backward()
         optimizer.step()
+
+
+def descend(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss_fn: LossFn, batch: Batch) -> float:
+    """One real update by several optimizers, each with tensors of its own; returns the loss before it."""
+    x, y = batch
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss = _one_number(loss_fn(model(x), y))
+    loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    return float(loss.detach())
+
+
+def _one_number(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise InvalidTypeError(f"`loss_fn(model(x), y)` must return one number as a tensor, got {_shape(loss)}")
+    return loss
 
 
 def _copy(buffer: Tensor, **casts: Any) -> Tensor:

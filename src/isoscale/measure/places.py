@@ -27,11 +27,13 @@ class Places:
         stream: Where the residual stream is seen at its end; None if no submodule touches it.
         blocks: Where it is seen after each residual addition.
         branch: Modules whose outputs are pre-activations inside a branch: its maps but the last.
+        owners: Modules that hold the weight of any map inside a branch, the last one included.
     """
 
     stream: str | None
     blocks: tuple[str, ...]
     branch: tuple[str, ...]
+    owners: frozenset[str]
 
 
 def places(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Places:
@@ -45,7 +47,13 @@ def places(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Place
     inner = [index for branch in branches for index in members(branch.nodes & graph.maps) if index not in branch.last]
     outputs = {node: name for name, node in graph.module_outputs.items()}
     branch = [outputs[at] for index in inner if (at := _along(graph, index, outputs)) is not None]
-    return Places(blocks[-1] if blocks else None, tuple(dict.fromkeys(blocks)), tuple(dict.fromkeys(branch)))
+    uses = [use for branch in branches for index in members(branch.nodes) for use in graph.nodes[index].uses]
+    return Places(
+        stream=blocks[-1] if blocks else None,
+        blocks=tuple(dict.fromkeys(blocks)),
+        branch=tuple(dict.fromkeys(branch)),
+        owners=frozenset(use.name.rpartition(".")[0] for use in uses if use.kind == "map"),
+    )
 
 
 def _seen(graph: Graph) -> dict[int, str]:

@@ -7,17 +7,22 @@ papers, and sizes of tens of blocks are close to the limit. From a base of b blo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.building import Factory, build
+from isoscale.measure.building import Factory, build, check_seeds
+from isoscale.measure.notes import crowding, notes_on
 from isoscale.parametrization import Plan, parametrize, shapes
 from isoscale.rules import OptimizerFamily, Rule
+
+Found = TypeVar("Found")
+Size = tuple[tuple[str, int], ...]
+"""A size as a key: (("width", 64), ("depth", 4))."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,41 @@ class Scaled:
             return [{"width": width, **fixed} for width in self.widths or []]
         fixed = {} if self.widths is None else {"width": max(self.widths)}
         return [{**fixed, "depth": depth} for depth in self.depths or []]
+
+    def over(
+        self,
+        seeds: list[int],
+        measure: Callable[[int, dict[str, int]], Found],
+        progress: Callable[[float], None] | None,
+    ) -> dict[Size, list[Found]]:
+        """measure(seed, size) at every size along the axes: for each size a list over the seeds.
+
+        Raises:
+            InvalidValueError: No axis has two sizes, or the factory makes the same network of different seeds.
+        """
+        if not self.axes:
+            raise InvalidValueError("`widths` or `depths` must hold two sizes or more: an exponent needs them")
+        sizes = list(dict.fromkeys(tuple(size.items()) for axis in self.axes for size in self.line(axis)))
+        check_seeds(self.make_model, seeds, **dict(sizes[0]))
+        found: dict[Size, list[Found]] = {}
+        for done, size in enumerate(sizes):
+            found[size] = [measure(seed, dict(size)) for seed in seeds]
+            if progress:
+                progress((done + 1) / len(sizes))
+        return found
+
+    def notes(self, seed: int) -> list[str]:
+        """What a reader should know about the networks, their plans and the batch."""
+        smallest, largest = self._extremes()
+        model, plan = self.at(seed, **largest)
+        notes = [*notes_on(model), *plan.open_items]
+        if self.widths is not None and len(self.widths) > 1:
+            notes += crowding(self.at(seed, **smallest)[0], self.inputs, min(self.widths))
+        return notes
+
+    def _extremes(self) -> tuple[dict[str, int], dict[str, int]]:
+        given = {name: values for name, values in (("width", self.widths), ("depth", self.depths)) if values}
+        return {name: min(of) for name, of in given.items()}, {name: max(of) for name, of in given.items()}
 
     @property
     def axes(self) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from isoscale.errors import InvalidValueError
 from isoscale.measure.observe import maps
+from isoscale.measure.places import places
 
 Kind = Literal["stream", "branch"]
 Select = Sequence[str] | Callable[[str, nn.Module], bool]
@@ -33,6 +34,22 @@ def which(model: nn.Module, blocks: Select) -> dict[str, Kind]:
             kinds[name] = "stream"
         elif name in linear:
             kinds[name] = "branch" if any(name.startswith(f"{block}.") for block in inside) else "stream"
+    return kinds
+
+
+def traced(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Kind]:
+    """Where each pre-activation lies, as the computation graph says: the stream is seen after each residual addition.
+
+    Raises:
+        InvalidValueError: There are no residual branches.
+        TraceError: The model cannot be traced.
+    """
+    where = places(model, inputs)
+    if not where.blocks and not where.owners:
+        raise InvalidValueError('the model has no residual branches: count "all", or say which modules are `blocks`')
+    kinds: dict[str, Kind] = {name: "branch" if name in where.owners else "stream" for name in maps(model)}
+    for place in where.blocks:
+        kinds[place] = "stream"
     return kinds
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoscale.laws.intervals import LEVEL
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # An exponent further than this from what is expected is a failure, if chance does not explain it: 0.2 is a change by
 # 15 % at each doubling. Theory's own corrections at finite size are smaller, its failures 0.5 or more.
@@ -99,3 +102,14 @@ def judged(rows: Sequence[tuple[dict[str, Any], Slope, float]]) -> Iterator[dict
             "expected": expected,
             "verdict": slope.verdict(expected, named["axis"], comparisons),
         }
+
+
+def undecided(table: pd.DataFrame) -> Iterator[str]:
+    """A sentence on the rows that pass only because their intervals are wide."""
+    far = (table["exponent"] - table["expected"]).abs() > TOLERANCE
+    count = int((far & (table["verdict"] == "stable")).sum())
+    if count:
+        yield (
+            f"{count} of {len(table)} exponents are further than {TOLERANCE:g} from what is expected, but no further "
+            "than chance explains: more seeds or sizes would tell"
+        )

@@ -90,15 +90,17 @@ def _panel(axes: Axes, values: xr.DataArray, axis: str, dim: str, title: str) ->
 
 
 def _at_least_a_decade(axes: Axes) -> None:
-    """A flat line must look flat: no panel spans less than a factor of ten. Ticks at powers of ten."""
+    """A flat line must look flat: no panel spans less than a factor of ten."""
     low, high = axes.get_ylim()
     short = 0.5 * (1 - math.log10(high / low))
     if short > 0:
         low, high = low * 10**-short, high * 10**short
         axes.set_ylim(low, high)
-    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-    powers = powers[:: max(1, len(powers) // 5)]
-    axes.set(yticks=[10.0**power for power in powers], yticklabels=[f"{10.0**power:g}" for power in powers])
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)  # one tick alone says nothing of the scale
+    ticks = [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
+    ticks = ticks[:: max(1, len(ticks) // 5)]
+    axes.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
 
 
 def _colours(count: int) -> list[str]:
