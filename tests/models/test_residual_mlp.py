@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from isoscale import models
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import ResidualMLP
+from isoscale.models.base import seeding
 from isoscale.rules import Role
 from isoscale.training import Optimizer, Recipe, stack
 
@@ -183,3 +184,12 @@ def test_unknown_phi_norm_model_and_option():
         models.build("residual-mlp", {"blockdepth": 2}, in_features=3, out_features=2, width=8, depth=2)
     with pytest.raises((InvalidTypeError, InvalidValueError), match="`depth`"):
         models.build("residual-mlp", in_features=3, out_features=2, width=8, depth=True)
+
+
+def test_seed_of_the_surroundings():
+    """Only a model that is given no seed takes it, and only inside."""
+    with seeding(3):
+        inside, given = ResidualMLP(3, 2, width=4, depth=1), ResidualMLP(3, 2, width=4, depth=1, seed=0)
+    after = ResidualMLP(3, 2, width=4, depth=1)
+    assert torch.equal(inside.input.weight, ResidualMLP(3, 2, width=4, depth=1, seed=3).input.weight)
+    assert torch.equal(given.input.weight, after.input.weight)

@@ -13,6 +13,7 @@ from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure.passes import Batch, seeded
+from isoscale.models.base import seeding
 
 Factory = Callable[..., nn.Module]
 
@@ -20,11 +21,11 @@ Factory = Callable[..., nn.Module]
 def build(make_model: Factory, seed: int, **sizes: Any) -> nn.Module:
     """The network of these sizes and seed.
 
-    A factory that has a parameter `seed` gets it; one that has none draws from the global generator, which starts
-    from the seed and comes back afterwards.
+    A factory that has a parameter `seed` gets it. One that has none draws from the global generator, which starts
+    from the seed and comes back afterwards; the models of isoscale, which do not draw from that, start from it too.
     """
     extra = {"seed": seed} if _takes_seed(make_model) else {}
-    with seeded(seed):
+    with seeded(seed), seeding(seed):
         model = make_model(**sizes, **extra)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"`make_model` must return a torch.nn.Module, got {model!r}")

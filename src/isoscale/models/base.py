@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextvars import ContextVar
 
 from torch import nn
 
 from isoscale.rules import Role
+
+_DEFAULT_SEED: ContextVar[int] = ContextVar("default_seed", default=0)
+
+
+def default_seed() -> int:
+    """The seed of a model that is given none: 0, or that of the surrounding `seeding`."""
+    return _DEFAULT_SEED.get()
+
+
+@contextlib.contextmanager
+def seeding(seed: int) -> Generator[None, None, None]:
+    """Inside, models that are given no seed draw from this one: a factory without a seed then makes many networks."""
+    before = _DEFAULT_SEED.set(seed)
+    try:
+        yield
+    finally:
+        _DEFAULT_SEED.reset(before)
 
 
 class Model(nn.Module, ABC):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
+from isoscale.models.base import default_seed
 from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation
@@ -48,7 +49,7 @@ class ConvNet(ConvModel):
         dropout: Rate after each activation; masks follow from `seed`.
         init: "he" or None.
         readout_bias: Whether the readout has a bias.
-        seed: Seed of the initial weights and of dropout; the global generator is not touched.
+        seed: Seed of the initial weights and of dropout, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
 
     Raises:
@@ -78,7 +79,7 @@ class ConvNet(ConvModel):
         init: Literal["he"] | None = None,
         readout_bias: bool = False,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -99,7 +100,7 @@ class ConvNet(ConvModel):
             for fan_in in channels[:-1]
         )
         self._make_readout(width, out_features, readout_bias, device, dtype)
-        self.reset_parameters(seed)
+        self.reset_parameters(default_seed() if seed is None else seed)
 
     def features(self, h: Tensor) -> Tensor:
         for layer in self.layers:

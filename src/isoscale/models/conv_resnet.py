@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
+from isoscale.models.base import default_seed
 from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation, centred
@@ -127,7 +128,7 @@ class ConvResNet(ConvModel):
             all three. The power of K is part of the model: use it with the rule "sp", since am-mup's own K^(-1/2)
             would come on top.
         readout_bias: Whether the readout has a bias.
-        seed: Seed of the initial weights and of dropout; the global generator is not touched.
+        seed: Seed of the initial weights and of dropout, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
 
     Raises:
@@ -161,7 +162,7 @@ class ConvResNet(ConvModel):
         branch_init: BranchInit | None = None,
         readout_bias: bool = False,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -188,7 +189,7 @@ class ConvResNet(ConvModel):
         self.blocks = nn.ModuleList(make.block_of(width, block_depth, mlp_ratio) for _ in range(depth))
         self.norm = make_batch_norm(norm if block == "pre" else None, width, device=device, dtype=dtype)
         self._make_readout(width, out_features, readout_bias, device, dtype)
-        self.reset_parameters(seed)
+        self.reset_parameters(default_seed() if seed is None else seed)
 
     def features(self, h: Tensor) -> Tensor:
         h = self.stem(h)

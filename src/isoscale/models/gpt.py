@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.models.base import default_seed
 from isoscale.models.layers import Embedding, Norm, Phi
 from isoscale.models.sizes import check_sizes
 from isoscale.models.transformer import NormPlace, Transformer
@@ -29,7 +30,7 @@ class GPT(Transformer):
         phi: Activation: "gelu", "relu", "tanh" or "linear".
         norm: "layer", "rms" or None.
         norm_place: "pre": at the start of each branch and before the readout; "post": on the stream after each.
-        seed: Seed of the initial weights; the global generator is not touched.
+        seed: Seed of the initial weights, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
 
     Raises:
@@ -59,7 +60,7 @@ class GPT(Transformer):
         norm: Norm | None = "layer",
         norm_place: NormPlace = "pre",
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -69,7 +70,7 @@ class GPT(Transformer):
         self.context = self.positions = context
         self.tokens = Embedding(vocab, width, **place)
         self.places = Embedding(context, width, **place)
-        self.reset_parameters(seed)
+        self.reset_parameters(default_seed() if seed is None else seed)
 
     def forward(self, x: Int[Tensor, "*batch time"]) -> Float[Tensor, "*batch time vocab"]:
         if x.is_floating_point():

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from isoscale.models.base import Model
+from isoscale.models.base import Model, default_seed
 from isoscale.models.layers import Linear, Norm, Phi, activation, make_norm
 from isoscale.models.sizes import check_sizes
 from isoscale.rules import Role
@@ -59,7 +59,7 @@ class ResidualMLP(Model):
         block_depth: Maps in a branch; 1 gives W phi(h), 2 gives W_2 phi(W_1 h).
         phi: Activation: "relu", "tanh", "gelu" or "linear".
         norm: Norm at the start of each branch and before the readout: "layer", "rms" or None.
-        seed: Seed of the initial weights; the global generator is not touched.
+        seed: Seed of the initial weights, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
 
     Raises:
@@ -84,7 +84,7 @@ class ResidualMLP(Model):
         phi: Phi = "relu",
         norm: Norm | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -97,7 +97,7 @@ class ResidualMLP(Model):
         )
         self.norm = make_norm(norm, width, device=device, dtype=dtype)
         self.readout = Linear(width, out_features, device=device, dtype=dtype)
-        self.reset_parameters(seed)
+        self.reset_parameters(default_seed() if seed is None else seed)
 
     def reset_parameters(self, seed: int = 0) -> None:
         """Draw every weight anew from `seed`, in the order of `named_parameters`; norms to identity."""

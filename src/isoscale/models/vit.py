@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from isoscale.errors import InvalidValueError
+from isoscale.models.base import default_seed
 from isoscale.models.layers import Embedding, Linear, Norm, Phi
 from isoscale.models.sizes import check_sizes, checked_shape
 from isoscale.models.transformer import NormPlace, Transformer
@@ -33,7 +34,7 @@ class ViT(Transformer):
         phi: Activation: "gelu", "relu", "tanh" or "linear".
         norm: "layer", "rms" or None.
         norm_place: "pre": at the start of each branch and before the mean; "post": on the stream after each.
-        seed: Seed of the initial weights; the global generator is not touched.
+        seed: Seed of the initial weights, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
 
     Raises:
@@ -63,7 +64,7 @@ class ViT(Transformer):
         norm: Norm | None = "layer",
         norm_place: NormPlace = "pre",
         *,
-        seed: int = 0,
+        seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -79,7 +80,7 @@ class ViT(Transformer):
         self.positions = math.prod(shape[1:]) // patch**2
         self.patches = Linear(shape[0] * patch**2, width, **place)
         self.places = Embedding(self.positions, width, **place)
-        self.reset_parameters(seed)
+        self.reset_parameters(default_seed() if seed is None else seed)
 
     def forward(self, x: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch out_features"]:
         if tuple(x.shape[-3:]) != self.in_shape:
