@@ -1,16 +1,20 @@
 """A plan as JSON: it comes back the same, and a damaged file is a PlanError that names the key."""
 
+import contextlib
 import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_nets import mlp, planned_mlp, planned_transformer
+from torch import nn
 
+import isoscale
 from isoscale import Plan
-from isoscale.errors import PlanError
+from isoscale.errors import IsoscaleError, PlanError
 
 PLAN = planned_mlp()[1]
 DICT = json.loads(json.dumps(PLAN.to_dict()))
@@ -116,3 +120,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         PLAN.save(target)
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
     assert target.read_text() == "precious"
+
+
+_BASE = isoscale.shapes(nn.Linear(2, 3), (torch.zeros(1, 2),))
+
+
+@given(key=st.sampled_from([*_BASE, "more"]), inner=st.sampled_from([None, "weight", "bias"]), value=JSON)
+@settings(max_examples=300)
+def test_damaged_shapes_are_an_error_or_a_base(key, inner, value):
+    """A number that is not there is an error of ours, never one of Python's."""
+    damaged = json.loads(json.dumps(_BASE))
+    if inner is not None and isinstance(damaged.get(key), dict):
+        damaged[key][inner] = value
+    else:
+        damaged[key] = value
+    with contextlib.suppress(IsoscaleError):
+        isoscale.parametrize(nn.Linear(2, 3), damaged, "mup", lr=1.0, roles={"weight": "output", "bias": "scalar"})

@@ -68,7 +68,7 @@ def test_killed_at_random_moments(whole: SweepResult, tmp_path: Path, start: Cal
 def _start_with_little_memory(*arguments: Any) -> None:
     """A worker that may take 200 MB more than it has after its imports and its data."""
     _START(*arguments)
-    worker.source("digits", None, ())
+    worker.source("digits", None, (), "residual-mlp")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + 200 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,7 +252,7 @@ def test_a_store_with_rows_that_no_isoscale_wrote(
     shard, reason, *numbers = cells
     row = ("mine", shard, config, "done", reason, *numbers)
     db = sqlite3.connect(path, isolation_level=None)
-    with contextlib.suppress(sqlite3.Error, TypeError, AttributeError, UnicodeEncodeError, OverflowError):
+    with contextlib.suppress(sqlite3.Error, struct.error, TypeError, AttributeError, UnicodeEncodeError, OverflowError):
         db.execute(f"INSERT INTO trials VALUES ({', '.join('?' * 11)})", (*row, checksum(row) if sound else 1))
     db.close()
     read = [trial for trial in _everything(path) if trial.key != "mine"]

@@ -93,9 +93,17 @@ def _once(do: Callable[[], None], after: int) -> Callable[[Any], None]:
 
 
 def _task_workers() -> list[int]:
-    """Processes that run one of our tasks now: Ray names them after it."""
-    names = ((int(entry.name), _command(entry)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid, name in names if name.startswith(b"ray::_run")]
+    """Processes that run one of our tasks now: Ray names them after it. Those of a node that died linger on."""
+    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    running = [entry for entry in entries if _command(entry).startswith(b"ray::_run")]
+    return [int(entry.name) for entry in running if b"raylet" in _command(_parent(entry))]
+
+
+def _parent(entry: Path) -> Path:
+    try:
+        return entry.parent / (entry / "stat").read_text().rpartition(")")[2].split()[1]
+    except OSError:
+        return entry
 
 
 def _command(entry: Path) -> bytes:
@@ -203,6 +211,9 @@ def test_what_a_task_raises_is_raised_here(nodes: Any):
         future = engine.submit(other, 0)
         with pytest.raises(DataError, match=r"digits changed while the sweep ran.*expected another"):
             engine.result(future)
+    end = time.monotonic() + 20
+    while _task_workers() and time.monotonic() < end:
+        time.sleep(0.05)
     assert _task_workers() == []
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError
+from isoscale.errors import InvalidTypeError, PlanError
 from isoscale.parametrization.anatomy import Anatomy, block_pattern, depth, head_sizes
 from isoscale.parametrization.branches import residual_branches
+from isoscale.parametrization.decoding import record
 from isoscale.parametrization.trace import trace
 
 Shape = tuple[int, ...]
@@ -72,34 +73,22 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
 
 
 def read(value: Any) -> Base:
-    """A base from what `shapes` returned (or read back from JSON).
+    """A base from what `shapes` returned, also after JSON; or from plain shapes by name.
 
     Raises:
-        InvalidTypeError, InvalidValueError: Anything else.
+        InvalidTypeError, PlanError: Anything else; the message names the key.
     """
     if not isinstance(value, Mapping):
         raise InvalidTypeError(
             f"`base` must be a module or the result of isoscale.shapes(base), got {type(value).__name__}"
         )
-    given = value.get("shapes", value)
-    if not isinstance(given, Mapping) or not all(map(_is_shape, given.values())):
-        raise InvalidValueError("`base` must map parameter names to shapes, as isoscale.shapes(base) does")
-    heads = value.get("head_sizes") if "shapes" in value else None
-    found = value.get("rms") if "shapes" in value else None
-    return Base(
-        shapes={str(name): tuple(shape) for name, shape in given.items()},
-        rms={name: (found or {}).get(name) for name in given},
-        depth=value.get("depth") if "shapes" in value else None,
-        head_sizes=None if heads is None else tuple(heads),
-    )
-
-
-def _is_shape(value: object) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(size, int) and size > 0 for size in value)
-    )
+    if "shapes" not in value:
+        value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
+    base = record(Base, value, "base")
+    sizes = [*(size for shape in base.shapes.values() for size in shape), base.depth or 1, *(base.head_sizes or ())]
+    if not base.shapes or min(sizes, default=1) < 1:
+        raise PlanError("`base` must map parameter names to shapes of sizes >= 1, as isoscale.shapes(base) does")
+    return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
 def rms(tensor: Tensor) -> float | None:
