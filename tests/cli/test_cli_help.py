@@ -11,7 +11,17 @@ SLOW = {"torch", "scipy", "pandas", "xarray", "matplotlib", "sklearn", "jinja2",
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["transfer", "--help"], ["sweep", "--help"], ["rules"], ["sweep", "--rule", "dept"]]
+    "arguments",
+    [
+        ["--help"],
+        ["transfer", "--help"],
+        ["sweep", "--help"],
+        ["audit", "--help"],
+        ["check", "--help"],
+        ["lr", "--help"],
+        ["rules"],
+        ["sweep", "--rule", "dept"],
+    ],
 )
 def test_no_slow_import(arguments: list[str]):
     done = subprocess.run(

@@ -110,11 +110,9 @@ def coordinate_check(
     data = _dataset(runs, scaled, drawn, training)
     ends = {label for of_seeds in runs.values() for run in of_seeds for label in run.ends}
     exponents = _exponents(data, scaled, ends)
-    return CoordinateCheck(
-        exponents=exponents,
-        data=data,
-        notes=(*scaled.notes(drawn[0]), *_diverged(data), *undecided(exponents[exponents["quantity"] == "change"])),
-    )
+    changes = exponents[exponents["quantity"] == "change"]  # a start may shrink
+    notes = (*scaled.notes(drawn[0], changes), *_diverged(data), *undecided(changes))
+    return CoordinateCheck(exponents=exponents, data=data, notes=notes)
 
 
 # --- one network ---
