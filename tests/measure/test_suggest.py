@@ -9,7 +9,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.measure import audit, suggest
 from isoscale.models import ResidualMLP
 
-DEPTHS = [3, 6, 12, 24]
+DEPTHS = [4, 8, 16, 32]
 
 
 def started(rule, optimizer, block_depth, depths=DEPTHS):
@@ -17,7 +17,7 @@ def started(rule, optimizer, block_depth, depths=DEPTHS):
     batch = torch.randn(8, 16, generator=generator), torch.randn(8, 1, generator=generator)
 
     def make(depth, seed):
-        return ResidualMLP(16, 1, width=32, depth=depth, block_depth=block_depth, seed=seed)
+        return ResidualMLP(16, 1, width=64, depth=depth, block_depth=block_depth, seed=seed)
 
     mse = lambda f, y: (f - y).square().mean()  # noqa: E731
     return audit(make, batch, mse, depths=depths, rule=rule, optimizer=optimizer, seeds=1)
@@ -25,7 +25,7 @@ def started(rule, optimizer, block_depth, depths=DEPTHS):
 
 @functools.cache
 def suggested(rule, optimizer, block_depth):
-    return suggest(started(rule, optimizer, block_depth), seeds=6)
+    return suggest(started(rule, optimizer, block_depth))
 
 
 # branch multiplier, lr of the inner maps, lr of the last one: THEORY section 5.
