@@ -25,7 +25,8 @@ def started(rule, optimizer, block_depth, depths=DEPTHS):
 
 @functools.cache
 def suggested(rule, optimizer, block_depth):
-    return suggest(started(rule, optimizer, block_depth))
+    seeds = 8 if optimizer == "sgd" else 4  # plain gradients scatter more
+    return suggest(started(rule, optimizer, block_depth), seeds=seeds)
 
 
 # branch multiplier, lr of the inner maps, lr of the last one: THEORY section 5.

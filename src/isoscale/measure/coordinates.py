@@ -36,7 +36,8 @@ class CoordinateCheck:
     Attributes:
         exponents: A row for each module (all blocks together), quantity and axis: columns module, quantity ("start":
             the size at initialisation, "change": that of the difference after all steps), axis, exponent, low, high
-            (95 % interval), expected, verdict.
+            (95 % interval), expected, verdict. A module "<-name" is the value that `name` is given: the residual
+            stream, where no module returns it.
         data: Dataset with start(module, width, depth, seed) and change(module, ..., step), root mean squares on the
             first batch; loss(width, depth, seed, step).
         notes: What a reader should know about the model.
