@@ -164,7 +164,13 @@ def answer(question: Question, rule: Rule) -> Audit:
 
     data = _dataset(scaled.over(question.seeds, measure, question.progress), question, rule)
     exponents = _exponents(data, scaled, roles)
-    notes = (*scaled.notes(question.seeds[0]), *remarks, *_unseen(data), *_mute(exponents), *undecided(exponents))
+    notes = (
+        *scaled.notes(question.seeds[0], exponents),
+        *remarks,
+        *_unseen(data),
+        *_mute(exponents),
+        *undecided(exponents),
+    )
     return Audit(exponents=exponents, data=data, notes=notes, question=question, rule=rule)
 
 

@@ -36,7 +36,8 @@ class CoordinateCheck:
     Attributes:
         exponents: A row for each module (all blocks together), quantity and axis: columns module, quantity ("start":
             the size at initialisation, "change": that of the difference after all steps), axis, exponent, low, high
-            (95 % interval), expected, verdict.
+            (95 % interval), expected, verdict. A module "<-name" is the value that `name` is given: the residual
+            stream, where no module returns it.
         data: Dataset with start(module, width, depth, seed) and change(module, ..., step), root mean squares on the
             first batch; loss(width, depth, seed, step).
         notes: What a reader should know about the model.
@@ -110,11 +111,9 @@ def coordinate_check(
     data = _dataset(runs, scaled, drawn, training)
     ends = {label for of_seeds in runs.values() for run in of_seeds for label in run.ends}
     exponents = _exponents(data, scaled, ends)
-    return CoordinateCheck(
-        exponents=exponents,
-        data=data,
-        notes=(*scaled.notes(drawn[0]), *_diverged(data), *undecided(exponents[exponents["quantity"] == "change"])),
-    )
+    changes = exponents[exponents["quantity"] == "change"]  # a start may shrink
+    notes = (*scaled.notes(drawn[0], changes), *_diverged(data), *undecided(changes))
+    return CoordinateCheck(exponents=exponents, data=data, notes=notes)
 
 
 # --- one network ---

@@ -13,8 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from isoscale.measure.observe import maps, observe
 from isoscale.measure.passes import call, parameters
 
-# An update along P random directions is felt at one of them as 1 by itself and as sqrt(P / n) through the others, in
-# all by a factor sqrt(1 + P / n), which the width takes away. At P = n / 4 that bends an exponent by 0.1.
+# Measured on residual MLPs of widths 32 to 128: no effect at 2 positions, exponents mostly lower by 0.1 to 0.2 at 8 to
+# 32, mixed at 64 and 256. No law was found that fits them all.
 _CROWDED = 4
 
 
@@ -55,15 +55,22 @@ def positions(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     return max(found)
 
 
-def crowding(model: nn.Module, inputs: tuple[Any, ...], width: int) -> list[str]:
-    """A warning if the batch is large for the smallest network."""
+def crowding(model: nn.Module, inputs: tuple[Any, ...], width: int, *, low: bool) -> list[str]:
+    """A warning if the batch is large for the narrowest network.
+
+    Args:
+        model: It.
+        inputs: Arguments of its forward.
+        width: Its width.
+        low: Whether an exponent in width is too low; then a quarter of the width counts as large already.
+    """
     count = positions(model, inputs)
-    if _CROWDED * count <= width:
+    if count <= (width / _CROWDED if low else width):
         return []
     return [
-        f"{count} positions (samples x tokens or pixels) in the batch, {width} units in the narrowest layers: updates "
-        "overlap where there are fewer units than directions, which shrinks with the width and bends its exponents; "
-        "they are those of wide networks for widths of several times the positions"
+        f"{count} positions (samples x tokens or pixels) in the batch, {width} units in the narrowest layers: with so "
+        "many, finite-width effects of 0.2 or more can show in the exponents in width; try a smaller batch or larger "
+        "widths"
     ]
 
 

@@ -40,8 +40,9 @@ def own_updates(
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in owners}
 
     def see(at: str, given: tuple[Any, ...], _: Tensor) -> None:
+        called = at.partition("@")[0].partition("[")[0]  # of several outputs each is seen
         for name, owner in owners.items():
-            if owner == at.partition("@")[0]:
+            if owner == called:
                 moved, whole = _felt(modules[owner], name.rpartition(".")[2], steps[name], given)
                 sums[name][0] += moved
                 sums[name][1] += whole

@@ -10,15 +10,19 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure.building import Factory, build, check_seeds
 from isoscale.measure.notes import crowding, notes_on
+from isoscale.measure.slopes import TOLERANCE
 from isoscale.parametrization import Plan, parametrize, shapes
 from isoscale.rules import OptimizerFamily, Rule
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Found = TypeVar("Found")
 Size = tuple[tuple[str, int], ...]
@@ -89,13 +93,15 @@ class Scaled:
                 progress((done + 1) / len(sizes))
         return found
 
-    def notes(self, seed: int) -> list[str]:
+    def notes(self, seed: int, exponents: pd.DataFrame) -> list[str]:
         """What a reader should know about the networks, their plans and the batch."""
         smallest, largest = self._extremes()
         model, plan = self.at(seed, **largest)
         notes = [*notes_on(model), *plan.open_items]
         if self.widths is not None and len(self.widths) > 1:
-            notes += crowding(self.at(seed, **smallest)[0], self.inputs, min(self.widths))
+            below = exponents["exponent"] < exponents["expected"] - TOLERANCE
+            low = bool((below & (exponents["axis"] == "width")).any())
+            notes += crowding(self.at(seed, **smallest)[0], self.inputs, min(self.widths), low=low)
         return notes
 
     def _extremes(self) -> tuple[dict[str, int], dict[str, int]]:
