@@ -22,6 +22,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
 	rm -rf .venv isoscale-report

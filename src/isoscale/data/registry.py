@@ -61,8 +61,9 @@ def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any
         folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` and
             `synthetic` need none.
         options: The data set's own. `cifar10`: `batches=(1, 2)`, which training batches to read, by default all
-            there are; `pool=4`, smaller images. `image-folder`: `size`, `grey`. `audio-folder`: `length`. `text`: `file`, `level`, `context`.
-            `synthetic`: `accuracy`, `label_noise`, `classes`, `channels`, `size`, `train`, `test`, `seed`.
+            there are; `pool=4`, smaller images. `image-folder`: `size`, `grey`. `audio-folder`: `length`. `text`:
+            `file`, `level`, `context`. `synthetic`: `accuracy`, `label_noise`, `classes`, `channels`, `size`,
+            `train`, `test`, `seed`.
 
     Returns:
         Two splits of images (samples, channels, height, width) or sequences (samples, channels, length) as float32

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from isoscale import measure, models
@@ -52,9 +54,13 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
         return recipe.build(data.in_shape, data.classes, seed).to(device)
 
     try:
-        found = measure.max_update_lr(make, _loss, batches, optimizer=recipe.optimizer.family, seeds=seeds)
+        # What overflows is no estimate, and said so below.
+        with np.errstate(all="ignore"):
+            found = measure.max_update_lr(make, _loss, batches, optimizer=recipe.optimizer.family, seeds=seeds)
     except IsoscaleError as error:  # a loss that is not finite at this depth is a result, not the end
-        return Estimate(float("nan"), float("nan"), str(error))
+        return Estimate(math.nan, math.nan, str(error))
+    if not (math.isfinite(found.lr) and found.lr > 0):
+        return Estimate(math.nan, math.nan, "the changes of the pre-activations overflow")
     return Estimate(found.lr, found.lr_se, "")
 
 

@@ -13,6 +13,8 @@ from isoscale import laws
 from isoscale.errors import InvalidValueError
 from isoscale.lr_law.published import CLAIM
 
+Floats = Sequence[float] | np.ndarray
+
 # The papers' zero-shot protocol: depths to fit, range of depths to predict (THEORY.md section 6).
 SEGMENTS = {
     "3,4 to 5-9": ((3, 4), (5, 9)),
@@ -23,7 +25,7 @@ SEGMENTS = {
 _LAW = ("exponent", "exponent_low", "exponent_high", "coefficient", "r2", "points")
 
 
-def law_of(depths: Sequence[float], lrs: Sequence[float]) -> dict[str, float]:
+def law_of(depths: Floats, lrs: Floats) -> dict[str, float]:
     """Exponent with interval, R^2 and curvature (with interval) of lr against depth; NaN where points are too few."""
     found = dict.fromkeys((*_LAW, "curvature", "curvature_low", "curvature_high"), math.nan)
     found["points"] = len(depths)
@@ -44,7 +46,7 @@ class Prediction:
     (1.0, 1.0)
     """
 
-    def __init__(self, depths: Sequence[float], lrs: Sequence[float], exponent: float | None = None) -> None:
+    def __init__(self, depths: Floats, lrs: Floats, exponent: float | None = None) -> None:
         if exponent is None:
             law = laws.fit_power_law(depths, lrs)
             self.exponent, self.coefficient = law.exponent, law.coefficient

@@ -18,9 +18,9 @@ from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.laws import PowerLaw
 from isoscale.lr_law import estimates, fits
 from isoscale.lr_law.published import CLAIM, published, verdict
-from isoscale.lr_law.runs import Curve, joined, run_searches
+from isoscale.lr_law.runs import Curve, at_optimum, joined, run_searches
 from isoscale.lr_law.search import Exhaustive, Search, half_width
-from isoscale.lr_law.zero_shot import Known, zero_shot
+from isoscale.lr_law.zero_shot import Known, tuned_lr, zero_shot
 from isoscale.sweeps import Progress, Sweep
 from isoscale.sweeps.driver import prepare, resolve_device
 
@@ -40,8 +40,10 @@ class DepthLaw:
 
     Attributes:
         data: Dataset over (network, depth): `lr`, `lr_low`, `lr_high` (swept optimum, 95 % over seeds), `at_edge` as in
-            `isoscale.laws.optimal_lr`, `half_width` (octaves), `loss`, `loss_se` (mean over all steps, at the
-            optimum), `trials` and `full_trials` (pilots counted by their length), `estimate`, `estimate_se`
+            `isoscale.laws.optimal_lr`, `half_width` (octaves); `loss`, `final_loss`, `final_loss_se` (mean over all
+            steps and over the last tenth) and `seeds_diverged` at the trained learning rate nearest to the optimum;
+            `learns` (1 where that final loss is two standard errors below the chance level, ln of the classes),
+            `trials` and `full_trials` (pilots counted by their length), `estimate`, `estimate_se`
             (sweep-free), `blocks`, `effective`, `path_sum` (measures of depth); and over network: `exponent`,
             `coefficient`, `r2`, `points`, `curvature` (change of the exponent with each doubling of depth) with
             `_low` and `_high`, the same as `estimate_...`, `published_low`, `published_high`, `published_kind`,
@@ -120,8 +122,8 @@ def depth_law(
     }
     searches = {curve: _search(spec, search, target, most_seeds) for curve, spec in at_depth.items()}
     tables = run_searches(at_depth, searches, **run)
-    found = _dataset(specs, searches, data, device)
-    known = _known(specs, found, data)
+    found = _dataset(specs, searches, joined(tables), data, device)
+    known = _known(specs, found, searches, data)
     methods, trained = zero_shot(known, **run) if known else ([], [])
     return _law(specs, found, methods, joined([*tables, *trained]))
 
@@ -147,14 +149,19 @@ def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Sear
     seeds = tuple(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
     if method == "grid":
         return Exhaustive(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.steps)
-    more = tuple(seed for seed in range(most_seeds + max(seeds)) if seed not in seeds)[: max(0, most_seeds - len(seeds))]
+    unused = [seed for seed in range(most_seeds) if seed not in seeds]
+    more = tuple(unused[: max(0, most_seeds - len(seeds))])
     low, high = min(spec.lrs), max(spec.lrs)
     return Search(low=low, high=high, seeds=seeds, steps=spec.steps, target=target, more_seeds=more)
 
 
 # --- the numbers ---
 def _dataset(
-    specs: Mapping[str, Sweep], searches: Mapping[Curve, Search | Exhaustive], folder: str | None, device: str
+    specs: Mapping[str, Sweep],
+    searches: Mapping[Curve, Search | Exhaustive],
+    runs: pd.DataFrame,
+    folder: str | None,
+    device: str,
 ) -> xr.Dataset:
     """Everything over (network, depth)."""
     import pandas as pd
@@ -164,6 +171,7 @@ def _dataset(
         spec = specs[curve.network]
         dataset = estimates.data_of(spec, folder)
         row = dataclasses.asdict(curve) | _optimum(search) | _without_sweep(spec, curve.depth, dataset, device)
+        row |= at_optimum(runs, curve, float(row["lr"]), math.log(dataset.classes))
         _say_if_unstable(row, search)
         rows.append(row)
     found = pd.DataFrame(rows).set_index(["network", "depth"]).to_xarray()
@@ -178,7 +186,7 @@ def _dataset(
 def _optimum(search: Search | Exhaustive) -> dict[str, Any]:
     loss = search.loss
     best = laws.optimal_lr(loss)
-    row = {name: best[name].item() for name in ("lr", "lr_low", "lr_high", "at_edge", "loss", "loss_se")}
+    row = {name: best[name].item() for name in ("lr", "lr_low", "lr_high", "at_edge")}
     width = half_width(best) if math.isfinite(row["lr_low"] + row["lr_high"]) else math.nan
     return row | {"half_width": width, "trials": search.trials, "full_trials": search.full_trials}
 
@@ -205,14 +213,18 @@ def _inside(found: xr.Dataset, network: str) -> xr.Dataset:
     return of.isel(depth=np.flatnonzero((of["at_edge"].values == "") & np.isfinite(of["lr"].values)))
 
 
-def _known(specs: Mapping[str, Sweep], found: xr.Dataset, folder: str | None) -> dict[str, Known]:
+def _known(
+    specs: Mapping[str, Sweep], found: xr.Dataset, searches: Mapping[Curve, Search | Exhaustive], folder: str | None
+) -> dict[str, Known]:
     """Networks whose deepest size has an optimum, and two others at least."""
     known = {}
     for name, spec in specs.items():
         of = _inside(found, name)
         if of.sizes["depth"] >= 3 and int(of["depth"][-1]) == max(spec.depths):
-            columns = (of[column].values for column in ("depth", "lr", "estimate"))
-            known[name] = Known(spec, *columns, estimates.has_branches(spec, estimates.data_of(spec, folder)))
+            depths, lrs, free = (of[column].values for column in ("depth", "lr", "estimate"))
+            branches = estimates.has_branches(spec, estimates.data_of(spec, folder))
+            deepest = searches[Curve(name, max(spec.depths))]
+            known[name] = Known(spec, depths, lrs, free, tuned_lr(deepest.loss), branches)
     return known
 
 
@@ -229,7 +241,8 @@ def _law(specs: Mapping[str, Sweep], found: xr.Dataset, methods: list[dict[str, 
             rows = fits.segments(inside["depth"].values, measures, inside["lr"].values)
             segments += [{"network": name} | row for row in rows]
     of_network = pd.DataFrame(columns).set_index("network").to_xarray().reindex(network=list(specs))
-    return DepthLaw(found.merge(of_network), *map(pd.DataFrame, (predictions, segments, methods)), runs)
+    tables = [pd.DataFrame(rows) for rows in (predictions, segments, methods)]
+    return DepthLaw(found.merge(of_network), *tables, runs=runs)
 
 
 def _fitted(inside: xr.Dataset, everywhere: xr.Dataset) -> dict[str, float]:

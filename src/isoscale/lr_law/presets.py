@@ -72,10 +72,12 @@ def preset(name: str, **changes: Any) -> Mapping[str, Sweep]:
     """
     if name not in SIZES:
         raise unknown("preset", name, SIZES)
-    return {
-        network: Sweep(**({"model": model, "model_args": args, "optimizer": optimizer} | sized(name) | changes))
-        for network, (model, args, optimizer) in _NETWORKS.items()
-    }
+    shared = sized(name) | changes
+    networks = {}
+    for network, (model, args, optimizer) in _NETWORKS.items():
+        values: dict[str, Any] = {"model": model, "model_args": args, "optimizer": optimizer} | shared
+        networks[network] = Sweep(**values)
+    return networks
 
 
 def sized(name: str) -> dict[str, Any]:

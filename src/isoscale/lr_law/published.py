@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from isoscale.sweeps import Sweep
 
+# An interval wider than this on either side tells -3/2 neither from -1 nor from -2.
+WIDEST = 0.5
+
 # AM-muP (arXiv 2510.04327): eta* = kappa L^(-3/2).
 CLAIM = -1.5
 
@@ -44,6 +47,10 @@ def published(spec: Sweep) -> Published | None:
 def verdict(low: float, high: float, expected: tuple[float, float]) -> str:
     """Whether an interval of a measured exponent meets the expected one, in words.
 
+    An interval that meets it but is wider than half a unit on either side decides nothing: "cannot tell".
+
+    >>> verdict(-3.5, -0.2, (-1.5, -1.5))
+    'cannot tell'
     >>> verdict(-1.6, -1.4, (-1.5, -1.5)), verdict(-1.2, -1.0, (-1.5, -1.4)), verdict(-2.0, -1.8, (-1.5, -1.5))
     ('agrees', 'shallower', 'steeper')
     """
@@ -51,4 +58,6 @@ def verdict(low: float, high: float, expected: tuple[float, float]) -> str:
         return "no verdict"
     if low > expected[1]:
         return "shallower"
-    return "steeper" if high < expected[0] else "agrees"
+    if high < expected[0]:
+        return "steeper"
+    return "agrees" if high - low <= 2 * WIDEST else "cannot tell"

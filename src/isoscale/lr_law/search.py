@@ -12,7 +12,7 @@ none of its business.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,7 @@ class Search:
     _full: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 / LATTICE <= 2 * self.target:
+        if not 2 * self.target >= 1 / LATTICE:
             raise InvalidValueError(f"`target` must be at least {0.5 / LATTICE} octaves, got {self.target}")
         if self.steps < _PILOT_SHARE:
             raise InvalidValueError(f"`steps` of an adaptive search must be >= {_PILOT_SHARE}, got {self.steps}")
@@ -163,7 +163,7 @@ class Search:
         """The next learning rates to train in full; none when the optimum is known."""
         if not self._full:
             best = min(self._pilots, key=lambda place: _or_infinite(self._pilots[place]))
-            return [best + offset for offset in range(-_OCTAVE, _OCTAVE + 1, _COARSE)]
+            return _within(best + offset for offset in range(-_OCTAVE, _OCTAVE + 1, _COARSE))
         complete = self._complete()
         optimum = laws.optimal_lr(self.loss)
         edge = str(optimum.at_edge.item())
@@ -174,8 +174,7 @@ class Search:
     def _beyond(self, complete: list[int], edge: str) -> list[int]:
         """Two more points where the minimum lies at the end; downwards also where nothing is stable."""
         end, sign = (complete[-1], 1) if edge == "high" else (complete[0], -1)
-        places = [end + sign * _COARSE, end + 2 * sign * _COARSE]
-        return sorted(place for place in places if LIMITS[0] <= place <= LIMITS[1])
+        return _within((end + sign * _COARSE, end + 2 * sign * _COARSE))
 
     def _halved(self, complete: list[int]) -> list[int]:
         """The middles of the gaps on either side of the minimum that are wider than the target asks for."""
@@ -236,6 +235,10 @@ class Exhaustive:
 def half_width(optimum: xr.Dataset | Mapping[str, Any]) -> float:
     """Half the width of an optimum's interval, in octaves."""
     return 0.5 * math.log2(float(optimum["lr_high"]) / float(optimum["lr_low"]))
+
+
+def _within(places: Iterable[int]) -> list[int]:
+    return sorted(place for place in places if LIMITS[0] <= place <= LIMITS[1])
 
 
 def _or_infinite(loss: float) -> float:

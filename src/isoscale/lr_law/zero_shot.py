@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from isoscale.lr_law.fits import Prediction
 from isoscale.lr_law.published import CLAIM
@@ -26,12 +27,16 @@ RULES = ("depth-mup", "completep")
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one network: depths, their optima and sweep-free estimates, the deepest depth last."""
+    """What is known of one network: depths, their optima and sweep-free estimates, the deepest depth last.
+
+    `tuned` is the deepest one's best learning rate that was trained, for comparison.
+    """
 
     spec: Sweep
     depths: np.ndarray
     lrs: np.ndarray
     estimates: np.ndarray
+    tuned: float
     has_branches: bool
 
 
@@ -39,7 +44,7 @@ def learning_rates(known: Known) -> dict[str, tuple[str, float]]:
     """Method -> (rule, base learning rate), for the deepest network."""
     depths, lrs, deepest = known.depths[:-1], known.lrs[:-1], float(known.depths[-1])
     found = {
-        "tuned": ("sp", float(known.lrs[-1])),
+        "tuned": ("sp", known.tuned),
         "fitted law": ("sp", Prediction(depths, lrs)(deepest)),
         "claimed -3/2": ("sp", Prediction(depths, lrs, CLAIM)(deepest)),
         "unchanged": ("sp", float(lrs[0])),
@@ -50,6 +55,16 @@ def learning_rates(known: Known) -> dict[str, tuple[str, float]]:
     if known.has_branches:
         found |= {rule: (rule, float(lrs[0])) for rule in RULES}
     return found
+
+
+def tuned_lr(loss: xr.DataArray) -> float:
+    """The trained learning rate of least mean loss, of those that every seed survived if there are any.
+
+    Between two trained ones, where the vertex lies, a seed may diverge.
+    """
+    survived = loss.where(loss.notnull().all("seed"))
+    means = (survived if bool(survived.notnull().any()) else loss).mean("seed")
+    return float(means["lr"][int(np.nanargmin(means.values))])
 
 
 def zero_shot(networks: Mapping[str, Known], **run: Any) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
@@ -78,16 +93,23 @@ def _methods(known: Known) -> list[tuple[str, tuple[str, float]]]:
 def _spec(known: Known, rule: str, lr: float) -> Sweep:
     """The deepest network; the rules' base is the shallowest one."""
     base, depth = int(known.depths[0]), int(known.depths[-1])
-    # Shorter numbers are easier to type again, and no law is known to nine digits.
-    rounded = float(f"{lr:.6g}")
-    return dataclasses.replace(known.spec, rule=rule, depths=(depth,), base_depth=base, lrs=(rounded,))
+    # The search's own learning rates are powers of two; those between are rounded: no law is known to nine digits.
+    lr = lr if lr == known.tuned else float(f"{lr:.6g}")
+    base = depth if rule == "sp" else base  # sp knows no base, and trials of the search are found again
+    return dataclasses.replace(known.spec, rule=rule, depths=(depth,), base_depth=base, lrs=(lr,))
 
 
 def _outcome(result: SweepResult, losses: np.ndarray) -> dict[str, Any]:
     at = result.data.isel(rule=0, width=0, depth=0, lr=0)
     loss, final = _mean(losses), _mean(at["loss"].values)
     diverged = int((at["status"] == STATUS["diverged"]).sum())
-    return {"loss": loss[0], "loss_se": loss[1], "final_loss": final[0], "final_loss_se": final[1], "diverged": diverged}
+    return {
+        "loss": loss[0],
+        "loss_se": loss[1],
+        "final_loss": final[0],
+        "final_loss_se": final[1],
+        "diverged": diverged,
+    }
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
