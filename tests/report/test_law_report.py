@@ -93,8 +93,8 @@ def test_the_summary_says_where_the_claim_holds(verdict, curvature, words):
 
 
 def test_networks_that_learn_nothing_are_named():
-    assert "noise: net | one" in report.law_summary(handed(learns=0.0).data)
-    assert "noise" not in report.law_summary(handed().data)
+    assert "no exponent of learning is measured: net | one" in report.law_summary(handed(learns=0.0).data)
+    assert "no exponent" not in report.law_summary(handed().data)
     assert report.law_tables(handed(learns=0.0))["Law"]["of depths learn"].item() == "0 of 3"
 
 
