@@ -77,10 +77,31 @@ def law_page(law: Any, *, heading: str, command: str, figure: str | None = None)
     """
     parts = [f"# {heading}", law_summary(law.data), f"    {command}"]
     if figure:
+        parts.append(f"![Best learning rate against depth]({figure})")
+    for title, table in law_tables(law).items():
+        parts += [f"## {title}", _NOTES[title], markdown(table)]
+    parts += ["## Settings", markdown(_settings(law.data)), _count(law.runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def law_summary(data: xr.Dataset) -> str:
+    """Where the claim holds and where it does not, in one paragraph."""
+    names = data["network"].values.astype(str)
+    verdicts = data["claim_verdict"].values.astype(str)
+    bent = np.array([_bent(data.sel(network=name)) for name in names])
+    groups = {
+        "The claimed exponent -3/2 lies inside the interval, and no curvature is seen": (verdicts == "agrees") & ~bent,
+        "-3/2 lies inside the interval, but the optima bend: no power law": (verdicts == "agrees") & bent,
+        "The interval has -3/2 in it but is too wide to tell it from -1 or -2": verdicts == "cannot tell",
+        "The learning rate falls less steeply than -3/2": verdicts == "shallower",
+        "It falls more steeply than -3/2": verdicts == "steeper",
+        "No verdict, for want of optima": verdicts == "no verdict",
+    }
+    parts = [f"{words}: {', '.join(names[which])}." for words, which in groups.items() if which.any()]
+    idle = np.array([_learning(data.sel(network=name)) < 3 for name in names])
+    if idle.any():
         listed = ", ".join(names[idle])
-        parts.append(
-            f"Fewer than three depths end below chance, so that no exponent of learning is measured: {listed}."
-        )
+        parts.append(f"Fewer than three depths end below chance, so no exponent of learning is measured: {listed}.")
     return " ".join(parts)
 
 
