@@ -17,7 +17,7 @@ _AXES, _LEFT, _RIGHT, _ABOVE, _BELOW, _HEAD = (1.95, 1.55), 0.6, 0.2, 0.52, 0.47
 _COLUMNS = 4
 _SWEPT, _FREE = drawing.RULES[0], drawing.RULES[1]
 _KEYS = (
-    ("\N{BLACK CIRCLE} swept optimum (open: learns nothing) and its law", _SWEPT),
+    ("\N{BLACK CIRCLE} swept optimum (open: not below chance) and its law", _SWEPT),
     ("\N{WHITE SQUARE} without a sweep (maximal update)", _FREE),
     ("- - claimed exponent, through the optima's middle", drawing.MUTED),
 )
