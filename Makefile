@@ -25,7 +25,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv isoscale-report
+	rm -rf .venv isoscale-report isoscale-law
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

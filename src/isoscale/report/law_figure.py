@@ -39,7 +39,8 @@ def depth_law(data: xr.Dataset, claim: float = -1.5) -> Figure:
     columns = min(_COLUMNS, len(networks))
     rows = math.ceil(len(networks) / columns)
     wide, high = _LEFT + _AXES[0] + _RIGHT, _ABOVE + _AXES[1] + _BELOW
-    width, height = max(wide * columns, 5.2), high * rows + _HEAD * (1 if columns > 2 else 3)
+    # Three panels hold the legend in one line; fewer have it line by line.
+    width, height = max(wide * columns, 3.9), high * rows + _HEAD * (1 if columns > 2 else 1.9)
     with drawing.style():
         figure = drawing.blank(width, height)
         _legend(figure, in_line=columns > 2)
