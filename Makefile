@@ -23,9 +23,10 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv isoscale-report
+	rm -rf .venv isoscale-report isoscale-law
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

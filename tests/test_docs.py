@@ -11,6 +11,7 @@ import torch
 import isoscale
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+RESULTS = sorted((Path(__file__).parent.parent / "docs/results").glob("*.md"))
 # What a page may need beyond isoscale's own dependencies.
 OPTIONAL = ("transformers",)
 
@@ -55,7 +56,7 @@ def test_page_runs(page, scratch, capsys):
     CLAIMS.get(page.stem, lambda *_: None)(names, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target

@@ -9,6 +9,9 @@ from . import rules as rules
 from . import training as training
 from .hp_transfer import Transfer as Transfer
 from .hp_transfer import transfer as transfer
+from .lr_law import DepthLaw as DepthLaw
+from .lr_law import depth_law as depth_law
+from .lr_law import preset as preset
 from .parametrization import Multiplier as Multiplier
 from .parametrization import Plan as Plan
 from .parametrization import parametrize as parametrize

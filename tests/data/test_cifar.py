@@ -72,6 +72,28 @@ def test_records_become_channels_rows_columns(folder: Path) -> None:
     assert data.in_features == 3072
 
 
+@pytest.mark.parametrize("pool", [2, 4, 32])
+def test_pooled_images_are_means_of_squares(folder: Path, pool: int) -> None:
+    data = read(folder, batches=(2,), pool=pool)
+    raw = np.frombuffer(batch(RECORDS, seed=2), np.uint8).reshape(RECORDS, 3073)[:, 1:]
+    side = 32 // pool
+    means = raw.reshape(RECORDS, 3, side, pool, side, pool).astype(float).mean((3, 5))
+    levels = np.floor(means + 0.5)
+    mean, std = levels.mean((0, 2, 3), keepdims=True), levels.std((0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(data.train_x.numpy(), (levels - mean) / std, rtol=1e-4, atol=1e-5)
+    assert f"pooled to {side}x{side}" in data.note
+
+
+def test_pooling_by_one_changes_nothing(folder: Path) -> None:
+    assert read(folder, pool=1).fingerprint == read(folder).fingerprint
+
+
+@pytest.mark.parametrize(("pool", "kind"), [(3, InvalidValueError), (0, InvalidValueError), (2.0, InvalidTypeError)])
+def test_a_pool_that_cannot_be(folder: Path, pool: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="pool"):
+        read(folder, pool=pool)
+
+
 def test_all_batches_there_are_read_in_order(folder: Path) -> None:
     write(folder / "cifar10", "data_batch_5.bin", batch(RECORDS, seed=5), ".xz")
     data = read(folder)

@@ -1,4 +1,4 @@
-"""Tiny sweeps, an engine without processes, and the driver as a process of its own that can be killed."""
+"""Tiny sweeps, and the driver as a process of its own that can be killed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from isoscale.sweeps import Sweep, engine, worker
-from isoscale.sweeps.shards import Shard
+from inline_engine import InlineEngine
+from isoscale.sweeps import Sweep, engine
 from isoscale.sweeps.store import Trial
 
 TINY = {"widths": [8], "depths": [1, 2], "lrs": [0.0625, 0.125], "seeds": 2, "steps": 5, "rule": "depth-mup"}
@@ -48,39 +47,6 @@ def trial() -> Callable[..., Trial]:
         return Trial(key=key, **(values | changes))
 
     return make
-
-
-class InlineEngine:
-    """The local engine's interface without processes: a shard runs when it is submitted."""
-
-    capacity = 2
-    ran: list[Shard]
-    run_shard = staticmethod(worker.run)
-
-    def __init__(self, slots: int, workers: int, device: str, gpus: int) -> None:
-        self.device = device
-
-    def submit(self, shard: Shard, slot: int) -> Future:
-        self.ran.append(shard)
-        future: Future = Future()
-        try:
-            future.set_result(self.run_shard(shard, self.device))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def result(self, future: Future) -> list[Trial]:
-        return future.result()
-
-    def mend(self) -> None: ...
-
-    def member_steps(self) -> Sequence[int]:
-        return []
-
-    def __enter__(self) -> InlineEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, StoreError
-from isoscale.sweeps import Store, Sweep, SweepResult, driver, sweep, worker
+from isoscale.sweeps import Store, Sweep, SweepResult, driver, sweep, sweep_all, worker
 from isoscale.sweeps.local import WorkerLostError
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.store import Trial
@@ -43,6 +43,20 @@ def test_a_finished_sweep_runs_nothing_again(tiny: Callable[..., Sweep], inline:
     inline.ran.clear()
     _same(sweep(tiny(), store=store), first)
     assert inline.ran == []
+
+
+def test_several_sweeps_run_as_one_and_give_what_each_gives_alone(
+    tiny: Callable[..., Sweep], inline: Any, store: Path, tmp_path: Path
+):
+    """The second asks for learning rates at a depth that the first has too: their shard is one."""
+    specs = [tiny(), tiny(depths=[1], base_depth=1, lrs=[0.125, 0.25])]
+    together = sweep_all(specs, store=store)
+    assert len(_cells(inline)) == tiny().trials + 2
+    assert len(inline.ran) == 2
+    for spec, found in zip(specs, together, strict=True):
+        alone = sweep(spec, store=tmp_path / "alone.db")
+        # Another number of members in a batched product may sum in another order: float32 round-off.
+        np.testing.assert_allclose(found.data["curve"], alone.data["curve"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

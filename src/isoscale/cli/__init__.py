@@ -16,6 +16,7 @@ import tyro
 from isoscale.cli.audit import AuditCommand
 from isoscale.cli.check import CheckCommand
 from isoscale.cli.doctor import Doctor
+from isoscale.cli.law import LawCommand
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
@@ -29,6 +30,7 @@ from isoscale.errors import IsoscaleError
 Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
+    | Annotated[LawCommand, tyro.conf.subcommand("law")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]

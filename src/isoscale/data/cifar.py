@@ -29,28 +29,31 @@ _RECORD = 1 + 3 * 32 * 32
 _CLASSES = 10
 
 
-def cifar10(folder: Path, *, batches: Sequence[int] | None = None) -> Dataset:
+def cifar10(folder: Path, *, batches: Sequence[int] | None = None, pool: int = 1) -> Dataset:
     """CIFAR-10's images of shape (samples, 3, 32, 32), as many as the folder has.
 
     Args:
         folder: Has the files in `cifar-10-batches-bin/`, in `cifar10/` or directly; plain, `.gz` or `.xz`. Or,
             where none of these has any, the python version in `cifar-10-batches-py/`, in `cifar10/` or directly.
         batches: Which training batches, from 1 to 5, in any order; by default all that are there.
+        pool: Make each image smaller: the mean of every square of so many pixels a side, rounded to a whole level.
 
     Raises:
-        InvalidTypeError: `batches` is not a sequence of integers.
-        InvalidValueError: `batches` is empty, repeats a number or has one that is not 1 to 5.
+        InvalidTypeError: `batches` is not a sequence of integers, or `pool` no integer.
+        InvalidValueError: `batches` is empty, repeats a number or has one that is not 1 to 5; `pool` does not
+            divide 32.
         DataError: A file is missing, unreadable or damaged.
     """
     chosen = None if batches is None else _checked(batches)
+    _check_pool(pool)
     version = _version(folder)
     home = files.find_home(folder, version.homes, map(version.name, BATCHES), "binary CIFAR-10 training batch")
     train_paths = _train_paths(home, chosen, version)
     test_path, test_records = _test_file(home, version)
     parts = [version.read(path, RECORDS_PER_BATCH, _without(k, train_paths)) for k, path in train_paths.items()]
-    train, test = _join(parts), version.read(test_path, test_records, "")
+    train, test = _pooled(_join(parts), pool), _pooled(version.read(test_path, test_records, ""), pool)
     note = f"{len(train.labels):,} CIFAR-10 training images{_which(list(train_paths))}, "
-    note += f"{len(test.labels):,} test images"
+    note += f"{len(test.labels):,} test images" + (f", pooled to {32 // pool}x{32 // pool}" if pool > 1 else "")
     return standardised(name="cifar10", train=train, test=test, classes=_CLASSES, note=note)
 
 
@@ -61,6 +64,23 @@ def _checked(batches: Sequence[int]) -> list[int]:
         raise InvalidValueError(f"`batches` is {batches!r}, expected at least one of 1 to 5, each once")
     # Sorted, so that the same batches are the same data set however they were asked for.
     return sorted(batches)
+
+
+def _check_pool(pool: object) -> None:
+    if isinstance(pool, bool) or not isinstance(pool, int):
+        raise InvalidTypeError(f"`pool` is {pool!r}, expected a whole number such as 2")
+    if pool < 1 or _SHAPE[-1] % pool:
+        raise InvalidValueError(f"`pool` is {pool}, expected a divisor of {_SHAPE[-1]}: 1, 2, 4, 8, 16 or 32")
+
+
+def _pooled(split: Split, pool: int) -> Split:
+    """Mean level of each square of pixels, half a level rounded up: whole numbers, the same on every machine."""
+    if pool == 1:
+        return split
+    side, area = _SHAPE[-1] // pool, pool * pool
+    squares = split.images.reshape(-1, _SHAPE[0], side, pool, side, pool)
+    levels = (squares.sum((3, 5), dtype=np.uint32) + area // 2) // area
+    return Split(levels.astype(np.uint8), split.labels)
 
 
 class _Version(NamedTuple):

@@ -29,7 +29,7 @@ class _Reader(NamedTuple):
 _READERS = {
     "arrays": _Reader("isoscale.data.arrays", "arrays"),
     "audio-folder": _Reader("isoscale.data.audio_folder", "audio_folder", options=("length",)),
-    "cifar10": _Reader("isoscale.data.cifar", "cifar10", options=("batches",)),
+    "cifar10": _Reader("isoscale.data.cifar", "cifar10", options=("batches", "pool")),
     "digits": _Reader("isoscale.data.digits", "digits", needs_folder=False),
     "fashion-mnist": _Reader("isoscale.data.idx", "fashion_mnist"),
     "image-folder": _Reader("isoscale.data.image_folder", "image_folder", options=("size", "grey")),
@@ -61,8 +61,9 @@ def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any
         folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` and
             `synthetic` need none.
         options: The data set's own. `cifar10`: `batches=(1, 2)`, which training batches to read, by default all
-            there are. `image-folder`: `size`, `grey`. `audio-folder`: `length`. `text`: `file`, `level`, `context`.
-            `synthetic`: `accuracy`, `label_noise`, `classes`, `channels`, `size`, `train`, `test`, `seed`.
+            there are; `pool=4`, smaller images. `image-folder`: `size`, `grey`. `audio-folder`: `length`. `text`:
+            `file`, `level`, `context`. `synthetic`: `accuracy`, `label_noise`, `classes`, `channels`, `size`,
+            `train`, `test`, `seed`.
 
     Returns:
         Two splits of images (samples, channels, height, width) or sequences (samples, channels, length) as float32

@@ -7,5 +7,7 @@ from isoscale.laws.depth_returns import diminishing_returns as diminishing_retur
 from isoscale.laws.optimum import drift as drift
 from isoscale.laws.optimum import optimal_lr as optimal_lr
 from isoscale.laws.optimum import regret as regret
+from isoscale.laws.power_law import Curvature as Curvature
 from isoscale.laws.power_law import PowerLaw as PowerLaw
+from isoscale.laws.power_law import fit_curvature as fit_curvature
 from isoscale.laws.power_law import fit_power_law as fit_power_law

@@ -153,10 +153,10 @@ def _summary(
     curves: Float[np.ndarray, "lr seed"],
     resamples: Int[np.ndarray, "n seed"],
 ) -> tuple[float, float, float, float, float, str]:
-    found = _optimum(log2_lrs, _mean(curves))
+    found = _optimum(log2_lrs, seed_mean(curves))
     if found.edge == "none":
         return math.nan, math.nan, math.nan, math.nan, math.nan, "none"
-    low, high = _interval([_optimum(log2_lrs, _mean(curves[:, seeds])).log2_lr for seeds in resamples])
+    low, high = _interval([_optimum(log2_lrs, seed_mean(curves[:, seeds])).log2_lr for seeds in resamples])
     if math.isfinite(found.cliff):
         high = max(high, found.cliff)
     low = math.nan if found.edge == "low" else 2**low
@@ -168,7 +168,7 @@ def _summary(
     return 2**found.log2_lr, low, high, found.loss, se, found.edge
 
 
-def _mean(losses: Float[np.ndarray, "*curve seed"]) -> Float[np.ndarray, "*curve"]:
+def seed_mean(losses: Float[np.ndarray, "*curve seed"]) -> Float[np.ndarray, "*curve"]:
     """Mean over the seeds that finished; NaN where half of them or more did not."""
     finished = np.isfinite(losses)
     total = np.where(finished, losses, 0.0).sum(-1)
@@ -197,8 +197,8 @@ def _against_base(
     resamples = _resamples(loss.sizes["seed"], seed)
     out = np.empty((3, *values.shape[:-2]))
     for at in np.ndindex(values.shape[:-3]):
-        found = compared(_mean(values[at]))
-        resampled = np.array([compared(_mean(values[at][..., seeds])) for seeds in resamples])
+        found = compared(seed_mean(values[at]))
+        resampled = np.array([compared(seed_mean(values[at][..., seeds])) for seeds in resamples])
         intervals = [_interval(column) for column in resampled.T]
         out[(slice(None), *at)] = [found, *zip(*intervals, strict=True)]
     dims = [*others, axis]

@@ -74,6 +74,55 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> 
     return PowerLaw(slope, slope - half, slope + half, math.exp(intercept), float(r2), len(log_x))
 
 
+@dataclass(frozen=True)
+class Curvature:
+    """By how much a law's exponent changes each time x doubles, with a 95 % interval; 0 for a power law.
+
+    Attributes:
+        per_octave, low, high: The change; the interval is NaN with three points.
+        points: How many points were fitted.
+    """
+
+    per_octave: float
+    low: float
+    high: float
+    points: int
+
+    @property
+    def bent(self) -> bool:
+        """Whether the interval excludes a power law."""
+        return self.low > 0 or self.high < 0
+
+
+def fit_curvature(x: ArrayLike, y: ArrayLike) -> Curvature:
+    """Least squares of a parabola in log-log: is it a power law at all?
+
+    Args:
+        x, y: Positive numbers, at least three different x.
+
+    Raises:
+        InvalidValueError: Not enough points, or numbers that have no logarithm.
+
+    >>> fit_curvature([1, 2, 4], [1.0, 0.5, 0.125]).per_octave     # exponent -1, then -2
+    -1.0
+    """
+    from scipy import stats
+
+    log_x, log_y = _logs("x", x) / math.log(2), _logs("y", y) / math.log(2)
+    if len(log_x) != len(log_y) or len(np.unique(log_x)) < 3:
+        raise InvalidValueError(f"curvature needs as many `y` as `x` and three different `x`, got {x!r}, {y!r}")
+    basis = np.vander(log_x - log_x.mean(), 3)
+    solution = np.linalg.lstsq(basis, log_y)[0]
+    freedom = len(log_x) - 3
+    half = math.nan
+    if freedom:
+        variance = float(np.sum((log_y - basis @ solution) ** 2)) / freedom
+        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * np.linalg.inv(basis.T @ basis)[0, 0])
+    # The slope of c u^2 grows by 2 c with each octave.
+    value = round(2 * float(solution[0]), 12)
+    return Curvature(value, value - 2 * half, value + 2 * half, len(log_x))
+
+
 def _logs(name: str, values: ArrayLike) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, float)
     if array.ndim != 1 or not (np.isfinite(array).all() and (array > 0).all()):

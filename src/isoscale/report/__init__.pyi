@@ -8,6 +8,10 @@ from .formats import ordered as ordered
 from .formats import regret_cell as regret_cell
 from .formats import table as table
 from .formats import verdict_cell as verdict_cell
+from .law_figure import depth_law as depth_law
+from .law_tables import law_page as law_page
+from .law_tables import law_summary as law_summary
+from .law_tables import law_tables as law_tables
 from .limit_figures import gap as gap
 from .limit_figures import rates as rates
 from .limit_figures import training as training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import logging
 import os
 import time
@@ -63,18 +64,60 @@ def sweep(
     Raises:
         InvalidValueError, DataError, StoreError: Before anything runs, or with all that ran kept.
     """
+    (result,) = sweep_all(
+        [spec],
+        store=store,
+        engine=engine,
+        workers=workers,
+        device=device,
+        data=data,
+        progress=progress,
+        engine_address=engine_address,
+        gpu_share=gpu_share,
+    )
+    return result
+
+
+def sweep_all(
+    specs: Sequence[Sweep],
+    *,
+    store: str | os.PathLike[str] = "isoscale.db",
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    data: str | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    engine_address: str | None = None,
+    gpu_share: float = 1.0,
+) -> list[SweepResult]:
+    """Several sweeps as one: their shards share the workers, which start once.
+
+    Arguments and errors as for `sweep`; one result for each spec, in the same order. Trials that two specs share
+    run once.
+    """
     site = find(engine, workers, device, engine_address, gpu_share)
     try:
-        plan = prepare(spec, data)
+        plans = [prepare(spec, data) for spec in specs]
+        plan = _merged([shard for plan in plans for shard in plan])
         with Store(store) as opened:
             if progress is True:
                 with bars() as show:
                     _Driver(plan, opened, show, site).run()
             else:
                 _Driver(plan, opened, progress or (lambda _: None), site).run()
-            return gather(spec, plan, opened)
+            return [gather(spec, plan, opened) for spec, plan in zip(specs, plans, strict=True)]
     finally:
         site.close()
+
+
+def _merged(plan: Sequence[Shard]) -> list[Shard]:
+    """The plan with each shard once, holding the members that any of its copies has."""
+    shards: dict[str, Shard] = {}
+    for shard in plan:
+        known = shards.setdefault(shard.id, shard)
+        members = tuple(dict.fromkeys((*known.members, *shard.members)))
+        shards[shard.id] = dataclasses.replace(known, members=members)
+    return list(shards.values())
 
 
 def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:

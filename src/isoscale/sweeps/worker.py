@@ -73,11 +73,17 @@ def load(shard: Shard) -> Dataset:
     return dataset
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...], model: str) -> tuple[Source, Dataset]:
     """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process."""
-    dataset = as_taken(model, data.load(name, folder, **dict(args)))
+    dataset = as_taken(model, _read(name, folder, args))
     return Source(name, folder, dict(args), dataset.fingerprint, dataset.note), dataset
+
+
+@functools.lru_cache(maxsize=1)
+def _read(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> Dataset:
+    """Models of one kind take the same tensors: several in one plan share them."""
+    return data.load(name, folder, **dict(args))
 
 
 def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:

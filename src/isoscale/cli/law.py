@@ -1,0 +1,191 @@
+"""`isoscale law`: how does the best learning rate fall with depth, and is it the claimed power law?"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from isoscale.cli import running
+from isoscale.cli.grid import Place, Value
+from isoscale.cli.terminal import console, framed, typed_command
+
+if TYPE_CHECKING:
+    from isoscale.lr_law import DepthLaw
+    from isoscale.sweeps import Sweep
+
+# The papers' initialisation, unless --model-args says otherwise.
+_INIT: dict[str, dict[str, Value]] = {"conv-net": {"init": "he"}, "conv-resnet": {"branch_init": "he/sqrt(K)"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawCommand:
+    """Measure how the best learning rate falls with depth, by sweeps and without, and compare with what is published.
+
+    Fits the exponent with its interval, says whether it is a power law at all, which measure of depth predicts best,
+    and trains the deepest network at learning rates taken from shallower ones.
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = "all"
+    """all: every network of the preset. Or one of them by its name, or a model: conv-net, conv-resnet, vit, gpt or
+    residual-mlp."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """Sizes and data: cpu (narrow, small images, minutes) or paper (64 channels, 32x32, depths 3 to 30; for a GPU).
+    Both use CIFAR-10 from --data."""
+    model_args: dict[str, Value] | None = None
+    """Options of the model by name: --model-args padding zero."""
+    optimizer: str | None = None
+    """sgd, adam, adamw, sign or muon, instead of the preset's."""
+    dataset: str | None = None
+    """Another data set."""
+    dataset_args: dict[str, Value] | None = None
+    """Its options by name: --dataset-args pool 2."""
+    width: int | None = None
+    """Another width."""
+    depths: tuple[int, ...] | None = None
+    """Other depths, three or more."""
+    steps: int | None = None
+    """Another number of batches to average the training loss over."""
+    batch_size: int | None = None
+    """Another batch size."""
+    seeds: int | None = None
+    """Another number of seeds."""
+    log2_lr: tuple[float, float] | None = None
+    """Learning rates from 2^LOW to 2^HIGH: where the adaptive search begins, or the grid ..."""
+    per_octave: int = 6
+    """... this many to a factor of two."""
+    grid: bool = False
+    """Train every learning rate of the grid with every seed, instead of searching."""
+    target: float = 0.125
+    """Half-width of an optimum's 95 % interval that the search tries to reach, in octaves."""
+    most_seeds: int = 0
+    """Seeds that the search may use to reach it; by default no more than --seeds."""
+    report: str = "isoscale-law"
+    """Folder for the page, the figure, the numbers and the table of all runs."""
+    place: Place = field(default_factory=Place)
+
+    def run(self) -> int:
+        networks = self._networks()
+        from isoscale import lr_law
+        from isoscale.sweeps.driver import prepare
+
+        out = console(quiet=self.place.quiet or self.place.json)
+        self._announce(networks, out)
+        if self.place.dry_run:
+            for spec in networks.values():
+                prepare(spec, self.place.data)
+            return 0
+        with running.progress(self.place) as show:
+            found = lr_law.depth_law(
+                networks,
+                search="grid" if self.grid else "adaptive",
+                target=self.target,
+                most_seeds=self.most_seeds,
+                progress=show,
+                **running.run_arguments(self.place),
+            )
+        self._print(found, out)
+        written = self._write(found)
+        out.print(f"Report: {written}      Again (instant): {typed_command()}")
+        return 1 if (found.runs["status"] == "failed").any() else 0
+
+    def _networks(self) -> dict[str, Sweep]:
+        """The sweep of each network, by its name."""
+        from isoscale.errors import unknown
+        from isoscale.lr_law.presets import preset, sized
+        from isoscale.models import names
+        from isoscale.sweeps import Sweep
+
+        changes = self._changes()
+        networks = dict(preset(self.preset, **changes))
+        if self.model == "all":
+            return networks
+        if self.model in networks:
+            return {self.model: networks[self.model]}
+        if self.model not in names():
+            raise unknown("network or model", self.model, ["all", *names(), *networks])
+        args = _INIT.get(self.model, {}) | (self.model_args or {})
+        return {self.model: Sweep(**(sized(self.preset) | changes | {"model": self.model, "model_args": args}))}
+
+    def _changes(self) -> dict[str, Any]:
+        """The settings that flags change, as those of a sweep."""
+        from isoscale.errors import InvalidValueError
+        from isoscale.models import names
+        from isoscale.sweeps import log2_grid
+
+        if self.model_args and self.model not in names():
+            raise InvalidValueError("`--model-args` needs one model: conv-net, conv-resnet, vit, gpt or residual-mlp")
+        plain = ("optimizer", "dataset", "depths", "steps", "batch_size", "seeds")
+        changes = {name: getattr(self, name) for name in plain if getattr(self, name) is not None}
+        if self.dataset is not None or self.dataset_args is not None:
+            changes["dataset_args"] = self.dataset_args or {}
+        if self.width is not None:
+            changes["widths"] = (self.width,)
+        if self.log2_lr is not None:
+            changes["lrs"] = log2_grid(*self.log2_lr, self.per_octave)
+        return changes
+
+    def _announce(self, networks: dict[str, Sweep], out: Console) -> None:
+        first = next(iter(networks.values()))
+        trials = sum(spec.trials for spec in networks.values())
+        how = (
+            f"every one of {trials} trials" if self.grid else f"adaptive search instead of {trials} trials of the grid"
+        )
+        out.print("How does the best learning rate fall with depth?", style="bold")
+        depths = ", ".join(map(str, first.depths))
+        sizes = f"width {first.widths[0]}, depths {depths}, {first.steps} batches of {first.batch_size}"
+        count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
+        out.print(f"{count} on {first.dataset}, {sizes}; {how}.  Store: {self.place.store}")
+
+    def _print(self, found: DepthLaw, out: Console) -> None:
+        from isoscale import report
+
+        if self.place.json:
+            console().print_json(_json(found))
+            return
+        for title, table in report.law_tables(found).items():
+            out.print()
+            out.print(title, style="bold")
+            out.print(framed(table.columns, table.values))
+        out.print()
+        out.print(report.law_summary(found.data), style="bold", soft_wrap=True)
+
+    def _write(self, found: DepthLaw) -> Path:
+        """The page, the figure and the numbers."""
+        from isoscale import report
+        from isoscale.report.files import write_all
+
+        folder = Path(self.report)
+        report.write_figures(folder, {"depth-law": report.depth_law(found.data)}, {"depth-law": found.data})
+        heading = "The depth law of learning rates"
+        page = report.law_page(found, heading=heading, command=typed_command(), figure="depth-law.svg")
+        runs = found.runs.to_csv(index=False, float_format="%.6g")
+        write_all(folder, {"depth-law.md": page.encode(), "runs.csv": runs.encode()})
+        return folder / "depth-law.md"
+
+
+def _json(found: DepthLaw) -> str:
+    columns = ("exponent", "exponent_low", "exponent_high", "r2", "curvature", "estimate_exponent")
+    networks = {}
+    for name in found.data["network"].values.tolist():
+        of = found.data.sel(network=name)
+        numbers = {column: _finite(of[column].item()) for column in columns}
+        words = {column: of[column].item() for column in ("claim_verdict", "published_verdict")}
+        depths = {name: _by_depth(of, name) for name in ("lr", "lr_low", "lr_high", "at_edge", "estimate")}
+        networks[name] = numbers | words | depths
+    zero_shot = json.loads(found.zero_shot.to_json(orient="records"))
+    return json.dumps({"networks": networks, "zero_shot": zero_shot})
+
+
+def _by_depth(of: Any, name: str) -> dict[str, Any]:
+    return {str(int(depth)): _finite(value) for depth, value in zip(of["depth"].values, of[name].values, strict=True)}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return str(value) if isinstance(value, str) else float(value) if math.isfinite(value) else None
