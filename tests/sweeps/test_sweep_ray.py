@@ -27,7 +27,6 @@ from isoscale.sweeps.engine import find  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
-    pytest.mark.xdist_group("ray"),  # one cluster at a time
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

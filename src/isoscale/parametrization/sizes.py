@@ -23,6 +23,10 @@ from isoscale.parametrization.trace import trace
 
 Shape = tuple[int, ...]
 
+# Of what a file may claim: beyond these, ratios leave the numbers.
+_LARGEST = 2**48
+_SMALLEST_RMS = 1e-30
+
 
 @dataclass(frozen=True)
 class Base:
@@ -85,9 +89,14 @@ def read(value: Any) -> Base:
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
     base = record(Base, value, "base")
-    sizes = [*(size for shape in base.shapes.values() for size in shape), base.depth or 1, *(base.head_sizes or ())]
-    if not base.shapes or min(sizes, default=1) < 1:
+    sizes = [size for shape in base.shapes.values() for size in shape]
+    sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
+    if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
         raise PlanError("`base` must map parameter names to shapes of sizes >= 1, as isoscale.shapes(base) does")
+    if not all(size is None or size == 0 or _SMALLEST_RMS <= size <= 1 / _SMALLEST_RMS for size in base.rms.values()):
+        raise PlanError(
+            f"`base.rms` must hold root mean squares: 0, or between {_SMALLEST_RMS} and {1 / _SMALLEST_RMS}"
+        )
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
