@@ -12,20 +12,20 @@ from isoscale.lr_law import DepthLaw, depth_law
 from isoscale.sweeps import engine as engine_
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine() -> Iterator[type[InlineEngine]]:
-    """Sweeps run in this process; `.ran` lists the shards."""
+    """Sweeps run in this process, as long as this module lasts; `.ran` lists the shards."""
     engine = type("Engine", (InlineEngine,), {"ran": []})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_, "LocalEngine", engine)
         yield engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("law") / "law.db")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def law(engine: type[InlineEngine], store: str) -> DepthLaw:
     return depth_law(NETWORKS, store=store, device="cpu")

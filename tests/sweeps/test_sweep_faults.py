@@ -81,10 +81,10 @@ _START = local._start_worker
 def test_a_worker_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The wide shard needs gigabytes: recorded with its reason after three tries, while the narrow one finishes."""
     monkeypatch.setattr(local, "_start_worker", _start_with_little_memory)
-    spec = Sweep(rule="mup", widths=[8, 16384], depths=[1], lrs=[0.0625, 0.125], seeds=1, steps=2)
+    spec = Sweep(rule="mup", widths=[8, 8192], depths=[1], lrs=[0.0625, 0.125], seeds=1, steps=2)
     found = sweep(spec, store=tmp_path / "s.db", workers=1)
     assert found.data["status"].sel(width=8).values.ravel().tolist() == [0, 0]
-    assert found.data["status"].sel(width=16384).values.ravel().tolist() == [2, 2]
+    assert found.data["status"].sel(width=8192).values.ravel().tolist() == [2, 2]
     (reason,) = found.reasons
     assert "memory" in reason.lower()
     assert reason.endswith(", 3 times")
