@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, StoreError
-from isoscale.sweeps import Store, Sweep, SweepResult, driver, sweep, sweep_all, worker
+from isoscale.sweeps import Store, Sweep, SweepResult, driver, interrupts, sweep, sweep_all, worker
 from isoscale.sweeps.local import WorkerLostError
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.store import Trial
@@ -111,6 +113,65 @@ def test_an_interrupted_sweep_equals_an_uninterrupted_one(
     # Shards keep their members, so even the bits are the same.
     _same(sweep(spec, store=store), uninterrupted)
     assert len(inline.ran) == 2  # the two that were in flight
+
+
+def test_ctrl_c_waits_for_the_end_of_a_turn(
+    tiny: Callable[..., Sweep], inline: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An interrupt amid a turn could leave a lock taken; a whole turn is short, and what it was given is kept."""
+    turn = []
+
+    def interrupted(self: Any, shard: Shard, slot: int) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        turn.append("submitted")
+        return submit(self, shard, slot)
+
+    submit = inline.submit
+    monkeypatch.setattr(inline, "capacity", 1)
+    monkeypatch.setattr(inline, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tiny(), store=store)
+    assert turn == ["submitted"]
+    with Store(store) as opened:
+        assert len(opened.finished(key for shard in inline.ran for key in shard.keys)) == tiny().trials // 2
+        assert opened._db.execute("SELECT count(*) FROM leases").fetchone() == (0,)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_first_ctrl_c_waits_and_a_second_does_not(presses: int):
+    outlives = []
+
+    def press() -> None:
+        with interrupts.held_back():
+            for count in range(presses):
+                signal.raise_signal(signal.SIGINT)
+                outlives.append(count)
+
+    with pytest.raises(KeyboardInterrupt):
+        press()
+    assert outlives == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_others_keep_their_handling_of_interrupts():
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append("theirs"))
+    try:
+        with interrupts.held_back() as let_through:
+            signal.raise_signal(signal.SIGINT)
+            let_through()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(_let_through).result() == "no error"
+    assert seen == ["theirs"]
+
+
+def _let_through() -> str:
+    with interrupts.held_back() as let_through:
+        let_through()
+    return "no error"
 
 
 def test_a_diverged_trial_is_a_result(tiny: Callable[..., Sweep], inline: Any, store: Path):

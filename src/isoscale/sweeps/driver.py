@@ -12,8 +12,8 @@ from typing import Any
 
 from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
+from isoscale.sweeps import interrupts, worker
 from isoscale.sweeps import shards as shards_
-from isoscale.sweeps import worker
 from isoscale.sweeps.engine import Engine, Site, find
 from isoscale.sweeps.local import WorkerLostError
 from isoscale.sweeps.progress import Progress, bars
@@ -160,10 +160,11 @@ class _Driver:
 
     def run(self) -> None:
         if self.waiting:
-            with self.site.open(len(self.waiting)) as engine:
+            with self.site.open(len(self.waiting)) as engine, interrupts.held_back() as interrupt:
                 try:
                     while self.waiting or self.running:
                         self._turn(engine)
+                        interrupt()
                 finally:
                     self.store.release_all()
         self.show(self._progress([]))

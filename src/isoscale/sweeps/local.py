@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -21,7 +20,7 @@ from typing import IO, Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
-from isoscale.sweeps import worker
+from isoscale.sweeps import interrupts, worker
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.trial import Trial
 
@@ -183,7 +182,7 @@ class _Worker(SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
-        with _no_main_module(), _no_interrupts():
+        with _no_main_module(), interrupts.unseen():
             return SpawnProcess._Popen(process_obj)  # pyrefly: ignore[missing-attribute]
 
 
@@ -199,16 +198,3 @@ def _no_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """What starts here never sees Ctrl-C, which a terminal sends to every process: ending a worker is the driver's."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
