@@ -3,12 +3,12 @@
 Not where a user's arguments come in: there our own errors are what is tested.
 """
 
-import os
-
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+from fuzzing import NIGHTLY, NIGHTLY_CASES
 
 install_import_hook(
     ["isoscale.models.layers", "isoscale.training.ensemble", "isoscale.training.recipe", "isoscale.laws"],
@@ -20,14 +20,13 @@ torch.set_num_threads(1)
 
 # A first example that imports scipy, or a busy machine, is no failure.
 settings.register_profile("isoscale", deadline=None)
-settings.register_profile("nightly", deadline=None, max_examples=10_000)
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "isoscale")
-settings.load_profile(PROFILE)
+settings.register_profile("nightly", deadline=None, max_examples=NIGHTLY_CASES)
+settings.load_profile("nightly" if NIGHTLY else "isoscale")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes runs at night: `HYPOTHESIS_PROFILE=nightly pytest`."""
-    if PROFILE != "nightly":
+    if not NIGHTLY:
         for item in items:
             if item.get_closest_marker("nightly"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: HYPOTHESIS_PROFILE=nightly runs it"))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_nets import mlp, planned_mlp, planned_transformer
 from torch import nn
 
 import isoscale
+from fuzzing import cases
 from isoscale import Plan
 from isoscale.errors import IsoscaleError, PlanError
 
@@ -52,7 +53,7 @@ def paths(value, at=()):
 PATHS = [path for path in paths(DICT) if path[:1] != ("entries",) or path[1:2] in ((), (3,))]
 
 
-@settings(max_examples=400)
+@cases(500)
 @given(path=st.sampled_from(PATHS), value=JSON, delete=st.booleans())
 def test_a_damaged_plan_is_a_plan_error_or_a_plan(path, value, delete):
     damaged = copy.deepcopy(DICT)
@@ -72,7 +73,7 @@ def test_a_damaged_plan_is_a_plan_error_or_a_plan(path, value, delete):
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-@settings(max_examples=100)
+@cases(100)
 @given(text=st.text(max_size=60) | JSON.map(json.dumps))
 def test_any_text_is_a_plan_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.json"
@@ -126,7 +127,7 @@ _BASE = isoscale.shapes(nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 
 @given(key=st.sampled_from([*_BASE, "more"]), inner=st.sampled_from([None, "weight", "bias"]), value=JSON)
-@settings(max_examples=300)
+@cases(500)
 def test_damaged_shapes_are_an_error_or_a_base(key, inner, value):
     """A number that is not there is an error of ours, never one of Python's."""
     damaged = json.loads(json.dumps(_BASE))

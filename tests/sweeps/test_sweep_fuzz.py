@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import sqlite3
 import struct
 import tempfile
@@ -19,23 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fuzzing import cases
 from isoscale.errors import InvalidValueError, IsoscaleError, StoreError
 from isoscale.sweeps import Store, Sweep, Trial, driver
 from isoscale.sweeps.trial import COLUMNS, checksum
-
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-
-
-def cases(count: int) -> settings:
-    return settings(
-        max_examples=10_000 if NIGHTLY else count,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-
 
 # --- sweeps -----------------------------------------------------------------------------------------------------
 
