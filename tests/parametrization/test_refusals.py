@@ -1,5 +1,7 @@
 """What cannot be handled is refused by a message that names the tensor or the operation, and the way out."""
 
+import logging
+
 import pytest
 import torch
 from small_nets import features_in, mlp, mlp_batches, seeded, train, transformer
@@ -151,7 +153,9 @@ def test_roles_by_hand_stand_in_for_a_trace():
         parametrize(Choosy(16, "meta"), Choosy(8), lr=0.1, example_inputs=X, roles={"*.bias": "vector"})
 
 
-def test_inputs_that_do_not_fit_are_the_forwards_own_error():
+def test_inputs_that_do_not_fit_are_the_forwards_own_error_and_told_once(monkeypatch):
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    monkeypatch.setattr(log, "callHandlers", lambda record: pytest.fail(f"logged as well: {record.getMessage()}"))
     with pytest.raises(TraceError, match=r"Sequential\.forward fails on the example inputs: RuntimeError"):
         parametrize(plain(), plain(8), lr=0.1, example_inputs=(torch.zeros(1, 7),))
     with pytest.raises(TraceError, match=r"`base`: Sequential\.forward fails"):

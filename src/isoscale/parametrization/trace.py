@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     tensors = _state(model).values()
     device = next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("cpu"))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _one_report():
 
         def fake(value: Any) -> Any:
             if not isinstance(value, Tensor):
@@ -114,8 +115,8 @@ def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[
             if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
                 raise
             raise TraceError(
-                f"{type(model).__name__}.forward fails on the example inputs: {type(error).__name__}: {error}. "
-                f"{_BY_HAND}"
+                f"{type(model).__name__}.forward fails on the example inputs: {type(error).__name__}: "
+                f"{str(error).rstrip('.')}. Give inputs that it takes. {_BY_HAND.replace('Give', 'Or give')}"
             ) from error
     return recorder.graph(out)
 
@@ -125,6 +126,17 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
+
+
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Keep torch from logging, over thirty lines, an operation's failure that is raised as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextlib.contextmanager
