@@ -42,9 +42,12 @@ class Model(nn.Module, ABC):
     expansion: int = 1
 
     @property
-    @abstractmethod
     def roles(self) -> dict[str, Role]:
         """Role of each parameter, by its name."""
+        return {name: self._role(name) for name, _ in self.named_parameters()}
+
+    @abstractmethod
+    def _role(self, name: str) -> Role: ...
 
     @abstractmethod
     def reset_parameters(self, seed: int = 0) -> None:

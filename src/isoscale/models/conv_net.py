@@ -107,19 +107,13 @@ class ConvNet(ConvModel):
             h = layer(h)
         return h
 
-    @property
-    def roles(self) -> dict[str, Role]:
-        """Role of each parameter, by its name."""
-        return {name: _role(name) for name, _ in self.named_parameters()}
-
     def _gain(self, name: str) -> float:
         return self.gain
 
-
-def _role(name: str) -> Role:
-    place, *rest = name.split(".")
-    if place == "readout":
-        return Role.OUTPUT if rest[0] == "weight" else Role.SCALAR
-    if rest[1] == "norm":
-        return Role.VECTOR
-    return Role.INPUT if rest[0] == "0" else Role.HIDDEN
+    def _role(self, name: str) -> Role:
+        place, *rest = name.split(".")
+        if place == "readout":
+            return Role.OUTPUT if rest[0] == "weight" else Role.SCALAR
+        if rest[1] == "norm":
+            return Role.VECTOR
+        return Role.INPUT if rest[0] == "0" else Role.HIDDEN

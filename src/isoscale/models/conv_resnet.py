@@ -197,11 +197,6 @@ class ConvResNet(ConvModel):
             h = block(h)
         return self.norm(h)
 
-    @property
-    def roles(self) -> dict[str, Role]:
-        """Role of each parameter, by its name."""
-        return {name: self._role(name) for name, _ in self.named_parameters()}
-
     def _role(self, name: str) -> Role:
         place, *rest = name.split(".")
         if place == "readout":

@@ -114,11 +114,6 @@ class ResidualMLP(Model):
             h = block(h)
         return self.readout(self.norm(h))
 
-    @property
-    def roles(self) -> dict[str, Role]:
-        """Role of each parameter, by its name."""
-        return {name: self._role(name) for name, _ in self.named_parameters()}
-
     def _role(self, name: str) -> Role:
         place, *rest = name.split(".")
         if place == "input":
