@@ -55,7 +55,7 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
             folder=folder,
             found=found,
             note=note,
-            settings={"length": length},
+            options={"length": length},
             read=_reader(first.name, sound.rate, len(sound.samples), length),
             refusal=lambda _: f"training sounds of {folder} are silent",
         )

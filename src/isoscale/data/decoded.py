@@ -48,7 +48,8 @@ class Source:
         folder: Where the files are.
         found: Which they are.
         note: Of the data set.
-        settings: What decides, besides the files, what they decode to: options, versions of decoders.
+        options: Of the reader, as JSON takes them.
+        decoders: Versions of what decodes the files, of which others may give other levels.
         read: A file as levels (channels, *places), uint8 or int16, all of one shape; raises DataError.
         refusal: What to say if a channel of all training files is one level, which it is told.
     """
@@ -57,7 +58,8 @@ class Source:
     folder: Path
     found: Found
     note: str
-    settings: dict[str, Any]
+    options: dict[str, Any]
+    decoders: tuple[str | None, ...] = ()
     read: Callable[[Path], Integer[np.ndarray, " channels *places"]]
     refusal: Callable[[int], str]
 
@@ -124,13 +126,12 @@ def _mapped(source: Source, sizes: _Sizes) -> Dataset:
 def _cached(source: Source, sizes: _Sizes) -> Path:
     def write(place: Path) -> None:
         count, size = sizes.train + sizes.test, sizes.decoded / 2**30
-        _log.warning(
-            "decoding %s files of %s, once, into %s (%.1f GiB)", f"{count:,}", source.folder, cache.home(), size
-        )
+        _log.warning("decoding %d files of %s, once, into %s: %.1f GiB", count, source.folder, place.parent, size)
         _write(place, source, sizes)
 
-    origin = [source.name, str(source.folder.resolve()), source.settings]
-    return cache.folder(source.name, origin, [_VERSION, _state(source)], sizes.on_disk, write)
+    origin = [source.name, str(source.folder.resolve()), source.options]
+    state = [_VERSION, source.decoders, _state(source)]
+    return cache.folder(source.name, origin, state, sizes.on_disk, write)
 
 
 def _state(source: Source) -> list[list[Any]]:

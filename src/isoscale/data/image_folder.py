@@ -56,19 +56,20 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
             folder=folder,
             found=found,
             note=note,
-            settings={"size": size, "grey": grey, "decoders": _decoders()},
+            options={"size": size, "grey": bool(grey)},
+            decoders=_decoders(),
             read=_reader(found.train.paths[0], size, grey),
             refusal=lambda level: constant_channel(_NAME, level),
         )
     )
 
 
-def _decoders() -> list[str | None]:
+def _decoders() -> tuple[str | None, ...]:
     """Another version may decode or resize the same file to other levels."""
     import PIL
     from PIL import features
 
-    return [PIL.__version__, features.version("jpg")]
+    return PIL.__version__, features.version("jpg")
 
 
 def _reader(first: Path, size: int | None, grey: bool) -> Callable[[Path], UInt8[np.ndarray, "channels height width"]]:
