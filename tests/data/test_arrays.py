@@ -65,6 +65,20 @@ def test_a_file_larger_than_its_resident_pages(tmp_path: Path) -> None:
     assert load("arrays", tmp_path).train_x[7, 3] == 0
 
 
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="asks Linux how much memory there is")
+def test_a_file_larger_than_the_memory(tmp_path: Path) -> None:
+    """No system promises room for copies of all of it; it is there to be read."""
+    machine = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = sum(int(machine[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
+    np.lib.format.open_memmap(tmp_path / "train_x.npy", "w+", np.float32, (2, kib * 256)).flush()
+    for name in ("train_y", "test_y"):
+        np.save(tmp_path / f"{name}.npy", np.array([0, 1]))
+    (tmp_path / "test_x.npy").hardlink_to(tmp_path / "train_x.npy")
+    data = load("arrays", tmp_path)
+    assert data.train_x.nbytes > 1024 * kib
+    assert data.train_x[[1, 0], -3:].tolist() == [[0.0] * 3] * 2
+
+
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     DIGITS.save(tmp_path)
     path = tmp_path / "train_x.npy"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from published import labels, pixels
 
 from isoscale.data import Dataset
-from isoscale.data.standardise import Split, _row, standardised
+from isoscale.data.standardise import Moments, Split, look_up, standardised
 from isoscale.errors import DataError
 
 
@@ -52,8 +52,33 @@ def test_moments_are_exact() -> None:
 def test_moments_of_more_pixels_than_64_bits_can_multiply() -> None:
     # As many as CIFAR-10 has, half of them 0, half 255: count * sum of squares is 8.5e19, more than 2^63.
     count = 50_000 * 1024
-    row = _row("made", count, 255 * count // 2, 255**2 * count // 2)
-    assert row[[0, 255]].tolist() == [-1.0, 1.0]
+    moments = Moments()
+    moments.count, moments.sums, moments.squares = count, [255 * count // 2], [255**2 * count // 2]
+    assert moments.table(np.dtype(np.uint8), str)[0, [0, 255]].tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_samples_are_summed_one_by_one_or_all_at_once(dtype: type) -> None:
+    """In parts too: more numbers than are squared at a time."""
+    kind = np.iinfo(dtype)
+    levels = np.random.default_rng(0).integers(kind.min, kind.max + 1, (5, 2, 300_000), dtype=dtype)
+    one_by_one, at_once = Moments(), Moments()
+    for sample in levels:
+        one_by_one.add(sample[None])
+    at_once.add(levels)
+    assert vars(one_by_one) == vars(at_once)
+    exact = levels.astype(object)
+    assert at_once.sums == [exact[:, channel].sum() for channel in (0, 1)]
+    assert at_once.squares == [(exact[:, channel] ** 2).sum() for channel in (0, 1)]
+
+
+def test_levels_of_16_bits_are_looked_up_with_their_sign() -> None:
+    levels = np.array([[[-32768, -1, 0, 1, 32767]]], np.int16)
+    moments = Moments()
+    moments.add(levels)
+    found = look_up(moments.table(levels.dtype, str), levels)
+    expected = (levels - levels.mean(dtype=float)) / levels.std(dtype=float)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_constant_channel_is_refused() -> None:

@@ -15,7 +15,7 @@ from isoscale import data, laws, measure, report
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.lr_law import depth_law, estimates
 from isoscale.models import ConvResNet
-from isoscale.sweeps import sweep, worker
+from isoscale.sweeps import log2_grid, sweep, worker
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.store import Trial
 from isoscale.training.recipe import batch_order
@@ -61,13 +61,39 @@ def test_run_again_it_trains_nothing_and_finds_the_same(law, engine, store):
 
 
 def test_the_grid_is_the_published_protocol(engine, store):
-    spec = dataclasses.replace(NETWORKS["plain"], lrs=[0.03125, 0.0625, 0.125, 0.25, 0.5])
+    spec = dataclasses.replace(NETWORKS["plain"], lrs=log2_grid(-5, 4))
     found = depth_law(spec, search="grid", store=store, device="cpu").data.isel(network=0)
     for depth in spec.depths:
         one = sweep(dataclasses.replace(spec, depths=[depth], base_depth=depth), store=store, device="cpu")
-        expected = laws.optimal_lr(one.data["curve"].isel(rule=0, width=0, depth=0).mean("step", skipna=False))
+        curve = one.data["curve"].isel(rule=0, width=0, depth=0).astype(float)
+        expected = laws.optimal_lr(curve.mean("step", skipna=False))
         assert float(found["lr"].sel(depth=depth)) == pytest.approx(float(expected.lr), rel=1e-6)
-    assert (found["trials"] == 10).all()
+    assert (found["at_edge"] == "").all()
+    assert (found["trials"] == 20).all()
+
+
+def test_a_grid_too_narrow_is_extended_by_new_points_only(engine, tmp_path):
+    """It ends where the wide grid's optimum is, and run again it trains nothing."""
+    wide, narrow = (
+        depth_law(
+            dataclasses.replace(NETWORKS["plain"], lrs=lrs), search="grid", store=tmp_path / "s.db", device="cpu"
+        ).data.isel(network=0)
+        for lrs in (log2_grid(-6, 4), log2_grid(-6, -4))
+    )
+    assert (narrow["at_edge"] == "").all()
+    np.testing.assert_allclose(narrow["lr"], wide["lr"], rtol=1e-6)
+    # -6 to -4, then four octaves at a time.
+    counts = narrow["trials"].values // 2
+    assert set(counts) <= {7, 11}
+    engine.ran.clear()
+    again = depth_law(
+        dataclasses.replace(NETWORKS["plain"], lrs=log2_grid(-6, -4)),
+        search="grid",
+        store=tmp_path / "s.db",
+        device="cpu",
+    )
+    assert engine.ran == []
+    assert again.data.isel(network=0).equals(narrow)
 
 
 def test_the_estimate_is_that_of_the_measure(law):
@@ -122,20 +148,22 @@ def test_laws_and_verdicts_are_of_the_optima(law):
     assert set(law.data["claim_verdict"].values) <= {"agrees", "shallower", "steeper", "cannot tell", "no verdict"}
 
 
-def test_depths_that_nothing_trains_are_said_so(engine, tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize("search", ["adaptive", "grid"])
+def test_depths_that_nothing_trains_are_said_so(engine, tmp_path, caplog, monkeypatch, search):
     def diverge(shard: Shard, device: str) -> list[Trial]:
         trials = worker.failures(shard, "loss not finite at step 0", device)
         return [dataclasses.replace(trial, status="diverged") for trial in trials]
 
     monkeypatch.setattr(engine, "run_shard", staticmethod(diverge))
     with caplog.at_level(logging.WARNING):
-        found = depth_law(NETWORKS["plain"], store=tmp_path / "s.db", device="cpu")
-    assert "no learning rate from 9.09e-13 to 2 trains most seeds" in caplog.text
+        found = depth_law(NETWORKS["plain"], search=search, store=tmp_path / "s.db", device="cpu")
+    assert "no learning rate from 9.09e-13 to 2 trains most seeds; less is not tried" in caplog.text
     assert (found.data["at_edge"] == "none").all()
     assert found.data["claim_verdict"].item() == "no verdict"
     assert found.slopes == {}
     assert found.zero_shot.empty
     assert report.law_tables(found)["Optima"]["lr*"].tolist() == ["none stable"] * 3
+    assert "lr_limits [9.094947017729282e-13, 1024.0]" in report.law_page(found, heading="", command="")
 
 
 def test_a_depth_whose_changes_overflow_has_no_estimate():

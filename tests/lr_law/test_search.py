@@ -11,6 +11,7 @@ import xarray as xr
 from isoscale import laws
 from isoscale.errors import InvalidValueError
 from isoscale.lr_law.search import LATTICE, LIMITS, Exhaustive, Request, Search, half_width
+from isoscale.sweeps import log2_grid
 
 
 def valley(centre: float, *, cliff: float = math.inf, offsets: tuple[float, ...] = (0.0, 0.0, 0.0)):
@@ -137,8 +138,67 @@ def test_what_cannot_be_searched(bad):
         searching(**bad)
 
 
+# --- the exhaustive grid ---
+GRIDS = {
+    "octaves": log2_grid(-6, -2),
+    "sixths": log2_grid(-6, -2, 6),
+    "decades": tuple(10 ** (-2 + k / 20) for k in range(21)),
+    "wide": (2.0**-6, 2.0**-1),
+}
+
+
+def extended(lrs: tuple[float, ...], train) -> tuple[Exhaustive, list[Request]]:
+    grid, requests = Exhaustive(lrs=lrs, seeds=(0, 1, 2), steps=10), []
+    run(grid, lambda request: requests.append(request) or train(request))
+    return grid, requests
+
+
 def test_the_exhaustive_grid_asks_for_everything_at_once():
-    grid = Exhaustive(lrs=(0.25, 0.5, 1.0), seeds=(0, 1, 2), steps=10)
-    found = run(grid, valley(-1.2))
+    grid, requests = extended((0.25, 0.5, 1.0), valley(-1.2))
+    assert [request.lrs for request in requests] == [(0.25, 0.5, 1.0)]
     assert (grid.trials, grid.full_trials) == (9, 9.0)
-    assert math.log2(float(found.lr)) == pytest.approx(-1.2, abs=1e-9)
+    assert math.log2(float(laws.optimal_lr(grid.loss).lr)) == pytest.approx(-1.2, abs=1e-9)
+
+
+@pytest.mark.parametrize("lrs", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("centre", [-20.3, 5.7])
+def test_a_grid_goes_on_with_its_own_spacing_to_where_the_valley_is(lrs, centre):
+    grid, requests = extended(lrs, valley(centre))
+    found = laws.optimal_lr(grid.loss)
+    assert found.at_edge.item() == ""
+    assert math.log2(float(found.lr)) == pytest.approx(centre, abs=1e-6)
+    places = np.log2(grid.loss["lr"].values)
+    spacing = math.log2(lrs[1] / lrs[0])
+    np.testing.assert_allclose(np.diff(places), spacing, rtol=1e-6)
+    # Nothing is asked for twice, and no more than four octaves, or one point, beyond what is needed.
+    assert sum(request.trials for request in requests) == grid.trials
+    assert abs(places - centre).min() <= spacing / 2
+    beyond = places.max() - centre if centre > 0 else centre - places.min()
+    assert beyond <= max(4, spacing) + spacing
+
+
+@pytest.mark.parametrize("lrs", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize(("centre", "edge"), [(-60.0, "low"), (30.0, "high")])
+def test_a_grid_ends_at_the_limits_of_the_search(lrs, centre, edge):
+    grid, _ = extended(lrs, valley(centre))
+    assert laws.optimal_lr(grid.loss).at_edge.item() == edge
+    places, spacing = np.log2(grid.loss["lr"].values), math.log2(lrs[1] / lrs[0])
+    low, high = (limit / LATTICE for limit in LIMITS)
+    assert low - 1e-9 <= places.min()
+    assert places.max() <= high + 1e-9
+    # As near as its spacing allows.
+    assert min(places.min() - low, high - places.max()) < spacing - 1e-6
+
+
+def test_a_grid_without_a_stable_learning_rate_goes_down_until_there_is_one():
+    grid, requests = extended(GRIDS["octaves"], valley(-13.0, cliff=-12.5))
+    assert [request.lrs[0] for request in requests] == [2.0**-6, 2.0**-10, 2.0**-14]
+    assert laws.optimal_lr(grid.loss).at_edge.item() == ""
+    grid, _ = extended(GRIDS["octaves"], valley(-13.0, cliff=-1000))
+    assert laws.optimal_lr(grid.loss).at_edge.item() == "none"
+    assert math.log2(grid.loss["lr"].values.min()) == LIMITS[0] / LATTICE
+
+
+def test_a_single_learning_rate_is_extended_by_octaves():
+    grid, _ = extended((0.5,), valley(-4.0, cliff=-2.5))
+    assert np.log2(grid.loss["lr"].values).tolist() == [-5, -4, -3, -2, -1]

@@ -75,3 +75,15 @@ def test_what_fits_grows_with_the_free_memory(monkeypatch: pytest.MonkeyPatch, f
     # Each holds at least its parameters, gradients and two moments.
     assert found <= max(1, free // (4 * 4 * parameters))
     assert found >= free // (4 * (10 * parameters + 10 * 64 * 64 * 18) * 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "fits"), [(100, 400, True), (100, 396, False), (2**32, 2**40, True), (2**32 + 4, 2**40, False)]
+)
+def test_data_stay_where_they_are_unless_they_fit_beside_the_models(
+    monkeypatch: pytest.MonkeyPatch, size: int, free: int, fits: bool
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**13))
+    samples = torch.empty(size // 4, device="meta")
+    assert memory.data_fit(samples, "cuda") is fits
+    assert memory.data_fit(samples, "cpu") is (size <= 2**32)

@@ -60,7 +60,8 @@ class LawCommand:
     per_octave: int = 6
     """... this many to a factor of two."""
     grid: bool = False
-    """Train every learning rate of the grid with every seed, instead of searching."""
+    """Train every learning rate of the grid with every seed instead of searching, and more where the best is at an
+    end."""
     target: float = 0.125
     """Half-width of an optimum's 95 % interval that the search tries to reach, in octaves."""
     most_seeds: int = 0
@@ -133,9 +134,9 @@ class LawCommand:
     def _announce(self, networks: dict[str, Sweep], out: Console) -> None:
         first = next(iter(networks.values()))
         trials = sum(spec.trials for spec in networks.values())
-        how = (
-            f"every one of {trials} trials" if self.grid else f"adaptive search instead of {trials} trials of the grid"
-        )
+        how = f"adaptive search instead of {trials} trials of the grid"
+        if self.grid:
+            how = f"every one of {trials} trials, and more where the best learning rate is at an end"
         out.print("How does the best learning rate fall with depth?", style="bold")
         depths = ", ".join(map(str, first.depths))
         sizes = f"width {first.widths[0]}, depths {depths}, {first.steps} batches of {first.batch_size}"

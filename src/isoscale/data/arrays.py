@@ -6,7 +6,9 @@ writes this format, so that what was decoded once need not be decoded again.
 
 from __future__ import annotations
 
+import errno
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ def arrays(folder: Path) -> Dataset:
 
     Images, sequences and vectors are float32 and used as they are: standardise them before. Tokens and labels are
     int64. `classes` and `note` are read from `dataset.json` where there is one; otherwise there are as many classes
-    as the largest label says.
+    as the largest label says. Do not write into the tensors: what is larger than the memory cannot be written to, and
+    trying ends the process.
 
     Raises:
         DataError: A file is missing, unreadable or damaged, or the four do not fit together.
@@ -45,14 +48,25 @@ def arrays(folder: Path) -> Dataset:
 
 def _mapped(path: Path) -> torch.Tensor:
     try:
-        # Copy on write: torch wants memory that it may write to, and nothing of that reaches the file.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-        return torch.from_numpy(array)
+        return _copy_on_write(path)
     except FileNotFoundError as error:
         wanted = ", ".join(f"{name}.npy" for name in ARRAYS)
         raise DataError(f"no {path.name} in {path.parent}. Expected {wanted}") from error
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}. Write it again") from error
+
+
+def _copy_on_write(path: Path) -> torch.Tensor:
+    """What is written into the tensor does not reach the file."""
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+    # The system does not promise copies of more pages than there is memory: these can be read only.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _meta(path: Path) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float32, Int16
+from jaxtyping import Int16
 
 from isoscale.data import class_folders, files
 from isoscale.data.dataset import Dataset
+from isoscale.data.decoded import Source, decoded
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
 SUFFIXES = (".wav",)
@@ -27,7 +27,8 @@ class _Sound(NamedTuple):
 def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
     """The sounds of a folder as sequences (samples, 1, length), standardised by the training sounds' mean and std.
 
-    Channels are averaged. Every encoding becomes 16-bit first, so that mean and variance are exact.
+    Channels are averaged. Every encoding becomes 16-bit first, so that mean and variance are exact. A folder of more
+    than 256 MiB, decoded, need not fit into memory: it is decoded once into the cache folder, as an image folder is.
 
     Args:
         folder: Has `train/<class>/` and `test/<class>/` (or `val/`), or `<class>/` alone: then every fifth file of
@@ -36,30 +37,44 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
 
     Raises:
         InvalidValueError, InvalidTypeError: A `length` that makes no sense.
-        DataError: A class is missing or empty, a file is damaged, has another rate or length than the first, or
-            all is silence.
+        DataError: A class is missing or empty, a file is damaged, has another rate or length than the first, all is
+            silence, or the cache folder has no room.
     """
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
         raise InvalidTypeError(f"`length` must be a whole number, got {length!r}")
     if length is not None and length < 1:
         raise InvalidValueError(f"`length` must be >= 1, got {length}")
     found = class_folders.find(folder, SUFFIXES, "sounds")
-    sounds = [_read(path) for path in [*found.train.paths, *found.test.paths]]
-    _check_alike(sounds, [*found.train.paths, *found.test.paths], length)
-    levels = np.stack([_sized(sound.samples, length) for sound in sounds])
-    cut = len(found.train.paths)
-    x = _standardised(folder, levels, cut)[:, None]
-    note = f"{cut:,} training sounds of {len(found.classes)} classes from {folder.name}, {sounds[0].rate:,} Hz, "
-    note += f"{len(sounds) - cut:,} test sounds{found.note}"
-    return Dataset(
-        name="audio-folder",
-        note=note,
-        classes=len(found.classes),
-        train_x=torch.from_numpy(x[:cut]),
-        train_y=torch.tensor(found.train.labels),
-        test_x=torch.from_numpy(x[cut:]),
-        test_y=torch.tensor(found.test.labels),
+    first = found.train.paths[0]
+    sound = _read(first)
+    note = f"{len(found.train.paths):,} training sounds of {len(found.classes)} classes from {folder.name}, "
+    note += f"{sound.rate:,} Hz, {len(found.test.paths):,} test sounds{found.note}"
+    return decoded(
+        Source(
+            name="audio-folder",
+            folder=folder,
+            found=found,
+            note=note,
+            options={"length": length},
+            read=_reader(first.name, sound.rate, len(sound.samples), length),
+            refusal=lambda _: f"training sounds of {folder} are silent",
+        )
     )
+
+
+def _reader(first: str, rate: int, samples: int, length: int | None) -> Callable[[Path], Int16[np.ndarray, "1 length"]]:
+    """Reads sounds that have the rate of the first and, unless a length is given, its length."""
+
+    def read(path: Path) -> Int16[np.ndarray, "1 length"]:
+        sound = _read(path)
+        if sound.rate != rate:
+            raise DataError(f"{path} has {sound.rate:,} Hz, {first} {rate:,} Hz. Bring all sounds to one rate")
+        if length is None and len(sound.samples) != samples:
+            lengths = f"{len(sound.samples):,} samples, {first} {samples:,}"
+            raise DataError(f"{path} has {lengths}. Give them one `length`")
+        return _sized(sound.samples, length)[None]
+
+    return read
 
 
 def _read(path: Path) -> _Sound:
@@ -94,31 +109,7 @@ def _mono(samples: Int16[np.ndarray, " length ..."]) -> Int16[np.ndarray, " leng
     return (samples.sum(1, dtype=np.int64) // samples.shape[1]).astype(np.int16)
 
 
-def _check_alike(sounds: list[_Sound], paths: list[Path], length: int | None) -> None:
-    first = sounds[0]
-    for sound, path in zip(sounds, paths, strict=True):
-        if sound.rate != first.rate:
-            rates = f"{sound.rate:,} Hz, {paths[0].name} {first.rate:,} Hz"
-            raise DataError(f"{path} has {rates}. Bring all sounds to one rate")
-        if length is None and len(sound.samples) != len(first.samples):
-            lengths = f"{len(sound.samples):,} samples, {paths[0].name} {len(first.samples):,}"
-            raise DataError(f"{path} has {lengths}. Give them one `length`")
-
-
 def _sized(samples: Int16[np.ndarray, " length"], length: int | None) -> Int16[np.ndarray, " length"]:
     if length is None:
         return samples
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
-
-
-def _standardised(
-    folder: Path, levels: Int16[np.ndarray, "samples length"], train: int
-) -> Float32[np.ndarray, "samples length"]:
-    """By exact sums of integers: every machine gives the same bits."""
-    known = levels[:train].astype(np.int64)
-    total, squares = int(known.sum()), int(np.square(known).sum())
-    scatter = known.size * squares - total * total
-    if scatter == 0:
-        raise DataError(f"training sounds of {folder} are silent")
-    mean, std = total / known.size, math.sqrt(scatter) / known.size
-    return ((levels - mean) / std).astype(np.float32)

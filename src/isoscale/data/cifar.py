@@ -78,7 +78,7 @@ def _pooled(split: Split, pool: int) -> Split:
     if pool == 1:
         return split
     side, area = _SHAPE[-1] // pool, pool * pool
-    squares = split.images.reshape(-1, _SHAPE[0], side, pool, side, pool)
+    squares = split.levels.reshape(-1, _SHAPE[0], side, pool, side, pool)
     levels = (squares.sum((3, 5), dtype=np.uint32) + area // 2) // area
     return Split(levels.astype(np.uint8), split.labels)
 

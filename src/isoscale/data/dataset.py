@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -117,16 +118,34 @@ class Dataset:
         The same files give the same fingerprint on every machine. It is computed once: do not write into the
         tensors after asking for it.
         """
-        # Types and shapes too: equal bytes in another shape train another network.
-        digest = hashlib.sha256(str(self.classes).encode())
+        digest = Digest(self.classes)
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+            digest.begin(tensor.dtype, tensor.shape)
+            digest.update(tensor.detach().cpu().contiguous().numpy())
+        return digest.fingerprint
 
     def __repr__(self) -> str:
         train, test = tuple(self.train_x.shape), tuple(self.test_x.shape)
         return f"Dataset({self.name!r}, train={train}, test={test}, classes={self.classes})"
+
+
+class Digest:
+    """A fingerprint in the making: the four tensors one after the other, each whole or in consecutive parts."""
+
+    def __init__(self, classes: int) -> None:
+        self._sha = hashlib.sha256(str(classes).encode())
+
+    def begin(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        """The next tensor's type and shape: equal bytes in another shape train another network."""
+        self._sha.update(f"{dtype}{tuple(shape)}".encode())
+
+    def update(self, numbers: np.ndarray) -> None:
+        """Its numbers, contiguous, or the next of them."""
+        self._sha.update(numbers.data)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._sha.hexdigest()[:16]
 
 
 def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:

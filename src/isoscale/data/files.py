@@ -73,7 +73,7 @@ def unpack(path: Path) -> Unpacked:
     except _BROKEN_STREAM as error:
         fault = str(error)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return Unpacked(b"".join(chunks), fault)
 
 
@@ -117,9 +117,9 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return True
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions")

@@ -76,7 +76,7 @@ def _split(path: Path, whole: Split) -> tuple[Split, Split]:
     held_out = np.arange(len(whole.labels)) % _HOLD_OUT_EVERY == _HOLD_OUT_EVERY - 1
     if not held_out.any():
         raise DataError(f"{path} has too few images to split: {len(held_out)}. Put the training files there")
-    train, test = (Split(whole.images[rows], whole.labels[rows]) for rows in (~held_out, held_out))
+    train, test = (Split(whole.levels[rows], whole.labels[rows]) for rows in (~held_out, held_out))
     return train, test
 
 

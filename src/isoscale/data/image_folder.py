@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from jaxtyping import UInt8
 
 from isoscale.data import class_folders, files
 from isoscale.data.dataset import Dataset
-from isoscale.data.standardise import Split, standardised
+from isoscale.data.decoded import Source, decoded
+from isoscale.data.standardise import constant_channel
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -19,10 +21,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
+_NAME = "image-folder"
 
 
 def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -> Dataset:
     """The images of a folder as (samples, channels, height, width), standardised.
+
+    A folder of more than 256 MiB, decoded, is decoded once, image by image, into the cache folder (`isoscale` in
+    `$XDG_CACHE_HOME` or `~/.cache`; by platform), and mapped from there, so that it need not fit into memory: four
+    bytes a number, and a fifth during decoding. Change a file and it is decoded again; delete the cache when you like.
 
     Args:
         folder: Has `train/<class>/` and `test/<class>/` (or `val/`), or `<class>/` alone: then every fifth image
@@ -33,32 +40,50 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
 
     Raises:
         InvalidValueError, InvalidTypeError: A `size` that makes no sense.
-        DataError: A class is missing or empty, an image is damaged or has another shape than the first.
+        DataError: A class is missing or empty, an image is damaged or has another shape than the first, or the
+            cache folder has no room.
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
         raise InvalidTypeError(f"`size` must be a whole number, got {size!r}")
     if size is not None and size < 1:
         raise InvalidValueError(f"`size` must be >= 1, got {size}")
     found = class_folders.find(folder, SUFFIXES, "images")
-    train, test = (_read_all(split, size, grey) for split in (found.train, found.test))
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(f"training images of {folder} have another shape than test images. Give them one with `size`")
-    note = f"{len(train.labels):,} training images of {len(found.classes)} classes from {folder.name}, "
-    note += f"{len(test.labels):,} test images{found.note}"
-    return standardised(name="image-folder", train=train, test=test, classes=len(found.classes), note=note)
+    note = f"{len(found.train.paths):,} training images of {len(found.classes)} classes from {folder.name}, "
+    note += f"{len(found.test.paths):,} test images{found.note}"
+    return decoded(
+        Source(
+            name=_NAME,
+            folder=folder,
+            found=found,
+            note=note,
+            options={"size": size, "grey": bool(grey)},
+            decoders=_decoders(),
+            read=_reader(found.train.paths[0], size, grey),
+            refusal=lambda level: constant_channel(_NAME, level),
+        )
+    )
 
 
-def _read_all(split: class_folders.Files, size: int | None, grey: bool) -> Split:
-    first = _read(split.paths[0], size, grey)
-    # One array, filled as they come: a list of images and their stack would take the memory twice.
-    images = np.empty((len(split.paths), *first.shape), np.uint8)
-    for image, path in zip(images, split.paths, strict=True):
+def _decoders() -> tuple[str | None, ...]:
+    """Another version may decode or resize the same file to other levels."""
+    import PIL
+    from PIL import features
+
+    return PIL.__version__, features.version("jpg")
+
+
+def _reader(first: Path, size: int | None, grey: bool) -> Callable[[Path], UInt8[np.ndarray, "channels height width"]]:
+    """Reads images that have the shape of the first."""
+    shape = _read(first, size, grey).shape
+
+    def read(path: Path) -> UInt8[np.ndarray, "channels height width"]:
         pixels = _read(path, size, grey)
-        if pixels.shape != first.shape:
-            shapes = [f"{shape[2]}x{shape[1]}" for shape in (pixels.shape, first.shape)]
-            raise DataError(f"{path} is {shapes[0]}, {split.paths[0].name} is {shapes[1]}. Give them one `size`")
-        image[:] = pixels
-    return Split(images, np.array(split.labels, dtype=np.int64))
+        if pixels.shape != shape:
+            sizes = [f"{found[2]}x{found[1]}" for found in (pixels.shape, shape)]
+            raise DataError(f"{path} is {sizes[0]}, {first.name} is {sizes[1]}. Give them one `size`")
+        return pixels
+
+    return read
 
 
 def _read(path: Path, size: int | None, grey: bool) -> UInt8[np.ndarray, "channels height width"]:

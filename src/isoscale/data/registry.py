@@ -56,6 +56,8 @@ def names() -> list[str]:
 def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
     """Read a data set, standardised with its own training split.
 
+    Large folders of images or sounds are decoded into the cache folder and mapped: they need not fit into memory.
+
     Args:
         name: One of `names()`.
         folder: Where the files lie, in their published layout; by default `$ISOSCALE_DATA`. `digits` and
@@ -73,7 +75,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any
     Raises:
         InvalidValueError: There is no such data set, or an option has an illegal value.
         InvalidTypeError: The data set takes no such option, or the option has the wrong type.
-        DataError: No folder is known, or a file is missing, unreadable or damaged.
+        DataError: No folder is known, or a file is missing, unreadable or damaged, or the cache folder has
+            no room.
 
     >>> load("digits")
     Dataset('digits', train=(1438, 1, 8, 8), test=(359, 1, 8, 8), classes=10)

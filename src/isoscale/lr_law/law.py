@@ -19,7 +19,7 @@ from isoscale.laws import PowerLaw
 from isoscale.lr_law import estimates, fits
 from isoscale.lr_law.published import CLAIM, published, verdict
 from isoscale.lr_law.runs import Curve, at_optimum, joined, run_searches
-from isoscale.lr_law.search import Exhaustive, Search, half_width
+from isoscale.lr_law.search import LATTICE, LIMITS, Exhaustive, Search, half_width
 from isoscale.lr_law.zero_shot import Known, tuned_lr, zero_shot
 from isoscale.sweeps import Progress, Sweep
 from isoscale.sweeps.driver import prepare
@@ -94,7 +94,9 @@ def depth_law(
 
     Args:
         networks: A sweep for each network, by name: one width, three depths or more, the rule "sp". Its learning rates
-            are the exhaustive grid, and the ends of its range are where the adaptive search begins.
+            are the exhaustive grid, and the ends of its range are where the adaptive search begins. Where at some depth
+            the best one lies at an end, or none is stable, the range is extended, to 2^-40 and to 2^10 at most; if that
+            does not help, `at_edge`, a warning and the report say so.
         search: "adaptive" (`isoscale.lr_law.search`) or "grid", every learning rate of the sweep.
         target: Half-width of an optimum's 95 % interval for the adaptive search to reach, in octaves.
         most_seeds: Seeds that the adaptive search may use where the sweep's own disagree; 0: no more than those.
@@ -203,10 +205,13 @@ def _without_sweep(spec: Sweep, depth: int, dataset: Any, device: str) -> dict[s
 def _say_if_unstable(row: Mapping[str, Any], search: Search | Exhaustive) -> None:
     lrs = search.loss["lr"].values
     where = f"{row['network']}, depth {row['depth']}"
+    # A search whose optimum is at an end extends its range: it ends only at the limit.
     if row["at_edge"] == "none":
-        _log.warning("%s: no learning rate from %.3g to %.3g trains most seeds", where, lrs.min(), lrs.max())
+        span = lrs.min(), lrs.max()
+        _log.warning("%s: no learning rate from %.3g to %.3g trains most seeds; less is not tried", where, *span)
     elif row["at_edge"]:
-        _log.warning("%s: the optimum is at the %s end of the range, %.3g", where, row["at_edge"], row["lr"])
+        end, beyond = row["at_edge"], {"low": "less", "high": "more"}[row["at_edge"]]
+        _log.warning("%s: the optimum is at the %s end, %.3g; %s is not tried", where, end, row["lr"], beyond)
 
 
 def _inside(found: xr.Dataset, network: str) -> xr.Dataset:
@@ -255,6 +260,11 @@ def _fitted(inside: xr.Dataset, everywhere: xr.Dataset) -> dict[str, float]:
     return swept | {f"estimate_{name}": value for name, value in estimated.items()}
 
 
+def _limits() -> list[float]:
+    """How far a range is extended."""
+    return [2.0 ** (place / LATTICE) for place in LIMITS]
+
+
 def _compared(spec: Sweep, inside: xr.Dataset) -> dict[str, Any]:
     law = fits.law_of(inside["depth"].values, inside["lr"].values)
     interval = law["exponent_low"], law["exponent_high"]
@@ -266,5 +276,5 @@ def _compared(spec: Sweep, inside: xr.Dataset) -> dict[str, Any]:
         "published_kind": printed.kind if printed else "",
         "claim_verdict": verdict(*interval, (CLAIM, CLAIM)),
         "published_verdict": verdict(*interval, printed[:2]) if printed else "nothing published",
-        "settings": json.dumps(settings | {"lr_range": [min(spec.lrs), max(spec.lrs)]}),
+        "settings": json.dumps(settings | {"lr_range": [min(spec.lrs), max(spec.lrs)], "lr_limits": _limits()}),
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -32,6 +32,9 @@ LIMITS = (-40 * _OCTAVE, 10 * _OCTAVE)
 _PILOT_SHARE = 4
 # More seeds train this far on either side of the optimum.
 _WINDOW = _OCTAVE
+
+# Where a learning rate stands on the lattice; one of a grid may stand between.
+Place = TypeVar("Place", int, float)
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,7 @@ class Search:
         stable = {place: loss for place, loss in self._pilots.items() if math.isfinite(loss)}
         low, high = min(self._pilots), max(self._pilots)
         best = min(stable, key=lambda place: stable[place]) if stable else low
-        if best == low and low > LIMITS[0]:
-            return list(range(low - _OCTAVE, max(LIMITS[0], low - _EXTENSION) - 1, -_OCTAVE))[::-1]
-        if best == high and high < LIMITS[1]:
-            return list(range(high + _OCTAVE, min(LIMITS[1], high + _EXTENSION) + 1, _OCTAVE))
-        return []
+        return (best == low and _outward(low, -_OCTAVE)) or (best == high and _outward(high, _OCTAVE)) or []
 
     # --- the valley ---
     def _full_places(self) -> list[int]:
@@ -202,6 +201,9 @@ class Search:
 class Exhaustive:
     """Every learning rate of a grid with every seed, as published; the interface of `Search`.
 
+    Where the best one lies at an end, or none is stable, the grid goes on: four octaves more at a time with the
+    spacing that it has there, within the limits of `Search`.
+
     >>> grid = Exhaustive(lrs=(0.5, 1.0), seeds=(0, 1), steps=10)
     >>> grid.wanted().trials
     4
@@ -213,10 +215,21 @@ class Exhaustive:
     _loss: xr.DataArray | None = None
 
     def wanted(self) -> Request | None:
-        return Request(self.lrs, self.seeds, self.steps) if self._loss is None else None
+        lrs = self.lrs if self._loss is None else self._extension(self._loss)
+        return Request(lrs, self.seeds, self.steps) if lrs else None
+
+    def _extension(self, loss: xr.DataArray) -> tuple[float, ...]:
+        edge = str(laws.optimal_lr(loss).at_edge.item())
+        if not edge:
+            return ()
+        places = LATTICE * np.log2(loss["lr"].values)
+        end, neighbour = (places[-1], places[-2:-1]) if edge == "high" else (places[0], places[1:2])
+        step = end - neighbour[0] if neighbour.size else -_OCTAVE
+        return tuple(2 ** (place / LATTICE) for place in _outward(float(end), float(step)))
 
     def tell(self, loss: xr.DataArray) -> None:
-        self._loss = loss.transpose("lr", "seed")
+        loss = loss.transpose("lr", "seed")
+        self._loss = (loss if self._loss is None else xr.concat([self._loss, loss], "lr")).sortby("lr")
 
     @property
     def loss(self) -> xr.DataArray:
@@ -225,7 +238,7 @@ class Exhaustive:
 
     @property
     def trials(self) -> int:
-        return len(self.lrs) * len(self.seeds)
+        return 0 if self._loss is None else self._loss.size
 
     @property
     def full_trials(self) -> float:
@@ -235,6 +248,15 @@ class Exhaustive:
 def half_width(optimum: xr.Dataset | Mapping[str, Any]) -> float:
     """Half the width of an optimum's interval, in octaves."""
     return 0.5 * math.log2(float(optimum["lr_high"]) / float(optimum["lr_low"]))
+
+
+def _outward(end: Place, step: Place) -> list[Place]:
+    """The places that come next beyond an end of a range, in order: `step` apart (downwards if it is negative), over
+    four octaves or one step, and within the limits."""
+    limit = LIMITS[1] if step > 0 else LIMITS[0]
+    room = min((limit - end) / step, max(_EXTENSION / abs(step), 1))
+    # The ends of a grid are logarithms: round-off must not cost the last place.
+    return sorted(end + count * step for count in range(1, math.floor(room + 1e-9) + 1))
 
 
 def _within(places: Iterable[int]) -> list[int]:

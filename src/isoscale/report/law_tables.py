@@ -32,7 +32,9 @@ _NOTES = {
     "diverged seeds: at the trained learning rate nearest to lr*. Seeds that diverge are left out of means, unless "
     "they are half of them: beside a cliff lr* leans towards it. Sweep-free: "
     "maximal-update learning rate at initialisation ± 2 standard errors. Trials: counted by length (a pilot is a "
-    "quarter), all that ran. `<=`, `>=`: an optimum at the end of the range; it enters no fit.",
+    "quarter), all that ran. Where the best learning rate lay at an end of the range, or none was stable, the range "
+    "was extended, as far as lr_limits (settings) say. `<=`, `>=`: an optimum at the end even so; `none stable`: no "
+    "learning rate trains most seeds. Neither enters a fit.",
     "Without a sweep": "Exponent of the sweep-free estimate, and how far the swept optimum lies above it, in octaves, "
     "at the shallowest and at the deepest depth.",
     "Which depth predicts": "The deepest optimum is left out of the fit; error in octaves, predicted above measured "

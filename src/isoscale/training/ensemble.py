@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from isoscale.data import Dataset
 from isoscale.models import Model
-from isoscale.training.memory import in_parts, members_that_fit
+from isoscale.training.memory import data_fit, in_parts, members_that_fit
 from isoscale.training.optimizers import Stepper
 from isoscale.training.recipe import Member, Recipe, as_taken, batch_order
 
@@ -35,8 +35,6 @@ _NUMBERS_THAT_STACK = 2**17
 
 # Divergence is looked for every so many steps: each look waits for the device.
 _LOOK_EVERY = 10
-
-_RESIDENT_BYTES = 2**32
 
 _EVAL_POSITIONS = 2**16
 _EVAL_SAMPLES = 1024
@@ -139,7 +137,8 @@ def _train_stack(
     params = list(model.parameters())
     steppers = _steppers(recipe, model, members)
     # Labels are far smaller than samples, and both must lie in one place to be picked by one index.
-    x = _resident(data.train_x, device)
+    # Data that do not fit beside the models stay where they are, and their batches travel.
+    x = data.train_x.to(device) if data_fit(data.train_x, device) else data.train_x
     y = data.train_y.to(x.device)
     curve = torch.full((recipe.steps, len(members)), torch.nan, device=device)
     for step in range(recipe.steps):
@@ -156,11 +155,6 @@ def _train_stack(
             if not curve[step].isfinite().any():
                 break
     return _outcome(model, curve, data, device)
-
-
-def _resident(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on the device, unless it is so large that its batches travel instead."""
-    return tensor.to(device) if tensor.nbytes <= _RESIDENT_BYTES else tensor
 
 
 def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[Stepper]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from isoscale.models import Model
 
@@ -22,6 +23,10 @@ _KEPT = 4
 
 _WORD = 4
 
+# Data beside the models: at most this, so that a short run does not read hours of it, and this share of what is free.
+_DATA_BYTES = 2**32
+_DATA_SHARE = 0.25
+
 
 def members_that_fit(model: Model, width: int, maps: int, batch_size: int, device: torch.device | str) -> int:
     """How many members of a model train at once in the memory that a GPU has free, at least one.
@@ -37,6 +42,14 @@ def members_that_fit(model: Model, width: int, maps: int, batch_size: int, devic
     words = _COPIES * parameters + _KEPT * batch_size * width * maps
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(_SHARE * free) // (_WORD * words))
+
+
+def data_fit(samples: Tensor, device: torch.device | str) -> bool:
+    """Whether all samples can be on a device at once: 4 GiB at most, and on a GPU a quarter of its free memory."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return samples.nbytes <= min(_DATA_BYTES, _DATA_SHARE * free)
+    return samples.nbytes <= _DATA_BYTES
 
 
 def in_parts(run: Callable[[Sequence[int]], T], items: Sequence[int]) -> list[T]:

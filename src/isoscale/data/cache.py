@@ -1,0 +1,108 @@
+"""Folders that are made once, kept in the user's cache folder, and read by every process from then on.
+
+A cached folder is complete or it is not there: it is made under another name and then renamed. Its own name is a digest
+of what it was made from, so that it is never out of date. All of it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from isoscale.errors import DataError
+
+# What was not written to for so long has no writer any more: its process was killed.
+_ABANDONED_SECONDS = 86_400
+
+
+def home() -> Path:
+    """Where cached folders are: `$XDG_CACHE_HOME/isoscale`, `~/.cache/isoscale` or the platform's own place."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("isoscale", appauthor=False)
+
+
+def folder(name: str, origin: Any, state: Any, size: int, write: Callable[[Path], None]) -> Path:
+    """The cached folder of what `write` makes, made now unless it is there.
+
+    Args:
+        name: What it begins with.
+        origin: What it is made from, as JSON takes it. There is one for each: another state replaces it.
+        state: All else that decides its content.
+        size: How many bytes it takes, at most.
+        write: Fills an empty folder.
+
+    Raises:
+        DataError: It cannot be written, for want of room or another reason. Nothing is left of it then.
+    """
+    family = f"{name}-{_digest(origin)}-"
+    place = home() / (family + _digest(state))
+    if not place.is_dir():
+        try:
+            _make(place, size, write)
+        except OSError as error:
+            raise DataError(
+                f"the cache folder {place.parent} cannot hold the {_size(size)} of {name}: {error.strerror or error}. "
+                "Make room there, or set XDG_CACHE_HOME to a folder on another disk"
+            ) from error
+        for old in list(place.parent.glob(family + "*")):
+            if old != place:
+                discard(old)
+    return place
+
+
+def discard(place: Path) -> None:
+    """Take a cached folder away; who has mapped its files keeps them."""
+    # In one step: a folder that is half deleted would be taken for a whole one.
+    gone = place.with_name(f".{place.name}.{os.getpid()}.part")
+    with suppress(OSError):  # another process was quicker, or still reads it on a system that minds
+        os.rename(place, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _make(place: Path, size: int, write: Callable[[Path], None]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _clear_abandoned(place.parent)
+    free = shutil.disk_usage(place.parent).free
+    if free < size:
+        # Known before hours of decoding rather than after them.
+        raise OSError(f"only {_size(free)} are free")
+    part = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=place.parent))
+    try:
+        write(part)
+        _publish(part, place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _publish(part: Path, place: Path) -> None:
+    try:
+        os.rename(part, place)
+    except OSError:
+        # Another process made the same meanwhile.
+        if not place.is_dir():
+            raise
+
+
+def _clear_abandoned(parent: Path) -> None:
+    for part in parent.glob(".*.part"):
+        with suppress(OSError):  # its writer is alive and has just finished
+            last = max(path.stat().st_mtime for path in (part, *part.iterdir()))
+            if last < time.time() - _ABANDONED_SECONDS:
+                shutil.rmtree(part, ignore_errors=True)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,223 @@
+"""A data set decoded from files, one sample each: in memory if it is small, else once into files that are mapped.
+
+What does not fit is decoded file by file. Training samples go to the disk as the integers that they are while their
+moments are summed, and then, one by one, standardised into `.npy` files in the cache folder, as `arrays` reads them.
+No more than one sample is in memory at a time, every worker and later run maps the same pages, and the numbers, and so
+the fingerprint, are the same to the last bit as those of the data set in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, Integer
+
+from isoscale.data import cache, files
+from isoscale.data.arrays import arrays
+from isoscale.data.class_folders import Files, Found
+from isoscale.data.dataset import META, Dataset, Digest
+from isoscale.data.standardise import Moments, Split, look_up, standardised
+from isoscale.errors import DataError
+
+# Data sets of more float32 bytes are mapped. Of one in memory every worker process holds a copy, so that with a worker
+# a core these MiB are GiB; and what is smaller decodes in seconds, which is not worth a folder in the cache.
+IN_MEMORY_BYTES = 2**28
+
+# Goes up whenever the same files become other numbers.
+_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files that make a data set.
+
+    Attributes:
+        name: Of the data set, in the registry.
+        folder: Where the files are.
+        found: Which they are.
+        note: Of the data set.
+        options: Of the reader, as JSON takes them.
+        decoders: Versions of what decodes the files, of which others may give other levels.
+        read: A file as levels (channels, *places), uint8 or int16, all of one shape; raises DataError.
+        refusal: What to say if a channel of all training files is one level, which it is told.
+    """
+
+    name: str
+    folder: Path
+    found: Found
+    note: str
+    options: dict[str, Any]
+    decoders: tuple[str | None, ...] = ()
+    read: Callable[[Path], Integer[np.ndarray, " channels *places"]]
+    refusal: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What the first sample and the number of files say of all."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    train: int
+    test: int
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of the standardised samples."""
+        return 4 * (self.train + self.test) * math.prod(self.shape)
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes that are needed while they are made: the levels of the training samples too."""
+        return self.decoded + self.train * math.prod(self.shape) * self.dtype.itemsize + 8 * (self.train + self.test)
+
+
+def decoded(source: Source) -> Dataset:
+    """The data set of the files, standardised.
+
+    Raises:
+        DataError: A file is damaged or does not fit the others, a channel is constant, or the cache has no room.
+    """
+    train, test = source.found.train, source.found.test
+    first = source.read(train.paths[0])
+    sizes = _Sizes(first.shape, first.dtype, len(train.paths), len(test.paths))
+    return _mapped(source, sizes) if sizes.decoded > IN_MEMORY_BYTES else _in_memory(source, sizes)
+
+
+def _in_memory(source: Source, sizes: _Sizes) -> Dataset:
+    train, test = (_split(files, source, sizes) for files in (source.found.train, source.found.test))
+    classes = len(source.found.classes)
+    return standardised(
+        name=source.name, train=train, test=test, classes=classes, note=source.note, refusal=source.refusal
+    )
+
+
+def _split(files: Files, source: Source, sizes: _Sizes) -> Split:
+    # One array, filled as they come: a list of samples and their stack would take the memory twice.
+    levels = np.empty((len(files.paths), *sizes.shape), sizes.dtype)
+    for sample, path in zip(levels, files.paths, strict=True):
+        sample[:] = source.read(path)
+    return Split(levels, np.array(files.labels, dtype=np.int64))
+
+
+# --- what does not fit ---
+def _mapped(source: Source, sizes: _Sizes) -> Dataset:
+    """Decoded into the cache, unless it is there."""
+    place = _cached(source, sizes)
+    try:
+        return _opened(place, source.name)
+    except DataError:  # something else wrote there, or took it away
+        cache.discard(place)
+        return _opened(_cached(source, sizes), source.name)
+
+
+def _cached(source: Source, sizes: _Sizes) -> Path:
+    def write(place: Path) -> None:
+        count, size = sizes.train + sizes.test, sizes.decoded / 2**30
+        _log.warning("decoding %d files of %s, once, into %s: %.1f GiB", count, source.folder, place.parent, size)
+        _write(place, source, sizes)
+
+    origin = [source.name, str(source.folder.resolve()), source.options]
+    state = [_VERSION, source.decoders, _state(source)]
+    return cache.folder(source.name, origin, state, sizes.on_disk, write)
+
+
+def _state(source: Source) -> list[list[Any]]:
+    """Each file's name, size and times; the time of change too, since unpacked files bring their own other times."""
+    paths = [*source.found.train.paths, *source.found.test.paths]
+    return [[str(path.relative_to(source.folder)), *_stat(path)] for path in paths]
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _opened(place: Path, name: str) -> Dataset:
+    dataset = dataclasses.replace(arrays(place), name=name)
+    try:
+        fingerprint = str(json.loads((place / META).read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{place / META} is damaged: {error}") from error
+    # Where a cached property looks first: every worker would read all files to hash them.
+    vars(dataset)["fingerprint"] = fingerprint
+    return dataset
+
+
+def _write(place: Path, source: Source, sizes: _Sizes) -> None:
+    """The files of `Dataset.save`, and the fingerprint."""
+    train, test, classes = source.found.train, source.found.test, len(source.found.classes)
+    levels = place / "levels"
+    moments = _write_levels(levels, source)
+    table = moments.table(sizes.dtype, source.refusal)
+    digest = Digest(classes)
+    _write_samples(place / "train_x.npy", _standard(table, _read_levels(levels, sizes)), sizes.train, sizes, digest)
+    levels.unlink()
+    _write_labels(place / "train_y.npy", np.array(train.labels, np.int64), digest)
+    decoded = (source.read(path) for path in test.paths)
+    _write_samples(place / "test_x.npy", _standard(table, decoded), sizes.test, sizes, digest)
+    _write_labels(place / "test_y.npy", np.array(test.labels, np.int64), digest)
+    meta = {"classes": classes, "note": source.note, "fingerprint": digest.fingerprint, "folder": str(source.folder)}
+    (place / META).write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _write_levels(path: Path, source: Source) -> Moments:
+    moments = Moments()
+    with path.open("wb") as file:
+        for sample in map(source.read, source.found.train.paths):
+            moments.add(sample[None])
+            file.write(np.ascontiguousarray(sample).data)
+    return moments
+
+
+def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " channels *places"]]:
+    with path.open("rb") as file:
+        for _ in range(sizes.train):
+            yield np.fromfile(file, sizes.dtype, math.prod(sizes.shape)).reshape(sizes.shape)
+
+
+def _standard(
+    table: Float32[np.ndarray, "channels levels"], samples: Iterable[Integer[np.ndarray, " channels *places"]]
+) -> Iterator[Float32[np.ndarray, "1 channels *places"]]:
+    return (look_up(table, sample[None]) for sample in samples)
+
+
+def _write_samples(path: Path, parts: Iterable[np.ndarray], count: int, sizes: _Sizes, digest: Digest) -> None:
+    shape = (count, *sizes.shape)
+    digest.begin(torch.float32, shape)
+    _write_npy(path, np.dtype(np.float32), shape, parts, digest)
+
+
+def _write_labels(path: Path, labels: Int64[np.ndarray, " samples"], digest: Digest) -> None:
+    digest.begin(torch.int64, labels.shape)
+    _write_npy(path, labels.dtype, labels.shape, [labels], digest)
+
+
+def _write_npy(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray], digest: Digest
+) -> None:
+    """By writing, not by mapping: where a disk is full, that is an error, and this would end the process."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            part = np.ascontiguousarray(part)
+            file.write(part.data)
+            digest.update(part)
+        file.flush()
+        os.fsync(file.fileno())  # a name that outlives a power cut must not stand for less than it says
