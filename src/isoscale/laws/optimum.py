@@ -113,9 +113,11 @@ class Optima:
         """As `isoscale.laws.optimal_lr`."""
         import xarray as xr
 
-        shape, (low, high) = self._values.shape[:-2], interval(self._resampled[0])
-        cells = ((Vertices(*(part[at] for part in self._found)), low[at], high[at], at) for at in np.ndindex(shape))
-        rows = [self._summary(found, *ends, self._values[at]) for found, *ends, at in cells]
+        shape, (lows, highs) = self._values.shape[:-2], interval(self._resampled[0])
+        rows = [
+            self._summary(Vertices(*(part[at] for part in self._found)), (lows[at], highs[at]), self._values[at])
+            for at in np.ndindex(shape)
+        ]
         names, columns = ("lr", "lr_low", "lr_high", "loss", "loss_se"), np.array(rows, float).reshape(*shape, 5)
         arrays = {name: (self._dims, columns[..., k]) for k, name in enumerate(names)}
         return xr.Dataset(arrays | {"at_edge": (self._dims, self._found.edge)}, self._coords())
@@ -137,17 +139,21 @@ class Optima:
         found = _cost(interpolate(self._log2_lrs, seed_mean(self._values), wanted), wanted, self._found.loss)
         return self._with_interval("regret", axis, found, _cost(there, resampled, self._resampled[1]))
 
-    def _summary(self, found: Vertices, low: float, high: float, curves: Float[np.ndarray, "lr seed"]) -> list[float]:
+    def _summary(
+        self, found: Vertices, interval: tuple[float, float], curves: Float[np.ndarray, "lr seed"]
+    ) -> list[float]:
         """Optimum, interval, loss and its standard error of one curve."""
-        if found.edge == "none":
+        log2_lr, loss, edge, cliff = (part.item() for part in found)
+        if edge == "none":
             return [math.nan] * 5
-        if math.isfinite(found.cliff):
-            high = max(high, found.cliff)
-        nearest = curves[np.argmin(np.abs(self._log2_lrs - found.log2_lr))]
+        low, high = map(float, interval)
+        if math.isfinite(cliff):
+            high = max(high, cliff)
+        ends = [math.nan if edge == side else 2**end for side, end in (("low", low), ("high", high))]
+        nearest = curves[np.argmin(np.abs(self._log2_lrs - log2_lr))]
         nearest = nearest[np.isfinite(nearest)]
         se = float(nearest.std(ddof=1) / math.sqrt(len(nearest))) if len(nearest) > 1 else math.nan
-        ends = [math.nan if found.edge == side else 2 ** float(end) for side, end in (("low", low), ("high", high))]
-        return [2 ** float(found.log2_lr), *ends, float(found.loss), se]
+        return [2**log2_lr, *ends, loss, se]
 
     def _of_base(self, axis: str, base: int) -> Callable[[np.ndarray], np.ndarray]:
         """What takes the base's values, for every size, from values over the cells."""

@@ -22,6 +22,11 @@ def vertices(log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "*cur
 
     A loss that is not finite belongs to a learning rate that diverged.
     """
+    found = _vertices(log2_lrs, curves.reshape(-1, len(log2_lrs)))
+    return Vertices(*(part.reshape(curves.shape[:-1]) for part in found))
+
+
+def _vertices(log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "curve lr"]) -> Vertices:
     stable = np.isfinite(curves)
     best, last = np.where(stable, curves, np.inf).argmin(-1), len(log2_lrs) - 1
     is_end = [(best == end) & (last > 0) for end in (0, last)]

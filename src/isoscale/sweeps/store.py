@@ -15,17 +15,14 @@ import shlex
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from isoscale.errors import StoreError
 from isoscale.sweeps import schema, upkeep
 from isoscale.sweeps.schema import SCHEMA as SCHEMA
 from isoscale.sweeps.trial import COLUMNS, DamagedRowError, Trial, from_row, verify
 from isoscale.sweeps.upkeep import Filter, Merged, Salvaged, Summary
-
-T = TypeVar("T")
 
 # A lease is dead when its beat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
@@ -111,8 +108,9 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        rows = self._rows(keys)
-        return {row[_KEY] for row in rows if self._checked(verify, row) is None and row[_STATUS] != "failed"}
+        with self._intact():
+            rows = self._rows(keys)
+            return {row[_KEY] for row in rows if verify(row) is None and row[_STATUS] != "failed"}
 
     def read(self, keys: Iterable[str]) -> list[Trial]:
         """The trials with those keys that the store has, in no order.
@@ -120,7 +118,8 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        return [self._checked(from_row, row) for row in self._rows(keys)]
+        with self._intact():
+            return list(map(from_row, self._rows(keys)))
 
     def trials(self, chosen: Filter | None = None) -> Iterator[Trial]:
         """Every trial, or those that a filter takes, one after the other in the order in which they came.
@@ -128,9 +127,8 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        with self._errors():
-            for row in upkeep.select(self._db, chosen or Filter()):
-                yield self._checked(from_row, row)
+        with self._errors(), self._intact():
+            yield from map(from_row, upkeep.select(self._db, chosen or Filter()))
 
     def record(self, trials: Iterable[Trial]) -> None:
         """Write trials, all or none; those already finished stay as they are."""
@@ -140,13 +138,16 @@ class Store:
 
     def _rows(self, keys: Iterable[str]) -> Iterator[Sequence]:
         # One JSON argument holds any number of keys; bound variables are limited to 32,766.
-        query = f"SELECT {_ROW} FROM trials WHERE key IN (SELECT value FROM json_each(?))"
+        # Keys are hashes: rows in the order of their numbers are read from one end of the file to the other.
+        places = "SELECT wanted.rowid FROM trials AS wanted WHERE wanted.key IN (SELECT value FROM json_each(?))"
+        query = f"SELECT {_ROW} FROM trials WHERE rowid IN ({places})"
         with self._errors():
             yield from self._db.execute(query, (json.dumps(list(keys)),))
 
-    def _checked(self, read: Callable[[Sequence], T], row: Sequence) -> T:
+    @contextlib.contextmanager
+    def _intact(self) -> Iterator[None]:
         try:
-            return read(row)
+            yield
         except DamagedRowError as error:
             raise StoreError(f"`{self.path}`: {error}. {self._rescue()}") from error
 
