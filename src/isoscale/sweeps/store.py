@@ -40,6 +40,7 @@ _RECORD = (
 
 # How long another process may hold the file before that is an error; a shard's record takes milliseconds.
 _LOCK_SECONDS = 60.0
+_LOCK_POLL_SECONDS = 0.003
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -73,24 +74,13 @@ class Store:
     def _open(self) -> None:
         # A store comes from anywhere: functions that its schema names are not to run.
         self._db.execute("PRAGMA trusted_schema = OFF")
-        # One transaction: another driver may be creating the same file right now.
-        with self._write():
-            schema.bring_up(self._db, self.path)
-        self._use_log()
+        if not schema.is_newest(self._db):  # else nobody waits for those who write
+            # One transaction: another driver may be creating the same file right now.
+            with self._write():
+                schema.bring_up(self._db, self.path)
+        self._patiently("PRAGMA journal_mode = WAL")
         # A shard took seconds to train: the disk has it before anybody is told that it is done.
         self._db.execute("PRAGMA synchronous = FULL")
-
-    def _use_log(self) -> None:
-        """Write-ahead log; SQLite does not wait for the lock that the switch of a new file needs, so we do."""
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
 
     def close(self) -> None:
         self._db.close()
@@ -250,17 +240,17 @@ class Store:
 
     def beat(self) -> None:
         """Show that this process still holds its leases; call it every few seconds."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("UPDATE leases SET beat = beat + 1 WHERE owner = ?", (self._owner,))
 
     def release(self, shard: str) -> None:
         """Give a lease back."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("DELETE FROM leases WHERE shard = ? AND owner = ?", (shard, self._owner))
 
     def release_all(self) -> None:
         """Give back every lease that this store holds."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("DELETE FROM leases WHERE owner = ?", (self._owner,))
 
     def _is_dead(self, shard: str, owner: str, beat: int) -> bool:
@@ -276,7 +266,7 @@ class Store:
     # --- plumbing -------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._patiently("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
@@ -285,6 +275,26 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _patiently(self, statement: str) -> None:
+        """Execute what needs a lock that another process may have.
+
+        SQLite does not wait for some locks at all, and asks for the others less and less often: of many writers a
+        few would take turns, and the rest would wait until their time is over. Here all ask equally often.
+        """
+        end = time.monotonic() + _LOCK_SECONDS
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._db.execute(statement)
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                        raise
+                time.sleep(_LOCK_POLL_SECONDS)
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
