@@ -1,6 +1,7 @@
 """The `isoscale` command: each verb reads its flags, calls one function, prints and draws.
 
-Exit codes: 0 done, 1 a check that was asked for failed, trials failed or the cluster was lost, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 a check that was asked for failed, trials failed or the cluster was lost, 2 bad input,
+130 interrupted.
 Nothing here imports torch before a command runs, so that `--help` answers at once.
 """
 
