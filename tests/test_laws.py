@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from isoscale import laws
 from isoscale.errors import InvalidValueError
+from isoscale.laws import intervals
+from isoscale.laws.vertex import vertices
 
 LRS = 2.0 ** np.arange(-8, 3)
 
@@ -89,6 +91,41 @@ def test_tiny_grids(rates):
     found = laws.optimal_lr(curves(0.1, lrs=LRS[:rates], seeds=1))
     assert float(found.lr) in LRS[:rates]
     assert math.isnan(float(found.loss_se))
+
+
+# --- many curves at once ---------------------------------------------------------------------------------------------
+def ragged(rng, *shape):
+    """Bowls with noise and a third of the runs diverged."""
+    rates = np.linspace(-2, 2, shape[-2])[:, None]
+    loss = rates**2 + 0.3 * rng.standard_normal(shape)
+    return np.where(rng.random(shape) < 1 / 3, np.nan, loss)
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 7, 40])
+def test_resamples_of_all_are_the_resamples_of_each(seeds):
+    """However many are added up at a time, and whether any run diverged or none: the sum over seeds is in order."""
+    for losses in (ragged(np.random.default_rng(seeds), 6, seeds), np.random.default_rng(seeds).random((6, seeds))):
+        picks = intervals.resamples(seeds, 0)
+        each = [intervals.seed_mean(np.asfortranarray(losses)[:, one]) for one in picks]
+        np.testing.assert_array_equal(intervals.resampled_means(losses, picks), each)
+
+
+@pytest.mark.parametrize("rates", [1, 2, 3, 8])
+def test_vertices_of_all_are_the_vertices_of_each(rates):
+    log2_lrs = np.arange(rates, dtype=float)
+    curves_ = ragged(np.random.default_rng(rates), 5, 40, rates, 1)[..., 0]
+    found = vertices(log2_lrs, curves_)
+    for at in np.ndindex(5, 40):
+        each = vertices(log2_lrs, curves_[at])
+        assert all(np.array_equal(a, b[at], equal_nan=a.dtype.kind == "f") for a, b in zip(each, found, strict=True))
+
+
+def test_one_set_of_optima_answers_as_the_three_functions_do():
+    loss = by_depth(0.5, 0.25, 0.0625, seeds=6, noise=0.05)
+    optima = laws.Optima(loss, seed=3)
+    assert optima.best().identical(laws.optimal_lr(loss, seed=3))
+    assert optima.drift("depth", 8).identical(laws.drift(loss, "depth", 8, seed=3))
+    assert optima.regret("depth", 8).identical(laws.regret(loss, "depth", 8, seed=3))
 
 
 # --- drift and regret -----------------------------------------------------------------------------------------------

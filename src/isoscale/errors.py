@@ -28,6 +28,10 @@ class StoreError(IsoscaleError, ValueError):
     """The result store cannot be read or written."""
 
 
+class ClusterError(IsoscaleError, ValueError):
+    """A cluster is gone, or no longer has what a sweep needs; what finished is kept."""
+
+
 class TraceError(IsoscaleError, ValueError):
     """A model's forward pass cannot be followed; the message names the operation and the way round it."""
 

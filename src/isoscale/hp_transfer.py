@@ -100,15 +100,15 @@ def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) ->
     """The verdict on a finished sweep."""
     other = "width" if axis == "depth" else "depth"
     loss = result.loss.isel({other: 0}, drop=True)
-    best = laws.optimal_lr(loss)
-    data = best.rename(
+    optima = laws.Optima(loss)
+    data = optima.best().rename(
         lr="optimal_lr",
         lr_low="optimal_lr_low",
         lr_high="optimal_lr_high",
         loss="best_loss",
         loss_se="best_loss_se",
     )
-    data = data.merge(laws.drift(loss, axis, base)).merge(laws.regret(loss, axis, base))
+    data = data.merge(optima.drift(axis, base)).merge(optima.regret(axis, base))
     data = data.assign(loss=loss, status=result.data["status"].isel({other: 0}, drop=True))
     data = data.merge(_exponents(data, axis))
     verdicts = [_verdict(data.sel(rule=rule), axis, base) for rule in data["rule"].values]

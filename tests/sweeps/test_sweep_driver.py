@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import signal
 from collections.abc import Callable
@@ -45,6 +47,15 @@ def test_a_finished_sweep_runs_nothing_again(tiny: Callable[..., Sweep], inline:
     inline.ran.clear()
     _same(sweep(tiny(), store=store), first)
     assert inline.ran == []
+
+
+def test_a_key_is_the_digest_of_the_whole_config(tiny: Callable[..., Sweep]):
+    """Worked out together, for all members of a shard; a store of an earlier version keeps its trials."""
+    spec = tiny(lrs=[1, 2.0**-40, 0.1], seeds=[0, 7, 2**62], model_args={"phi": "tanh"}, weight_decay=0.5)
+    for shard in driver.prepare(spec):
+        assert shard.keys == tuple(map(shard.key, shard.members))
+        text = json.dumps(shard.config(shard.members[-1]), sort_keys=True, separators=(",", ":"))
+        assert shard.keys[-1] == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def test_several_sweeps_run_as_one_and_give_what_each_gives_alone(

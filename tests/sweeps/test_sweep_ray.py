@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import random
 import signal
+import sqlite3
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,8 +24,8 @@ os.environ |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'isoscale[ray]'")
 
 from isoscale import cli  # noqa: E402
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError  # noqa: E402
-from isoscale.sweeps import Store, Sweep, SweepResult, cluster, driver, sweep  # noqa: E402
+from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
+from isoscale.sweeps import Store, Sweep, SweepResult, cluster, cluster_view, driver, sweep  # noqa: E402
 from isoscale.sweeps.engine import find  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
@@ -238,6 +241,80 @@ def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
         assert cluster.RayEngine(None, "cuda", 0.25)._task._default_options["num_gpus"] == 0.25
     finally:
         nodes.remove_node(node, allow_graceful=False)
+
+
+def test_a_gpu_that_leaves_before_the_first_task(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """`auto` meant the GPU of a node that then left: what was finished before is there, and nothing waits for ever."""
+    first = dataclasses.replace(SPEC, depths=[1], base_depth=1)
+    sweep(first, store=tmp_path / "s.db", workers=1)
+    node = nodes.add_node(num_cpus=1, num_gpus=1)
+    nodes.wait_for_nodes()
+    prepare = driver.prepare
+
+    def leave(*arguments: Any) -> Any:
+        nodes.remove_node(node, allow_graceful=False)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(driver, "prepare", leave)
+    monkeypatch.setattr(cluster_view, "ROOM_SECONDS", 3.0)
+    with pytest.raises(ClusterError, match=r"has had 1 CPU and 1 GPU for \d+ s.*choose another --device"):
+        _on_ray(nodes, tmp_path / "s.db")
+    assert "no node of the Ray cluster has 1 CPU and 1 GPU: waiting 3 s" in caplog.text
+    with Store(tmp_path / "s.db") as store:
+        assert store.count() == first.trials
+        assert all(store.acquire(shard.id) for shard in prepare(SPEC))
+
+
+HEAD = """
+import json, pathlib, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+(head,) = cluster.head_node.all_processes["gcs_server"]
+pathlib.Path("part").write_text(json.dumps([cluster.address, head.process.pid]))
+pathlib.Path("part").rename("head")
+time.sleep(600)
+"""
+
+COMMAND = """
+import sys
+from isoscale import cli
+from isoscale.sweeps import cluster_view
+cluster_view.HEAD_SECONDS = 5.0  # not so long as a user's sweep waits
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_head_that_dies_ends_the_sweep(tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]):
+    """A cluster of its own. Ray itself would end the driver a minute later, with its leases held."""
+    start(HEAD)
+    assert until((tmp_path / "head").exists, 60)
+    address, pid = json.loads((tmp_path / "head").read_text())
+    grid = "--widths 8 --depths 1 2 3 4 5 6 7 8 --lrs 0.0625 0.125 --seeds 2 --steps 500 --rule mup completep"
+    where = f"--engine ray --address {address} --store s.db --device cpu"
+    driver_ = start([sys.executable, "-c", COMMAND, "sweep", *grid.split(), *where.split()])
+
+    def kept() -> int:
+        if not (tmp_path / "s.db").exists():
+            return 0
+        with Store(tmp_path / "s.db") as store:
+            return store.count()
+
+    assert until(lambda: kept() >= 8, 60)
+    before = kept()
+    os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
+    code, _, errors = driver_.wait(60)
+    assert code == 1
+    assert time.monotonic() - started < 45
+    assert f"the head of the Ray cluster at `{address}` has not answered for 5 s" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert before <= kept() < 64
+    assert kept() % 4 == 0  # whole shards
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        assert db.execute("SELECT * FROM leases").fetchall() == []
+    db.close()
 
 
 def test_the_command(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -21,6 +21,7 @@ import pytest
 
 from isoscale.errors import StoreError
 from isoscale.sweeps import Store
+from isoscale.sweeps import store as store_
 from isoscale.sweeps.store import SCHEMA, Trial
 
 # --- trials -----------------------------------------------------------------------------------------------------
@@ -161,6 +162,19 @@ def test_many_that_open_a_new_file_at_the_same_moment(tmp_path: Path):
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def test_who_reads_never_waits_for_who_writes(
+    tmp_path: Path, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a")])
+        monkeypatch.setattr(store_, "_LOCK_SECONDS", 0.0)
+        with store._write(), Store(tmp_path / "s.db") as reader:
+            assert reader.finished(["a"]) == {"a"}
+            assert [row.done for row in reader.summary()] == [1]
+            with pytest.raises(StoreError, match="locked"):
+                reader.acquire("shard")
 
 
 # --- files that are no store ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The `isoscale` command: each verb reads its flags, calls one function, prints and draws.
 
-Exit codes: 0 done, 1 a check that was asked for failed or trials failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 a check that was asked for failed, trials failed or the cluster was lost, 2 bad input,
+130 interrupted.
 Nothing here imports torch before a command runs, so that `--help` answers at once.
 """
 
@@ -25,7 +26,7 @@ from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import error_console, print_error
 from isoscale.cli.transfer import TransferCommand
-from isoscale.errors import IsoscaleError
+from isoscale.errors import ClusterError, IsoscaleError
 
 Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = command.run()
     except IsoscaleError as error:
         print_error(error)
-        code = 2
+        code = 1 if isinstance(error, ClusterError) else 2
     except KeyboardInterrupt:
         error_console().print("interrupted: every finished shard is in the store; the same command goes on from there")
         code = 130

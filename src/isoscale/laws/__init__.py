@@ -4,6 +4,7 @@ Pure functions of labelled losses; every number comes with a 95 % interval (THEO
 """
 
 from isoscale.laws.depth_returns import diminishing_returns as diminishing_returns
+from isoscale.laws.optimum import Optima as Optima
 from isoscale.laws.optimum import drift as drift
 from isoscale.laws.optimum import optimal_lr as optimal_lr
 from isoscale.laws.optimum import regret as regret

@@ -7,31 +7,20 @@ out of the means; a learning rate at which half of the seeds or more diverged co
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
-from isoscale.laws.intervals import LEVEL, RESAMPLES, need_dims
+from isoscale.laws.intervals import interval, need_dims, resampled_means, resamples, seed_mean
+from isoscale.laws.vertex import Vertices, interpolate, vertices
 
 if TYPE_CHECKING:
     import xarray as xr
-
-# Up to this many seeds, every resample is enumerated instead of drawn.
-_ENUMERATED_SEEDS = 4
-
-
-class _Optimum(NamedTuple):
-    """Vertex of one curve; `edge` is "", "low", "high" (of the grid) or "none" (no stable learning rate)."""
-
-    log2_lr: float
-    loss: float
-    edge: str
-    cliff: float  # log2 of the first diverged learning rate above the optimum if it is the next one, else NaN
 
 
 def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
@@ -57,22 +46,7 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
     >>> round(float(optimal_lr(loss).lr), 4)
     0.3536
     """
-    import xarray as xr
-
-    need_dims(loss, "lr", "seed")
-    dims = [dim for dim in loss.dims if dim not in ("lr", "seed")]
-    values = loss.transpose(*dims, "lr", "seed").values
-    log2_lrs = np.log2(loss["lr"].values)
-    resamples = _resamples(loss.sizes["seed"], seed)
-    rows = [_summary(log2_lrs, values[at], resamples) for at in np.ndindex(values.shape[:-2])]
-    coords = {dim: loss[dim] for dim in dims}
-    shape = values.shape[:-2]
-    columns = dict(
-        zip(("lr", "lr_low", "lr_high", "loss", "loss_se"), zip(*(r[:5] for r in rows), strict=True), strict=True)
-    )
-    arrays = {name: (dims, np.array(column, float).reshape(shape)) for name, column in columns.items()}
-    arrays["at_edge"] = (dims, np.array([row[5] for row in rows]).reshape(shape))
-    return xr.Dataset(arrays, coords)
+    return Optima(loss, seed=seed).best()
 
 
 def drift(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dataset:
@@ -88,7 +62,7 @@ def drift(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Data
         Dataset over `loss`'s other dimensions: `drift`, `drift_low`, `drift_high`; NaN where either size has
         no stable learning rate.
     """
-    return _against_base(loss, axis, base, "drift", lambda of, target, _: target.log2_lr - of.log2_lr, seed)
+    return Optima(loss, seed=seed).drift(axis, base)
 
 
 def regret(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dataset:
@@ -101,124 +75,107 @@ def regret(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dat
         Dataset over `loss`'s other dimensions: `regret`, `regret_low`, `regret_high`; inf where the base's
         learning rate diverges, NaN where there is no optimum to compare with.
     """
-    log2_lrs = np.log2(loss["lr"].values)
-
-    def cost(of: _Optimum, target: _Optimum, curve: Float[np.ndarray, " lr"]) -> float:
-        if math.isnan(of.log2_lr) or math.isnan(target.log2_lr):
-            return math.nan
-        # Interpolation can fall a little below the vertex; a cost is not negative.
-        return max(0.0, _interpolate(log2_lrs, curve, of.log2_lr) - target.loss)
-
-    return _against_base(loss, axis, base, "regret", cost, seed)
+    return Optima(loss, seed=seed).regret(axis, base)
 
 
-# --- one curve ---
-def _optimum(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " lr"]) -> _Optimum:
-    """Vertex of the quadratic around the smallest loss, kept within half a grid step of it."""
-    stable = np.flatnonzero(np.isfinite(curve))
-    if not len(stable):
-        return _Optimum(math.nan, math.nan, "none", math.nan)
-    best = int(stable[np.argmin(curve[stable])])
-    if best in (0, len(curve) - 1) and len(curve) > 1:
-        edge = "low" if best == 0 else "high"
-        return _Optimum(float(log2_lrs[best]), float(curve[best]), edge, math.nan)
-    cliff = float(log2_lrs[best + 1]) if best + 1 < len(curve) and best + 1 not in stable else math.nan
-    around = stable[np.argsort(np.abs(log2_lrs[stable] - log2_lrs[best]), kind="stable")[:3]]
-    if len(around) < 3:
-        return _Optimum(float(log2_lrs[best]), float(curve[best]), "", cliff)
-    # The parabola a x^2 + b x + c through the best point, at x = 0, and its two nearest neighbours.
-    (_, x1, x2), (c, y1, y2) = log2_lrs[around] - log2_lrs[best], curve[around]
-    a = ((y2 - c) / x2 - (y1 - c) / x1) / (x2 - x1)
-    b = (y1 - c) / x1 - a * x1
-    half_step = min(abs(x1), abs(x2)) / 2
-    furthest = half_step if math.isnan(cliff) else 0.0
-    x = min(max(-b / (2 * a), -half_step), furthest) if a > 0 else 0.0
-    return _Optimum(float(log2_lrs[best] + x), float(a * x**2 + b * x + c), "", cliff)
+class Optima:
+    """The three questions to one sweep, whose resamples are worked out once.
+
+    Args:
+        loss, seed: As for `optimal_lr`.
+
+    >>> import xarray as xr
+    >>> lrs, depths = [0.125, 0.25, 0.5], [4, 8]
+    >>> losses = [[[3.0], [1.0], [3.0]], [[2.0], [1.5], [2.0]]]
+    >>> loss = xr.DataArray(losses, {"depth": depths, "lr": lrs, "seed": [0]}, dims=("depth", "lr", "seed"))
+    >>> optima = Optima(loss)
+    >>> optima.best().lr.values.tolist(), optima.drift("depth", 4).drift.values.tolist()
+    ([0.25, 0.25], [0.0, 0.0])
+    """
+
+    def __init__(self, loss: xr.DataArray, *, seed: int = 0) -> None:
+        need_dims(loss, "lr", "seed")
+        self._loss, self._dims = loss, [str(dim) for dim in loss.dims if dim not in ("lr", "seed")]
+        self._values = loss.transpose(*self._dims, "lr", "seed").values
+        self._log2_lrs = np.log2(loss["lr"].values)
+        self._picks = resamples(loss.sizes["seed"], seed)
+        self._found = vertices(self._log2_lrs, seed_mean(self._values))
+
+    @functools.cached_property
+    def _resampled(self) -> Float[np.ndarray, "optimum *cell n"]:
+        """Vertex of every resample: its log2(lr), then its loss."""
+        out = np.empty((2, *self._values.shape[:-2], len(self._picks)))
+        for at in np.ndindex(self._values.shape[:-2]):
+            out[(slice(None), *at)] = vertices(self._log2_lrs, resampled_means(self._values[at], self._picks))[:2]
+        return out
+
+    def best(self) -> xr.Dataset:
+        """As `isoscale.laws.optimal_lr`."""
+        import xarray as xr
+
+        shape, (lows, highs) = self._values.shape[:-2], interval(self._resampled[0])
+        rows = [
+            self._summary(Vertices(*(part[at] for part in self._found)), (lows[at], highs[at]), self._values[at])
+            for at in np.ndindex(shape)
+        ]
+        names, columns = ("lr", "lr_low", "lr_high", "loss", "loss_se"), np.array(rows, float).reshape(*shape, 5)
+        arrays = {name: (self._dims, columns[..., k]) for k, name in enumerate(names)}
+        return xr.Dataset(arrays | {"at_edge": (self._dims, self._found.edge)}, self._coords())
+
+    def drift(self, axis: str, base: int) -> xr.Dataset:
+        """As `isoscale.laws.drift`."""
+        found, resampled = self._found.log2_lr, self._resampled[0]
+        of_base = self._of_base(axis, base)
+        return self._with_interval("drift", axis, found - of_base(found), resampled - of_base(resampled))
+
+    def regret(self, axis: str, base: int) -> xr.Dataset:
+        """As `isoscale.laws.regret`."""
+        of_base = self._of_base(axis, base)
+        wanted, resampled = of_base(self._found.log2_lr), of_base(self._resampled[0])
+        there = np.empty(resampled.shape)
+        for at in np.ndindex(self._values.shape[:-2]):
+            means = resampled_means(self._values[at], self._picks)
+            there[at] = interpolate(self._log2_lrs, means, resampled[at])
+        found = _cost(interpolate(self._log2_lrs, seed_mean(self._values), wanted), wanted, self._found.loss)
+        return self._with_interval("regret", axis, found, _cost(there, resampled, self._resampled[1]))
+
+    def _summary(
+        self, found: Vertices, interval: tuple[float, float], curves: Float[np.ndarray, "lr seed"]
+    ) -> list[float]:
+        """Optimum, interval, loss and its standard error of one curve."""
+        log2_lr, loss, edge, cliff = (part.item() for part in found)
+        if edge == "none":
+            return [math.nan] * 5
+        low, high = map(float, interval)
+        if math.isfinite(cliff):
+            high = max(high, cliff)
+        ends = [math.nan if edge == side else 2**end for side, end in (("low", low), ("high", high))]
+        nearest = curves[np.argmin(np.abs(self._log2_lrs - log2_lr))]
+        nearest = nearest[np.isfinite(nearest)]
+        se = float(nearest.std(ddof=1) / math.sqrt(len(nearest))) if len(nearest) > 1 else math.nan
+        return [2**log2_lr, *ends, loss, se]
+
+    def _of_base(self, axis: str, base: int) -> Callable[[np.ndarray], np.ndarray]:
+        """What takes the base's values, for every size, from values over the cells."""
+        need_dims(self._loss, axis)
+        sizes = self._loss[axis].values
+        if base not in sizes:
+            raise InvalidValueError(f"`base` {axis} {base} is not in the sweep: {axis}s {sizes.tolist()}")
+        at, place = [int(np.flatnonzero(sizes == base)[0])], self._dims.index(axis)
+        return lambda values: np.broadcast_to(values.take(at, axis=place), values.shape)
+
+    def _with_interval(self, name: str, axis: str, found: np.ndarray, resampled: np.ndarray) -> xr.Dataset:
+        import xarray as xr
+
+        values = zip((name, f"{name}_low", f"{name}_high"), (found, *interval(resampled)), strict=True)
+        data = xr.Dataset({key: (self._dims, array) for key, array in values}, self._coords())
+        return data.transpose(*(dim for dim in self._dims if dim != axis), axis)
+
+    def _coords(self) -> dict[str, xr.DataArray]:
+        return {dim: self._loss[dim] for dim in self._dims}
 
 
-def _interpolate(log2_lrs: Float[np.ndarray, " lr"], curve: Float[np.ndarray, " lr"], at: float) -> float:
-    """Loss at a learning rate of the grid's range; inf if the nearest learning rate of the grid diverged."""
-    above = int(np.clip(np.searchsorted(log2_lrs, at), 1, len(log2_lrs) - 1)) if len(log2_lrs) > 1 else 0
-    below = max(0, above - 1)
-    share = 0.0 if above == below else (at - log2_lrs[below]) / (log2_lrs[above] - log2_lrs[below])
-    low, high = curve[below], curve[above]
-    if np.isfinite(low) and np.isfinite(high):
-        return float((1 - share) * low + share * high)
-    nearest = high if share > 0.5 else low
-    return float(nearest) if np.isfinite(nearest) else math.inf
-
-
-def _summary(
-    log2_lrs: Float[np.ndarray, " lr"],
-    curves: Float[np.ndarray, "lr seed"],
-    resamples: Int[np.ndarray, "n seed"],
-) -> tuple[float, float, float, float, float, str]:
-    found = _optimum(log2_lrs, seed_mean(curves))
-    if found.edge == "none":
-        return math.nan, math.nan, math.nan, math.nan, math.nan, "none"
-    low, high = _interval([_optimum(log2_lrs, seed_mean(curves[:, seeds])).log2_lr for seeds in resamples])
-    if math.isfinite(found.cliff):
-        high = max(high, found.cliff)
-    low = math.nan if found.edge == "low" else 2**low
-    high = math.nan if found.edge == "high" else 2**high
-    nearest = curves[np.argmin(np.abs(log2_lrs - found.log2_lr))]
-    nearest = nearest[np.isfinite(nearest)]
-    seeds = len(nearest)
-    se = float(nearest.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else math.nan
-    return 2**found.log2_lr, low, high, found.loss, se, found.edge
-
-
-def seed_mean(losses: Float[np.ndarray, "*curve seed"]) -> Float[np.ndarray, "*curve"]:
-    """Mean over the seeds that finished; NaN where half of them or more did not."""
-    finished = np.isfinite(losses)
-    total = np.where(finished, losses, 0.0).sum(-1)
-    count = finished.sum(-1)
-    return np.where(2 * count > losses.shape[-1], total / np.maximum(count, 1), np.nan)
-
-
-# --- many curves ------------------------------------------------------------------------------------------------
-def _against_base(
-    loss: xr.DataArray, axis: str, base: int, name: str, compare: Callable[..., float], seed: int
-) -> xr.Dataset:
-    """Apply `compare(base's optimum, optimum, curve)` at each size, with an interval over paired resamples."""
-    import xarray as xr
-
-    need_dims(loss, "lr", "seed", axis)
-    if base not in loss[axis].values:
-        raise InvalidValueError(f"`base` {axis} {base} is not in the sweep: {axis}s {loss[axis].values.tolist()}")
-    others = [dim for dim in loss.dims if dim not in ("lr", "seed", axis)]
-    values = loss.transpose(*others, axis, "lr", "seed").values
-    log2_lrs, at_base = np.log2(loss["lr"].values), int(np.flatnonzero(loss[axis].values == base)[0])
-
-    def compared(curves: Float[np.ndarray, "size lr"]) -> list[float]:
-        optima = [_optimum(log2_lrs, curve) for curve in curves]
-        return [compare(optima[at_base], optimum, curve) for optimum, curve in zip(optima, curves, strict=True)]
-
-    resamples = _resamples(loss.sizes["seed"], seed)
-    out = np.empty((3, *values.shape[:-2]))
-    for at in np.ndindex(values.shape[:-3]):
-        found = compared(seed_mean(values[at]))
-        resampled = np.array([compared(seed_mean(values[at][..., seeds])) for seeds in resamples])
-        intervals = [_interval(column) for column in resampled.T]
-        out[(slice(None), *at)] = [found, *zip(*intervals, strict=True)]
-    dims = [*others, axis]
-    names = (name, f"{name}_low", f"{name}_high")
-    return xr.Dataset(
-        {key: (dims, array) for key, array in zip(names, out, strict=True)}, {dim: loss[dim] for dim in dims}
-    )
-
-
-def _resamples(seeds: int, seed: int) -> Int[np.ndarray, "n seed"]:
-    if seeds <= _ENUMERATED_SEEDS:
-        return np.array(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(seed).integers(seeds, size=(RESAMPLES, seeds))
-
-
-def _interval(values: Any) -> tuple[float, float]:
-    """Central 95 % of the resamples that gave a number; inf is a number."""
-    numbers = np.sort([value for value in values if not math.isnan(value)])
-    if not len(numbers):
-        return math.nan, math.nan
-    # Order statistics rather than interpolation, which is undefined between a number and inf.
-    low, high = (1 - LEVEL) / 2 * (len(numbers) - 1), (1 + LEVEL) / 2 * (len(numbers) - 1)
-    return float(numbers[math.floor(low)]), float(numbers[math.ceil(high)])
+def _cost(there: np.ndarray, wanted: np.ndarray, lowest: np.ndarray) -> np.ndarray:
+    """Loss at the wanted learning rate over the lowest; NaN where either size trains at no learning rate."""
+    # Interpolation can fall a little below the vertex; a cost is not negative.
+    return np.where(np.isnan(wanted) | np.isnan(lowest), np.nan, np.maximum(there - lowest, 0.0))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from isoscale.errors import InvalidValueError
-from isoscale.sweeps import worker
+from isoscale.sweeps import cluster_view, worker
+from isoscale.sweeps.cluster_view import View, within
 from isoscale.sweeps.local import WorkerLostError
 from isoscale.sweeps.shards import Shard
 from isoscale.sweeps.trial import Trial
 
-_log = logging.getLogger(__name__)
+# Ray says goodbye to a head that is gone for about five seconds.
+_GOODBYE_SECONDS = 30.0
 
 
 class RayEngine:
@@ -38,16 +39,22 @@ class RayEngine:
         # A name of the driver's own device would mean another on every node.
         resources: dict[str, Any] = {"num_gpus": gpu_share} if device == "cuda" else {}
         self._task = _ray().remote(num_cpus=1, max_retries=0, **resources)(_run)
+        self._view = View(_ray(), _needs(device, gpu_share))
         self._refs: dict[concurrent.futures.Future, Any] = {}
 
     @property
     def capacity(self) -> int:
-        """One shard ready for each that runs, so that no core waits for the driver."""
-        return self._limit or 2 * seats(self.device, self._share)
+        """One shard ready for each that runs, so that no core waits for the driver; none while the head is silent."""
+        most = 2 * self._view.seats
+        return min(most, self._limit) if self._limit else most
 
     def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
-        """Start a shard as soon as the cluster has room."""
-        ref = self._task.remote(shard, self.device)
+        """Start a shard as soon as the cluster has room.
+
+        Raises:
+            ClusterError: The head is gone: it keeps what the tasks run.
+        """
+        ref = self._view.within(self._task.remote, shard, self.device)
         future = ref.future()
         self._refs[future] = ref
         return future
@@ -69,7 +76,12 @@ class RayEngine:
             raise WorkerLostError(f"Ray worker lost ({type(error).__name__})") from error
 
     def mend(self) -> None:
-        """Ray starts workers by itself."""
+        """Ray starts workers by itself; what it cannot mend is an error, not a sweep that waits for ever.
+
+        Raises:
+            ClusterError: The head is gone, or every node that a shard could run on.
+        """
+        self._view.look()
 
     def member_steps(self) -> Sequence[int]:
         """A task on another machine is done or it is not."""
@@ -82,6 +94,8 @@ class RayEngine:
         for ref in self._refs.values():
             with contextlib.suppress(Exception):  # it may be gone with its node
                 _ray().cancel(ref, force=True)
+        if self._view.is_lost:  # Ray would end this process within the minute, whoever connected it
+            disconnect()
 
 
 def connect(address: str | None) -> bool:
@@ -112,7 +126,8 @@ def connect(address: str | None) -> bool:
 
 def disconnect() -> None:
     """End the connection; a cluster that was started here ends with it."""
-    _ray().shutdown()
+    with contextlib.suppress(TimeoutError):
+        within(_GOODBYE_SECONDS, _ray().shutdown)
 
 
 def resolve_device(device: str) -> str:
@@ -121,7 +136,7 @@ def resolve_device(device: str) -> str:
     Raises:
         InvalidValueError: Another name than auto, cpu and cuda, or GPUs that the cluster does not have.
     """
-    has_gpus = _resource("GPU") > 0
+    has_gpus = any(node.get("GPU", 0.0) > 0 for node in _nodes())
     if device == "auto":
         return "cuda" if has_gpus else "cpu"
     if device not in ("cpu", "cuda"):
@@ -133,13 +148,15 @@ def resolve_device(device: str) -> str:
 
 def seats(device: str, gpu_share: float) -> int:
     """How many shards the cluster can train at once, by what it has now."""
-    cpus = _resource("CPU")
-    most = cpus if device == "cpu" else min(cpus, _resource("GPU") / gpu_share)
-    return max(1, math.floor(most + 1e-9))
+    return max(1, cluster_view.seats(_nodes(), _needs(device, gpu_share)))
 
 
-def _resource(name: str) -> float:
-    return _ray().cluster_resources().get(name, 0.0)
+def _needs(device: str, gpu_share: float) -> dict[str, float]:
+    return {"CPU": 1.0} | ({"GPU": gpu_share} if device == "cuda" else {})
+
+
+def _nodes() -> list[dict[str, float]]:
+    return View(_ray(), {}).within(cluster_view.nodes, _ray())
 
 
 def _run(shard: Shard, device: str) -> list[Trial]:

@@ -115,8 +115,9 @@ def _merged(plan: Sequence[Shard]) -> list[Shard]:
     shards: dict[str, Shard] = {}
     for shard in plan:
         known = shards.setdefault(shard.id, shard)
-        members = tuple(dict.fromkeys((*known.members, *shard.members)))
-        shards[shard.id] = dataclasses.replace(known, members=members)
+        if known.members != shard.members:  # else it stays, and so do the keys that it works out once
+            members = tuple(dict.fromkeys((*known.members, *shard.members)))
+            shards[shard.id] = dataclasses.replace(known, members=members)
     return list(shards.values())
 
 

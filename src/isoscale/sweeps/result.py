@@ -98,14 +98,16 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
     status = np.full(shape, STATUS["missing"], np.int8)
     # A plan goes through rules, widths, depths, learning rates and seeds in this order (`shards.make`).
     keys = [key for shard in plan for key in shard.keys]
-    places = dict(zip(keys, np.ndindex(shape), strict=True))
+    places = {key: place for place, key in enumerate(keys)}
+    curves = curve.reshape(-1, spec.steps)  # a view
     trials = store.read(keys)
-    for trial in trials:
-        at = places[trial.key]
-        status[at] = STATUS[trial.status]
-        curve[at][: len(trial.curve)] = trial.curve[: spec.steps]
-        numbers["loss"][at] = trial.final_loss
-        numbers["test_loss"][at], numbers["test_accuracy"][at] = trial.test_loss, trial.test_accuracy
+    at = np.array([places[trial.key] for trial in trials], int)
+    for place, trial in zip(at, trials, strict=True):
+        curves[place, : len(trial.curve)] = trial.curve[: spec.steps]
+    status.flat[at] = [STATUS[trial.status] for trial in trials]
+    numbers["loss"].flat[at] = [trial.final_loss for trial in trials]
+    numbers["test_loss"].flat[at] = [trial.test_loss for trial in trials]
+    numbers["test_accuracy"].flat[at] = [trial.test_accuracy for trial in trials]
     arrays = {name: (_DIMS, array) for name, array in (numbers | {"status": status}).items()}
     dataset = xr.Dataset(arrays | {"curve": ((*_DIMS, "step"), curve)}, coords | {"step": np.arange(spec.steps)})
     for name in ("loss", "test_loss", "curve"):

@@ -55,6 +55,12 @@ def add_checksums(db: sqlite3.Connection) -> None:
 MIGRATIONS: Mapping[int, Migration] = {1: add_checksums}
 
 
+def is_newest(db: sqlite3.Connection) -> bool:
+    """Whether a file is a store that `bring_up` would leave as it is."""
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    return found == SCHEMA and _is_store(db.execute("SELECT type, name FROM sqlite_master").fetchall())
+
+
 def bring_up(
     db: sqlite3.Connection, path: object, migrations: Mapping[int, Migration] = MIGRATIONS, newest: int = SCHEMA
 ) -> None:

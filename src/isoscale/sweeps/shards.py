@@ -20,6 +20,8 @@ from isoscale.training import Member, Optimizer, Recipe
 # Part of every trial's key: raise it when a change makes the same trial give other numbers.
 NUMERICS = 1
 
+_KEY_DIGITS = 32
+
 
 @dataclass(frozen=True)
 class Source:
@@ -57,8 +59,19 @@ class Shard:
 
     @functools.cached_property
     def keys(self) -> tuple[str, ...]:
-        """Of the members, in their order."""
-        return tuple(map(self.key, self.members))
+        """Of the members, in their order; what they share is written out and hashed once."""
+        before, between, after = (
+            "".join(f'"{name}":{_json(self._shared[name])},' for name in sorted(self._shared) if low < name < high)
+            for low, high in (("", "lr"), ("lr", "seed"), ("seed", "~"))
+        )
+        shared, keys = hashlib.sha256(f"{{{before}".encode()), []
+        text = functools.lru_cache(None, typed=True)(_json)  # few numbers, each in many members
+        for member in self.members:
+            own = f'"lr":{text(member.lr)},{between}"seed":{text(member.seed)},{after}'
+            hashed = shared.copy()
+            hashed.update(f"{own[:-1]}}}".encode())
+            keys.append(hashed.hexdigest()[:_KEY_DIGITS])
+        return tuple(keys)
 
     def config(self, member: Member) -> dict[str, Any]:
         """Everything that determines one trial, as plain values."""
@@ -121,5 +134,8 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """The key of a trial's settings."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(_json(values).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+# Made once: `json.dumps` would make one for each of a hundred thousand keys.
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

@@ -15,17 +15,14 @@ import shlex
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from isoscale.errors import StoreError
 from isoscale.sweeps import schema, upkeep
 from isoscale.sweeps.schema import SCHEMA as SCHEMA
 from isoscale.sweeps.trial import COLUMNS, DamagedRowError, Trial, from_row, verify
 from isoscale.sweeps.upkeep import Filter, Merged, Salvaged, Summary
-
-T = TypeVar("T")
 
 # A lease is dead when its beat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
@@ -43,6 +40,7 @@ _RECORD = (
 
 # How long another process may hold the file before that is an error; a shard's record takes milliseconds.
 _LOCK_SECONDS = 60.0
+_LOCK_POLL_SECONDS = 0.003
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -76,24 +74,13 @@ class Store:
     def _open(self) -> None:
         # A store comes from anywhere: functions that its schema names are not to run.
         self._db.execute("PRAGMA trusted_schema = OFF")
-        # One transaction: another driver may be creating the same file right now.
-        with self._write():
-            schema.bring_up(self._db, self.path)
-        self._use_log()
+        if not schema.is_newest(self._db):  # else nobody waits for those who write
+            # One transaction: another driver may be creating the same file right now.
+            with self._write():
+                schema.bring_up(self._db, self.path)
+        self._patiently("PRAGMA journal_mode = WAL")
         # A shard took seconds to train: the disk has it before anybody is told that it is done.
         self._db.execute("PRAGMA synchronous = FULL")
-
-    def _use_log(self) -> None:
-        """Write-ahead log; SQLite does not wait for the lock that the switch of a new file needs, so we do."""
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
 
     def close(self) -> None:
         self._db.close()
@@ -111,8 +98,9 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        rows = self._rows(keys)
-        return {row[_KEY] for row in rows if self._checked(verify, row) is None and row[_STATUS] != "failed"}
+        with self._intact():
+            rows = self._rows(keys)
+            return {row[_KEY] for row in rows if verify(row) is None and row[_STATUS] != "failed"}
 
     def read(self, keys: Iterable[str]) -> list[Trial]:
         """The trials with those keys that the store has, in no order.
@@ -120,7 +108,8 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        return [self._checked(from_row, row) for row in self._rows(keys)]
+        with self._intact():
+            return list(map(from_row, self._rows(keys)))
 
     def trials(self, chosen: Filter | None = None) -> Iterator[Trial]:
         """Every trial, or those that a filter takes, one after the other in the order in which they came.
@@ -128,9 +117,8 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        with self._errors():
-            for row in upkeep.select(self._db, chosen or Filter()):
-                yield self._checked(from_row, row)
+        with self._errors(), self._intact():
+            yield from map(from_row, upkeep.select(self._db, chosen or Filter()))
 
     def record(self, trials: Iterable[Trial]) -> None:
         """Write trials, all or none; those already finished stay as they are."""
@@ -140,13 +128,16 @@ class Store:
 
     def _rows(self, keys: Iterable[str]) -> Iterator[Sequence]:
         # One JSON argument holds any number of keys; bound variables are limited to 32,766.
-        query = f"SELECT {_ROW} FROM trials WHERE key IN (SELECT value FROM json_each(?))"
+        # Keys are hashes: rows in the order of their numbers are read from one end of the file to the other.
+        places = "SELECT wanted.rowid FROM trials AS wanted WHERE wanted.key IN (SELECT value FROM json_each(?))"
+        query = f"SELECT {_ROW} FROM trials WHERE rowid IN ({places})"
         with self._errors():
             yield from self._db.execute(query, (json.dumps(list(keys)),))
 
-    def _checked(self, read: Callable[[Sequence], T], row: Sequence) -> T:
+    @contextlib.contextmanager
+    def _intact(self) -> Iterator[None]:
         try:
-            return read(row)
+            yield
         except DamagedRowError as error:
             raise StoreError(f"`{self.path}`: {error}. {self._rescue()}") from error
 
@@ -249,17 +240,17 @@ class Store:
 
     def beat(self) -> None:
         """Show that this process still holds its leases; call it every few seconds."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("UPDATE leases SET beat = beat + 1 WHERE owner = ?", (self._owner,))
 
     def release(self, shard: str) -> None:
         """Give a lease back."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("DELETE FROM leases WHERE shard = ? AND owner = ?", (shard, self._owner))
 
     def release_all(self) -> None:
         """Give back every lease that this store holds."""
-        with self._errors():
+        with self._errors(), self._write():
             self._db.execute("DELETE FROM leases WHERE owner = ?", (self._owner,))
 
     def _is_dead(self, shard: str, owner: str, beat: int) -> bool:
@@ -275,7 +266,7 @@ class Store:
     # --- plumbing -------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def _write(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._patiently("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
@@ -284,6 +275,26 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _patiently(self, statement: str) -> None:
+        """Execute what needs a lock that another process may have.
+
+        SQLite does not wait for some locks at all, and asks for the others less and less often: of many writers a
+        few would take turns, and the rest would wait until their time is over. Here all ask equally often.
+        """
+        end = time.monotonic() + _LOCK_SECONDS
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._db.execute(statement)
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                        raise
+                time.sleep(_LOCK_POLL_SECONDS)
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {1000 * _LOCK_SECONDS:.0f}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
