@@ -142,7 +142,7 @@ def gradient(model: nn.Module, x: Tensor) -> None:
 def one_member(weights: list[Tensor], x: Tensor) -> Tensor:
     *convolutions, readout = weights
     for weight in convolutions:
-        x = torch.relu(F.conv2d(circular_pad(x, 1, 1, dims=2), weight))
+        x = torch.relu(F.conv2d(circular_pad(x, ((1, 1), (1, 1))), weight))
     return (x.mean((2, 3)) @ readout.T).square().sum()
 
 
