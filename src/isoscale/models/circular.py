@@ -10,8 +10,7 @@ image, which the activation keeps anyway, not its padded copy.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Slices = tuple[slice, ...]
+Margins = tuple[tuple[int, int], ...]
 
 
 def circular_conv(
@@ -46,7 +45,7 @@ def circular_conv(
     return _Conv.apply(x, weight, groups)
 
 
-def circular_pad(x: Tensor, margins: tuple[tuple[int, int], ...]) -> Tensor:
+def circular_pad(x: Tensor, margins: Margins) -> Tensor:
     """`x` with its last axes continued periodically.
 
     Args:
@@ -56,10 +55,11 @@ def circular_pad(x: Tensor, margins: tuple[tuple[int, int], ...]) -> Tensor:
     >>> circular_pad(torch.arange(4.0), ((1, 2),))
     tensor([3., 0., 1., 2., 3., 0., 1.])
     """
-    return _Pad.apply(x, margins) if any(map(any, margins)) else x
+    # A Function costs as much as padding small images does, and its gradient is all that it is for.
+    return _Pad.apply(x, margins) if torch.is_grad_enabled() else _padded(x, margins)
 
 
-def _margins(weight: Tensor) -> tuple[tuple[int, int], ...]:
+def _margins(weight: Tensor) -> Margins:
     return tuple(((size - 1) // 2, size // 2) for size in weight.shape[2:])
 
 
@@ -113,7 +113,9 @@ def _weight_gradient(grad: Tensor, padded: Tensor, weight: Tensor, groups: int) 
 
 def _turned(weight: Tensor, groups: int) -> Tensor:
     """The adjoint's kernel: each group's inputs and outputs exchanged, each axis of space reversed."""
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+    _, fan_in, *kernel = weight.shape
+    by_group = weight.reshape(groups, -1, fan_in, *kernel).transpose(1, 2)
+    return by_group.reshape(groups * fan_in, -1, *kernel).flip(2, 3)
 
 
 class _Linear(torch.autograd.Function):
@@ -126,21 +128,8 @@ class _Linear(torch.autograd.Function):
 
 class _Pad(_Linear):
     @staticmethod
-    def forward(x: Tensor, margins: tuple[tuple[int, int], ...]) -> Tensor:
-        sizes = x.shape[-len(margins) :]
-        padded = _empty_like(x, margins)
-        inside = [slice(before, before + size) for size, (before, _) in zip(sizes, margins, strict=True)]
-        padded[(..., *inside)] = x
-        # Axis by axis, the last first: then all copies but those along the last axis are of whole rows.
-        for axis in reversed(range(len(margins))):
-            size, (before, after) = sizes[axis], margins[axis]
-            rows = padded[(..., *inside[:axis], *[slice(None)] * (len(margins) - axis))]
-            axis -= len(margins)
-            if before:
-                rows.narrow(axis, 0, before).copy_(rows.narrow(axis, size, before))
-            if after:
-                rows.narrow(axis, before + size, after).copy_(rows.narrow(axis, before, after))
-        return padded
+    def forward(x: Tensor, margins: Margins) -> Tensor:
+        return _padded(x, margins)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -159,12 +148,13 @@ class _Fold(_Linear):
     """Adds what lies on the padding to the places that it continues."""
 
     @staticmethod
-    def forward(padded: Tensor, margins: tuple[tuple[int, int], ...]) -> Tensor:
-        (_, interior), *border = _regions(padded.shape[-len(margins) :], margins)
-        folded = padded[(..., *interior)].clone(memory_format=_layout(padded))
-        for inner, outer in border:
-            folded[(..., *inner)] += padded[(..., *outer)]
-        return folded
+    def forward(padded: Tensor, margins: Margins) -> Tensor:
+        layout = _layout(padded)
+        folded = padded.clone(memory_format=layout)
+        inside, copies = _continuation(folded, margins)
+        for border, origin in reversed(copies):
+            origin += border
+        return inside.clone(memory_format=layout)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -179,32 +169,47 @@ class _Fold(_Linear):
         return _Fold.apply(args[0].movedim(in_dims[0], 0), args[1]), 0
 
 
-def _regions(padded_sizes: Any, margins: tuple[tuple[int, int], ...]) -> Iterator[tuple[Slices, Slices]]:
-    """Where each part of the padded array comes from: (place in the image, place in the padded image).
+def _padded(x: Tensor, margins: Margins) -> Tensor:
+    sizes = x.shape[-len(margins) :]
+    padded = _empty_like(x, [before + size + after for size, (before, after) in zip(sizes, margins, strict=True)])
+    inside, copies = _continuation(padded, margins)
+    inside.copy_(x)
+    for border, origin in copies:
+        border.copy_(origin)
+    return padded
 
-    The first is the whole image; the others are the border's sides and corners.
+
+def _continuation(padded: Tensor, margins: Margins) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The image within its border, and the copies (to, from) that make the border, in their order.
+
+    The last axis comes first: then all copies but those along it are of whole rows.
     """
-    axes = []
-    for padded, (before, after) in zip(padded_sizes, margins, strict=True):
-        size = padded - before - after
-        parts = [(slice(0, size), slice(before, before + size))]
-        if before:
-            parts.append((slice(size - before, size), slice(0, before)))
-        if after:
-            parts.append((slice(0, after), slice(before + size, padded)))
-        axes.append(parts)
-    for parts in itertools.product(*axes):
-        inner, outer = zip(*parts, strict=True)
-        yield inner, outer
+    inside, copies = padded, []
+    for axis, (before, after) in enumerate(margins, -len(margins)):
+        size = padded.shape[axis] - before - after
+        ends = [(0, size, before), (before + size, before, after)]
+        copies += [(inside.narrow(axis, to, n), inside.narrow(axis, start, n)) for to, start, n in reversed(ends) if n]
+        inside = inside.narrow(axis, before, size)
+    return inside, copies[::-1]
 
 
-def _empty_like(x: Tensor, margins: tuple[tuple[int, int], ...]) -> Tensor:
-    space = (size + sum(pair) for size, pair in zip(x.shape[-len(margins) :], margins, strict=True))
-    shape = [*x.shape[: -len(margins)], *space]
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+def _empty_like(x: Tensor, space: list[int]) -> Tensor:
+    """Uninitialised, with other last axes. Made from `x`, so that inside of vmap it has a member's axis as `x` has."""
+    shape = [*x.shape[: -len(space)], *space]
+    if _layout(x) is torch.contiguous_format:
+        return x.new_empty(shape)
+    return x.new_empty_strided(shape, _channels_last(shape))
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    # Its numbers of a place lie together; axes of one place may have any stride.
-    last = x.dim() == 4 and x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last)
+    # By strides, since vmap has no answer to `is_contiguous`; an axis of one place may have any.
+    last = x.dim() == 4 and x.shape[1] > 1
+    if last:
+        places = zip(x.shape, x.stride(), _channels_last(x.shape), strict=True)
+        last = all(size == 1 or stride == wanted for size, stride, wanted in places)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def _channels_last(shape: Sequence[int]) -> tuple[int, ...]:
+    _, channels, height, width = shape
+    return channels * height * width, 1, channels * width, channels
