@@ -91,8 +91,11 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         x, weight = ctx.saved_tensors
-        pairs = ((tangents[0], weight), (x, tangents[1]))
-        return sum(_Conv.apply(a, b, ctx.groups) for a, b in pairs if a is not None and b is not None)
+        dx, dweight, _ = tangents
+        if dx is None:
+            return _Conv.apply(x, dweight, ctx.groups)
+        along_x = _Conv.apply(dx, weight, ctx.groups)
+        return along_x if dweight is None else along_x + _Conv.apply(x, dweight, ctx.groups)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:

@@ -113,9 +113,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         mean, var = self.running_mean.flatten(), self.running_var.flatten()  # views: written by batch_norm
         assert self.momentum is not None
-        return F.batch_norm(
-            input, mean, var, self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps
+        # A sequence as an image of one row: torch's kernel knows channels last of images only.
+        image = input.unsqueeze(2) if input.dim() == 3 else input
+        normed = F.batch_norm(
+            image, mean, var, self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps
         )
+        return normed.squeeze(2) if input.dim() == 3 else normed
 
 
 class Dropout(nn.Module):
@@ -148,7 +151,8 @@ class Dropout(nn.Module):
         shape = (len(x), x.shape[1] // len(seeds), *x.shape[2:])
         keep = torch.cat([self._mask(seed + self.calls, shape) for seed in seeds], dim=1)
         self.calls += 1
-        return x * keep.to(x) / (1 - self.rate)
+        # Laid out like `x`: the product is then one pass, and its gradient another.
+        return x * torch.empty_like(x).copy_(keep).div_(1 - self.rate)
 
     def _mask(self, seed: int, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) >= self.rate
