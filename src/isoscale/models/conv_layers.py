@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
-from isoscale.models.circular import circular_pad
+from isoscale.models.circular import circular_conv
 from isoscale.models.layers import fill_normal_
 
 Padding = Literal["circular", "zero"]
@@ -48,32 +48,32 @@ class _Conv(nn.modules.conv._ConvNd):
         stacked = self.weight.dim() > 2 + len(self.kernel_size)
         return (self.weight.flatten(0, 1), len(self.weight)) if stacked else (self.weight, 1)
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Of (batch, channels, height, width); a sequence is an image of one row."""
+        weight, groups = self._weight_and_groups()
+        if weight.dim() == 3:
+            weight = weight.unsqueeze(2)
+        if self.padding_mode == "circular" and self.kernel_size[0] > 1:
+            return circular_conv(x, weight, groups)
+        if self.kernel_size[0] % 2:  # the kernel pads as it goes
+            return F.conv2d(x, weight, padding=[size // 2 for size in weight.shape[2:]], groups=groups)
         # As torch's padding="same": an even kernel looks one place further ahead than back.
         before, after = (self.kernel_size[0] - 1) // 2, self.kernel_size[0] // 2
-        if after == 0:
-            return x
-        if self.padding_mode == "circular":
-            return circular_pad(x, before, after, dims=len(self.kernel_size))
-        return F.pad(x, (before, after) * len(self.kernel_size))
+        return F.conv2d(F.pad(x, (before, after) * len(self.kernel_size)), weight, groups=groups)
 
 
 class Conv1d(_Conv, nn.Conv1d):
     """torch.nn.Conv1d, with weight (out, in, kernel) or (members, out, in, kernel)."""
 
     def forward(self, input: Float[Tensor, "batch fan_in length"]) -> Float[Tensor, "batch fan_out length"]:
-        weight, groups = self._weight_and_groups()
-        return F.conv1d(self._padded(input), weight, groups=groups)
+        return self._convolved(input.unsqueeze(2)).squeeze(2)
 
 
 class Conv2d(_Conv, nn.Conv2d):
     """torch.nn.Conv2d, with weight (out, in, kernel, kernel) or (members, out, in, kernel, kernel)."""
 
     def forward(self, input: Float[Tensor, "batch fan_in height width"]) -> Float[Tensor, "batch fan_out height width"]:
-        weight, groups = self._weight_and_groups()
-        if self.padding_mode == "zeros" and self.kernel_size[0] % 2:  # the kernel pads as it goes
-            return F.conv2d(input, weight, padding=self.kernel_size[0] // 2, groups=groups)
-        return F.conv2d(self._padded(input), weight, groups=groups)
+        return self._convolved(input)
 
 
 def make_conv(
@@ -113,9 +113,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.running_var is not None
         mean, var = self.running_mean.flatten(), self.running_var.flatten()  # views: written by batch_norm
         assert self.momentum is not None
-        return F.batch_norm(
-            input, mean, var, self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps
+        # A sequence as an image of one row: torch's kernel knows channels last of images only.
+        image = input.unsqueeze(2) if input.dim() == 3 else input
+        normed = F.batch_norm(
+            image, mean, var, self.weight.flatten(), self.bias.flatten(), self.training, self.momentum, self.eps
         )
+        return normed.squeeze(2) if input.dim() == 3 else normed
 
 
 class Dropout(nn.Module):
@@ -148,7 +151,8 @@ class Dropout(nn.Module):
         shape = (len(x), x.shape[1] // len(seeds), *x.shape[2:])
         keep = torch.cat([self._mask(seed + self.calls, shape) for seed in seeds], dim=1)
         self.calls += 1
-        return x * keep.to(x) / (1 - self.rate)
+        # Laid out like `x`: the product is then one pass, and its gradient another.
+        return x * torch.empty_like(x).copy_(keep).div_(1 - self.rate)
 
     def _mask(self, seed: int, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) >= self.rate

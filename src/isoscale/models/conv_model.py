@@ -87,7 +87,8 @@ class ConvModel(Model):
                 module.reset(seed, place)
 
     def forward(self, x: Float[Tensor, "*batch channels *space"]) -> Float[Tensor, "*batch out_features"]:
-        pooled = self.features(self._enter(x)).flatten(2).mean(2)  # (batch, members * width)
+        # Not `mean`: its gradient would be a tensor of its own, and not channels last.
+        pooled = self.features(self._enter(x)).flatten(2).sum(2) / self.positions  # (batch, members * width)
         if self.readout.weight.dim() == 3:
             pooled = pooled.unflatten(1, (len(self.readout.weight), -1)).transpose(0, 1)
         return self.readout(pooled)
@@ -101,8 +102,7 @@ class ConvModel(Model):
         if self.readout.weight.dim() == 3:  # (members, batch, ...)
             x = x.transpose(0, 1).flatten(1, 2)
         # Measured: on CPUs channels last is faster at any number of channels (benchmarks/conv_ensemble.py).
-        last = self.dims == 2 and x.device.type == "cpu"
-        return x.contiguous(memory_format=torch.channels_last) if last else x
+        return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.device.type == "cpu" else x
 
 
 def _checked_dims(dims: int | None, shape: tuple[int, ...]) -> int:
