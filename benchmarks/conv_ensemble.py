@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from isoscale import data, models
 from isoscale.data import Dataset
-from isoscale.models.circular import circular_pad
+from isoscale.models.circular import circular_conv
 from isoscale.training import Member, Optimizer, Recipe, stack, train
 from isoscale.training.ensemble import members_at_once
 from isoscale.training.recipe import batch_order
@@ -140,7 +140,7 @@ def gradient(model: nn.Module, x: Tensor) -> None:
 def one_member(weights: list[Tensor], x: Tensor) -> Tensor:
     *convolutions, readout = weights
     for weight in convolutions:
-        x = torch.relu(F.conv2d(circular_pad(x, ((1, 1), (1, 1))), weight))
+        x = torch.relu(circular_conv(x, weight))
     return (x.mean((2, 3)) @ readout.T).square().sum()
 
 

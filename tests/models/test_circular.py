@@ -85,30 +85,13 @@ def test_images_are_padded_as_by_torch(margins, layout):
     assert padded.is_contiguous(memory_format=layout)
 
 
-def test_sequences_are_padded_as_by_torch():
-    x = sample(2, 3, 5)
-    assert torch.equal(circular_pad(x, ((1, 2),)), F.pad(x, (1, 2), mode="circular"))
-
-
-@pytest.mark.parametrize("dims", [1, 2])
-def test_derivatives_of_padding(dims):
+def test_derivatives_of_padding():
     def pad(x):
-        return circular_pad(x, ((1, 2),) * dims)
+        return circular_pad(x, ((1, 2), (0, 1)))
 
-    x = sample(2, 2, *[3] * dims).requires_grad_()
+    x = sample(2, 2, 3, 3).requires_grad_()
     assert torch.autograd.gradcheck(pad, x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: pad(x).square(), x, check_fwd_over_rev=True)
-
-
-def test_gradient_keeps_channels_last_and_leaves_its_input_alone():
-    x = sample(2, 3, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
-    grad = sample(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
-    before = grad.clone()
-    (folded,) = torch.autograd.grad(circular_pad(x, ((1, 1), (1, 1))), x, grad)
-    assert torch.equal(grad, before)
-    assert folded.is_contiguous(memory_format=torch.channels_last)
-    (expected,) = torch.autograd.grad(F.pad(x, (1, 1, 1, 1), mode="circular"), x, grad)
-    torch.testing.assert_close(folded, expected)
 
 
 @pytest.mark.parametrize("weights", [1, 4])

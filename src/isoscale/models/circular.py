@@ -10,7 +10,6 @@ image, which the activation keeps anyway, not its padded copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Margins = tuple[tuple[int, int], ...]
+Margins = tuple[tuple[int, int], tuple[int, int]]
 
 
 def circular_conv(
@@ -45,22 +44,31 @@ def circular_conv(
     return _Conv.apply(x, weight, groups)
 
 
-def circular_pad(x: Tensor, margins: Margins) -> Tensor:
-    """`x` with its last axes continued periodically.
+def circular_pad(x: Float[Tensor, "batch channels height width"], margins: Margins) -> Tensor:
+    """An image continued periodically.
 
     Args:
-        x: (..., *space), with at least as many places along an axis as are added at one end.
-        margins: (before, after), the places to add at both ends of each of the last axes.
+        x: (batch, channels, height, width).
+        margins: (before, after), the places to add at both ends of the height, and of the width.
 
-    >>> circular_pad(torch.arange(4.0), ((1, 2),))
-    tensor([3., 0., 1., 2., 3., 0., 1.])
+    >>> circular_pad(torch.arange(4.0).view(1, 1, 1, 4), ((0, 0), (1, 2)))
+    tensor([[[[3., 0., 1., 2., 3., 0., 1.]]]])
     """
-    # A Function costs as much as padding small images does, and its gradient is all that it is for.
-    return _Pad.apply(x, margins) if torch.is_grad_enabled() else _padded(x, margins)
+    rows, columns = (
+        torch.arange(-before, size + after, device=x.device) % size
+        for size, (before, after) in zip(x.shape[-2:], margins, strict=True)
+    )
+    places = (rows[:, None] * x.shape[-1] + columns).flatten()
+    batch, channels = x.shape[:2]
+    if _layout(x) is torch.channels_last:  # the channels of a place lie together
+        gathered = x.movedim(1, -1).reshape(batch, -1, channels).index_select(1, places)
+        return gathered.reshape(batch, len(rows), len(columns), channels).movedim(-1, 1)
+    return x.reshape(batch, channels, -1).index_select(2, places).reshape(batch, channels, len(rows), len(columns))
 
 
 def _margins(weight: Tensor) -> Margins:
-    return tuple(((size - 1) // 2, size // 2) for size in weight.shape[2:])
+    rows, columns = (((size - 1) // 2, size // 2) for size in weight.shape[2:])
+    return rows, columns
 
 
 class _Conv(torch.autograd.Function):
@@ -82,8 +90,9 @@ class _Conv(torch.autograd.Function):
         if not wants_x:
             # The input of a network has few channels: it is the cheaper one to pad.
             return None, _weight_gradient(grad, circular_pad(x, _margins(weight)), weight, ctx.groups), None
-        padded = circular_pad(grad, tuple((after, before) for before, after in _margins(weight)))
         turned = _turned(weight, ctx.groups)
+        (above, below), (left, right) = _margins(weight)
+        padded = circular_pad(grad, ((below, above), (right, left)))
         grad_x = F.conv2d(padded, turned, groups=ctx.groups)
         grad_weight = _turned(_weight_gradient(x, padded, turned, ctx.groups), ctx.groups) if wants_weight else None
         return grad_x, grad_weight, None
@@ -121,98 +130,9 @@ def _turned(weight: Tensor, groups: int) -> Tensor:
     return by_group.reshape(groups * fan_in, -1, *kernel).flip(2, 3)
 
 
-class _Linear(torch.autograd.Function):
-    """What padding and its adjoint share: nothing to save, the tangent's image is the map of the tangent."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.margins = inputs[1]
-
-
-class _Pad(_Linear):
-    @staticmethod
-    def forward(x: Tensor, margins: Margins) -> Tensor:
-        return _padded(x, margins)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Fold.apply(grads[0], ctx.margins), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Pad.apply(tangents[0], ctx.margins)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
-        return _Pad.apply(args[0].movedim(in_dims[0], 0), args[1]), 0
-
-
-class _Fold(_Linear):
-    """Adds what lies on the padding to the places that it continues."""
-
-    @staticmethod
-    def forward(padded: Tensor, margins: Margins) -> Tensor:
-        layout = _layout(padded)
-        folded = padded.clone(memory_format=layout)
-        inside, copies = _continuation(folded, margins)
-        for border, origin in reversed(copies):
-            origin += border
-        return inside.clone(memory_format=layout)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Pad.apply(grads[0], ctx.margins), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Fold.apply(tangents[0], ctx.margins)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
-        return _Fold.apply(args[0].movedim(in_dims[0], 0), args[1]), 0
-
-
-def _padded(x: Tensor, margins: Margins) -> Tensor:
-    sizes = x.shape[-len(margins) :]
-    padded = _empty_like(x, [before + size + after for size, (before, after) in zip(sizes, margins, strict=True)])
-    inside, copies = _continuation(padded, margins)
-    inside.copy_(x)
-    for border, origin in copies:
-        border.copy_(origin)
-    return padded
-
-
-def _continuation(padded: Tensor, margins: Margins) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """The image within its border, and the copies (to, from) that make the border, in their order.
-
-    The last axis comes first: then all copies but those along it are of whole rows.
-    """
-    inside, copies = padded, []
-    for axis, (before, after) in enumerate(margins, -len(margins)):
-        size = padded.shape[axis] - before - after
-        ends = [(0, size, before), (before + size, before, after)]
-        copies += [(inside.narrow(axis, to, n), inside.narrow(axis, start, n)) for to, start, n in reversed(ends) if n]
-        inside = inside.narrow(axis, before, size)
-    return inside, copies[::-1]
-
-
-def _empty_like(x: Tensor, space: list[int]) -> Tensor:
-    """Uninitialised, with other last axes. Made from `x`, so that inside of vmap it has a member's axis as `x` has."""
-    shape = [*x.shape[: -len(space)], *space]
-    if _layout(x) is torch.contiguous_format:
-        return x.new_empty(shape)
-    return x.new_empty_strided(shape, _channels_last(shape))
-
-
 def _layout(x: Tensor) -> torch.memory_format:
     # By strides, since vmap has no answer to `is_contiguous`; an axis of one place may have any.
-    last = x.dim() == 4 and x.shape[1] > 1
-    if last:
-        places = zip(x.shape, x.stride(), _channels_last(x.shape), strict=True)
-        last = all(size == 1 or stride == wanted for size, stride, wanted in places)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _channels_last(shape: Sequence[int]) -> tuple[int, ...]:
-    _, channels, height, width = shape
-    return channels * height * width, 1, channels * width, channels
+    _, channels, height, width = x.shape
+    wanted = (channels * height * width, 1, channels * width, channels)
+    last = all(size == 1 or stride == want for size, stride, want in zip(x.shape, x.stride(), wanted, strict=True))
+    return torch.channels_last if last and channels > 1 else torch.contiguous_format

@@ -87,8 +87,9 @@ class ConvModel(Model):
                 module.reset(seed, place)
 
     def forward(self, x: Float[Tensor, "*batch channels *space"]) -> Float[Tensor, "*batch out_features"]:
+        features = self.features(self._enter(x)).flatten(2)  # (batch, members * width, positions)
         # Not `mean`: its gradient would be a tensor of its own, and not channels last.
-        pooled = self.features(self._enter(x)).flatten(2).sum(2) / self.positions  # (batch, members * width)
+        pooled = features.sum(2) / features.shape[2]
         if self.readout.weight.dim() == 3:
             pooled = pooled.unflatten(1, (len(self.readout.weight), -1)).transpose(0, 1)
         return self.readout(pooled)
