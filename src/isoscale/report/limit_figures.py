@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from isoscale.report import drawing
 
@@ -22,6 +23,7 @@ def training(runs: Mapping[str, xr.Dataset]) -> Figure:
         figure = drawing.blank(7.6, 3.7)
         axes = figure.add_axes((0.09, 0.14, 0.6, 0.8))
         axes.set(xlabel="step", ylabel="training loss")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ends = [
             (label, color, drawing.line(axes, run["step"].values, run["loss"].values, run["loss_se"].values, color))
             for (label, run), color in zip(runs.items(), drawing.RULES, strict=False)
