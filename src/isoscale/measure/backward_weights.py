@@ -36,6 +36,7 @@ def independent_backward(model: nn.Module, weights: Mapping[str, Tensor]) -> Gen
         InvalidValueError: A weight of another shape.
 
     >>> model = nn.Linear(2, 1, bias=False)
+    >>> _ = nn.init.ones_(model.weight)
     >>> x = torch.ones(1, 2, requires_grad=True)
     >>> with independent_backward(model, {"": torch.tensor([[3.0, 4.0]])}):
     ...     model(x).sum().backward()
