@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
+from isoscale.cli.limit import LimitCommand
+from isoscale.cli.sweep import SweepCommand
 from isoscale.sweeps import Store, Sweep, engine, worker
 from isoscale.sweeps.local import LocalEngine, WorkerLostError
 
@@ -182,6 +184,21 @@ def test_ctrl_c_exits_130_and_loses_nothing(tmp_path: Path, grid: list[str]):
     assert _group_is_gone(process.pid)
     with Store(tmp_path / "isoscale.db") as store:
         assert store._db.execute("SELECT count(*) FROM leases").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("command", "keeps"), [("sweep", True), ("limit", False)])
+def test_only_what_is_in_a_store_is_said_to_be_kept(
+    isoscale: Run, monkeypatch: pytest.MonkeyPatch, command: str, keeps: bool
+):
+    def interrupted(self: object) -> int:
+        raise KeyboardInterrupt
+
+    for kind in (SweepCommand, LimitCommand):
+        monkeypatch.setattr(kind, "run", interrupted)
+    code, _, errors = isoscale(command)
+    assert code == 130
+    assert errors.startswith("interrupted")
+    assert ("in the store" in errors) is keeps
 
 
 def _finished(path: Path) -> int:

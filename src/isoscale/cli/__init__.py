@@ -42,6 +42,8 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
+_SWEEPS = (TransferCommand, SweepCommand, LawCommand)
+
 _DESCRIPTION = (
     "Make a neural network train the same way at every width and depth: tune a small model once, "
     "get the init and learning rates of the large one, proved by measurement."
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_error(error)
         code = 1 if isinstance(error, ClusterError) else 2
     except KeyboardInterrupt:
-        error_console().print("interrupted: every finished shard is in the store; the same command goes on from there")
+        kept = ": every finished shard is in the store; the same command goes on from there"
+        error_console().print(f"interrupted{kept if isinstance(command, _SWEEPS) else ''}")
         code = 130
     sys.exit(code)
