@@ -54,8 +54,9 @@ def test_a_key_is_the_digest_of_the_whole_config(tiny: Callable[..., Sweep]):
     spec = tiny(lrs=[1, 2.0**-40, 0.1], seeds=[0, 7, 2**62], model_args={"phi": "tanh"}, weight_decay=0.5)
     for shard in driver.prepare(spec):
         assert shard.keys == tuple(map(shard.key, shard.members))
-        text = json.dumps(shard.config(shard.members[-1]), sort_keys=True, separators=(",", ":"))
-        assert shard.keys[-1] == hashlib.sha256(text.encode()).hexdigest()[:32]
+        for key, member in zip(shard.keys, shard.members, strict=True):
+            text = json.dumps(shard.config(member), sort_keys=True, separators=(",", ":"))
+            assert key == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def test_several_sweeps_run_as_one_and_give_what_each_gives_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ import torch
 from isoscale import measure, models
 from isoscale.data import Dataset
 from isoscale.errors import IsoscaleError
-from isoscale.sweeps import Sweep, worker
-from isoscale.training import Optimizer, Recipe
+from isoscale.sweeps import Sweep, shards, worker
+from isoscale.training import Recipe
 from isoscale.training.recipe import batch_order
 
 # Batches that the estimate averages over, for each seed.
@@ -80,16 +81,8 @@ def has_branches(spec: Sweep, data: Dataset) -> bool:
 
 def recipe_of(spec: Sweep, depth: int) -> Recipe:
     """Everything about a trial of a spec at one depth but its learning rate and seed; the rule is sp."""
-    optimizer = Optimizer(
-        family=spec.optimizer,  # pyrefly: ignore[bad-argument-type]  checked by the spec
-        momentum=spec.momentum,
-        betas=spec.betas,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-    )
-    sizes: dict[str, Any] = {"width": spec.widths[0], "base_width": spec.widths[0], "depth": depth, "base_depth": depth}
-    run = {"steps": spec.steps, "batch_size": spec.batch_size}
-    return Recipe(model=spec.model, model_args=spec.model_args, rule="sp", optimizer=optimizer, **sizes, **run)
+    width = spec.widths[0]
+    return dataclasses.replace(shards.recipe(spec, "sp", width, depth), base_width=width, base_depth=depth)
 
 
 def _sketch(spec: Sweep, depth: int, data: Dataset) -> models.Model:

@@ -54,24 +54,15 @@ class Shard:
         return digest(self._shared)
 
     def key(self, member: Member) -> str:
-        """Hash of everything that determines one trial."""
-        return digest(self.config(member))
+        """Hash of everything that determines one trial: `digest(config(member))`."""
+        before, between, after = self._around
+        text = f'{{{before}"lr":{_number(member.lr)},{between}"seed":{_number(member.seed)},{after}'
+        return _hash(f"{text[:-1]}}}")
 
     @functools.cached_property
     def keys(self) -> tuple[str, ...]:
-        """Of the members, in their order; what they share is written out and hashed once."""
-        before, between, after = (
-            "".join(f'"{name}":{_json(self._shared[name])},' for name in sorted(self._shared) if low < name < high)
-            for low, high in (("", "lr"), ("lr", "seed"), ("seed", "~"))
-        )
-        shared, keys = hashlib.sha256(f"{{{before}".encode()), []
-        text = functools.lru_cache(None, typed=True)(_json)  # few numbers, each in many members
-        for member in self.members:
-            own = f'"lr":{text(member.lr)},{between}"seed":{text(member.seed)},{after}'
-            hashed = shared.copy()
-            hashed.update(f"{own[:-1]}}}".encode())
-            keys.append(hashed.hexdigest()[:_KEY_DIGITS])
-        return tuple(keys)
+        """Of the members, in their order."""
+        return tuple(map(self.key, self.members))
 
     def config(self, member: Member) -> dict[str, Any]:
         """Everything that determines one trial, as plain values."""
@@ -91,19 +82,28 @@ class Shard:
         data = {"dataset": self.source.name, "data": self.source.fingerprint, "numerics": NUMERICS}
         return dataclasses.asdict(self.recipe) | data
 
+    @functools.cached_property
+    def _around(self) -> tuple[str, ...]:
+        """What the members share, written out once: the parts of `config` before "lr", up to "seed" and after it."""
+        return tuple(
+            "".join(f'"{name}":{_json(self._shared[name])},' for name in sorted(self._shared) if low < name < high)
+            for low, high in (("", "lr"), ("lr", "seed"), ("seed", "~"))
+        )
+
 
 def make(spec: Sweep, source: Source) -> list[Shard]:
     """The shards of a sweep, in the order of its rules, widths and depths."""
     members = tuple(Member(lr, seed) for lr in spec.lrs for seed in _tuple(spec.seeds))
     return [
-        Shard(_recipe(spec, rule, width, depth), members, source)
+        Shard(recipe(spec, rule, width, depth), members, source)
         for rule in _tuple(spec.rule)
         for width in spec.widths
         for depth in spec.depths
     ]
 
 
-def _recipe(spec: Sweep, rule: str, width: int, depth: int) -> Recipe:
+def recipe(spec: Sweep, rule: str, width: int, depth: int) -> Recipe:
+    """Everything about the trials of a spec at one rule and size but their learning rates and seeds."""
     assert spec.base_width is not None
     assert spec.base_depth is not None
     optimizer = Optimizer(
@@ -134,8 +134,15 @@ def _tuple(value: Any) -> tuple[Any, ...]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """The key of a trial's settings."""
-    return hashlib.sha256(_json(values).encode()).hexdigest()[:_KEY_DIGITS]
+    return _hash(_json(values))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
 
 # Made once: `json.dumps` would make one for each of a hundred thousand keys.
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+# Of a sweep's learning rates and seeds, each stands in many keys.
+_number = functools.lru_cache(maxsize=4096, typed=True)(_json)
