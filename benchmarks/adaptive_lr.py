@@ -18,10 +18,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from isoscale import laws
-from isoscale.lr_law.runs import Curve, run_searches
-from isoscale.lr_law.search import LATTICE, Exhaustive, Search, half_width
-from isoscale.sweeps import Sweep, log2_grid
+from isoscale import stats as laws
+from isoscale.runs import Sweep, log2_grid
+from isoscale.studies.depth_law.runs import Curve, run_searches
+from isoscale.studies.depth_law.search import LATTICE, Exhaustive, Search, half_width
 
 TARGET = 1 / 3
 _LRS = log2_grid(-13, 1 / 6, 6)

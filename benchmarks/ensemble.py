@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from isoscale import data
-from isoscale.sweeps.local import LocalEngine
-from isoscale.sweeps.shards import Shard
-from isoscale.sweeps.worker import source
+from isoscale.runs.engines.local import LocalEngine
+from isoscale.runs.shards import Shard
+from isoscale.runs.worker import source
 from isoscale.training import Member, Optimizer, Recipe, train
 from isoscale.training.recipe import batch_order
 

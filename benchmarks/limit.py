@@ -28,7 +28,7 @@ import tyro
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from isoscale import laws
+from isoscale import stats as laws
 from isoscale.limit import inputs, solve
 from isoscale.limit.network import Problem, Size, Workspace, run
 from isoscale.limit.noise import GaussianNoise, QuasiNoise

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from isoscale import data, laws, models
+from isoscale import data, models
+from isoscale import stats as laws
 from isoscale.measure import audit, max_update_lr
 from isoscale.models import ResidualMLP
 

@@ -24,9 +24,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from isoscale import hp_transfer, report
-from isoscale.sweeps import Store, Sweep, Trial, driver, log2_grid, result
-from isoscale.sweeps.shards import Shard
+from isoscale import report
+from isoscale.runs import Store, Sweep, Trial, driver, log2_grid, result
+from isoscale.runs.shards import Shard
+from isoscale.studies import transfer as hp_transfer
 
 OUT = Console()
 MOST_SECONDS, MOST_GIB = 10.0, 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from isoscale.sweeps import worker
-from isoscale.sweeps.shards import Shard
-from isoscale.sweeps.store import Trial
+from isoscale.runs import worker
+from isoscale.runs.shards import Shard
+from isoscale.runs.store.store import Trial
 
 
 class InlineEngine:

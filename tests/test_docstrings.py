@@ -17,6 +17,6 @@ def test_examples(name):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", ["rules", "laws.power_law", "models.residual_mlp", "sweeps.spec", "limit.solve"])
+@pytest.mark.parametrize("name", ["rules", "stats.power_law", "models.residual_mlp", "runs.spec", "limit.solve"])
 def test_examples_are_there(name):
     assert doctest.testmod(importlib.import_module(f"isoscale.{name}")).attempted

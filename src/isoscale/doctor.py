@@ -24,8 +24,8 @@ from isoscale import limit, rules
 from isoscale.data import Dataset
 from isoscale.data.registry import FOLDER_VARIABLE
 from isoscale.errors import IsoscaleError
-from isoscale.sweeps import Store
-from isoscale.sweeps.local import cores
+from isoscale.runs import Store
+from isoscale.runs.engines.local import cores
 from isoscale.training import Member, Optimizer, Recipe, train
 from isoscale.training.recipe import batch_order
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isoscale.sweeps import Store
+from isoscale.runs import Store
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -16,8 +16,9 @@ import xarray as xr
 
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.sweep import SweepCommand
-from isoscale.sweeps import Store, Sweep, engine, worker
-from isoscale.sweeps.local import LocalEngine, WorkerLostError
+from isoscale.runs import Store, Sweep, worker
+from isoscale.runs.engines import engine
+from isoscale.runs.engines.local import LocalEngine, WorkerLostError
 
 Run = Callable[..., tuple[int, str, str]]
 

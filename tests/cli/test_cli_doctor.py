@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from isoscale import doctor, rules
-from isoscale.sweeps import Store, Trial
+from isoscale.runs import Store, Trial
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isoscale.sweeps import Store, Sweep, driver, worker
+from isoscale.runs import Store, Sweep, driver, worker
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -10,8 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure import independent_backward
-from isoscale.measure.observe import maps
-from isoscale.measure.passes import seeded
+from isoscale.measure.tools.observe import maps
+from isoscale.measure.tools.passes import seeded
 from isoscale.models import ResidualMLP
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from isoscale.errors import InvalidValueError
 from isoscale.measure import forward_jvp
-from isoscale.measure.observe import observe
-from isoscale.measure.passes import seeded
+from isoscale.measure.tools.observe import observe
+from isoscale.measure.tools.passes import seeded
 
 METHODS = ("forward-mode", "double backward", "finite differences")
 FALLS_TO = {"own function": METHODS[1], "own function, once": METHODS[2]}

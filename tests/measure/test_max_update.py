@@ -11,8 +11,8 @@ from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure import max_update_lr, optimizer_step
-from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import loss_gradient, seeded
+from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.passes import loss_gradient, seeded
 from isoscale.models import ResidualMLP
 
 WIDTH, DEPTH, SEEDS = 768, 6, 16

@@ -6,8 +6,8 @@ from networks import Attention, Take, network
 from torch import nn
 
 from isoscale.errors import InvalidValueError
-from isoscale.measure.observe import maps, observe
-from isoscale.measure.selection import chosen, which
+from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.selection import chosen, which
 from isoscale.models import ResidualMLP
 
 

@@ -8,8 +8,8 @@ from networks import Apply, OnceSine, Sine
 from torch import nn
 
 from isoscale.measure import audit, coordinate_check
-from isoscale.measure.own_update import own_updates
-from isoscale.measure.places import places
+from isoscale.measure.tools.own_update import own_updates
+from isoscale.measure.tools.places import places
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(4, 1, generator=torch.Generator().manual_seed(1))

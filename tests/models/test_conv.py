@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isoscale import models
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import ConvNet, ConvResNet
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 from isoscale.training import stack
 
 F64 = torch.float64

@@ -12,7 +12,7 @@ from isoscale import models
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import ResidualMLP
 from isoscale.models.base import seeding
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer, Recipe, stack
 
 F64 = torch.float64

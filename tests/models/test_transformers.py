@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from isoscale import models
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import GPT, ViT
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 from isoscale.training import stack
 
 F64 = torch.float64

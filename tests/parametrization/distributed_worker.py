@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from isoscale import Plan
 from isoscale.errors import PlanError
-from isoscale.parametrization.binding import named_parameters
+from isoscale.graph.unwrapping import named_parameters
 
 WORLD, STEPS, SIZE = 2, 4, 4
 

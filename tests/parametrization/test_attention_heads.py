@@ -79,7 +79,7 @@ def test_packed_attention_whose_heads_grow_in_number_trains():
     plan = parametrize(model, base, lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
     packed = next(entry for entry in plan.entries if entry.name == "attention.in_proj_weight")
     assert (packed.fan_in, packed.fan_out) == (4.0, 4.0)
-    assert packed.factors(plan.scaling, plan.settings).lr == 0.25
+    assert packed.lr == 0.25 * LR
     generator = torch.Generator().manual_seed(0)
     batch = (torch.randn(8, 4, 5, generator=generator), torch.randint(3, (8, 4), generator=generator))
     losses = train(model, torch.optim.AdamW(plan.param_groups()), [batch] * 10)

@@ -25,7 +25,7 @@ SIZES = st.sampled_from([1, 2, 3])
 
 def plan_of(size, base, rule="completep", optimizer="adamw", **options):
     width, depth = size
-    given = {"lr": 0.1, "weight_decay": 0.1} | options
+    given = {"lr": 1.0, "weight_decay": 1.0, "eps": 1.0} | options
     base_model = mlp(*base, seed=7, device="meta")
     return parametrize(
         mlp(width, depth, device="meta"), base_model, rule, optimizer, example_inputs=features_in(), **given
@@ -34,9 +34,8 @@ def plan_of(size, base, rule="completep", optimizer="adamw", **options):
 
 def factors(plan):
     """Of every tensor outside the blocks and in the first: (init_std, lr, weight_decay, eps)."""
-    found = {entry.name: entry.factors(plan.scaling, plan.settings) for entry in plan.entries}
-    shared = {name: f for name, f in found.items() if not name.startswith("blocks.") or name.startswith("blocks.0.")}
-    return {name: (f.init_std, f.lr, f.weight_decay, f.eps) for name, f in shared.items()}
+    found = {entry.name: (entry.init, entry.lr, entry.weight_decay, entry.eps or 1.0) for entry in plan.entries}
+    return {name: f for name, f in found.items() if not name.startswith("blocks.") or name.startswith("blocks.0.")}
 
 
 @settings(max_examples=25)
@@ -91,8 +90,9 @@ def test_planning_is_reproducible():
 
 def test_diff_names_what_differs():
     rows = plan_of((16, 4), (8, 2)).diff(plan_of((16, 4), (8, 2), "depth-mup"))
-    changed = set(rows.set_index("name").loc[["blocks.0.maps.1.weight"], "what"])
-    assert {"lr", "weight_decay", "reason"} <= changed
+    changed = rows.groupby("name")["what"].agg(set)
+    assert changed["blocks.0.maps.0.weight"] == {"lr", "weight_decay", "eps", "reason"}
+    assert changed["blocks.0.maps.1.weight"] == {"multiplier", "init", "reason"}
     assert "input.weight" not in set(rows["name"])
     deeper = plan_of((16, 4), (8, 2)).diff(plan_of((16, 6), (8, 2)))
     assert set(deeper.loc[deeper["what"] == "tensor", "name"]) == {

@@ -9,9 +9,9 @@ from torch import nn
 
 import isoscale
 from isoscale.errors import InvalidValueError, PlanError
-from isoscale.parametrization.anatomy import from_graph
-from isoscale.parametrization.by_hand import PRESETS, by_hand
-from isoscale.parametrization.trace import trace
+from isoscale.graph.anatomy import from_graph
+from isoscale.graph.by_hand import PRESETS, by_hand
+from isoscale.graph.trace import trace
 
 pytest.importorskip("transformers")
 

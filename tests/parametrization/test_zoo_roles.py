@@ -202,4 +202,4 @@ def test_tied_embeddings():
     assert plan.multipliers == {"lm_head.input_multiplier": 0.5}
     tied = next(entry for entry in plan.entries if entry.name == "transformer.wte.weight")
     assert tied.tied
-    assert tied.group(plan.scaling, plan.settings)["lr"] == 1e-3
+    assert tied.lr == 1e-3

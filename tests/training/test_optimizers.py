@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from isoscale.errors import InvalidValueError
-from isoscale.rules import Factors, Role
+from isoscale.scaling.factors import Factors
+from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer
-from isoscale.training.optimizers import orthogonalize
+from isoscale.training.steppers import orthogonalize
 
 F64 = torch.float64
 LRS = torch.tensor([0.003, 0.03, 0.3], dtype=F64)

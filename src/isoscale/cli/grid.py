@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from isoscale.errors import InvalidValueError
-from isoscale.sweeps.spec import Sweep, log2_grid
+from isoscale.runs.spec import Sweep, log2_grid
 
 Value = int | float | bool | str
 

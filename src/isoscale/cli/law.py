@@ -16,8 +16,8 @@ from isoscale.cli.grid import Place, Value
 from isoscale.cli.terminal import console, framed, typed_command
 
 if TYPE_CHECKING:
-    from isoscale.lr_law import DepthLaw
-    from isoscale.sweeps import Sweep
+    from isoscale.runs import Sweep
+    from isoscale.studies.depth_law import DepthLaw
 
 # The papers' initialisation, unless --model-args says otherwise.
 _INIT: dict[str, dict[str, Value]] = {"conv-net": {"init": "he"}, "conv-resnet": {"branch_init": "he/sqrt(K)"}}
@@ -72,8 +72,8 @@ class LawCommand:
 
     def run(self) -> int:
         networks = self._networks()
-        from isoscale import lr_law
-        from isoscale.sweeps.driver import prepare
+        from isoscale.runs.driver import prepare
+        from isoscale.studies import depth_law as lr_law
 
         out = console(quiet=self.place.quiet or self.place.json)
         self._announce(networks, out)
@@ -98,9 +98,9 @@ class LawCommand:
     def _networks(self) -> dict[str, Sweep]:
         """The sweep of each network, by its name."""
         from isoscale.errors import unknown
-        from isoscale.lr_law.presets import preset, sized
         from isoscale.models import names
-        from isoscale.sweeps import Sweep
+        from isoscale.runs import Sweep
+        from isoscale.studies.depth_law.presets import preset, sized
 
         changes = self._changes()
         networks = dict(preset(self.preset, **changes))
@@ -117,7 +117,7 @@ class LawCommand:
         """The settings that flags change, as those of a sweep."""
         from isoscale.errors import InvalidValueError
         from isoscale.models import names
-        from isoscale.sweeps import log2_grid
+        from isoscale.runs import log2_grid
 
         if self.model_args and self.model not in names():
             raise InvalidValueError("`--model-args` needs one model: conv-net, conv-resnet, vit, gpt or residual-mlp")

@@ -90,7 +90,7 @@ def _maker(made: Factory, options: dict[str, Any]) -> Callable[..., Any]:
 
 
 def _own_batches(name: str, own: Any, count: int) -> list[tuple[Any, Any]]:
-    from isoscale.measure.building import checked_batches
+    from isoscale.measure.tools.building import checked_batches
 
     try:
         found = list(itertools.islice(own() if callable(own) else own, count))
@@ -150,7 +150,7 @@ def standard_loss(output: Any, y: Any) -> Any:
     """Cross-entropy over the last axis for whole-number labels, half the mean square for others."""
     import torch.nn.functional as F
 
-    from isoscale.measure.observe import tensors
+    from isoscale.measure.tools.observe import tensors
 
     logits = next(tensor for _, tensor in tensors(output))
     if y.is_floating_point():

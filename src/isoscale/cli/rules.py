@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isoscale import rules
 from isoscale.cli.terminal import console, framed
+from isoscale.scaling import rules
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from rich.console import Console
 
 from isoscale.cli.grid import Place
 from isoscale.cli.terminal import duration, framed
-from isoscale.sweeps.spec import Sweep
+from isoscale.runs.spec import Sweep
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isoscale.sweeps import Progress
-    from isoscale.sweeps.shards import Shard
+    from isoscale.runs import Progress
+    from isoscale.runs.shards import Shard
 
 
 def announce(spec: Sweep, place: Place, out: Console) -> None:
     """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
-    from isoscale.sweeps import cost, driver
-    from isoscale.sweeps.engine import find, usable_here
+    from isoscale.runs import cost, driver
+    from isoscale.runs.engines.engine import find, usable_here
 
     site = find(place.engine, place.workers, place.device, place.address, place.gpu_share)
     plan = driver.prepare(spec, place.data)
@@ -48,7 +48,7 @@ def progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
     if place.quiet or place.json:
         yield False
         return
-    from isoscale.sweeps.progress import bars
+    from isoscale.runs.progress import bars
 
     with bars() as show:
         yield show
@@ -62,7 +62,7 @@ def run_arguments(place: Place) -> dict[str, Any]:
 
 def _left(plan: list[Shard], path: str) -> list[Shard]:
     """What the store does not have; one that is not there yet is not made, since this may be a dry run."""
-    from isoscale.sweeps import Store, driver
+    from isoscale.runs import Store, driver
 
     if not os.path.exists(path):  # Path.exists raises on a name that is too long
         return plan

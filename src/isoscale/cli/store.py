@@ -15,7 +15,7 @@ from isoscale.cli.terminal import console, framed
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from isoscale.sweeps.upkeep import Summary
+    from isoscale.runs.store.upkeep import Summary
 
 _Path = Annotated[str, tyro.conf.Positional]
 _Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -31,7 +31,7 @@ class ListStore:
     """Print one JSON array instead of a table."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Store
+        from isoscale.runs import Store
 
         with Store(self.store, must_exist=True) as store:
             rows = store.summary()
@@ -56,7 +56,7 @@ class ExportStore:
     """File that keeps every trial."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Store
+        from isoscale.runs import Store
 
         with Store(self.store, must_exist=True) as store:
             count = store.export(self.out)
@@ -74,7 +74,7 @@ class MergeStores:
     """Store to write; made if it is not there."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Store
+        from isoscale.runs import Store
 
         if not self.others:
             raise InvalidValueError("name at least one store to merge")
@@ -107,7 +107,7 @@ class PruneStore:
     """Delete them."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Filter, Store
+        from isoscale.runs import Filter, Store
 
         names = [field.name for field in dataclasses.fields(Filter)]
         chosen = Filter(**{name: getattr(self, name) for name in names})
@@ -128,7 +128,7 @@ class CheckStore:
     """File that keeps every trial."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Store
+        from isoscale.runs import Store
 
         with Store(self.store, must_exist=True) as store:
             faults = store.faults()
@@ -149,7 +149,7 @@ class SalvageStore:
     """The new store."""
 
     def run(self) -> int:
-        from isoscale.sweeps import Store
+        from isoscale.runs import Store
 
         salvaged = Store.salvage(self.store, self.to)
         out = console()

@@ -12,7 +12,7 @@ from isoscale.cli.grid import Grid, Place
 from isoscale.cli.terminal import console, framed
 
 if TYPE_CHECKING:
-    from isoscale.sweeps import SweepResult
+    from isoscale.runs import SweepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class SweepCommand:
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
-        from isoscale.sweeps import sweep
+        from isoscale.runs import sweep
 
         out = console(quiet=self.place.quiet or self.place.json)
         running.announce(spec, self.place, out)
@@ -40,7 +40,7 @@ class SweepCommand:
         return 1 if result.count("failed") else 0
 
     def _print(self, result: SweepResult, out: Console) -> None:
-        from isoscale import laws
+        from isoscale import stats as laws
 
         best = laws.optimal_lr(result.loss).to_dataframe().reset_index()
         if self.place.json:

@@ -14,7 +14,7 @@ from isoscale.cli.grid import Grid, Place
 from isoscale.cli.terminal import console, framed, typed_command
 
 if TYPE_CHECKING:
-    from isoscale.hp_transfer import Transfer
+    from isoscale.studies.transfer import Transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class TransferCommand:
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
-        from isoscale import hp_transfer, report
+        from isoscale import report
+        from isoscale.studies import transfer as hp_transfer
 
         out = console(quiet=self.place.quiet or self.place.json)
         axis, base, target = hp_transfer.question(spec)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale import laws
+from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, results
 from isoscale.limit.choices import choose_plan, with_precision

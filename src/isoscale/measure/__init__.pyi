@@ -1,7 +1,6 @@
 from .audit import Audit as Audit
 from .audit import audit as audit
 from .backward_weights import independent_backward as independent_backward
-from .building import build as build
 from .confirm import Confirmed as Confirmed
 from .confirm import confirm_lr as confirm_lr
 from .coordinates import CoordinateCheck as CoordinateCheck
@@ -10,10 +9,11 @@ from .depth import effective_depth as effective_depth
 from .depth import path_sum as path_sum
 from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
-from .jvp import Jvp as Jvp
-from .jvp import forward_jvp as forward_jvp
 from .max_update import MaxUpdate as MaxUpdate
 from .max_update import max_update_lr as max_update_lr
 from .steps import optimizer_step as optimizer_step
 from .suggest import Suggestion as Suggestion
 from .suggest import suggest as suggest
+from .tools.building import build as build
+from .tools.jvp import Jvp as Jvp
+from .tools.jvp import forward_jvp as forward_jvp

@@ -17,20 +17,21 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from isoscale import rules
 from isoscale.errors import unknown
-from isoscale.measure.building import Factory, seed_list
-from isoscale.measure.jvp import Jvp, forward_jvp
-from isoscale.measure.own_update import own_updates
-from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
-from isoscale.measure.places import Places, places
-from isoscale.measure.scaled import Scaled, Size, size_list
-from isoscale.measure.slopes import fit, judged, undecided
 from isoscale.measure.steps import optimizer_step
+from isoscale.measure.tools.building import Factory, seed_list
+from isoscale.measure.tools.jvp import Jvp, forward_jvp
+from isoscale.measure.tools.own_update import own_updates
+from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, widest
+from isoscale.measure.tools.places import Places, places
+from isoscale.measure.tools.scaled import Scaled, Size, size_list
+from isoscale.measure.tools.slopes import fit, judged, undecided
 from isoscale.parametrization import Plan
-from isoscale.parametrization.entry import Entry
-from isoscale.parametrization.families import family_of
-from isoscale.rules import Role, Rule
+from isoscale.scaling import rules
+from isoscale.scaling.optimizers import family_of
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule
+from isoscale.scaling.tensor import TensorPlan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,14 +234,12 @@ def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
     entries = {entry.name: entry for entry in plan.entries if entry.name in grads}
     steps: dict[str, Tensor] = {}
     for name, entry in entries.items():
-        told = entry.group(plan.scaling, plan.settings)
-        family = entry.family(plan.settings.optimizer)
-        steps |= optimizer_step({name: grads[name]}, family, eps=told.get("eps", 0.0))
-        steps[name] = steps[name] * told["lr"]
+        steps |= optimizer_step({name: grads[name]}, entry.optimizer, eps=entry.eps or 0.0)
+        steps[name] = steps[name] * entry.lr
     return steps
 
 
-def _own(entry: Entry, own: dict[str, float], plan: Plan) -> float:
+def _own(entry: TensorPlan, own: dict[str, float], plan: Plan) -> float:
     """A vector at a branch's end is measured against the branch's multiplier, which was folded into it."""
     folded = plan.scaling.multiplier_of_branches() if entry.carries and not entry.role.decays else 1.0
     return own[entry.name] / folded
@@ -276,15 +275,15 @@ def _root_mean_square(values: Sequence[float]) -> float:
 
 
 # --- groups of tensors ---
-def _groups(plan: Plan, by: By) -> dict[str, list[Entry]]:
-    groups: dict[str, list[Entry]] = {}
+def _groups(plan: Plan, by: By) -> dict[str, list[TensorPlan]]:
+    groups: dict[str, list[TensorPlan]] = {}
     for entry in plan.entries:
         if not entry.frozen:
             groups.setdefault(_label(entry, by), []).append(entry)
     return groups
 
 
-def _label(entry: Entry, by: By) -> str:
+def _label(entry: TensorPlan, by: By) -> str:
     return str(entry.role) if by == "role" else entry.kind
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.observe import maps
+from isoscale.measure.tools.observe import maps
 
 
 @contextlib.contextmanager

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from isoscale import laws
+from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.measure.building import Factory, build, checked_batches, checked_steps, seed_list
-from isoscale.measure.optimizers import muon_groups, optimizers
-from isoscale.measure.passes import Batch, LossFn, descend, seeded
-from isoscale.parametrization.families import family_of
-from isoscale.rules import OptimizerFamily
+from isoscale.measure.tools.building import Factory, build, checked_batches, checked_steps, seed_list
+from isoscale.measure.tools.observe import maps
+from isoscale.measure.tools.passes import Batch, LossFn, called_maps, descend, seeded
+from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, family_of
+from isoscale.training.torch_optimizers import optimizers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,9 +106,20 @@ class _Training:
         return float(np.mean(losses[-max(1, self.steps // 10) :]))
 
     def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        if self.family == "muon":
-            return muon_groups(model, self.batches[0][0], lr)
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr, "weight_decay": 0.0}]
+        """All parameters at one rate; under Muon the first and the last map called go to the family beside it."""
+        row = FAMILIES[self.family]
+        shared: dict[str, Any] = {"lr": lr, "weight_decay": 0.0}
+        trained = [param for param in model.parameters() if param.requires_grad]
+        if not row.beside:
+            return [{"params": trained, **shared}]
+        linear = maps(model)
+        inner = called_maps(model, self.batches[0][0])[1:-1]
+        hidden = {id(linear[name].weight) for name in inner}
+        groups = [
+            {"params": [p for p in trained if id(p) in hidden], "optimizer": row.name, **shared},
+            {"params": [p for p in trained if id(p) not in hidden], "optimizer": row.beside, **shared},
+        ]
+        return [group for group in groups if group["params"]]
 
 
 def _judged(loss: xr.DataArray, asked: float) -> Confirmed:

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale import rules
-from isoscale.measure.building import Factory, checked_batches, checked_steps, seed_list
-from isoscale.measure.observe import INPUT, observe
-from isoscale.measure.optimizers import optimizers
-from isoscale.measure.passes import Batch, LossFn, call, descend, parameters, seeded, widest
-from isoscale.measure.places import places
-from isoscale.measure.scaled import Scaled, Size, size_list
-from isoscale.measure.slopes import fit, judged, undecided
+from isoscale.measure.tools.building import Factory, checked_batches, checked_steps, seed_list
+from isoscale.measure.tools.observe import INPUT, observe
+from isoscale.measure.tools.passes import Batch, LossFn, call, descend, parameters, seeded, widest
+from isoscale.measure.tools.places import places
+from isoscale.measure.tools.scaled import Scaled, Size, size_list
+from isoscale.measure.tools.slopes import fit, judged, undecided
 from isoscale.parametrization import Plan
-from isoscale.parametrization.families import family_of
-from isoscale.rules import Role, Rule
+from isoscale.scaling import rules
+from isoscale.scaling.optimizers import family_of
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule
+from isoscale.training.torch_optimizers import optimizers
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from isoscale.parametrization import paths
-from isoscale.parametrization.trace import trace
+from isoscale.graph import paths
+from isoscale.graph.trace import trace
 
 
 def effective_depth(model: nn.Module, example_inputs: tuple[Any, ...] | Mapping[str, Any]) -> int:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale import laws
+from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.measure.building import (
+from isoscale.measure.tools.building import (
     Factory,
     another_seed,
     build,
@@ -33,8 +33,8 @@ from isoscale.measure.building import (
     mean_and_se,
     seed_list,
 )
-from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import Batch, LossFn, call, called_maps, parameters, training_step
+from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.passes import Batch, LossFn, call, called_maps, parameters, training_step
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
 from isoscale.measure.backward_weights import independent_backward
-from isoscale.measure.building import (
+from isoscale.measure.tools.building import (
     Factory,
     another_seed,
     build,
@@ -28,9 +28,9 @@ from isoscale.measure.building import (
     mean_and_se,
     seed_list,
 )
-from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import Batch, LossFn, called_maps, loss_gradient, training_step
-from isoscale.measure.selection import Select, chosen
+from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.passes import Batch, LossFn, called_maps, loss_gradient, training_step
+from isoscale.measure.tools.selection import Select, chosen
 
 if TYPE_CHECKING:
     import xarray as xr

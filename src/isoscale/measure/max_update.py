@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
-from isoscale.measure.building import build, check_seeds, seed_list
-from isoscale.measure.jvp import Jvp, Method, forward_jvp
-from isoscale.measure.notes import notes_on
-from isoscale.measure.observe import maps, observe
-from isoscale.measure.passes import Batch, LossFn, loss_gradient, widest
-from isoscale.measure.selection import Select, traced, which
 from isoscale.measure.steps import optimizer_step
-from isoscale.rules import OptimizerFamily
+from isoscale.measure.tools.building import build, check_seeds, seed_list
+from isoscale.measure.tools.jvp import Jvp, Method, forward_jvp
+from isoscale.measure.tools.notes import notes_on
+from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, widest
+from isoscale.measure.tools.selection import Select, traced, which
+from isoscale.scaling.optimizers import OptimizerFamily
 
 Counted = Literal["all", "stream", "branch"]
 Mean = Literal["arithmetic", "geometric"]

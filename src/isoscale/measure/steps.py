@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isoscale.errors import unknown
-from isoscale.rules import OPTIMIZERS, OptimizerFamily
+from isoscale.scaling.optimizers import OPTIMIZERS, OptimizerFamily
 
 
 def optimizer_step(

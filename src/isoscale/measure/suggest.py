@@ -12,13 +12,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from isoscale import rules
 from isoscale.errors import InvalidValueError
 from isoscale.measure.audit import Audit, answer
-from isoscale.measure.building import seed_list
-from isoscale.measure.slopes import Slope, fit
-from isoscale.parametrization.families import family_of
-from isoscale.rules import DepthRow, Role, Rule
+from isoscale.measure.tools.building import seed_list
+from isoscale.measure.tools.slopes import Slope, fit
+from isoscale.scaling import rules
+from isoscale.scaling.optimizers import family_of
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import DepthRow, Rule
 
 if TYPE_CHECKING:
     import pandas as pd

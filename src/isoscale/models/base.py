@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from torch import nn
 
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 
 _DEFAULT_SEED: ContextVar[int] = ContextVar("default_seed", default=0)
 

@@ -14,7 +14,7 @@ from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation
 from isoscale.models.sizes import check_flags
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 
 
 class ConvLayer(nn.Module):

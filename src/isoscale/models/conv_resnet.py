@@ -16,7 +16,7 @@ from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation, centred
 from isoscale.models.sizes import check_flags, check_sizes
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 
 Block = Literal["post", "pre"]
 BranchInit = Literal["he", "he/sqrt(K)", "he/K"]

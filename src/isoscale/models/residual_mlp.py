@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from isoscale.models.base import Model, default_seed
 from isoscale.models.layers import Linear, Norm, Phi, activation, make_norm
 from isoscale.models.sizes import check_sizes
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.models.base import Model
 from isoscale.models.layers import Embedding, Linear, Norm, Phi, activation, make_norm
 from isoscale.models.sizes import check_sizes
-from isoscale.rules import Role
+from isoscale.scaling.roles import Role
 
 NormPlace = Literal["pre", "post"]
 

@@ -1,4 +1,3 @@
 from .make_plan import parametrize as parametrize
-from .multiplier import Multiplier as Multiplier
 from .plan import Plan as Plan
 from .sizes import shapes as shapes

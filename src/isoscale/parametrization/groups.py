@@ -9,21 +9,21 @@ from typing import Any
 from torch import nn
 
 from isoscale.errors import InvalidValueError, PlanError
-from isoscale.parametrization.entry import Entry, Scaling, Settings
-from isoscale.parametrization.families import family_of
+from isoscale.scaling.optimizers import FAMILIES, family_of
+from isoscale.scaling.tensor import Settings, TensorPlan
 
 # Schedulers multiply float64 learning rates over many steps.
 _RATIO_TOLERANCE = 1e-6
 
 
 def make(
-    entries: Iterable[Entry], scaling: Scaling, settings: Settings, parameters: Mapping[str, nn.Parameter]
+    entries: Iterable[TensorPlan], settings: Settings, parameters: Mapping[str, nn.Parameter]
 ) -> list[dict[str, Any]]:
     """One group for each distinct setting, in the order in which they first occur."""
-    found: dict[tuple[Any, ...], list[Entry]] = {}
+    found: dict[tuple[Any, ...], list[TensorPlan]] = {}
     for entry in entries:
         if not entry.frozen:
-            found.setdefault(tuple(entry.group(scaling, settings).items()), []).append(entry)
+            found.setdefault(tuple(entry.group(settings).items()), []).append(entry)
     made = []
     for number, (told, members) in enumerate(found.items()):
         group = {"params": [parameters[entry.name] for entry in members], "param_names": [e.name for e in members]}
@@ -33,8 +33,7 @@ def make(
 
 
 def check(
-    entries: Sequence[Entry],
-    scaling: Scaling,
+    entries: Sequence[TensorPlan],
     settings: Settings,
     parameters: Mapping[str, nn.Parameter],
     optimizers: Sequence[Any],
@@ -45,16 +44,16 @@ def check(
     seen: set[str] = set()
     for optimizer in optimizers:
         family = _same_family(optimizer, settings)
-        held: list[tuple[Entry, Mapping[str, Any]]] = []
+        held: list[tuple[TensorPlan, Mapping[str, Any]]] = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if id(parameter) not in names:
                     raise PlanError("the optimizer holds a parameter that is not the plan's model's")
                 held.append((by_name[names[id(parameter)]], group))
         for entry, _ in held:
-            if entry.family(settings.optimizer) != family:
-                raise PlanError(f"`{entry.name}` is to be stepped by {entry.family(settings.optimizer)}, not {family}")
-        _same_ratios(held, scaling, settings)
+            if entry.optimizer != family:
+                raise PlanError(f"`{entry.name}` is to be stepped by {entry.optimizer}, not {family}")
+        _same_ratios(held, settings)
         seen |= {entry.name for entry, _ in held}
     missing = [entry.name for entry in entries if not entry.frozen and entry.name not in seen]
     if missing:
@@ -70,7 +69,8 @@ def _same_family(optimizer: Any, settings: Settings) -> str:
         family = family_of(optimizer)
     except InvalidValueError:  # a class whose family the user declared
         return settings.optimizer
-    expected = ("muon", "adamw") if settings.optimizer == "muon" else (settings.optimizer,)
+    row = FAMILIES[settings.optimizer]
+    expected = (row.name, row.beside) if row.beside else (row.name,)
     if family not in expected:
         raise PlanError(
             f"{type(optimizer).__name__} is of family {family}; the plan is for {settings.optimizer}: "
@@ -79,10 +79,10 @@ def _same_family(optimizer: Any, settings: Settings) -> str:
     return family
 
 
-def _same_ratios(held: Sequence[tuple[Entry, Mapping[str, Any]]], scaling: Scaling, settings: Settings) -> None:
+def _same_ratios(held: Sequence[tuple[TensorPlan, Mapping[str, Any]]], settings: Settings) -> None:
     first: tuple[str, float] | None = None
     for entry, group in held:
-        told = entry.group(scaling, settings)
+        told = entry.group(settings)
         for key in ("weight_decay", "eps"):
             if key in told and not math.isclose(float(group[key]), told[key], rel_tol=_RATIO_TOLERANCE, abs_tol=1e-300):
                 raise PlanError(f"`{entry.name}` has {key} {float(group[key]):g}, the plan asks {told[key]:g}")

@@ -1,27 +1,35 @@
-"""`parametrize`: from a model, its base and a rule to a plan, applied."""
+"""`parametrize`: from a model, its base and a rule to a plan, applied.
+
+Two steps. `read` looks at the model and its base: what each tensor is and how far its sizes are from its counterpart's.
+`make` asks a rule what that means. A sweep reads a size once and makes a plan for each of its rules.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from isoscale import rules
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
-from isoscale.parametrization import anatomy as anatomies
-from isoscale.parametrization import initial, sizes
-from isoscale.parametrization.anatomy import Anatomy, Part, Roles
-from isoscale.parametrization.binding import unwrapped
-from isoscale.parametrization.by_hand import by_hand
-from isoscale.parametrization.entry import Decay, Entry, MuonAdjustment, Scaling, Settings
-from isoscale.parametrization.families import family_of
+from isoscale.graph import anatomy as anatomies
+from isoscale.graph.anatomy import Anatomy, Part, Roles
+from isoscale.graph.by_hand import by_hand
+from isoscale.graph.trace import trace
+from isoscale.graph.unwrapping import unwrapped
+from isoscale.parametrization import sizes
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base
-from isoscale.parametrization.trace import trace
-from isoscale.rules import Role, Rule
+from isoscale.scaling import initial, rules
+from isoscale.scaling.factors import Decay
+from isoscale.scaling.optimizers import FAMILIES, family_of
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule
+from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, decide
 
 
 def parametrize(
@@ -35,6 +43,8 @@ def parametrize(
     eps: float = 1e-8,
     decay: Decay = "independent",
     adjust_lr_fn: MuonAdjustment = "original",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
     example_inputs: Any = None,
     roles: Roles | str | None = None,
     force: bool = False,
@@ -51,9 +61,10 @@ def parametrize(
         rule: A name of `isoscale.rules.names()`, or a Rule.
         optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon".
         lr, weight_decay, eps: What the base was tuned with. For "muon", lr may be {"muon": ..., "adamw": ...}.
-        decay: What stays constant across sizes: "independent" keeps lr x weight_decay, "coupled" weight_decay itself;
-            "none" is no decay. Biases, gains and scalars never decay.
+        decay: What stays constant across sizes: "independent" keeps lr x weight_decay, "coupled" weight_decay itself,
+            "sqrt" lies half way between; "none" is no decay. Biases, gains and scalars never decay.
         adjust_lr_fn: Muon's argument of that name, handed on in its groups.
+        momentum, betas: What the base was tuned with, handed on in the groups; None leaves them to the optimizer.
         example_inputs: Arguments of `forward`: a tuple, or a mapping of keyword arguments. Only their shapes matter.
             Not needed if the model has a property `roles`, or if `roles` covers every parameter.
         roles: Glob pattern -> Role, for what the trace cannot know; wins over the trace. Or the name of a family whose
@@ -80,35 +91,91 @@ def parametrize(
     6.25e-05
     """
     _check_model(model)
-    model_ = unwrapped(model)
-    settings = _settings(optimizer, lr, weight_decay, eps, decay, adjust_lr_fn)
-    anatomy = _anatomy(model_, example_inputs, roles)
-    known = _base(base, example_inputs, traced=anatomy.traced)
-    parameters = dict(model_.named_parameters())
-    pairs = sizes.counterparts({name: tuple(p.shape) for name, p in parameters.items()}, known.shapes)
-    head = sizes.head_ratio(anatomy, known)
-    entries = tuple(_entry(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
-    scaling = Scaling(
-        rule=rules.get(rule),
-        depth=sizes.depth_ratio(anatomy, known, pairs),
-        head_size=1.0 if head is None else head,
-        init_law=_init_law(entries, parameters),
+    made = settings(
+        optimizer, lr, weight_decay, eps, decay=decay, adjust_lr_fn=adjust_lr_fn, momentum=momentum, betas=betas
     )
-    open_items = tuple(_open_items(anatomy, entries, scaling))
+    plan = make(read(model, base, example_inputs, roles), rules.get(rule), made, force=force)
+    return plan.apply(model)
+
+
+# --- the two steps ---
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A model and its base, as far as a rule must know them.
+
+    Attributes:
+        anatomy: What the model's forward does with its parameters.
+        base: The base's sizes and init.
+        facts: One for each parameter, in the model's order.
+        width, depth: Ratios target / base.
+        head_size: Likewise; None if the base's is unknown.
+        init_law: What the model's own init is taken to follow where the base has no numbers.
+        by_hand: Whether roles were given instead of traced.
+    """
+
+    anatomy: Anatomy
+    base: Base
+    facts: tuple[TensorFacts, ...]
+    width: float
+    depth: float
+    head_size: float | None
+    init_law: str
+    by_hand: bool
+
+
+def read(
+    model: nn.Module, base: nn.Module | Mapping[str, Any] | Base, example_inputs: Any = None, roles: Any = None
+) -> Reading:
+    """What each tensor of a model is, and how far it is from the base; arguments and errors as for `parametrize`."""
+    _check_model(model)
+    model = unwrapped(model)
+    anatomy = _anatomy(model, example_inputs, roles)
+    known = _base(base, example_inputs, traced=anatomy.traced)
+    parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    pairs = sizes.counterparts(shapes, known.shapes)
+    facts = tuple(_facts(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
+    return Reading(
+        anatomy=anatomy,
+        base=known,
+        facts=facts,
+        width=_width(facts),
+        depth=sizes.depth_ratio(anatomy, known, pairs),
+        head_size=sizes.head_ratio(anatomy, known),
+        init_law=_init_law(facts, parameters),
+        by_hand=not anatomy.traced and roles is not None,
+    )
+
+
+def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = False) -> Plan:
+    """The plan of a rule for a model that was read; bound to no model.
+
+    Raises:
+        PlanError: An item is open, and the plan was not forced.
+    """
+    head = 1.0 if reading.head_size is None else reading.head_size
+    scaling = Scaling(
+        rule=rule,
+        width=reading.width,
+        depth=reading.depth,
+        head_size=head,
+        logits=head**-0.5,
+        init_law=reading.init_law,
+    )
+    open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
     if open_items and not force:
         raise PlanError(
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
             + "\n  - ".join(open_items)
         )
-    plan = Plan(
+    return Plan(
         scaling=scaling,
         settings=settings,
-        entries=entries,
-        multipliers=_multipliers(anatomy, entries, scaling),
+        entries=tuple(decide(facts, scaling, settings) for facts in reading.facts),
+        multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
         open_items=open_items,
-        notes=tuple(_notes(known, anatomy.traced or roles is None, head, entries, scaling)),
+        notes=tuple(_notes(reading)),
     )
-    return plan.apply(model)
 
 
 # --- arguments ---
@@ -127,31 +194,50 @@ def _check_model(model: Any) -> None:
             )
 
 
-def _settings(
-    optimizer: str | type, lr: Any, weight_decay: float, eps: float, decay: Any, adjust_lr_fn: Any
+def settings(
+    optimizer: str | type,
+    lr: Any,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+    *,
+    decay: Any = "independent",
+    adjust_lr_fn: Any = "original",
+    momentum: float | None = None,
+    betas: tuple[float, float] | None = None,
 ) -> Settings:
-    family = family_of(optimizer)
+    """What the base was tuned with, checked; arguments and errors as for `parametrize`."""
+    row = FAMILIES[family_of(optimizer)]
+    main = beside = lr
     if isinstance(lr, Mapping):
-        if family != "muon" or set(lr) != {"muon", "adamw"}:
+        if not row.beside or set(lr) != {row.name, row.beside}:
             raise InvalidValueError(
-                f"`lr` may be a mapping for Muon alone, with the keys 'muon' and 'adamw'; got {dict(lr)} for {family}"
+                f"`lr` may be a mapping for Muon alone, with the keys 'muon' and 'adamw'; got {dict(lr)} for {row.name}"
             )
-        main, beside = lr["muon"], lr["adamw"]
-    else:
-        main = beside = lr
+        main, beside = lr[row.name], lr[row.beside]
     if decay not in get_args(Decay):
         raise unknown("`decay`", decay, get_args(Decay))
     if adjust_lr_fn not in get_args(MuonAdjustment):
         raise unknown("`adjust_lr_fn`", adjust_lr_fn, get_args(MuonAdjustment))
+    if momentum is not None and row.takes_betas:
+        raise InvalidValueError(f"`momentum` is not an option of {row.name}; use `betas`")
     return Settings(
-        optimizer=family,
+        optimizer=row.name,
         lr=_number("lr", main, above=True),
         adamw_lr=_number("lr", beside, above=True),
         weight_decay=_number("weight_decay", weight_decay),
         eps=_number("eps", eps),
+        momentum=None if momentum is None else _share("momentum", momentum),
+        betas=None if betas is None else (_share("betas", betas[0]), _share("betas", betas[1])),
         decay=decay,
         adjust_lr_fn=adjust_lr_fn,
     )
+
+
+def _share(name: str, value: Any) -> float:
+    share = _number(name, value)
+    if share >= 1:
+        raise InvalidValueError(f"`{name}` must be in [0, 1), got {share}")
+    return share
 
 
 def _number(name: str, value: Any, *, above: bool = False) -> float:
@@ -186,6 +272,8 @@ def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | str | None) -
 
 
 def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:
+    if isinstance(base, Base):
+        return base
     if not isinstance(base, nn.Module):
         return sizes.read(base)
     try:
@@ -195,10 +283,10 @@ def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:
 
 
 # --- one tensor ---
-def _entry(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpart: str) -> Entry:
+def _facts(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpart: str) -> TensorFacts:
     part, shape, base_shape = anatomy.parts[name], tuple(parameter.shape), base.shapes[counterpart]
     _check_computed(name, part)
-    return Entry(
+    return TensorFacts(
         name=name,
         role=part.role,
         shape=shape,
@@ -236,10 +324,17 @@ def _check_computed(name: str, part: Part) -> None:
         )
 
 
-def _init_law(entries: tuple[Entry, ...], parameters: Mapping[str, Tensor]) -> str:
+def _width(facts: tuple[TensorFacts, ...]) -> float:
+    """The ratio by which most weight matrices grow; of the largest such ratio if two are equally common."""
+    grown = [side for one in facts if one.role.decays for side in (one.fan_in, one.fan_out) if side != 1]
+    counts = Counter(grown)
+    return max(counts, key=lambda ratio: (counts[ratio], ratio), default=1.0)
+
+
+def _init_law(facts: tuple[TensorFacts, ...], parameters: Mapping[str, Tensor]) -> str:
     """The law of the model's own init, for a base without numbers; branch-last maps are often drawn smaller."""
     kinds: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-    for entry in entries:
+    for entry in facts:
         size = sizes.rms(parameters[entry.name]) if entry.base_rms is None else None
         if size and entry.fans[0] > 1 and entry.role.decays and entry.role is not Role.OUTPUT:
             kinds[entry.role is Role.BRANCH_LAST].append((entry.fans[0], size))
@@ -247,8 +342,8 @@ def _init_law(entries: tuple[Entry, ...], parameters: Mapping[str, Tensor]) -> s
 
 
 # --- the whole ---
-def _multipliers(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) -> dict[str, float]:
-    readout = _readout_multiplier(entries, scaling)
+def _multipliers(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> dict[str, float]:
+    readout = _readout_multiplier(facts, scaling)
     return (
         dict.fromkeys(anatomy.branch_multipliers, scaling.multiplier_of_branches())
         | dict.fromkeys(anatomy.logit_multipliers, scaling.multiplier_of_logits())
@@ -256,17 +351,17 @@ def _multipliers(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling)
     )
 
 
-def _readout_multiplier(entries: tuple[Entry, ...], scaling: Scaling) -> float:
+def _readout_multiplier(facts: tuple[TensorFacts, ...], scaling: Scaling) -> float:
     """What stands before a readout in the forward."""
-    ratios = [entry.fan_in for entry in entries if entry.role is Role.OUTPUT]
-    ratios += [entry.fan_out for entry in entries if entry.tied]
+    ratios = [entry.fan_in for entry in facts if entry.role is Role.OUTPUT]
+    ratios += [entry.fan_out for entry in facts if entry.tied]
     width = ratios[0] if ratios else 1.0
     return scaling.rule.factors(Role.OUTPUT, "sgd", width=width).multiplier
 
 
-def _open_items(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:
-    multiplier = _readout_multiplier(entries, scaling)
-    for entry in entries:
+def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> Iterator[str]:
+    multiplier = _readout_multiplier(facts, scaling)
+    for entry in facts:
         if entry.tied and multiplier != 1 and not anatomy.readout_multipliers:
             yield (
                 f"`{entry.name}` is embedding and readout at once: the readout needs an explicit multiplier "
@@ -288,15 +383,15 @@ def _open_items(anatomy: Anatomy, entries: tuple[Entry, ...], scaling: Scaling) 
             )
 
 
-def _notes(base: Base, traced: bool, head: float | None, entries: tuple[Entry, ...], scaling: Scaling) -> Iterator[str]:
-    if not traced:
+def _notes(reading: Reading) -> Iterator[str]:
+    if reading.by_hand:
         yield "roles were given by hand: attention heads are taken to keep their size"
-    if head is None:
+    if reading.head_size is None:
         yield (
             "the base's head size is unknown: taken to be the target's. "
             "Give the base as a module, or isoscale.shapes(base, example_inputs)"
         )
-    if any(entry.base_rms is None for entry in entries):
-        yield f"the base has no numbers: the model's own init is taken to follow {scaling.init_law}"
-    if frozen := sum(entry.frozen for entry in entries):
+    if any(facts.base_rms is None for facts in reading.facts):
+        yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
+    if frozen := sum(facts.frozen for facts in reading.facts):
         yield f"{frozen} frozen tensor{'s' * (frozen > 1)} left as they are"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
-from isoscale.parametrization.anatomy import Anatomy, block_pattern, depth, head_sizes
-from isoscale.parametrization.branches import residual_branches
-from isoscale.parametrization.decoding import record
-from isoscale.parametrization.trace import trace
+from isoscale.graph.anatomy import Anatomy, block_pattern, depth, head_sizes
+from isoscale.graph.branches import residual_branches
+from isoscale.graph.trace import trace
+from isoscale.scaling.decoding import record
 
 Shape = tuple[int, ...]
 

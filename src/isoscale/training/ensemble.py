@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from isoscale.data import Dataset
 from isoscale.models import Model
 from isoscale.training.memory import data_fit, in_parts, members_that_fit
-from isoscale.training.optimizers import Stepper
 from isoscale.training.recipe import Member, Recipe, as_taken, batch_order
+from isoscale.training.steppers import Stepper
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
 # these sizes measured fastest (benchmarks/ensemble.py).

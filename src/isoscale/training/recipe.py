@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from isoscale import models, rules
+from isoscale import models
 from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
 from isoscale.models import Model
-from isoscale.rules import Factors
-from isoscale.training.optimizers import Optimizer
+from isoscale.scaling import rules
+from isoscale.scaling.factors import Factors
+from isoscale.training.steppers import Optimizer
 
 
 class Member(NamedTuple):

@@ -1,0 +1,372 @@
+"""The computation graph of a module's forward pass, recorded without computing it.
+
+The forward runs once on fake tensors (shapes without numbers), so a model of any size, on the meta device too,
+is traced in about the time that its Python takes. A forward that needs numbers (a data-dependent branch, `.item()`)
+runs on the real weights instead, if there are any. The module is left as it was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+from isoscale.errors import InvalidTypeError, TraceError
+from isoscale.graph.graph import Graph, Kind, Node, Use
+from isoscale.graph.multiplier import Multiplier
+from isoscale.graph.ops import ATTENTION, NORMS, SHAPE_ONLY
+from isoscale.graph.weight_views import Weight, derive
+
+_BY_HAND = 'Give roles by hand: `roles={"pattern.*": isoscale.Role.HIDDEN, ...}`'
+
+
+def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -> Graph:
+    """Record one forward pass.
+
+    Args:
+        model: Any module; it may live on the meta device.
+        example_inputs: Positional arguments of `forward`, or a mapping of keyword arguments. Their values only
+            matter where the forward looks at them.
+
+    Raises:
+        TraceError: The forward fails, or needs numbers that the model does not have (meta device).
+
+    >>> graph = trace(nn.Linear(3, 2, bias=False), (torch.zeros(1, 3),))
+    >>> [node.op for node in graph.nodes], graph.nodes[1].uses[0].name
+    (['input', 'mm'], 'weight')
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    args, kwargs = _arguments(example_inputs)
+    try:
+        return _record_fake(model, args, kwargs)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        if any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values()):
+            raise TraceError(
+                f"cannot trace {type(model).__name__}: `{error.func}` needs the numbers of a tensor, and the model is "
+                f"on the meta device. Trace a model with weights, or a smaller one. {_BY_HAND}"
+            ) from error
+        return _record_real(model, args, kwargs)
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if not isinstance(example_inputs, Sequence) or isinstance(example_inputs, str):
+        raise InvalidTypeError(
+            "`example_inputs` must be a tuple of forward's arguments or a mapping of its keyword arguments, "
+            f"got {type(example_inputs).__name__}"
+        )
+    return tuple(example_inputs), {}
+
+
+def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    tensors = _state(model).values()
+    device = next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("cpu"))
+    with FakeTensorMode(allow_non_fake_inputs=True), _one_report():
+
+        def fake(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+
+        return _record(model, fake, args, kwargs)
+
+
+def _record_real(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    def own(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+    with torch.random.fork_rng():
+        return _record(model, own, args, kwargs)
+
+
+def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Run the forward on converted tensors under a recorder."""
+    converted: dict[int, Tensor] = {}
+    state = {}
+    for name, tensor in _state(model).items():
+        converted.setdefault(id(tensor), convert(tensor))
+        state[name] = converted[id(tensor)]
+    args, kwargs = tree_map(convert, (args, kwargs))
+    recorder = _Recorder()
+    for name, _ in model.named_parameters():
+        recorder.add_parameter(name, state[name])
+    for value in tree_iter((args, kwargs)):
+        if isinstance(value, Tensor):
+            recorder.add_input(value)
+    with _as_for_inference(model), _modules_reported(model, recorder), recorder, torch.no_grad():
+        try:
+            out = torch.func.functional_call(model, state, args, kwargs, strict=False)
+        except Exception as error:
+            from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+            if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+                raise
+            raise TraceError(
+                f"{type(model).__name__}.forward fails on the example inputs: {type(error).__name__}: "
+                f"{str(error).rstrip('.')}. Give inputs that it takes. {_BY_HAND.replace('Give', 'Or give')}"
+            ) from error
+    return recorder.graph(out)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+@contextlib.contextmanager
+def _one_report() -> Iterator[None]:
+    """Keep torch from logging, over thirty lines, an operation's failure that is raised as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+@contextlib.contextmanager
+def _as_for_inference(model: nn.Module) -> Iterator[None]:
+    """Dropout and the like off, and no fused inference path that would hide a layer's parts."""
+    training = [module for module in model.modules() if module.training]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Have each submodule say which values it was given and returned, and each Multiplier that it was one."""
+
+    def report(module: nn.Module, args: Any, out: Any, name: str) -> None:
+        recorder.module_called(name, next(_tensors(args), None), next(_tensors(out), None))
+        if isinstance(module, Multiplier):
+            recorder.mark(out, name)
+
+    handles = [
+        module.register_forward_hook(functools.partial(report, name=name))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Recorder(TorchDispatchMode):
+    """Turns the operations that the dispatcher sees into nodes.
+
+    A tensor is known by its identity, so every tensor seen is kept alive; writing in place is a new node for the
+    tensor and for every other view of its storage.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self._of_tensor: dict[int, int | Weight] = {}
+        self._written: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self._module_inputs: dict[str, int] = {}
+        self._module_outputs: dict[str, int] = {}
+
+    # --- what there is before the forward runs ---
+    def add_parameter(self, name: str, tensor: Tensor) -> None:
+        self._know(tensor, Weight.of(name, tensor.dim()))
+
+    def add_input(self, tensor: Tensor) -> None:
+        self._know(tensor, self._node("input", (), tensor))
+
+    def mark(self, out: Any, multiplier: str) -> None:
+        node = self._origin(out)
+        if isinstance(node, int):
+            self.nodes[node].multiplier = multiplier
+
+    def module_called(self, name: str, given: Tensor | None, returned: Tensor | None) -> None:
+        for tensor, places in ((given, self._module_inputs), (returned, self._module_outputs)):
+            if tensor is not None and isinstance(node := self._origin(tensor), int):
+                places[name] = node
+
+    def graph(self, out: Any) -> Graph:
+        origins = [self._origin(value) for value in _tensors(out)]
+        outputs = tuple(dict.fromkeys(node for node in origins if isinstance(node, int)))
+        return Graph(tuple(self.nodes), outputs, self._module_inputs, self._module_outputs)
+
+    # --- one operation ---
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = _grouped_mm_shape(*args) if func is torch.ops.aten._grouped_mm.default else func(*args, **kwargs)
+        results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        if results:
+            op = func._schema.name.split("::")[1]
+            writes = func._schema.is_mutable
+            self._see(op.rstrip("_") if writes and not op.startswith("__") else op, args, kwargs, results, writes)
+        return out
+
+    def _see(self, op: str, args: Any, kwargs: Any, results: list[Tensor], writes: bool) -> None:
+        given = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
+        origins = [(tensor, self._origin(tensor)) for tensor in given]
+        weights = [(tensor, origin) for tensor, origin in origins if isinstance(origin, Weight)]
+        nodes = tuple(dict.fromkeys(origin for _, origin in origins if isinstance(origin, int)))
+        if op in SHAPE_ONLY or not (weights or nodes):
+            return
+        if not nodes and not (len(weights) > 1 and (op in _CONTRACTS or op in NORMS)):
+            shape = weights[0][0].shape
+            origin: int | Weight = derive(op, args, [weight for _, weight in weights], shape, results[0].shape)
+        else:
+            if not nodes:
+                nodes, weights = (self._source(*weights[0]),), weights[1:]
+            origin = self._node(op, nodes, results[0])
+            self.nodes[origin].uses += [
+                use for tensor, weight in weights for use in _uses(op, args, tensor, weight, results[0])
+            ]
+        for result in results:
+            self._know(result, origin)
+        if writes and isinstance(origin, int):
+            self._written[_storage(results[0])] = origin
+
+    def _source(self, tensor: Tensor, weight: Weight) -> int:
+        """A parameter that serves as data: learned queries."""
+        index = self._node("source", (), tensor)
+        self.nodes[index].uses += [Use(name, "source", fan_out=_held(weight)) for name in weight.names]
+        return index
+
+    def _node(self, op: str, inputs: tuple[int, ...], result: Tensor) -> int:
+        index = len(self.nodes)
+        self.nodes.append(Node(index, op, inputs, tuple(result.shape), result.is_floating_point()))
+        return index
+
+    def _know(self, tensor: Tensor, origin: int | Weight) -> None:
+        self._of_tensor[id(tensor)] = origin
+        self._alive.append(tensor)
+
+    def _origin(self, tensor: Tensor) -> int | Weight | None:
+        origin = self._of_tensor.get(id(tensor))
+        if self._written:
+            written = self._written.get(_storage(tensor))
+            if written is not None and (not isinstance(origin, int) or written > origin):
+                return self._joined(tensor, origin, written)
+        return origin
+
+    def _joined(self, tensor: Tensor, origin: int | Weight | None, written: int) -> int:
+        """A tensor whose storage another view has written since."""
+        if not isinstance(origin, int):
+            return written
+        index = self._node("cat", (origin, written), tensor)
+        self._know(tensor, index)
+        return index
+
+
+def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any) -> Tensor:
+    """Rows of each expert times its matrix; torch's own shape function insists on bfloat16."""
+    return a.new_empty(*a.shape[:-1], b.shape[-1])
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # sparse tensors have none
+        return id(tensor)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in whatever a forward returns, in order."""
+    for leaf in tree_iter(value):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping):
+            yield from _tensors(dict(leaf))
+
+
+# --- uses -------------------------------------------------------------------------------------------------
+_CONTRACTS = frozenset(
+    ["mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "convolution", "_grouped_mm", "matmul"]
+)
+_JOINS = frozenset(
+    [
+        "add",
+        "sub",
+        "rsub",
+        "convolution",
+        "linear",
+        "cat",
+        "stack",
+        "where",
+        "addcmul",
+        "index_put",
+        "copy",
+        "masked_fill",
+    ]
+)
+_BATCHED = frozenset(["bmm", "baddbmm", "_grouped_mm"])  # a leading axis of separate matrices, of experts
+
+
+def _uses(op: str, args: Any, tensor: Tensor, weight: Weight, result: Tensor) -> list[Use]:
+    kind, contracted = _kind(op, args, tensor)
+    if weight.axes is None or contracted is None:
+        fan_in: tuple[int, ...] = ()
+        fan_out = _held(weight)
+    else:
+        fan_in = _sorted(weight.axes[axis] for axis in contracted)
+        batch = (0,) if op in _BATCHED and tensor.dim() == 3 else ()
+        kept = (weight.axes[axis] for axis in range(tensor.dim()) if axis not in (*contracted, *batch))
+        fan_out = tuple(axis for axis in _sorted(kept) if axis not in fan_in)
+    if kind == "map" and not fan_in:
+        kind = "other"
+    if kind == "lookup":  # rows are picked, not summed over
+        fan_in = ()
+    return [Use(name, kind, fan_in, fan_out, weight.computed_by) for name in weight.names]
+
+
+def _held(weight: Weight) -> tuple[int, ...]:
+    return _sorted(weight.axes or ())
+
+
+def _sorted(axes: Any) -> tuple[int, ...]:
+    return tuple(sorted(frozenset().union(*axes)))
+
+
+def _kind(op: str, args: Any, tensor: Tensor) -> tuple[Kind, tuple[int, ...] | None]:
+    """How a weight-like tensor enters an operation with an activation, and which of its axes are summed over."""
+    at = next((i for i, value in enumerate(args) if value is tensor), None)
+    if op == "convolution" and at == 1:
+        kept = 1 if args[6] else 0  # transposed: (in, out, ...)
+        return "map", tuple(axis for axis in range(tensor.dim()) if axis != kept)
+    if op == "linear" and at == 1:
+        return "map", (1,)
+    if op in _CONTRACTS and at is not None and op not in ("convolution", "linear"):
+        first = 1 if op in ("addmm", "baddbmm", "addbmm", "addmv") else 0
+        if at < first:
+            return "bias", None
+        return "map", (tensor.dim() - 1 if at == first else max(tensor.dim() - 2, 0),)
+    if op in ("embedding", "index", "index_select", "gather", "embedding_bag", "_embedding_bag", "take"):
+        return "lookup", (() if op == "gather" else (0,))
+    if op in NORMS:
+        norm_args = [value for value in args if isinstance(value, Tensor)]
+        return ("bias" if len(norm_args) > 2 and norm_args[2] is tensor else "gain"), None
+    if op in _JOINS or op in ATTENTION:
+        return "bias", None
+    if op in ("mul", "div", "_prelu_kernel", "prelu"):
+        return "gain", None
+    return "other", None

@@ -1,0 +1,36 @@
+"""What a sweep will cost, from a stopwatch: a few steps of its smallest shard, scaled to the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from isoscale.runs import worker
+from isoscale.runs.driver import cost
+from isoscale.runs.shards import Shard
+from isoscale.training import train
+from isoscale.training.ensemble import members_at_once
+
+_STEPS = 4
+_WORKER_START_SECONDS = 4.0
+
+
+def estimate_seconds(left: Sequence[Shard], workers: int, device: str) -> float:
+    """Seconds until `left` has run on that many workers; an upper guess, since diverged trials stop early."""
+    if not left:
+        return 0.0
+    smallest = min(left, key=lambda shard: cost(shard) / len(shard.members))
+    data = worker.load(smallest)
+    sample = dataclasses.replace(
+        smallest,
+        recipe=dataclasses.replace(smallest.recipe, steps=_STEPS),
+        members=smallest.members[: members_at_once(smallest.recipe, data)],
+    )
+    train(sample.recipe, sample.members, data, device=device)  # the first call also warms up the libraries
+    started = time.perf_counter()
+    train(sample.recipe, sample.members, data, device=device)
+    per_unit = (time.perf_counter() - started) / cost(sample)
+    # No schedule beats the longest shard.
+    seconds = [per_unit * cost(shard) for shard in left]
+    return _WORKER_START_SECONDS + max(sum(seconds) / workers, *seconds)

@@ -1,0 +1,248 @@
+"""Runs a sweep: asks the store what is missing, runs that, and gathers what the store then holds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from isoscale import models
+from isoscale.errors import InvalidValueError, IsoscaleError
+from isoscale.runs import interrupts, worker
+from isoscale.runs import shards as shards_
+from isoscale.runs.engines.engine import Engine, Site, find
+from isoscale.runs.engines.local import WorkerLostError
+from isoscale.runs.progress import Progress, bars
+from isoscale.runs.result import SweepResult, gather
+from isoscale.runs.shards import Shard
+from isoscale.runs.spec import Sweep
+from isoscale.runs.store.store import Store
+from isoscale.training.memory import is_out_of_memory
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 3
+_BEAT_SECONDS = 3.0
+_POLL_SECONDS = 0.2
+
+
+def sweep(
+    spec: Sweep,
+    *,
+    store: str | os.PathLike[str] = "isoscale.db",
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    data: str | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    engine_address: str | None = None,
+    gpu_share: float = 1.0,
+) -> SweepResult:
+    """Run what the store does not have of a sweep, and return all of it.
+
+    Run it again after an interruption, or with more learning rates, depths or seeds: only missing
+    trials run. Each shard is written as soon as it ends; at most the shards in flight are lost.
+
+    Args:
+        spec: The grid.
+        store: SQLite file that keeps every trial.
+        engine: "local": worker processes on this machine. "ray": tasks on a Ray cluster (`isoscale[ray]`).
+        workers: How many; by default one for each core, or for each GPU.
+        device: "auto", "cpu" or "cuda".
+        data: Folder of the data sets; by default `$ISOSCALE_DATA`.
+        progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
+        engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
+        gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
+
+    Returns:
+        The trials as labelled arrays (`SweepResult`).
+
+    Raises:
+        InvalidValueError, DataError, StoreError: Before anything runs, or with all that ran kept.
+    """
+    (result,) = sweep_all(
+        [spec],
+        store=store,
+        engine=engine,
+        workers=workers,
+        device=device,
+        data=data,
+        progress=progress,
+        engine_address=engine_address,
+        gpu_share=gpu_share,
+    )
+    return result
+
+
+def sweep_all(
+    specs: Sequence[Sweep],
+    *,
+    store: str | os.PathLike[str] = "isoscale.db",
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    data: str | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    engine_address: str | None = None,
+    gpu_share: float = 1.0,
+) -> list[SweepResult]:
+    """Several sweeps as one: their shards share the workers, which start once.
+
+    Arguments and errors as for `sweep`; one result for each spec, in the same order. Trials that two specs share
+    run once.
+    """
+    site = find(engine, workers, device, engine_address, gpu_share)
+    try:
+        plans = [prepare(spec, data) for spec in specs]
+        plan = _merged([shard for plan in plans for shard in plan])
+        with Store(store) as opened:
+            if progress is True:
+                with bars() as show:
+                    _Driver(plan, opened, show, site).run()
+            else:
+                _Driver(plan, opened, progress or (lambda _: None), site).run()
+            return [gather(spec, plan, opened) for spec, plan in zip(specs, plans, strict=True)]
+    finally:
+        site.close()
+
+
+def _merged(plan: Sequence[Shard]) -> list[Shard]:
+    """The plan with each shard once, holding the members that any of its copies has."""
+    shards: dict[str, Shard] = {}
+    for shard in plan:
+        known = shards.setdefault(shard.id, shard)
+        if known.members != shard.members:  # else it stays, and so do the keys that it works out once
+            members = tuple(dict.fromkeys((*known.members, *shard.members)))
+            shards[shard.id] = dataclasses.replace(known, members=members)
+    return list(shards.values())
+
+
+def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
+    """The shards of a sweep, after its data and model were seen to be usable."""
+    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
+    inputs: dict[str, Any] = {"in_shape": dataset.in_shape, "out_features": dataset.classes}
+    for width in spec.widths:
+        models.build(spec.model, spec.model_args, device="meta", width=width, depth=1, **inputs)
+    if spec.batch_size > len(dataset.train_x):
+        raise InvalidValueError(
+            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
+            f"got {spec.batch_size}"
+        )
+    return shards_.make(spec, source)
+
+
+def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
+    """What of a plan the store does not have, the costliest shards first."""
+    finished = store.finished([key for shard in plan for key in shard.keys])
+    left = [shard.only(set(shard.keys) - finished) for shard in plan]
+    return sorted((shard for shard in left if shard.members), key=cost, reverse=True)
+
+
+class _Driver:
+    """One sweep's run: hands out shards under leases, records what comes back, tries lost ones again."""
+
+    def __init__(
+        self,
+        plan: Sequence[Shard],
+        store: Store,
+        show: Callable[[Progress], None],
+        site: Site,
+    ) -> None:
+        self.plan, self.store, self.show, self.site = plan, store, show, site
+        self.waiting = missing(plan, store)
+        self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
+        self.tries = dict.fromkeys(self.slots, 0)
+        self.running: dict[concurrent.futures.Future, Shard] = {}
+        self.last_beat = time.monotonic()
+
+    def run(self) -> None:
+        if self.waiting:
+            with self.site.open(len(self.waiting)) as engine, interrupts.held_back() as interrupt:
+                try:
+                    while self.waiting or self.running:
+                        self._turn(engine)
+                        interrupt()
+                finally:
+                    self.store.release_all()
+        self.show(self._progress([]))
+
+    def _turn(self, engine: Engine) -> None:
+        engine.mend()
+        self._hand_out(engine)
+        done, _ = concurrent.futures.wait(self.running, timeout=_POLL_SECONDS)
+        if not self.running:  # every shard left is another driver's
+            time.sleep(_POLL_SECONDS)
+        # An error may end the sweep: what finished beside it is kept first.
+        for future in sorted(done, key=lambda future: future.exception() is not None):
+            self._take_back(engine, future)
+        if time.monotonic() - self.last_beat > _BEAT_SECONDS:
+            self.store.beat()
+            self.last_beat = time.monotonic()
+        self.show(self._progress(engine.member_steps()))
+
+    def _hand_out(self, engine: Engine) -> None:
+        """Give the engine as many shards as it wants, each under a lease."""
+        for shard in list(self.waiting):
+            if len(self.running) >= engine.capacity:
+                return
+            if not self.store.acquire(shard.id):
+                continue
+            self.waiting.remove(shard)
+            # Another driver may have finished it since we looked.
+            left = missing([shard], self.store)
+            if left:
+                self.running[engine.submit(left[0], self.slots[shard.id])] = left[0]
+            else:
+                self.store.release(shard.id)
+
+    def _take_back(self, engine: Engine, future: concurrent.futures.Future) -> None:
+        shard = self.running.pop(future)
+        try:
+            self.store.record(engine.result(future))
+        except WorkerLostError as error:
+            self._lost(shard, str(error))
+        except IsoscaleError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            # Memory that another shard holds now is free later.
+            (self._lost if is_out_of_memory(error) else self._failed)(shard, reason)
+        finally:
+            self.store.release(shard.id)
+
+    def _lost(self, shard: Shard, reason: str) -> None:
+        self.tries[shard.id] += 1
+        if self.tries[shard.id] < _TRIES:
+            _log.warning("%s; trying %s again", reason, _describe(shard))
+            self.waiting.insert(0, shard)
+        else:
+            self._failed(shard, f"{reason}, {_TRIES} times")
+
+    def _failed(self, shard: Shard, reason: str) -> None:
+        _log.error("%s failed: %s", _describe(shard), reason)
+        self.store.record(worker.failures(shard, reason, self.site.device))
+
+    def _progress(self, member_steps: Sequence[int]) -> Progress:
+        total = dict.fromkeys((shard.recipe.rule for shard in self.plan), 0)
+        for shard in self.plan:
+            total[shard.recipe.rule] += len(shard.members)
+        done = {rule: float(count) for rule, count in total.items()}
+        for shard in self.waiting:
+            done[shard.recipe.rule] -= len(shard.members)
+        for shard in self.running.values():
+            steps = member_steps[self.slots[shard.id]] if member_steps else 0
+            done[shard.recipe.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+        return Progress(total, done, len(self.waiting) if not self.running else 0)
+
+
+def cost(shard: Shard) -> int:
+    """Proportional to the arithmetic of the hidden maps."""
+    return shard.member_steps * shard.recipe.depth * shard.recipe.width**2
+
+
+def _describe(shard: Shard) -> str:
+    return f"{shard.recipe.rule}, width {shard.recipe.width}, depth {shard.recipe.depth}"

@@ -1,0 +1,178 @@
+"""Engine on a Ray cluster: the same shards as Ray tasks, a core or a share of a GPU each.
+
+Ray only schedules and carries results. It does not retry: the driver does, which counts the tries; and it does not
+write: the store stays on the driver's disk. Tasks pin their threads as local workers do, so that the same hardware
+gives the same bits.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from isoscale.errors import InvalidValueError
+from isoscale.runs import worker
+from isoscale.runs.engines import cluster_view
+from isoscale.runs.engines.cluster_view import View, within
+from isoscale.runs.engines.local import WorkerLostError
+from isoscale.runs.record import Trial
+from isoscale.runs.shards import Shard
+
+# Ray says goodbye to a head that is gone for about five seconds.
+_GOODBYE_SECONDS = 30.0
+
+
+class RayEngine:
+    """Runs shards as Ray tasks; a worker or a node that dies loses the shards that it ran and nothing else.
+
+    Args:
+        limit: How many run at once at most; None: as many as the cluster has room for, nodes that join included.
+        device: "cpu", or "cuda" for the GPU that Ray gives to the task.
+        gpu_share: Share of a GPU that a shard takes.
+    """
+
+    def __init__(self, limit: int | None, device: str, gpu_share: float) -> None:
+        self.device, self._limit, self._share = device, limit, gpu_share
+        # A name of the driver's own device would mean another on every node.
+        resources: dict[str, Any] = {"num_gpus": gpu_share} if device == "cuda" else {}
+        self._task = _ray().remote(num_cpus=1, max_retries=0, **resources)(_run)
+        self._view = View(_ray(), _needs(device, gpu_share))
+        self._refs: dict[concurrent.futures.Future, Any] = {}
+
+    @property
+    def capacity(self) -> int:
+        """One shard ready for each that runs, so that no core waits for the driver; none while the head is silent."""
+        most = 2 * self._view.seats
+        return min(most, self._limit) if self._limit else most
+
+    def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
+        """Start a shard as soon as the cluster has room.
+
+        Raises:
+            ClusterError: The head is gone: it keeps what the tasks run.
+        """
+        ref = self._view.within(self._task.remote, shard, self.device)
+        future = ref.future()
+        self._refs[future] = ref
+        return future
+
+    def result(self, future: concurrent.futures.Future) -> list[Trial]:
+        """The trials of a finished shard.
+
+        Raises:
+            WorkerLostError: Its worker or its node died, or ran out of memory.
+            Exception: What the task raised.
+        """
+        errors = _ray().exceptions
+        del self._refs[future]
+        try:
+            return future.result()
+        except errors.RayTaskError as error:
+            raise error.cause from error
+        except errors.RayError as error:
+            raise WorkerLostError(f"Ray worker lost ({type(error).__name__})") from error
+
+    def mend(self) -> None:
+        """Ray starts workers by itself; what it cannot mend is an error, not a sweep that waits for ever.
+
+        Raises:
+            ClusterError: The head is gone, or every node that a shard could run on.
+        """
+        self._view.look()
+
+    def member_steps(self) -> Sequence[int]:
+        """A task on another machine is done or it is not."""
+        return []
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for ref in self._refs.values():
+            with contextlib.suppress(Exception):  # it may be gone with its node
+                _ray().cancel(ref, force=True)
+        if self._view.is_lost:  # Ray would end this process within the minute, whoever connected it
+            disconnect()
+
+
+def connect(address: str | None) -> bool:
+    """Connect this process to the cluster at `address`, else `$RAY_ADDRESS`, else to one started here.
+
+    Returns:
+        Whether there was no connection before: whoever made it ends it.
+
+    Raises:
+        InvalidValueError: Ray is not installed, or no cluster answers.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return False
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        ray.shutdown()
+        reason = str(error).strip().split("\n")[0]
+        raise InvalidValueError(
+            f"no Ray cluster at `{address or 'local'}`: {reason}. Start one with `ray start --head` and give its "
+            "address (--address, or $RAY_ADDRESS); without an address one is started here"
+        ) from error
+    return True
+
+
+def disconnect() -> None:
+    """End the connection; a cluster that was started here ends with it."""
+    with contextlib.suppress(TimeoutError):
+        within(_GOODBYE_SECONDS, _ray().shutdown)
+
+
+def resolve_device(device: str) -> str:
+    """The device of the cluster that "auto" means.
+
+    Raises:
+        InvalidValueError: Another name than auto, cpu and cuda, or GPUs that the cluster does not have.
+    """
+    has_gpus = any(node.get("GPU", 0.0) > 0 for node in _nodes())
+    if device == "auto":
+        return "cuda" if has_gpus else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise InvalidValueError(f"`device` must be auto, cpu or cuda with engine='ray', got {device!r}")
+    if device == "cuda" and not has_gpus:
+        raise InvalidValueError("`device` 'cuda' cannot be used: the Ray cluster has no GPU")
+    return device
+
+
+def seats(device: str, gpu_share: float) -> int:
+    """How many shards the cluster can train at once, by what it has now."""
+    return max(1, cluster_view.seats(_nodes(), _needs(device, gpu_share)))
+
+
+def _needs(device: str, gpu_share: float) -> dict[str, float]:
+    return {"CPU": 1.0} | ({"GPU": gpu_share} if device == "cuda" else {})
+
+
+def _nodes() -> list[dict[str, float]]:
+    return View(_ray(), {}).within(cluster_view.nodes, _ray())
+
+
+def _run(shard: Shard, device: str) -> list[Trial]:
+    worker.pin()
+    return worker.run(shard, device)
+
+
+def _ray() -> Any:
+    # Under `uv run`, Ray would build the environment again on every node; read when Ray is imported.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # The way of Ray's next versions: a task without GPUs does not have them hidden.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise InvalidValueError("`engine` 'ray' needs Ray: pip install 'isoscale[ray]'") from error
+    return ray

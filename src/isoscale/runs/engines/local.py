@@ -1,0 +1,200 @@
+"""Engine on this machine: a worker process a core, a thread each."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_int64
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pebble import ProcessExpired, ProcessPool
+
+from isoscale.runs import interrupts, worker
+from isoscale.runs.record import Trial
+from isoscale.runs.shards import Shard
+
+_CLAIM_SECONDS = 0.05
+
+_progress: Any = None
+_seat: _Seat | None = None
+
+
+class WorkerLostError(Exception):
+    """The process that ran a shard died; the shard itself may be all right."""
+
+
+class LocalEngine:
+    """Runs shards in worker processes; a worker that dies loses its shard and nothing else.
+
+    Args:
+        slots: How many shards will be submitted at most.
+        workers: How many processes.
+        device: Where they train.
+        gpus: With "cuda", how many GPUs the processes share out among themselves.
+    """
+
+    def __init__(self, slots: int, workers: int, device: str = "cpu", gpus: int = 0) -> None:
+        self.device, self.workers, self._slots = device, workers, slots
+        self._seats = [f"cuda:{seat % gpus}" for seat in range(workers)] if device == "cuda" and gpus > 1 else []
+        self._locks = tempfile.TemporaryDirectory(prefix="isoscale-gpus-")
+        # One counter a shard, written by its worker alone and without a lock: a killed worker cannot hold one.
+        self._counters = multiprocessing.get_context("spawn").RawArray(c_int64, slots)
+        self._futures: set[concurrent.futures.Future] = set()
+        self._pool = self._new_pool()
+
+    @property
+    def capacity(self) -> int:
+        """Every worker busy and one shard ready for each; more would only keep other drivers waiting."""
+        return 2 * self.workers
+
+    def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
+        """Start a shard as soon as a worker is free."""
+        self._counters[slot] = 0
+        self.mend()
+        try:
+            future = self._pool.schedule(_run, args=(shard, self.device, slot))
+        except RuntimeError:  # the pool broke this very moment
+            future = concurrent.futures.Future()
+            future.set_exception(BrokenProcessPool())
+        self._futures.add(future)
+        return future
+
+    def result(self, future: concurrent.futures.Future) -> list[Trial]:
+        """The trials of a finished shard.
+
+        Raises:
+            WorkerLostError: Its worker died.
+            Exception: What the worker raised.
+        """
+        self._futures.discard(future)
+        try:
+            return future.result()
+        except ProcessExpired as error:
+            raise WorkerLostError(f"worker process died (exit code {error.exitcode})") from error
+        except BrokenProcessPool as error:
+            raise WorkerLostError("worker process died before it took a shard") from error
+
+    def mend(self) -> None:
+        """Start a new pool if pebble gave up this one, as it does when a worker dies while none has a shard.
+
+        Call it now and then while waiting.
+        """
+        if self._pool.active:
+            return
+        self._pool.join()
+        for future in self._futures:
+            if not future.done():
+                future.set_exception(BrokenProcessPool())
+        self._pool = self._new_pool()
+
+    def member_steps(self) -> Sequence[int]:
+        """How many member-steps each slot has done."""
+        return list(self._counters)
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if any(exception):
+            self._pool.stop()
+        else:
+            self._pool.close()
+        self._pool.join()
+        self._locks.cleanup()
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            min(self.workers, self._slots),
+            context=_Spawn(),
+            initializer=_start_worker,
+            initargs=(self._counters, self._locks.name, self._seats),
+        )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker(counters: Any, folder: str, seats: Sequence[str]) -> None:
+    global _progress, _seat
+    _progress = counters
+    worker.pin()
+    _seat = _claim(folder, seats) if seats else None
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+
+
+def _end_with_driver() -> None:
+    """A worker whose driver was killed must not go on training: nobody would take its result."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
+
+
+def _run(shard: Shard, device: str, slot: int) -> list[Trial]:
+    def count(member_steps: int) -> None:
+        _progress[slot] += member_steps
+
+    return worker.run(shard, _seat.device if _seat else device, count)
+
+
+class _Seat(NamedTuple):
+    """A GPU of this process's own; the lock on the file ends with the process, however it ends."""
+
+    device: str
+    file: IO[bytes]
+
+
+def _claim(folder: str, seats: Sequence[str]) -> _Seat:
+    """The first seat that no living worker has."""
+    import fcntl  # where there are several GPUs, there is a Unix
+
+    while True:
+        for number, device in enumerate(seats):
+            file = Path(folder, str(number)).open("ab")  # noqa: SIM115  held until the process ends
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+            else:
+                return _Seat(device, file)
+        time.sleep(_CLAIM_SECONDS)  # one that died has not been buried yet
+
+
+class _Worker(SpawnProcess):
+    """A spawned process that does not run the user's main module again.
+
+    Workers need nothing from it, and without this a script that calls `isoscale.sweep` outside
+    `if __name__ == "__main__":` would start itself over and over.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        with _no_main_module(), interrupts.unseen():
+            return SpawnProcess._Popen(process_obj)  # pyrefly: ignore[missing-attribute]
+
+
+class _Spawn(SpawnContext):
+    Process = _Worker
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

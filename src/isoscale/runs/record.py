@@ -1,0 +1,151 @@
+"""One trial's result, and the row of the store that keeps it.
+
+A row carries a checksum over all of its other columns: SQLite has none of its own, and a bit that flips inside a
+curve would otherwise be read back as a loss.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+Status = Literal["done", "diverged", "failed"]
+
+# In the order of the table; `checksum` comes last.
+COLUMNS = (
+    "key", "shard", "config", "status", "reason", "curve", "test_loss", "test_accuracy", "versions", "created",
+)  # fmt: skip
+
+
+_STATUSES = get_args(Status)
+_FIXED = struct.Struct("<8q2d")
+
+# Of a row: texts, the curve, two numbers that may be missing, texts, the checksum.
+_TYPES = {(*[str] * 5, bytes, *numbers, str, str, int) for numbers in itertools.product((float, NoneType), repeat=2)}
+
+
+class DamagedRowError(ValueError):
+    """A row that is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial's result.
+
+    Attributes:
+        key, shard, config: What it is (`isoscale.runs.shards`); config is JSON.
+        status: "done", "diverged" (a loss that was not finite) or "failed" (it could not run).
+        reason: Why it diverged or failed; empty when done.
+        curve: Training loss at each step, NaN from divergence on; empty when failed.
+        test_loss, test_accuracy: After training; NaN unless done.
+        versions: JSON of the versions that ran it.
+        created: When it was recorded, UTC; empty if it is not in a store yet.
+    """
+
+    key: str
+    shard: str
+    config: str
+    status: Status
+    reason: str
+    curve: Float[np.ndarray, " steps"]
+    test_loss: float
+    test_accuracy: float
+    versions: str
+    created: str = ""
+
+    @property
+    def final_loss(self) -> float:
+        """Mean training loss of the last tenth of the steps; NaN unless the trial is done."""
+        if self.status != "done" or not len(self.curve):
+            return math.nan
+        tail = self.curve[-max(1, len(self.curve) // 10) :]
+        # What `tail.mean` does, without what it does besides: there may be a hundred thousand of these.
+        return float(np.add.reduce(tail, dtype=np.float64) / len(tail))
+
+    def settings(self) -> dict[str, Any]:
+        """`config` as plain values.
+
+        Raises:
+            DamagedRowError: It is not a JSON object.
+        """
+        return _object(self.config)
+
+    def row(self, created: str) -> tuple:
+        """The columns of the store's table, checksum included."""
+        curve = np.asarray(self.curve, "<f4").tobytes()
+        numbers = tuple(None if math.isnan(value) else value for value in (self.test_loss, self.test_accuracy))
+        values = (self.key, self.shard, self.config, self.status, self.reason, curve, *numbers, self.versions, created)
+        return (*values, checksum(values))
+
+    def same_result(self, other: Trial) -> bool:
+        """Whether two runs of one trial gave the same numbers, bit by bit."""
+        mine, theirs = ((t.status, np.asarray(t.curve, "<f4").tobytes(), *_numbers(t)) for t in (self, other))
+        return mine == theirs
+
+
+def from_row(row: Sequence[Any]) -> Trial:
+    """The trial of a row of `COLUMNS` and its checksum.
+
+    Raises:
+        DamagedRowError: The row is not what `Trial.row` made.
+    """
+    verify(row)
+    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, _ = row
+    return Trial(
+        key=key,
+        shard=shard,
+        config=config,
+        status=status,
+        reason=reason,
+        curve=np.frombuffer(curve, "<f4"),
+        test_loss=math.nan if test_loss is None else test_loss,
+        test_accuracy=math.nan if test_accuracy is None else test_accuracy,
+        versions=versions,
+        created=created,
+    )
+
+
+def verify(row: Sequence[Any]) -> None:
+    """Raise DamagedRowError unless a row, checksum included, is what `Trial.row` made."""
+    if not _has_types(row) or checksum(row[:-1]) != row[-1]:
+        name = row[0] if isinstance(row[0], str) else repr(row[0])
+        raise DamagedRowError(f"trial {name} is damaged: its checksum does not fit")
+
+
+def checksum(values: Sequence[Any]) -> int:
+    """CRC-32 over a row's values, and over their lengths, so that nothing moves from one to the next unseen."""
+    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created = values
+    texts = (key, shard, config, status, reason, versions, created)
+    test_loss = math.nan if test_loss is None else test_loss
+    test_accuracy = math.nan if test_accuracy is None else test_accuracy
+    fixed = _FIXED.pack(*map(len, texts), len(curve), test_loss, test_accuracy)
+    return zlib.crc32(curve, zlib.crc32("".join(texts).encode(), zlib.crc32(fixed)))
+
+
+def _has_types(row: Sequence[Any]) -> bool:
+    return tuple(map(type, row)) in _TYPES and row[3] in _STATUSES and len(row[5]) % 4 == 0
+
+
+def _numbers(trial: Trial) -> tuple[bytes, bytes]:
+    """NaN equals NaN here."""
+    return struct.pack("<d", trial.test_loss), struct.pack("<d", trial.test_accuracy)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRowError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedRowError("not a JSON object")
+    return value

@@ -1,0 +1,1 @@
+"""How a tensor's numbers follow the size of its network: roles, optimizers, rules and plans. No torch in here."""

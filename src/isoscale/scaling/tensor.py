@@ -1,0 +1,317 @@
+"""One tensor of a plan: what it is, and the numbers that a rule gives it.
+
+`TensorFacts` says what the tensor does and how its sizes relate to its counterpart's in the base. `decide` turns that,
+a rule and the base's own settings into a `TensorPlan`, which holds numbers: whatever reads a plan reads those, and no
+later change of the rules' table changes a plan that was made before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from isoscale.scaling import initial
+from isoscale.scaling.factors import Decay, Factors
+from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, stepping
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule
+
+MuonAdjustment = Literal["original", "match_rms_adamw"]
+
+# torch's own factor on Muon's update under adjust_lr_fn="match_rms_adamw", beside sqrt(max(rows, columns)).
+MATCHED_RMS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """How far the target is from the base.
+
+    Attributes:
+        rule: The rule.
+        width: Ratio of the widths: the ratio that most weight matrices grow by.
+        depth: Ratio of the numbers of residual branches.
+        head_size: Ratio of the sizes of attention heads.
+        logits: What the forward itself multiplies attention logits by, target relative to base.
+        init_law: What the model's own init is taken to follow where the base has no numbers.
+    """
+
+    rule: Rule
+    width: float = 1.0
+    depth: float = 1.0
+    head_size: float = 1.0
+    logits: float = 1.0
+    init_law: str = "1/sqrt(fan_in)"
+
+    def multiplier_of_branches(self) -> float:
+        """What a residual branch is multiplied by."""
+        return self.rule.factors(Role.BRANCH_LAST, "sgd", depth=self.depth).multiplier
+
+    def multiplier_of_logits(self) -> float:
+        """What attention logits are multiplied by, beside what the forward does already.
+
+        A rule's power of the head size stands beside torch's own 1/sqrt(head size). A rule without such a power
+        leaves the forward alone, whatever it divides by.
+        """
+        if self.rule.head_size == 0:
+            return 1.0
+        wanted = self.head_size ** (self.rule.head_size - 0.5)
+        return wanted / self.logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the base was tuned with.
+
+    Attributes:
+        optimizer: Family.
+        lr: Learning rate; for "muon" that of the matrices.
+        adamw_lr: Learning rate of what Muon does not step.
+        weight_decay, eps: As torch's arguments of that name.
+        momentum, betas: As torch's; None leaves them to the optimizer.
+        decay: What stays constant across sizes (`Factors.with_decay`).
+        adjust_lr_fn: Muon's argument of that name.
+    """
+
+    optimizer: OptimizerFamily
+    lr: float
+    adamw_lr: float
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    decay: Decay = "independent"
+    adjust_lr_fn: MuonAdjustment = "original"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFacts:
+    """What one tensor is, and its ratios to its counterpart in the base.
+
+    Attributes:
+        name, shape, base_shape: Of the tensor.
+        role, block, place: See `isoscale.graph.anatomy.Part`.
+        fan_in, fan_out: Ratios target / base.
+        fans: Sizes: fan_in and fan_out of the target, then of the base.
+        carries: Whether its branch's multiplier is folded into it.
+        attention: Whether the logits' multiplier is folded into it.
+        explicit: Whether a readout's multiplier stands in the forward instead of being folded.
+        tied: Whether it is the embedding and the readout at once.
+        frozen: Whether it is not trained: then it is left as it is.
+        base_rms: Root mean square of the base's entries; None if unknown.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    base_shape: tuple[int, ...]
+    fan_in: float = 1.0
+    fan_out: float = 1.0
+    fans: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    block: str | None = None
+    place: str = ""
+    carries: bool = False
+    attention: bool = False
+    explicit: bool = False
+    tied: bool = False
+    frozen: bool = False
+    base_rms: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3`."""
+        if not self.block or not self.name.startswith(f"{self.block}."):
+            return self.name
+        return starred(self.block) + self.name[len(self.block) :]
+
+
+def starred(name: str) -> str:
+    """A module's path with its indices left open: what it is called in every block.
+
+    >>> starred("blocks.3.maps.1")
+    'blocks.*.maps.*'
+    """
+    return ".".join("*" if step.isdecimal() else step for step in name.split("."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlan(TensorFacts):
+    """One tensor with its numbers, every multiplier folded in.
+
+    Attributes:
+        optimizer: The family that steps it.
+        multiplier: The multiplier that the other numbers contain; 1 if none was folded.
+        init: What its initial entries are multiplied by, relative to the base's.
+        lr, weight_decay: As torch's arguments of that name.
+        eps: Likewise; None for a family without.
+        momentum, betas: Likewise; None leaves them to the optimizer.
+        reason: Why, in words.
+    """
+
+    optimizer: OptimizerFamily
+    multiplier: float
+    init: float
+    lr: float
+    weight_decay: float
+    eps: float | None = None
+    momentum: float | None = None
+    betas: tuple[float, float] | None = None
+    reason: str = ""
+
+    @property
+    def init_std(self) -> float:
+        """Root mean square of its initial entries; NaN if the base's is unknown."""
+        return math.nan if self.base_rms is None else self.init * self.base_rms
+
+    def group(self, settings: Settings) -> dict[str, Any]:
+        """What an optimizer is told: lr, weight_decay, and what else its family takes.
+
+        Under Muon, a group also names the optimizer that it belongs to.
+        """
+        told: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        options = {"eps": self.eps, "momentum": self.momentum, "betas": self.betas}
+        told |= {name: value for name, value in options.items() if value is not None}
+        if FAMILIES[settings.optimizer].beside:
+            told["optimizer"] = self.optimizer
+        if FAMILIES[self.optimizer].answer == "spectral":
+            told["adjust_lr_fn"] = settings.adjust_lr_fn
+        return told
+
+    def drawn(self, actual: float, depth: float) -> initial.Drawn | None:
+        """The entries, their root mean square being `actual` now; None if the base's are unknown."""
+        if self.base_rms is None:
+            return None
+        return initial.Drawn(
+            factor=self.init,
+            actual=actual,
+            base=self.base_rms,
+            entries=(math.prod(self.shape), math.prod(self.base_shape)),
+            fan_in=self.fan_in,
+            fan_out=self.fan_out,
+            fans=self.fans,
+            depth=depth,
+        )
+
+    def rescaling_without_base(self, init_law: str) -> initial.Rescaling:
+        """By what the entries are to be multiplied if the base's size is unknown."""
+        law = init_law if self.role.decays else "fixed size"
+        return initial.without_base(self.init, law, self.fan_in)
+
+    def row(self) -> dict[str, Any]:
+        """A line of the plan's table."""
+        return {
+            "name": self.name,
+            "role": str(self.role),
+            "block": self.block or "",
+            "place": self.place,
+            "shape": self.shape,
+            "base_shape": self.base_shape,
+            "init_std": self.init_std,
+            "lr": 0.0 if self.frozen else self.lr,
+            "weight_decay": self.weight_decay,
+            "eps": math.nan if self.eps is None else self.eps,
+            "reason": self.reason,
+        }
+
+
+# --- from facts to numbers ---
+def decide(facts: TensorFacts, scaling: Scaling, settings: Settings) -> TensorPlan:
+    """The numbers of one tensor under a rule."""
+    row = stepping(settings.optimizer, facts.role, len(facts.shape))
+    unfolded = _unfolded(facts, scaling, row.name)
+    folded = unfolded.fold(row.name)
+    if row.answer == "spectral":
+        adjustment = _muon_adjustment(facts, settings.adjust_lr_fn)
+        folded = folded * Factors(lr=adjustment, weight_decay=1 / adjustment)
+    factors = folded.with_decay(settings.decay if facts.role.decays else "none")
+    beside = row.name != settings.optimizer
+    known = {field.name: getattr(facts, field.name) for field in dataclasses.fields(TensorFacts)}
+    return TensorPlan(
+        **known,
+        optimizer=row.name,
+        multiplier=unfolded.multiplier,
+        init=factors.init_std,
+        lr=(settings.adamw_lr if beside else settings.lr) * factors.lr,
+        weight_decay=settings.weight_decay * factors.weight_decay,
+        eps=settings.eps * factors.eps if row.has_eps else None,
+        momentum=None if row.takes_betas else settings.momentum,
+        betas=settings.betas if row.takes_betas else None,
+        reason="; ".join(_reasons(facts, scaling, settings, unfolded, factors)),
+    )
+
+
+def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> Factors:
+    """The rule's factors, with every multiplier that acts on this tensor, not folded."""
+    rule, role, depth = scaling.rule, facts.role, scaling.depth
+    if role in (Role.VECTOR, Role.BRANCH_VECTOR, Role.INPUT) and facts.fan_in == 1:
+        found = rule.factors(role, family, width=facts.fan_out, depth=depth)
+    elif role is Role.OUTPUT and facts.fan_out == 1:
+        found = rule.factors(role, family, width=facts.fan_in, depth=depth)
+    else:
+        found = rule.factors(role, family, width=facts.fan_in, depth=depth, fan_out=facts.fan_out)
+    if facts.explicit:
+        return replace(found, multiplier=1.0)
+    # The table puts a branch's multiplier on its last linear layer. Where the trace found that something else
+    # carries it (a norm after that layer), it stands there instead.
+    branch = scaling.multiplier_of_branches()
+    multiplier = found.multiplier / (branch if role is Role.BRANCH_LAST else 1.0)
+    multiplier *= branch if facts.carries else 1.0
+    multiplier *= scaling.multiplier_of_logits() if facts.attention else 1.0
+    return replace(found, multiplier=multiplier)
+
+
+def muon_scale(rows: int, columns: int, adjust_lr_fn: MuonAdjustment) -> float:
+    """What torch's Muon multiplies the orthogonalised update of a matrix by."""
+    if adjust_lr_fn == "match_rms_adamw":
+        return MATCHED_RMS * math.sqrt(max(rows, columns))
+    return math.sqrt(max(1.0, rows / columns))
+
+
+def _muon_adjustment(facts: TensorFacts, adjust_lr_fn: MuonAdjustment) -> float:
+    """Torch scales Muon's step by the shape; its spectral norm must grow like sqrt(fan_out / fan_in) instead."""
+    rows, columns = facts.shape
+    base_rows, base_columns = facts.base_shape
+    wanted = math.sqrt(facts.fan_out / facts.fan_in)
+    return wanted / (muon_scale(rows, columns, adjust_lr_fn) / muon_scale(base_rows, base_columns, adjust_lr_fn))
+
+
+# --- in words ---
+def _reasons(
+    facts: TensorFacts, scaling: Scaling, settings: Settings, unfolded: Factors, factors: Factors
+) -> Iterator[str]:
+    if facts.frozen:
+        yield "frozen: left as it is, in no group"
+        return
+    yield from _sizes(facts, scaling)
+    if facts.carries and scaling.multiplier_of_branches() != 1:
+        yield f"branch multiplier {_times(scaling.multiplier_of_branches())} folded in"
+    if facts.attention and scaling.multiplier_of_logits() != 1:
+        yield f"logit multiplier {_times(scaling.multiplier_of_logits())} folded in"
+    if facts.role is Role.OUTPUT and unfolded.multiplier != 1:
+        yield f"output multiplier {_times(unfolded.multiplier)} folded in"
+    if facts.tied:
+        yield "embedding and readout: the readout's multiplier stands in the forward"
+    changes = {"init": factors.init_std, "lr": factors.lr}
+    if facts.role.decays and settings.weight_decay:
+        changes["decay"] = factors.weight_decay
+    yield ", ".join(f"{name} {_times(factor)}" for name, factor in changes.items())
+    row = stepping(settings.optimizer, facts.role, len(facts.shape))
+    if row.name != settings.optimizer:
+        yield f"stepped by {row.torch_class} beside {FAMILIES[settings.optimizer].torch_class}"
+
+
+def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
+    if facts.fan_in != 1 or facts.fan_out != 1:
+        names = {"fan_in": facts.fan_in, "fan_out": facts.fan_out} if facts.role.decays else {"size": facts.fan_out}
+        yield ", ".join(f"{name} {_times(value)}" for name, value in names.items())
+    if facts.role.in_branch and scaling.depth != 1:
+        yield f"depth {_times(scaling.depth)}"
+
+
+def _times(factor: float) -> str:
+    """A factor as people write it: x4, x1/8, x0.35."""
+    if factor and factor < 1 and math.isclose(1 / factor, round(1 / factor), rel_tol=1e-9):
+        return f"x1/{round(1 / factor)}"
+    return f"x{factor:.3g}"

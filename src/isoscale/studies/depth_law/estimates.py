@@ -1,0 +1,94 @@
+"""What is known of a depth without training: the sweep-free learning rate and three measures of depth."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from isoscale import measure, models
+from isoscale.data import Dataset
+from isoscale.errors import IsoscaleError
+from isoscale.runs import Sweep, shards, worker
+from isoscale.training import Recipe
+from isoscale.training.recipe import batch_order
+
+# Batches that the estimate averages over, for each seed.
+BATCHES = 4
+
+
+class Estimate(NamedTuple):
+    """The learning rate of maximal update (THEORY.md section 6) and why there is none."""
+
+    lr: float
+    se: float
+    why: str
+
+
+class Depths(NamedTuple):
+    """Measures of depth: residual blocks or layers, shortest path (MultiPath), cube root of PathSum."""
+
+    blocks: float
+    effective: float
+    path_sum: float
+
+
+def data_of(spec: Sweep, folder: str | None) -> Dataset:
+    """The data set of a spec, as its model takes it."""
+    return worker.source(spec.dataset, folder, tuple(spec.dataset_args.items()), spec.model)[1]
+
+
+def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Estimate:
+    """The sweep-free learning rate at one depth, averaged over the spec's seeds and the first batches.
+
+    The seeds' initial weights are those that the sweep trains from.
+    """
+    recipe = recipe_of(spec, depth)
+    seeds = list(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
+    order = batch_order(len(data.train_x), spec.batch_size, BATCHES, seeds[0])
+    batches = [(data.train_x[rows].to(device), data.train_y[rows].to(device)) for rows in order]
+
+    def make(seed: int) -> torch.nn.Module:
+        return recipe.build(data.in_shape, data.classes, seed).to(device)
+
+    try:
+        # What overflows is no estimate, and said so below.
+        with np.errstate(all="ignore"):
+            found = measure.max_update_lr(make, _loss, batches, optimizer=recipe.optimizer.family, seeds=seeds)
+    except IsoscaleError as error:  # a loss that is not finite at this depth is a result, not the end
+        return Estimate(math.nan, math.nan, str(error))
+    if not (math.isfinite(found.lr) and found.lr > 0):
+        return Estimate(math.nan, math.nan, "the changes of the pre-activations overflow")
+    return Estimate(found.lr, found.lr_se, "")
+
+
+def depths_of(spec: Sweep, depth: int, data: Dataset) -> Depths:
+    """The measures of depth of the spec's network with so many blocks."""
+    model = _sketch(spec, depth, data)
+    example = (torch.zeros(2, *data.in_shape, dtype=data.train_x.dtype, device="meta"),)
+    paths = measure.path_sum(model, example)
+    return Depths(depth, measure.effective_depth(model, example), paths ** (1 / 3))
+
+
+def has_branches(spec: Sweep, data: Dataset) -> bool:
+    """Whether the network has residual branches, on which the depth rules act."""
+    roles = _sketch(spec, 2, data).roles
+    return any(role.in_branch for role in roles.values())
+
+
+def recipe_of(spec: Sweep, depth: int) -> Recipe:
+    """Everything about a trial of a spec at one depth but its learning rate and seed; the rule is sp."""
+    width = spec.widths[0]
+    return dataclasses.replace(shards.recipe(spec, "sp", width, depth), base_width=width, base_depth=depth)
+
+
+def _sketch(spec: Sweep, depth: int, data: Dataset) -> models.Model:
+    shapes: dict[str, Any] = {"in_shape": data.in_shape, "out_features": data.classes}
+    return models.build(spec.model, spec.model_args, device="meta", width=spec.widths[0], depth=depth, **shapes)
+
+
+def _loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(output.flatten(0, -2), y.flatten())

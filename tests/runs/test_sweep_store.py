@@ -1,0 +1,300 @@
+"""The store's contract, for every trial a user ever computed:
+
+what `record` wrote is read back as it was; a shard is there whole or not at all; a finished trial is never
+written again; a file that is no store, or cannot be written, is one clear error and stays as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isoscale.errors import StoreError
+from isoscale.runs import Store
+from isoscale.runs.store import store as store_
+from isoscale.runs.store.store import SCHEMA, Trial
+
+# --- trials -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., Trial]):
+    diverged = trial(
+        "b",
+        status="diverged",
+        reason="loss not finite at step 1",
+        curve=np.array([2.0, np.nan], "f4"),
+        test_loss=float("nan"),
+        test_accuracy=float("nan"),
+    )
+    failed = trial("c", status="failed", reason="no memory", curve=np.empty(0, "f4"), test_loss=float("inf"))
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a"), diverged, failed])
+    with Store(tmp_path / "s.db") as store:
+        found = {one.key: one for one in store.read(["a", "b", "c", "elsewhere"])}
+    assert set(found) == {"a", "b", "c"}
+    for wanted in (trial("a"), diverged, failed):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found[wanted.key].created)
+        read = dataclasses.replace(found[wanted.key], created="")
+        np.testing.assert_equal(dataclasses.asdict(read), dataclasses.asdict(wanted))
+
+
+def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., Trial]):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial(status, status=status) for status in ("done", "diverged", "failed")])
+        assert store.finished(["done", "diverged", "failed", "missing"]) == {"done", "diverged"}
+        assert store.finished([]) == set()
+
+
+@pytest.mark.parametrize("finished", ["done", "diverged"])
+def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[..., Trial], finished: str):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial(status=finished, test_loss=1.0)])
+        for later in ("done", "diverged", "failed"):
+            store.record([trial(status=later, test_loss=2.0)])
+        (kept,) = store.read(["k"])
+    assert (kept.status, kept.test_loss) == (finished, 1.0)
+
+
+def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., Trial]):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial(status="failed", reason="first", curve=np.empty(0, "f4"))])
+        store.record([trial(status="failed", reason="second", curve=np.empty(0, "f4"))])
+        assert store.read(["k"])[0].reason == "second"
+        store.record([trial()])
+        (kept,) = store.read(["k"])
+    assert (kept.status, kept.reason, kept.curve.tolist()) == ("done", "", [2.0, 1.0])
+
+
+def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..., Trial]):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("old")])
+        with pytest.raises(StoreError, match="CHECK constraint"):
+            store.record([trial("a"), trial("b", status="nonsense")])
+        assert store.finished(["old", "a", "b"]) == {"old"}
+        store.record([trial("a")])  # and the store goes on
+        assert store.finished(["a"]) == {"a"}
+
+
+def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial: Callable[..., Trial]):
+    broken = dataclasses.replace(trial("b"), curve=["no", "numbers"])
+    with Store(tmp_path / "s.db") as store:
+        with pytest.raises(ValueError, match="could not convert"):
+            store.record([trial("a"), broken])
+        assert store.finished(["a", "b"]) == set()
+
+
+def test_many_keys(tmp_path: Path, trial: Callable[..., Trial]):
+    """More than SQLite's 32,766 bound variables."""
+    keys = [f"{k:032x}" for k in range(50_000)]
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial(key) for key in keys])
+        assert store.finished([*keys, "other"]) == set(keys)
+        assert len(store.read(keys)) == len(keys)
+
+
+def test_any_number_of_writers(tmp_path: Path, trial: Callable[..., Trial]):
+    """A script a process, and threads in this one, on a file that nobody made yet."""
+    path = tmp_path / "s.db"
+    script = """
+import sys
+import numpy as np
+from isoscale.sweeps.store import Store, Trial
+with Store(sys.argv[1]) as store:
+    for k in range(20):
+        store.record([Trial(key=f"{name}{k}", shard="s", config="{}", status="done", reason="", versions="{}",
+                            curve=np.zeros(3, "f4"), test_loss=0.0, test_accuracy=0.0)
+                      for name in ("shared", sys.argv[2])])
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(path), f"process{n}-"]) for n in range(2)]
+    errors: list[Exception] = []
+
+    def write(name: str) -> None:
+        try:
+            with Store(path) as store:
+                for k in range(20):
+                    store.record([trial(f"shared{k}"), trial(f"{name}{k}")])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(f"thread{n}-",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert errors == []
+    names = ["shared", *(f"process{n}-" for n in range(2)), *(f"thread{n}-" for n in range(4))]
+    keys = {f"{name}{k}" for name in names for k in range(20)}
+    with Store(path) as store:
+        assert store.finished(keys) == keys
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("SELECT count(*) FROM trials").fetchone() == (len(keys),)
+    db.close()
+
+
+def test_many_that_open_a_new_file_at_the_same_moment(tmp_path: Path):
+    """The switch to the write-ahead log is refused while others are there, and SQLite does not wait for it."""
+    together = threading.Barrier(16)
+    errors: list[Exception] = []
+
+    def open_(path: Path) -> None:
+        together.wait()
+        try:
+            Store(path).close()
+        except Exception as error:
+            errors.append(error)
+
+    for attempt in range(5):
+        threads = [threading.Thread(target=open_, args=(tmp_path / f"{attempt}.db",)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+
+
+def test_who_reads_never_waits_for_who_writes(
+    tmp_path: Path, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a")])
+        monkeypatch.setattr(store_, "_LOCK_SECONDS", 0.0)
+        with store._write(), Store(tmp_path / "s.db") as reader:
+            assert reader.finished(["a"]) == {"a"}
+            assert [row.done for row in reader.summary()] == [1]
+            with pytest.raises(StoreError, match="locked"):
+                reader.acquire("shard")
+
+
+# --- files that are no store ------------------------------------------------------------------------------------
+def _sqlite(path: Path, *statements: str) -> Path:
+    db = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        db.execute(statement)
+    db.close()
+    return path
+
+
+def _refused(path: Path, message: str) -> None:
+    before = path.read_bytes() if os.path.isfile(path) else None
+    with pytest.raises(StoreError, match=message) as caught:
+        Store(path)
+    assert f"`{path}`" in str(caught.value)
+    assert "--store" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert before is None or path.read_bytes() == before
+
+
+def test_a_store_from_a_newer_isoscale(tmp_path: Path, trial: Callable[..., Trial]):
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.record([trial("a")])
+    _sqlite(path, f"PRAGMA user_version = {SCHEMA + 1}")
+    _refused(path, f"newer isoscale .store schema {SCHEMA + 1}, this one reads up to {SCHEMA}.: upgrade")
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA, 99])
+def test_a_database_of_something_else(tmp_path: Path, version: int):
+    """Whatever number that something keeps its own schema under."""
+    path = _sqlite(tmp_path / "s.db", "CREATE TABLE photos (name TEXT)", f"PRAGMA user_version = {version}")
+    _refused(path, "is a database of something else")
+
+
+def test_a_text_file(tmp_path: Path):
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database\n" * 100)
+    _refused(path, "file is not a database")
+
+
+def test_an_empty_file_becomes_a_store(tmp_path: Path, trial: Callable[..., Trial]):
+    (tmp_path / "s.db").touch()
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a")])
+        assert store.finished(["a"]) == {"a"}
+
+
+def test_a_store_cut_short_is_an_error_not_a_guess(tmp_path: Path, trial: Callable[..., Trial]):
+    path, keys = tmp_path / "s.db", [str(k) for k in range(500)]
+    with Store(path) as store:
+        store.record([trial(key) for key in keys])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def use() -> None:
+        with Store(path) as store:
+            store.read(keys)
+
+    with pytest.raises(StoreError, match="malformed"):
+        use()
+
+
+@pytest.mark.parametrize("place", ["", "missing/s.db", "file/s.db", "x" * 300])
+def test_a_place_where_no_file_can_be(tmp_path: Path, place: str):
+    (tmp_path / "file").touch()
+    _refused(tmp_path / place, "unable to open database file")
+
+
+def test_a_read_only_store_can_be_read(tmp_path: Path, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch):
+    """Root writes where it likes, so it is SQLite that is told not to."""
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a")])
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **options: connect(f"file:{path}?mode=ro", uri=True, **options)
+    )
+    with Store(tmp_path / "s.db") as store:
+        assert store.finished(["a"]) == {"a"}
+        for write in (lambda: store.record([trial("b")]), lambda: store.acquire("shard")):
+            with pytest.raises(StoreError, match="readonly database"):
+                write()
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., Trial]):
+    """The disk is this process's largest file; in a process of its own, since the limit cannot be raised again."""
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.record([trial("a")])
+    script = """
+import resource, signal, sys
+import numpy as np
+from isoscale.errors import StoreError
+from isoscale.sweeps.store import Store, Trial
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+with Store(sys.argv[1]) as store:
+    large = [Trial(key=str(k), shard="s", config="{}", status="done", reason="", versions="{}",
+                   curve=np.zeros(1000, "f4"), test_loss=0.0, test_accuracy=0.0) for k in range(100)]
+    try:
+        store.record(large)
+    except StoreError as error:
+        print(error)
+    print(store.finished(["a", "0"]))
+    store.record([Trial(**(vars(large[0]) | {"curve": np.zeros(2, "f4")}))])
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"cannot use the store `{path}`: ")
+    assert "Nothing that it holds was changed; free the disk" in first
+    assert second == "{'a'}"
+    with Store(path) as store:
+        assert store.finished(["a", "0", "1"]) == {"a", "0"}
+
+
+def test_a_store_that_cannot_grow(tmp_path: Path, trial: Callable[..., Trial]):
+    with Store(tmp_path / "s.db") as store:
+        store.record([trial("a")])
+        store._db.execute("PRAGMA max_page_count = 10")
+        with pytest.raises(StoreError, match="database or disk is full"):
+            store.record([trial(f"b{k}", curve=np.zeros(10_000, "f4")) for k in range(10)])
+        assert store.finished(["a", "b0"]) == {"a"}

@@ -1,0 +1,260 @@
+"""Optima, drifts, regrets and power laws against curves whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoscale import stats as laws
+from isoscale.errors import InvalidValueError
+from isoscale.stats import intervals
+from isoscale.stats.vertex import vertices
+
+LRS = 2.0 ** np.arange(-8, 3)
+
+
+def curves(optimum, *, seeds=3, cliff=math.inf, scale=0.1, floor=0.3, noise=0.0, lrs=LRS, rng_seed=0):
+    """Quadratic bowls in log2(lr) with their vertex at `optimum`, NaN from `cliff` on."""
+    rng = np.random.default_rng(rng_seed)
+    loss = (
+        floor + scale * (np.log2(lrs)[:, None] - np.log2(optimum)) ** 2 + noise * rng.standard_normal((len(lrs), seeds))
+    )
+    loss[lrs >= cliff] = np.nan
+    return xr.DataArray(loss, {"lr": lrs, "seed": np.arange(seeds)}, dims=("lr", "seed"))
+
+
+def by_depth(*optima, **options):
+    depths = [4 * 2**k for k in range(len(optima))]
+    return xr.concat([curves(o, **options) for o in optima], dim=xr.IndexVariable("depth", depths))
+
+
+# --- optimal learning rate ------------------------------------------------------------------------------------------
+@given(st.floats(-6.9, 0.9), st.floats(0.01, 10))
+def test_vertex_of_a_parabola_is_exact(log2_optimum, scale):
+    found = laws.optimal_lr(curves(2.0**log2_optimum, scale=scale, floor=0.0))
+    assert float(np.log2(found.lr)) == pytest.approx(log2_optimum, abs=1e-6)
+    assert float(found.loss) == pytest.approx(0.0, abs=1e-6 * scale)
+    assert found.at_edge.item() == ""
+
+
+def test_interval_covers_the_vertex_as_often_as_it_says():
+    """Over 100 noisy experiments with 8 seeds a 95 % percentile bootstrap covers 95 %, within 4 standard errors."""
+    covered = []
+    for experiment in range(100):
+        found = laws.optimal_lr(curves(0.3, seeds=8, noise=0.02, rng_seed=experiment))
+        covered.append(float(found.lr_low) <= 0.3 <= float(found.lr_high))
+    # 4 standard errors of a 95 % proportion over 100 experiments are 0.088.
+    assert 0.95 - 0.088 <= np.mean(covered) <= 1.0
+
+
+@pytest.mark.parametrize(("optimum", "edge", "bound"), [(2.0**-12, "low", LRS[0]), (2.0**9, "high", LRS[-1])])
+def test_an_optimum_at_the_grids_edge_is_a_bound(optimum, edge, bound):
+    found = laws.optimal_lr(curves(optimum))
+    assert found.at_edge.item() == edge
+    assert float(found.lr) == bound
+    assert math.isnan(float(found[{"low": "lr_low", "high": "lr_high"}[edge]]))
+
+
+def test_the_optimum_is_not_extrapolated_towards_a_cliff():
+    found = laws.optimal_lr(curves(2.0, cliff=0.25))
+    assert float(found.lr) == 0.125
+    assert found.at_edge.item() == ""
+    assert float(found.lr_high) == 0.25, "the cliff lies somewhere before the first diverged rate"
+
+
+def test_everything_diverged():
+    found = laws.optimal_lr(curves(0.1, cliff=0.0))
+    assert found.at_edge.item() == "none"
+    assert all(math.isnan(float(found[name])) for name in ("lr", "lr_low", "lr_high", "loss", "loss_se"))
+
+
+def test_diverged_runs_are_left_out_and_a_half_lost_rate_is_a_cliff():
+    loss = curves(0.25, seeds=4)
+    loss.loc[{"lr": 0.25, "seed": 0}] = np.nan
+    assert float(laws.optimal_lr(loss).lr) == pytest.approx(0.25)
+    loss.loc[{"lr": 0.25, "seed": 1}] = np.nan
+    assert float(laws.optimal_lr(loss).lr) == pytest.approx(0.125)
+
+
+def test_other_dimensions_come_back():
+    loss = xr.concat([by_depth(0.5, 0.25), by_depth(0.5, 0.5)], dim=xr.IndexVariable("rule", ["a", "b"]))
+    found = laws.optimal_lr(loss)
+    assert found.lr.dims == ("rule", "depth")
+    np.testing.assert_allclose(found.lr, [[0.5, 0.25], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize("rates", [1, 2])
+def test_tiny_grids(rates):
+    found = laws.optimal_lr(curves(0.1, lrs=LRS[:rates], seeds=1))
+    assert float(found.lr) in LRS[:rates]
+    assert math.isnan(float(found.loss_se))
+
+
+# --- many curves at once ---------------------------------------------------------------------------------------------
+def ragged(rng, *shape):
+    """Bowls with noise and a third of the runs diverged."""
+    rates = np.linspace(-2, 2, shape[-2])[:, None]
+    loss = rates**2 + 0.3 * rng.standard_normal(shape)
+    return np.where(rng.random(shape) < 1 / 3, np.nan, loss)
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 7, 40])
+def test_resamples_of_all_are_the_resamples_of_each(seeds):
+    """However many are added up at a time, and whether any run diverged or none: the sum over seeds is in order."""
+    for losses in (ragged(np.random.default_rng(seeds), 6, seeds), np.random.default_rng(seeds).random((6, seeds))):
+        picks = intervals.resamples(seeds, 0)
+        each = [intervals.seed_mean(np.asfortranarray(losses)[:, one]) for one in picks]
+        np.testing.assert_array_equal(intervals.resampled_means(losses, picks), each)
+
+
+@pytest.mark.parametrize("rates", [1, 2, 3, 8])
+def test_vertices_of_all_are_the_vertices_of_each(rates):
+    log2_lrs = np.arange(rates, dtype=float)
+    curves_ = ragged(np.random.default_rng(rates), 5, 40, rates, 1)[..., 0]
+    found = vertices(log2_lrs, curves_)
+    for at in np.ndindex(5, 40):
+        each = vertices(log2_lrs, curves_[at])
+        assert all(np.array_equal(a, b[at], equal_nan=a.dtype.kind == "f") for a, b in zip(each, found, strict=True))
+
+
+def test_one_set_of_optima_answers_as_the_three_functions_do():
+    loss = by_depth(0.5, 0.25, 0.0625, seeds=6, noise=0.05)
+    optima = laws.Optima(loss, seed=3)
+    assert optima.best().identical(laws.optimal_lr(loss, seed=3))
+    assert optima.drift("depth", 8).identical(laws.drift(loss, "depth", 8, seed=3))
+    assert optima.regret("depth", 8).identical(laws.regret(loss, "depth", 8, seed=3))
+
+
+# --- drift and regret -----------------------------------------------------------------------------------------------
+def test_drift_is_the_shift_in_octaves():
+    found = laws.drift(by_depth(0.5, 0.25, 0.0625), "depth", 4)
+    np.testing.assert_allclose(found.drift, [0, -1, -3], atol=1e-9)
+    np.testing.assert_allclose(found.drift_low, found.drift, atol=1e-9)
+    from_the_middle = laws.drift(by_depth(0.5, 0.25, 0.0625), "depth", 8)
+    np.testing.assert_allclose(from_the_middle.drift, [1, 0, -2], atol=1e-9)
+
+
+def test_regret_is_the_bowls_height():
+    found = laws.regret(by_depth(0.5, 0.25, 0.0625, scale=0.1), "depth", 4)
+    np.testing.assert_allclose(found.regret, [0, 0.1, 0.9], atol=1e-9)
+
+
+def test_regret_where_the_transferred_rate_diverges():
+    loss = by_depth(0.5, 0.5)
+    loss.loc[{"depth": 8, "lr": LRS[LRS >= 0.5]}] = np.nan
+    found = laws.regret(loss, "depth", 4)
+    assert math.isinf(float(found.regret.sel(depth=8)))
+    loss.loc[{"depth": 8}] = np.nan
+    assert math.isnan(float(laws.regret(loss, "depth", 4).regret.sel(depth=8)))
+
+
+def test_drift_intervals_are_paired_over_seeds():
+    """Seeds shift every depth's optimum alike, so the drift is known far better than either optimum."""
+    shifts = np.array([-0.4, 0.0, 0.4])
+    x = np.log2(LRS)[:, None]
+    loss = np.stack([0.1 * (x - shift) ** 2 for shift in shifts], axis=-1)[:, 0]
+    both = xr.DataArray(
+        np.stack([loss, np.roll(loss, -1, axis=0)]),
+        {"depth": [4, 8], "lr": LRS, "seed": [0, 1, 2]},
+        dims=("depth", "lr", "seed"),
+    ).isel(lr=slice(0, -1))
+    drift = laws.drift(both, "depth", 4).sel(depth=8)
+    optimum = laws.optimal_lr(both).sel(depth=8)
+    assert float(drift.drift_high - drift.drift_low) < 1e-6
+    assert float(np.log2(optimum.lr_high / optimum.lr_low)) > 0.5
+
+
+def test_unknown_base_and_missing_dimension():
+    with pytest.raises(InvalidValueError, match=r"`base` depth 5 .* \[4, 8\]"):
+        laws.drift(by_depth(0.5, 0.5), "depth", 5)
+    with pytest.raises(InvalidValueError, match="'seed'"):
+        laws.optimal_lr(curves(0.5).mean("seed"))
+
+
+# --- power laws -----------------------------------------------------------------------------------------------------
+@given(st.floats(-3, 3), st.floats(0.01, 100), st.integers(2, 8))
+def test_exact_laws_are_found(exponent, coefficient, points):
+    x = 2.0 ** np.arange(points)
+    law = laws.fit_power_law(x, coefficient * x**exponent)
+    assert law.exponent == pytest.approx(exponent, abs=1e-9)
+    assert law.coefficient == pytest.approx(coefficient, rel=1e-9)
+    assert law.points == points
+    assert law(8.0) == pytest.approx(coefficient * 8.0**exponent)
+
+
+def test_against_scipy():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    x = np.arange(3.0, 12)
+    y = 2 * x**-1.5 * np.exp(0.1 * rng.standard_normal(len(x)))
+    law, reference = laws.fit_power_law(x, y), stats.linregress(np.log(x), np.log(y))
+    assert law.exponent == pytest.approx(reference.slope)
+    assert law.r2 == pytest.approx(reference.rvalue**2)
+    half = stats.t.ppf(0.975, len(x) - 2) * reference.stderr
+    assert (law.exponent_low, law.exponent_high) == pytest.approx((reference.slope - half, reference.slope + half))
+
+
+def test_interval_covers_the_exponent_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    x = np.arange(3.0, 12)
+    experiments = 1000
+    covered = 0
+    for _ in range(experiments):
+        law = laws.fit_power_law(x, x**-1.5 * np.exp(0.1 * rng.standard_normal(len(x))))
+        covered += law.exponent_low <= -1.5 <= law.exponent_high
+    assert abs(covered / experiments - 0.95) < 4 * math.sqrt(0.95 * 0.05 / experiments)
+
+
+def test_weights_trust_the_precise_points():
+    x, y = np.array([1.0, 2, 4, 8]), np.array([1.0, 0.5, 0.25, 1.0])
+    law = laws.fit_power_law(x, y, y_se=[1e-4, 1e-4, 1e-4, 1.0])
+    assert law.exponent == pytest.approx(-1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [([1, 2], [1.0, -1.0]), ([1, 1], [1.0, 2.0]), ([1], [1.0]), ([0, 1], [1, 2]), ([1, 2], [1, math.nan])]
+)
+def test_what_has_no_power_law(x, y):
+    with pytest.raises(InvalidValueError, match="power law"):
+        laws.fit_power_law(x, y)
+
+
+# --- diminishing returns --------------------------------------------------------------------------------------------
+@given(st.floats(-2, 2), st.floats(0.1, 5))
+def test_an_exact_inverse_law_is_found(limit, coefficient):
+    depths = [4, 8, 16, 32]
+    found = laws.diminishing_returns({d: limit + coefficient / d for d in depths}, loss_se=[1e-9] * 4)
+    assert float(found.limit) == pytest.approx(limit, abs=1e-9)
+    np.testing.assert_allclose(found.gain, [coefficient / (2 * d) for d in depths], rtol=1e-6)
+    np.testing.assert_allclose(found.share, [1 / 2, 1 / 4, 1 / 8, 1 / 16], rtol=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_interval_of_the_returns_covers_the_truth(known):
+    rng = np.random.default_rng(2)
+    depths, se, experiments = np.array([4, 8, 16, 32]), 0.003, 200
+    covered = 0
+    for _ in range(experiments):
+        losses = 1 + 0.5 / depths + se * rng.standard_normal(4)
+        losses = dict(zip(depths.tolist(), losses, strict=True))
+        found = laws.diminishing_returns(losses, 1.0 if known else None, loss_se=[se] * 4)
+        covered += float(found.coefficient_low) <= 0.5 <= float(found.coefficient_high)
+    assert abs(covered / experiments - 0.95) < 4 * math.sqrt(0.95 * 0.05 / experiments)
+
+
+def test_scatter_and_seeds_give_intervals_too():
+    rng = np.random.default_rng(3)
+    losses = 1 + 0.5 / np.array([4, 8, 16])[:, None] + 0.01 * rng.standard_normal((3, 6))
+    by_seed = xr.DataArray(losses, {"depth": [4, 8, 16]}, dims=("depth", "seed"))
+    for found in (laws.diminishing_returns(by_seed), laws.diminishing_returns(by_seed.mean("seed"))):
+        assert float(found.limit_low) < float(found.limit) < float(found.limit_high)
+
+
+@pytest.mark.parametrize("losses", [{4: 1.0}, {4: 1.0, 8: 0.9}, {4: 1.0, 8: math.nan, 16: 0.8}])
+def test_too_few_or_diverged_depths_are_named(losses):
+    with pytest.raises(InvalidValueError, match="`loss_at_depths`"):
+        laws.diminishing_returns(losses)
