@@ -25,8 +25,8 @@ from isoscale import data, models
 from isoscale.data import Dataset
 from isoscale.models.circular import circular_conv
 from isoscale.training import Member, Optimizer, Recipe, stack, train
+from isoscale.training.config import batch_order
 from isoscale.training.ensemble import members_at_once
-from isoscale.training.recipe import batch_order
 
 TARGET = 1.5
 

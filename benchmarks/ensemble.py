@@ -23,7 +23,7 @@ from isoscale.runs.engines.local import LocalEngine
 from isoscale.runs.shards import Shard
 from isoscale.runs.worker import source
 from isoscale.training import Member, Optimizer, Recipe, train
-from isoscale.training.recipe import batch_order
+from isoscale.training.config import batch_order
 
 DIGITS = data.load("digits").flatten()
 TARGETS = {32: 4.0, 64: 2.0, 128: 0.95, 256: 0.95, 512: 0.95}

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 from fuzzing import NIGHTLY, NIGHTLY_CASES
 
 install_import_hook(
-    ["isoscale.models.layers", "isoscale.training.ensemble", "isoscale.training.recipe", "isoscale.laws"],
+    ["isoscale.models.layers", "isoscale.training.ensemble", "isoscale.training.config", "isoscale.stats"],
     "beartype.beartype",
 )
 

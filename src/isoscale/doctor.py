@@ -8,7 +8,6 @@ the identity at the base's own size.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import platform
 import sqlite3
@@ -27,7 +26,7 @@ from isoscale.errors import IsoscaleError
 from isoscale.runs import Store
 from isoscale.runs.engines.local import cores
 from isoscale.training import Member, Optimizer, Recipe, train
-from isoscale.training.recipe import batch_order
+from isoscale.training.config import batch_order
 
 _PACKAGES = ("isoscale", "torch", "numpy", "scipy", "xarray", "pandas", "ray", "pyarrow")
 
@@ -185,10 +184,9 @@ def _noise() -> Dataset:
 
 def _plain_loop(recipe: Recipe, member: Member, data: Dataset) -> list[float]:
     """What a user would write."""
-    model = recipe.build(data.train_x.shape[1], data.classes, member.seed)
-    factors = recipe.factors(model, recipe.rule)
-    groups = [{"params": [p], "lr": member.lr * factors[name].lr} for name, p in model.named_parameters()]
-    optimizer = torch.optim.SGD(groups, lr=math.nan)
+    plan = recipe.plan(data.in_shape, data.classes, lr=member.lr)
+    model, plan = recipe.build(data.in_shape, data.classes, member.seed, plan)
+    optimizer = torch.optim.SGD(plan.param_groups())
     losses = []
     for batch in batch_order(len(data.train_x), recipe.batch_size, recipe.steps, member.seed):
         loss = torch.nn.functional.cross_entropy(model(data.train_x[batch]), data.train_y[batch])

@@ -14,6 +14,8 @@ from isoscale.scaling.factors import Factors
 from isoscale.scaling.optimizers import OPTIMIZERS
 from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer
+from isoscale.training.steppers import stepper
+from planned import planned
 
 ratios = st.floats(0.05, 50.0)
 every_rule = st.sampled_from([*rules.names(), "residual-family(0.5,0.75)", "residual-family(0.75,1)"])
@@ -160,18 +162,17 @@ def _train(optimizer: Optimizer, multiplier: float, *, fold: bool) -> list[float
         factors = factors.fold(optimizer.family)
         last = last * factors.init_std
     params = [inner.requires_grad_(), last.clone().requires_grad_()]
-    lr = torch.tensor(0.05, dtype=torch.float64)
     steppers = [
-        optimizer.stepper(params[0].detach(), Role.BRANCH_INTERNAL, Factors(), lr),
-        optimizer.stepper(params[1].detach(), Role.BRANCH_LAST, factors, lr),
+        stepper(params[0].detach(), [planned(optimizer, Role.BRANCH_INTERNAL)], [0.05]),
+        stepper(params[1].detach(), [planned(optimizer, Role.BRANCH_LAST, factors)], [0.05]),
     ]
     losses = []
     for _ in range(20):
         out = factors.multiplier * torch.tanh(x @ params[0].T) @ params[1].T
         loss = (out - y).square().mean()
         losses.append(loss.item())
-        for stepper, grad in zip(steppers, torch.autograd.grad(loss, params), strict=True):
-            stepper.step(grad)
+        for one, grad in zip(steppers, torch.autograd.grad(loss, params), strict=True):
+            one.step(grad)
     return losses
 
 

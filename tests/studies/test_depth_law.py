@@ -19,7 +19,7 @@ from isoscale.runs import log2_grid, sweep, worker
 from isoscale.runs.shards import Shard
 from isoscale.runs.store.store import Trial
 from isoscale.studies.depth_law import depth_law, estimates
-from isoscale.training.recipe import batch_order
+from isoscale.training.config import batch_order
 
 
 def test_an_optimum_is_that_of_the_runs(law):

@@ -8,8 +8,9 @@ import torch
 
 from isoscale import data
 from isoscale.errors import InvalidValueError
+from isoscale.scaling.optimizers import FAMILIES
 from isoscale.training import Member, Optimizer, Recipe, ensemble, train
-from isoscale.training.recipe import batch_order
+from isoscale.training.config import batch_order
 
 DIGITS = data.load("digits").flatten()
 
@@ -37,23 +38,10 @@ def members(lrs=(2.0**-7, 2.0**-5, 2.0**-4), seeds=(0, 1, 2)):
 
 
 def plain_loop(recipe, member):
-    """What a user would write: torch modules, torch.optim, one trial."""
-    model = recipe.build(DIGITS.in_features, DIGITS.classes, member.seed)
-    factors, roles = recipe.factors(model, recipe.rule), model.roles
-    base = recipe.optimizer
-
-    def group(name, parameter):
-        own = factors[name]
-        decay = base.weight_decay * own.weight_decay if roles[name].decays else 0.0
-        return {"params": [parameter], "lr": member.lr * own.lr, "eps": base.eps * own.eps, "weight_decay": decay}
-
-    groups = [group(*named) for named in model.named_parameters()]
-    if base.family == "sgd":
-        for g in groups:
-            del g["eps"]
-        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=base.momentum or 0.0)
-    else:
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[base.family](groups)
+    """What a user would write: torch modules, torch.optim on the plan's groups, one trial."""
+    plan = recipe.plan(DIGITS.in_shape, DIGITS.classes, lr=member.lr)
+    model, plan = recipe.build(DIGITS.in_features, DIGITS.classes, member.seed, plan)
+    optimizer = getattr(torch.optim, FAMILIES[recipe.optimizer.family].torch_class)(plan.param_groups())
     losses = []
     for batch in batch_order(len(DIGITS.train_x), recipe.batch_size, recipe.steps, member.seed):
         loss = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])

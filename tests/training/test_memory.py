@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isoscale import data, models
-from isoscale.training import Member, Optimizer, Outcome, Recipe, ensemble, memory, train
+from isoscale.training import Member, Optimizer, Outcome, Recipe, Replica, ensemble, memory, train
 
 DIGITS = data.load("digits").flatten()
 RECIPE = Recipe(width=8, depth=2, base_width=8, base_depth=1, rule="sp", optimizer=Optimizer(), steps=12, batch_size=16)
@@ -22,15 +22,15 @@ CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't 
 @pytest.mark.parametrize("room", [1, 3, 9])
 def test_a_stack_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, error: Exception, room: int):
     whole, sizes = train(RECIPE, MEMBERS, DIGITS), []
-    run = ensemble._train_stack
+    run = ensemble.train_stack
 
-    def short(recipe: Recipe, members: list[Member], *rest: object) -> Outcome:
+    def short(members: list[Replica], *rest: object) -> Outcome:
         if len(members) > room:
             raise error
         sizes.append(len(members))
-        return run(recipe, members, *rest)
+        return run(members, *rest)
 
-    monkeypatch.setattr(ensemble, "_train_stack", short)
+    monkeypatch.setattr(ensemble, "train_stack", short)
     parts = train(RECIPE, MEMBERS, DIGITS)
     assert sum(sizes) == len(MEMBERS)
     assert room / 2 <= max(sizes) <= room

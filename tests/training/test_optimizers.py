@@ -9,7 +9,8 @@ from isoscale.errors import InvalidValueError
 from isoscale.scaling.factors import Factors
 from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer
-from isoscale.training.steppers import orthogonalize
+from isoscale.training.steppers import orthogonalize, stepper
+from planned import planned
 
 F64 = torch.float64
 LRS = torch.tensor([0.003, 0.03, 0.3], dtype=F64)
@@ -27,9 +28,10 @@ def start():
 
 def ours(optimizer, role=Role.BRANCH_INTERNAL):
     param = start()
-    stepper = optimizer.stepper(param, role, Factors(lr=0.5, eps=0.1), LRS)
+    plan = planned(optimizer, role, Factors(lr=0.5, eps=0.1))
+    one = stepper(param, [plan] * len(LRS), LRS.tolist())
     for grad in gradients():
-        stepper.step(grad)
+        one.step(grad)
     return param
 
 
@@ -114,7 +116,8 @@ def test_vectors_do_not_decay():
 def test_nan_in_one_member_touches_no_other(family):
     param, clean = start(), start()
     optimizer = Optimizer(family=family)
-    poisoned, pure = (optimizer.stepper(p, Role.HIDDEN, Factors(), LRS) for p in (param, clean))
+    plans = [planned(optimizer, Role.HIDDEN)] * len(LRS)
+    poisoned, pure = (stepper(p, plans, LRS.tolist()) for p in (param, clean))
     for step, grad in enumerate(gradients()):
         pure.step(grad.clone())
         grad[1] = math.nan if step == 3 else grad[1]

@@ -9,7 +9,7 @@ from isoscale import data
 from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
 from isoscale.training import Member, Optimizer, Recipe, ensemble, train
-from isoscale.training.recipe import batch_order
+from isoscale.training.config import batch_order
 
 IMAGES = data.load("synthetic", size=6, channels=2, classes=3, train=96, test=40, accuracy=0.99)
 
@@ -52,10 +52,9 @@ def recipe(model, options, **changes):
 
 def plain_loop(recipe, member, dataset):
     """What a user would write: the module, torch.optim.SGD with a group a tensor, one trial."""
-    model = recipe.build(dataset.in_shape, dataset.classes, member.seed)
-    factors = recipe.factors(model, recipe.rule)
-    groups = [{"params": [p], "lr": member.lr * factors[name].lr} for name, p in model.named_parameters()]
-    optimizer = torch.optim.SGD(groups, lr=1.0)
+    plan = recipe.plan(dataset.in_shape, dataset.classes, lr=member.lr)
+    model, plan = recipe.build(dataset.in_shape, dataset.classes, member.seed, plan)
+    optimizer = torch.optim.SGD(plan.param_groups())
     losses = []
     for batch in batch_order(len(dataset.train_x), recipe.batch_size, recipe.steps, member.seed):
         loss = F.cross_entropy(model(dataset.train_x[batch]).flatten(0, -2), dataset.train_y[batch].flatten())

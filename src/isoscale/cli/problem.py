@@ -140,7 +140,7 @@ def _dataset(on: On, made: Factory) -> Any:
 
 
 def _from_data(found: Any, on: On, batches: int, *, flat: bool) -> list[tuple[Any, Any]]:
-    from isoscale.training.recipe import batch_order
+    from isoscale.training.config import batch_order
 
     order = batch_order(len(found.train_x), min(on.batch_size, len(found.train_x)), batches, seed=0)
     return [(found.train_x[rows].flatten(1) if flat else found.train_x[rows], found.train_y[rows]) for rows in order]

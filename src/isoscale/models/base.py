@@ -7,9 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextvars import ContextVar
 
-from torch import nn
-
-from isoscale.scaling.roles import Role
+from torch import Tensor, nn
 
 _DEFAULT_SEED: ContextVar[int] = ContextVar("default_seed", default=0)
 
@@ -30,7 +28,7 @@ def seeding(seed: int) -> Generator[None, None, None]:
 
 
 class Model(nn.Module, ABC):
-    """An ordinary module that can draw its weights from a seed and say what each of them does.
+    """An ordinary module that can draw its weights from a seed and say what its forward takes.
 
     Attributes:
         positions: Places of one sample at which the stream has `width` numbers: pixels, patches or
@@ -42,12 +40,9 @@ class Model(nn.Module, ABC):
     expansion: int = 1
 
     @property
-    def roles(self) -> dict[str, Role]:
-        """Role of each parameter, by its name."""
-        return {name: self._role(name) for name, _ in self.named_parameters()}
-
     @abstractmethod
-    def _role(self, name: str) -> Role: ...
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Arguments of `forward` for one sample: what a trace needs."""
 
     @abstractmethod
     def reset_parameters(self, seed: int = 0) -> None:

@@ -65,6 +65,11 @@ class ConvModel(Model):
     ) -> None:
         self.readout = Linear(width, out_features, bias=bias, device=device, dtype=dtype)
 
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One sample of zeros."""
+        return (torch.zeros(1, *self.in_shape),)
+
     @abstractmethod
     def features(self, h: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch width *space"]:
         """The last layer's features; a stack's members lie beside one another in the channels."""

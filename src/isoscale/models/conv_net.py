@@ -14,7 +14,6 @@ from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
 from isoscale.models.layers import Phi, activation
 from isoscale.models.sizes import check_flags
-from isoscale.scaling.roles import Role
 
 
 class ConvLayer(nn.Module):
@@ -60,8 +59,6 @@ class ConvNet(ConvModel):
     >>> model = ConvNet((3, 8, 8), 10, width=16, depth=4)
     >>> model(torch.zeros(5, 3, 8, 8)).shape
     torch.Size([5, 10])
-    >>> model.roles["layers.0.conv.weight"], model.roles["layers.3.conv.weight"]
-    (<Role.INPUT: 'input'>, <Role.HIDDEN: 'hidden'>)
     """
 
     def __init__(
@@ -109,11 +106,3 @@ class ConvNet(ConvModel):
 
     def _gain(self, name: str) -> float:
         return self.gain
-
-    def _role(self, name: str) -> Role:
-        place, *rest = name.split(".")
-        if place == "readout":
-            return Role.OUTPUT if rest[0] == "weight" else Role.SCALAR
-        if rest[1] == "norm":
-            return Role.VECTOR
-        return Role.INPUT if rest[0] == "0" else Role.HIDDEN

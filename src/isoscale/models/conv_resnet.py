@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
+from isoscale.graph.multiplier import Multiplier
 from isoscale.models.base import default_seed
 from isoscale.models.conv_layers import Dropout, Padding, make_conv
 from isoscale.models.conv_model import ConvModel, ConvNorm, he_gain, make_batch_norm
-from isoscale.models.layers import Phi, activation, centred
+from isoscale.models.layers import HOMOGENEOUS, Phi, activation, centred
 from isoscale.models.sizes import check_flags, check_sizes
-from isoscale.scaling.roles import Role
 
 Block = Literal["post", "pre"]
 BranchInit = Literal["he", "he/sqrt(K)", "he/K"]
@@ -26,7 +26,11 @@ _POWER = {"he": 0.0, "he/sqrt(K)": -0.5, "he/K": -1.0}
 
 
 class ConvBranch(nn.Module):
-    """`maps` convolutions, each with its activation: after it ("post") or before it ("pre")."""
+    """`maps` convolutions, each with its activation: after it ("post") or before it ("pre").
+
+    Where the branch ends in an activation that is not positively homogeneous (gelu, tanh, any that is centred), no
+    factor on the branch can be folded into its weights: there it ends in a `Multiplier`, which a plan sets.
+    """
 
     def __init__(
         self,
@@ -35,15 +39,18 @@ class ConvBranch(nn.Module):
         dropouts: Sequence[Dropout],
         phi: Callable[[Tensor], Tensor],
         block: Block,
+        *,
+        homogeneous: bool,
     ) -> None:
         super().__init__()
         self.maps, self.norms, self.dropouts = nn.ModuleList(maps), nn.ModuleList(norms), nn.ModuleList(dropouts)
         self.phi, self.block = phi, block
+        self.end = nn.Identity() if block == "pre" or homogeneous else Multiplier()
 
     def forward(self, z: Tensor) -> Tensor:
         for conv, norm, dropout in zip(self.maps, self.norms, self.dropouts, strict=True):
             z = dropout(self.phi(norm(conv(z)))) if self.block == "post" else conv(dropout(self.phi(norm(z))))
-        return z
+        return self.end(z)
 
 
 class ConvBlock(nn.Module):
@@ -69,6 +76,7 @@ class _Maker:
     norm: ConvNorm | None
     dropout: float
     phi: Callable[[Tensor], Tensor]
+    homogeneous: bool
     block: Block
     place: dict[str, Any]
 
@@ -84,6 +92,7 @@ class _Maker:
             [Dropout(self.dropout, device=self.place["device"]) for _ in normed],
             self.phi,
             self.block,
+            homogeneous=self.homogeneous,
         )
 
     def block_of(self, width: int, block_depth: int, mlp_ratio: int) -> ConvBlock:
@@ -119,14 +128,14 @@ class ConvResNet(ConvModel):
         phi: Activation: "relu", "gelu", "tanh" or "linear".
         centre: Subtract the activation's mean under a unit Gaussian.
         norm: "batch" beside each activation, before it, or None. After the last convolution of a post-activation
-            branch it undoes that map's scale: then neither `branch_init` nor a rule's multiplier acts on the
-            branch's size, only on how fast it turns.
+            branch it undoes that layer's scale: then `branch_init` does not act on the branch's size, only on how fast
+            the layer turns, and a rule's multiplier stands on the norm's gain and bias.
         dropout: Rate after each activation; masks follow from `seed`.
         branch_init: Standard deviation of every branch weight. None: 1/sqrt(fan_in). "he": sqrt(c/fan_in), c = 2
             for relu and gelu, 1 for tanh and linear. "he/sqrt(K)": that times K^(-1/2), so that the variance is
             c/(K fan_in) as in AM-muP. "he/K": that times K^(-1). The input convolution has sqrt(c/fan_in) in
-            all three. The power of K is part of the model: use it with the rule "sp", since am-mup's own K^(-1/2)
-            would come on top.
+            all three. The power of K is part of the model at its own size: `isoscale.depth_law` trains it so. A rule
+            sets what a branch weight is relative to the base's instead, "sp" included, and leaves no power of K on top.
         readout_bias: Whether the readout has a bias.
         seed: Seed of the initial weights and of dropout, 0 by default; the global generator is not touched.
         device, dtype: As in torch; the meta device is fine.
@@ -139,8 +148,6 @@ class ConvResNet(ConvModel):
     >>> model = ConvResNet((3, 8, 8), 10, width=16, depth=4, block="pre", block_depth=2)
     >>> model(torch.zeros(5, 3, 8, 8)).shape
     torch.Size([5, 10])
-    >>> model.roles["blocks.3.branches.0.maps.1.weight"]
-    <Role.BRANCH_LAST: 'branch_last'>
     """
 
     def __init__(
@@ -182,6 +189,7 @@ class ConvResNet(ConvModel):
             norm=norm,
             dropout=dropout,
             phi=centred(phi) if centre else activation(phi),
+            homogeneous=phi in HOMOGENEOUS and not centre,
             block=block,
             place={"device": device, "dtype": dtype},
         )
@@ -196,20 +204,6 @@ class ConvResNet(ConvModel):
         for block in self.blocks:
             h = block(h)
         return self.norm(h)
-
-    def _role(self, name: str) -> Role:
-        place, *rest = name.split(".")
-        if place == "readout":
-            return Role.OUTPUT if rest[0] == "weight" else Role.SCALAR
-        if place == "stem":
-            return Role.INPUT
-        if place == "norm":
-            return Role.VECTOR
-        if rest[3] == "norms":
-            return Role.BRANCH_VECTOR
-        branch = self.get_submodule(".".join(name.split(".")[:4]))
-        assert isinstance(branch, ConvBranch)
-        return Role.BRANCH_LAST if int(rest[4]) == len(branch.maps) - 1 else Role.BRANCH_INTERNAL
 
     def _gain(self, name: str) -> float:
         return self.branch_gain if name.startswith("blocks.") else self.gain

@@ -1,4 +1,4 @@
-"""A small GPT: a causal transformer on tokens, every weight of which has a role."""
+"""A small GPT: a causal transformer on tokens."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ class GPT(Transformer):
     >>> model = GPT(vocab=65, context=32, width=64, depth=2)
     >>> model(torch.zeros(3, 32, dtype=torch.int64)).shape
     torch.Size([3, 32, 65])
-    >>> model.roles["blocks.1.attention.qkv.weight"]
-    <Role.BRANCH_INTERNAL: 'branch_internal'>
     """
 
     def __init__(
@@ -71,6 +69,11 @@ class GPT(Transformer):
         self.tokens = Embedding(vocab, width, **place)
         self.places = Embedding(context, width, **place)
         self.reset_parameters(default_seed() if seed is None else seed)
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One sequence of zeros."""
+        return (torch.zeros(1, self.context, dtype=torch.long),)
 
     def forward(self, x: Int[Tensor, "*batch time"]) -> Float[Tensor, "*batch time vocab"]:
         if x.is_floating_point():

@@ -28,6 +28,10 @@ _PHI: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# phi(c z) = c phi(z) for every c > 0.
+HOMOGENEOUS = frozenset(("relu", "linear"))
+
+
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name; raises InvalidValueError naming the nearest."""
     if name not in _PHI:

@@ -71,6 +71,30 @@ def check(name: str, options: Mapping[str, Any]) -> None:
             raise unknown(f"option of {name}", option, legal)
 
 
+def canonical(name: str, options: Mapping[str, Any], in_shape: Sequence[int]) -> dict[str, Any]:
+    """A model's own options, every default said: two ways to write one network give equal values.
+
+    Args:
+        name, options: As for `build`.
+        in_shape: Shape of one sample, which some defaults follow.
+
+    Raises:
+        InvalidValueError: No such model, or it takes no such option.
+
+    >>> canonical("residual-mlp", {"phi": "tanh"}, (64,))
+    {'block_depth': 2, 'phi': 'tanh', 'norm': None}
+    """
+    check(name, options)
+    found = {}
+    for option, parameter in inspect.signature(_constructor(name)).parameters.items():
+        if option not in _OWNED:
+            found[option] = options.get(option, parameter.default)
+    # A conv net without `dims` has as many as its samples have places' axes.
+    if "dims" in found and found["dims"] is None:
+        found["dims"] = len(in_shape) - 1
+    return found
+
+
 def build(
     name: str,
     options: Mapping[str, Any] | None = None,

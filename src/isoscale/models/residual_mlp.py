@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from isoscale.models.base import Model, default_seed
 from isoscale.models.layers import Linear, Norm, Phi, activation, make_norm
 from isoscale.models.sizes import check_sizes
-from isoscale.scaling.roles import Role
 
 
 class ResidualBlock(nn.Module):
@@ -70,8 +69,6 @@ class ResidualMLP(Model):
     >>> model = ResidualMLP(64, 10, width=32, depth=4)
     >>> model(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
-    >>> model.roles["blocks.3.maps.1.weight"]
-    <Role.BRANCH_LAST: 'branch_last'>
     """
 
     def __init__(
@@ -99,6 +96,11 @@ class ResidualMLP(Model):
         self.readout = Linear(width, out_features, device=device, dtype=dtype)
         self.reset_parameters(default_seed() if seed is None else seed)
 
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One sample of zeros."""
+        return (torch.zeros(1, self.input.in_features),)
+
     def reset_parameters(self, seed: int = 0) -> None:
         """Draw every weight anew from `seed`, in the order of `named_parameters`; norms to identity."""
         generator = torch.Generator().manual_seed(seed)
@@ -113,17 +115,3 @@ class ResidualMLP(Model):
         for block in self.blocks:
             h = block(h)
         return self.readout(self.norm(h))
-
-    def _role(self, name: str) -> Role:
-        place, *rest = name.split(".")
-        if place == "input":
-            return Role.INPUT
-        if place == "readout":
-            return Role.OUTPUT
-        if place == "norm":
-            return Role.VECTOR
-        if rest[1] == "norm":
-            return Role.BRANCH_VECTOR
-        block = self.blocks[int(rest[0])]
-        assert isinstance(block, ResidualBlock)
-        return Role.BRANCH_LAST if int(rest[2]) == len(block.maps) - 1 else Role.BRANCH_INTERNAL

@@ -13,16 +13,8 @@ from isoscale.errors import InvalidValueError
 from isoscale.models.base import Model
 from isoscale.models.layers import Embedding, Linear, Norm, Phi, activation, make_norm
 from isoscale.models.sizes import check_sizes
-from isoscale.scaling.roles import Role
 
 NormPlace = Literal["pre", "post"]
-
-_BRANCH_ROLES = {
-    "attention.qkv": Role.BRANCH_INTERNAL,
-    "attention.proj": Role.BRANCH_LAST,
-    "mlp.up": Role.BRANCH_INTERNAL,
-    "mlp.down": Role.BRANCH_LAST,
-}
 
 
 class Attention(nn.Module):
@@ -144,19 +136,6 @@ class Transformer(Model):
         for block in self.blocks:
             h = block(h)
         return self.norm(h)
-
-    def _role(self, name: str) -> Role:
-        place, *rest = name.split(".")
-        if place == "readout":
-            return Role.OUTPUT
-        if place == "norm":
-            return Role.VECTOR
-        if place != "blocks":
-            return Role.INPUT
-        if rest[1].endswith("norm"):
-            # A post-norm stands on the stream, after the branch was added.
-            return Role.BRANCH_VECTOR if self.norm_place == "pre" else Role.VECTOR
-        return _BRANCH_ROLES[".".join(rest[1:3])]
 
 
 def heads_of(width: int, head_size: int, heads: int | None) -> tuple[int, float]:

@@ -46,8 +46,6 @@ class ViT(Transformer):
     >>> model = ViT((3, 32, 32), 10, width=64, depth=2)
     >>> model(torch.zeros(5, 3, 32, 32)).shape
     torch.Size([5, 10])
-    >>> model.roles["patches.weight"]
-    <Role.INPUT: 'input'>
     """
 
     def __init__(
@@ -81,6 +79,11 @@ class ViT(Transformer):
         self.patches = Linear(shape[0] * patch**2, width, **place)
         self.places = Embedding(self.positions, width, **place)
         self.reset_parameters(default_seed() if seed is None else seed)
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """One image of zeros."""
+        return (torch.zeros(1, *self.in_shape),)
 
     def forward(self, x: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch out_features"]:
         if tuple(x.shape[-3:]) != self.in_shape:

@@ -7,7 +7,6 @@ Two steps. `read` looks at the model and its base: what each tensor is and how f
 from __future__ import annotations
 
 import math
-import numbers
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from isoscale.checks import number, share
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
 from isoscale.graph import anatomy as anatomies
 from isoscale.graph.anatomy import Anatomy, Part, Roles
@@ -66,7 +66,8 @@ def parametrize(
         adjust_lr_fn: Muon's argument of that name, handed on in its groups.
         momentum, betas: What the base was tuned with, handed on in the groups; None leaves them to the optimizer.
         example_inputs: Arguments of `forward`: a tuple, or a mapping of keyword arguments. Only their shapes matter.
-            Not needed if the model has a property `roles`, or if `roles` covers every parameter.
+            Not needed if the model has a property `example_inputs` (isoscale's own have) or `roles`, or if `roles`
+            covers every parameter.
         roles: Glob pattern -> Role, for what the trace cannot know; wins over the trace. Or the name of a family whose
             roles are known without a trace: "bert", "gpt2", "llama", "mixtral".
         force: Return a plan that has open items instead of raising.
@@ -129,8 +130,8 @@ def read(
     """What each tensor of a model is, and how far it is from the base; arguments and errors as for `parametrize`."""
     _check_model(model)
     model = unwrapped(model)
-    anatomy = _anatomy(model, example_inputs, roles)
-    known = _base(base, example_inputs, traced=anatomy.traced)
+    anatomy = _anatomy(model, _inputs(model, example_inputs, roles), roles)
+    known = _base(base, _inputs(base, example_inputs, roles), traced=anatomy.traced)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     pairs = sizes.counterparts(shapes, known.shapes)
@@ -222,30 +223,22 @@ def settings(
         raise InvalidValueError(f"`momentum` is not an option of {row.name}; use `betas`")
     return Settings(
         optimizer=row.name,
-        lr=_number("lr", main, above=True),
-        adamw_lr=_number("lr", beside, above=True),
-        weight_decay=_number("weight_decay", weight_decay),
-        eps=_number("eps", eps),
-        momentum=None if momentum is None else _share("momentum", momentum),
-        betas=None if betas is None else (_share("betas", betas[0]), _share("betas", betas[1])),
+        lr=number("lr", main, above=0),
+        adamw_lr=number("lr", beside, above=0),
+        weight_decay=number("weight_decay", weight_decay, least=0),
+        eps=number("eps", eps, least=0),
+        momentum=None if momentum is None else share("momentum", momentum),
+        betas=None if betas is None else (share("betas", betas[0]), share("betas", betas[1])),
         decay=decay,
         adjust_lr_fn=adjust_lr_fn,
     )
 
 
-def _share(name: str, value: Any) -> float:
-    share = _number(name, value)
-    if share >= 1:
-        raise InvalidValueError(f"`{name}` must be in [0, 1), got {share}")
-    return share
-
-
-def _number(name: str, value: Any, *, above: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"`{name}` must be a number, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (above and value == 0):
-        raise InvalidValueError(f"`{name}` must be {'> 0' if above else '>= 0'} and finite, got {value}")
-    return float(value)
+def _inputs(model: Any, given: Any, roles: Any) -> Any:
+    """Arguments of the forward: those given, or the model's own. Where roles are given, no trace is asked for."""
+    if given is None and roles is None and isinstance(model, nn.Module):
+        return getattr(unwrapped(model), "example_inputs", None)
+    return given
 
 
 def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | str | None) -> Anatomy:

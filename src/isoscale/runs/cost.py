@@ -24,12 +24,14 @@ def estimate_seconds(left: Sequence[Shard], workers: int, device: str) -> float:
     data = worker.load(smallest)
     sample = dataclasses.replace(
         smallest,
-        recipe=dataclasses.replace(smallest.recipe, steps=_STEPS),
-        members=smallest.members[: members_at_once(smallest.recipe, data)],
+        config=dataclasses.replace(smallest.config, steps=_STEPS),
+        members=smallest.members[: members_at_once(smallest.config, data)],
     )
-    train(sample.recipe, sample.members, data, device=device)  # the first call also warms up the libraries
+    train(
+        sample.config, sample.members, data, plan=sample.plan, device=device
+    )  # the first call also warms up the libraries
     started = time.perf_counter()
-    train(sample.recipe, sample.members, data, device=device)
+    train(sample.config, sample.members, data, plan=sample.plan, device=device)
     per_unit = (time.perf_counter() - started) / cost(sample)
     # No schedule beats the longest shard.
     seconds = [per_unit * cost(shard) for shard in left]

@@ -8,9 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from isoscale import models
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.runs import interrupts, worker
 from isoscale.runs import shards as shards_
@@ -124,9 +122,6 @@ def _merged(plan: Sequence[Shard]) -> list[Shard]:
 def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
     """The shards of a sweep, after its data and model were seen to be usable."""
     source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
-    inputs: dict[str, Any] = {"in_shape": dataset.in_shape, "out_features": dataset.classes}
-    for width in spec.widths:
-        models.build(spec.model, spec.model_args, device="meta", width=width, depth=1, **inputs)
     if spec.batch_size > len(dataset.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
@@ -227,22 +222,22 @@ class _Driver:
         self.store.record(worker.failures(shard, reason, self.site.device))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
-        total = dict.fromkeys((shard.recipe.rule for shard in self.plan), 0)
+        total = dict.fromkeys((shard.config.rule for shard in self.plan), 0)
         for shard in self.plan:
-            total[shard.recipe.rule] += len(shard.members)
+            total[shard.config.rule] += len(shard.members)
         done = {rule: float(count) for rule, count in total.items()}
         for shard in self.waiting:
-            done[shard.recipe.rule] -= len(shard.members)
+            done[shard.config.rule] -= len(shard.members)
         for shard in self.running.values():
             steps = member_steps[self.slots[shard.id]] if member_steps else 0
-            done[shard.recipe.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+            done[shard.config.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
         return Progress(total, done, len(self.waiting) if not self.running else 0)
 
 
 def cost(shard: Shard) -> int:
     """Proportional to the arithmetic of the hidden maps."""
-    return shard.member_steps * shard.recipe.depth * shard.recipe.width**2
+    return shard.member_steps * shard.config.depth * shard.config.width**2
 
 
 def _describe(shard: Shard) -> str:
-    return f"{shard.recipe.rule}, width {shard.recipe.width}, depth {shard.recipe.depth}"
+    return f"{shard.config.rule}, width {shard.config.width}, depth {shard.config.depth}"

@@ -10,18 +10,20 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.models import names as model_names
 from isoscale.scaling import rules
 from isoscale.scaling.optimizers import OPTIMIZERS
 
+if TYPE_CHECKING:
+    from isoscale.runs.trial import Trial
+
 # Powers of two that a float holds.
 _LOG2_RANGE = (-1074, 1023)
-
-_LARGEST = 2**63 - 1
 
 # A larger grid is a slip of the pen, and would fill the memory before anything could say so.
 _MOST_TRIALS = 10_000_000
@@ -118,9 +120,9 @@ class Sweep:
         for name in ("steps", "batch_size"):
             self._set(name, whole(name, getattr(self, name)))
         for name in ("eps", "weight_decay"):
-            self._set(name, _number(name, getattr(self, name)))
-        self._set("momentum", None if self.momentum is None else _number("momentum", self.momentum))
-        betas = tuple(_number("betas", beta) for beta in _items("betas", self.betas))
+            self._set(name, number(name, getattr(self, name)))
+        self._set("momentum", None if self.momentum is None else number("momentum", self.momentum))
+        betas = tuple(number("betas", beta) for beta in _items("betas", self.betas))
         if len(betas) != 2:
             raise InvalidValueError(f"`betas` must be two numbers, got {self.betas!r}")
         self._set("betas", betas)
@@ -133,6 +135,44 @@ class Sweep:
         """How many trials the grid has."""
         axes = (self.rule, self.widths, self.depths, self.lrs, self.seeds)
         return math.prod(len(axis) for axis in axes if isinstance(axis, Sequence))
+
+    def trial(
+        self,
+        *,
+        rule: str | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        lr: float | None = None,
+        seed: int | None = None,
+        data: str | None = None,
+        device: str = "cpu",
+    ) -> Trial:
+        """One trial as its parts: `.model()`, `.plan`, `.batches()`. A plain loop over these gives the stored curve.
+
+        Args:
+            rule, width, depth, lr, seed: Which; one that the sweep has a single value of may be left out. Values that
+                the sweep does not have are fine.
+            data: Folder of the data sets; by default `$ISOSCALE_DATA`.
+            device: Where its model and batches are.
+
+        Raises:
+            InvalidValueError: An axis with several values that is left out, or a value that makes no sense.
+            PlanError: The rule cannot be applied to the model.
+
+        >>> trial = Sweep(widths=[16], depths=[2, 4], steps=3).trial(depth=4, lr=0.125, seed=0)
+        >>> trial, len(list(trial.batches()))
+        (Trial(rule=completep, width=16, depth=4, lr=0.125, seed=0), 3)
+        """
+        from isoscale.runs import shards, worker
+        from isoscale.runs.trial import Trial
+
+        rule = _rule(_one("rule", rule, self.rule))
+        width = whole("width", _one("width", width, self.widths))
+        depth = whole("depth", _one("depth", depth, self.depths))
+        lr = number("lr", _one("lr", lr, self.lrs), above=0)
+        seed = whole("seed", _one("seed", seed, self.seeds), least=0)
+        source, dataset = worker.source(self.dataset, data, tuple(self.dataset_args.items()), self.model)
+        return Trial(shards.config_of(self, rule, width, depth), lr, seed, source, dataset, device)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Sweep:
@@ -173,16 +213,13 @@ class Sweep:
         }
 
 
-def whole(name: str, value: object, *, least: int = 1) -> int:
-    """`value` as an int of at least `least`, or the error that names it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InvalidTypeError(f"`{name}` must be a whole number, got {value!r}")
-    number = int(value)
-    if abs(number) > _LARGEST:  # not shown: Python writes out no number of more than 4,300 digits
-        raise InvalidValueError(f"`{name}` must be a number of 64 bits")
-    if number < least:
-        raise InvalidValueError(f"`{name}` must be >= {least}, got {number}")
-    return number
+def _one(name: str, value: Any, values: Any) -> Any:
+    """The value given, or the only one that there is."""
+    if value is not None:
+        return value
+    if len(values) != 1:
+        raise InvalidValueError(f"`{name}` must be given: the sweep has {', '.join(map(str, values))}")
+    return values[0]
 
 
 def _count(name: str, value: object) -> int:
@@ -193,20 +230,8 @@ def _count(name: str, value: object) -> int:
     return count
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"`{name}` must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InvalidValueError(f"`{name}` must be a number that a float holds") from None
-
-
 def _rate(value: object) -> float:
-    lr = _number("lrs", value)
-    if not (math.isfinite(lr) and lr > 0):
-        raise InvalidValueError(f"`lrs` must be positive and finite, got {lr}")
-    return lr
+    return number("lrs", value, above=0)
 
 
 def _rule(name: object) -> str:
@@ -233,7 +258,7 @@ def _option(name: str, value: object) -> Any:
     if isinstance(value, (str, bool)):
         return value
     if isinstance(value, numbers.Integral):
-        return whole(name, value, least=-_LARGEST)
+        return whole(name, value, least=-LARGEST)
     if isinstance(value, numbers.Real):
         return float(value)
     if isinstance(value, (list, tuple)):

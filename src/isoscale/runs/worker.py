@@ -16,8 +16,9 @@ import torch
 from isoscale import data
 from isoscale.data import Dataset
 from isoscale.errors import DataError
+from isoscale.runs.keys import Source, digest
 from isoscale.runs.record import Trial
-from isoscale.runs.shards import Shard, Source
+from isoscale.runs.shards import Shard
 from isoscale.training import Member, Outcome, as_taken, train
 
 
@@ -28,7 +29,8 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
         DataError: The data is not what it was when the sweep began.
         InvalidValueError: A model or batch size that cannot be.
     """
-    outcome = train(shard.recipe, shard.members, load(shard), device=device, progress=progress)
+    data = load(shard)
+    outcome = train(shard.config, shard.members, data, plan=shard.plan, device=device, progress=progress)
     return _trials(shard, outcome, device)
 
 
@@ -64,7 +66,7 @@ def load(shard: Shard) -> Dataset:
         DataError: It is not what it was when the sweep began.
     """
     wanted = shard.source
-    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()), shard.recipe.model)
+    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()), shard.config.model)
     if found.fingerprint != wanted.fingerprint:
         raise DataError(
             f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
@@ -77,7 +79,9 @@ def load(shard: Shard) -> Dataset:
 def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...], model: str) -> tuple[Source, Dataset]:
     """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process."""
     dataset = as_taken(model, _read(name, folder, args))
-    return Source(name, folder, dict(args), dataset.fingerprint, dataset.note), dataset
+    shape = tuple(dataset.in_shape)
+    found = Source(name, folder, dict(args), dataset.fingerprint, dataset.note, shape, dataset.classes)
+    return found, dataset
 
 
 @functools.lru_cache(maxsize=1)
@@ -112,5 +116,6 @@ def failures(shard: Shard, reason: str, device: str) -> list[Trial]:
 
 
 def _trial(shard: Shard, member: Member, ran: str, **result: Any) -> Trial:
-    config = json.dumps(shard.config(member), sort_keys=True)
-    return Trial(key=shard.key(member), shard=shard.id, config=config, versions=ran, **result)
+    settings = shard.settings(member)
+    config = json.dumps(settings, sort_keys=True)
+    return Trial(key=digest(settings), shard=shard.id, config=config, versions=ran, **result)

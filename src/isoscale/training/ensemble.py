@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from isoscale.data import Dataset
+from isoscale.graph.multiplier import Multiplier
 from isoscale.models import Model
+from isoscale.parametrization.plan import Plan
+from isoscale.training.config import Member, TrialConfig, as_taken, batch_order
 from isoscale.training.memory import data_fit, in_parts, members_that_fit
-from isoscale.training.recipe import Member, Recipe, as_taken, batch_order
-from isoscale.training.steppers import Stepper
+from isoscale.training.steppers import Stepper, stepper
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
 # these sizes measured fastest (benchmarks/ensemble.py).
@@ -61,49 +64,57 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe,
+    config: TrialConfig,
     members: Sequence[Member],
     data: Dataset,
     *,
+    plan: Plan | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Outcome:
     """Train every member and record its losses; divergence is recorded, never raised.
 
     Args:
-        recipe: What the members share.
+        config: What the members share.
         members: Learning rate and seed of each. A stack of them that does not fit the memory is halved.
         data: Of the kind that the model takes; images are flattened for one that takes vectors.
+        plan: `config.plan(...)` at learning rate 1, if it was made already.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
 
     Raises:
         InvalidValueError: A batch larger than the data, data of another kind than the model takes, or a model
             that refuses its options.
+        PlanError: The rule cannot be applied to the model.
     """
-    data = as_taken(recipe.model, data)
+    data = as_taken(config.model, data)
+    plan = config.plan(data.in_shape, data.classes) if plan is None else plan
     # Neighbours in learning rate diverge together, and a stack stops once all of it has diverged.
     order = sorted(range(len(members)), key=lambda i: members[i])
-    shared = {seed: _Seed(recipe, data, seed, device) for seed in {member.seed for member in members}}
+    seeds = {seed: _Seed(config, plan, data, seed, device) for seed in {member.seed for member in members}}
 
     def run(chunk: Sequence[int]) -> Outcome:
-        return _train_stack(recipe, [members[i] for i in chunk], shared, data, device, progress)
+        replicas = []
+        for i in chunk:
+            start = seeds[members[i].seed]
+            replicas.append(Replica(start.model, start.plan, start.order, members[i].lr))
+        return train_stack(replicas, data, device, progress)
 
-    chunks = _chunks(order, members_at_once(recipe, data, device))
+    chunks = _chunks(order, members_at_once(config, data, device))
     outcomes = [part for chunk in chunks for part in in_parts(run, chunk)]
     joined = [np.concatenate(parts) for parts in zip(*map(_fields, outcomes), strict=True)]
     back = np.argsort(order)
     return Outcome(*(array[back] for array in joined))
 
 
-def members_at_once(recipe: Recipe, data: Dataset, device: torch.device | str = "cpu") -> int:
+def members_at_once(config: TrialConfig, data: Dataset, device: torch.device | str = "cpu") -> int:
     """How many members train fastest as one stack: on a GPU, which a large stack fills, all that its memory holds."""
-    model = recipe.sketch(data.in_shape, data.classes)
+    model = config.on_meta(data.in_shape, data.classes)
     if torch.device(device).type == "cuda":
-        maps = sum(role.is_hidden_map for role in model.roles.values()) + 2
-        units = recipe.width * model.positions * model.expansion
-        return members_that_fit(model, units, maps, recipe.batch_size, device)
-    return stack_size(recipe.width, recipe.batch_size, model.positions, model.expansion)
+        matrices = sum(param.dim() > 1 for param in model.parameters())
+        units = config.width * model.positions * model.expansion
+        return members_that_fit(model, units, matrices, config.batch_size, device)
+    return stack_size(config.width, config.batch_size, model.positions, model.expansion)
 
 
 def stack_size(width: int, batch_size: int, positions: int, expansion: int = 1) -> int:
@@ -114,54 +125,81 @@ def stack_size(width: int, batch_size: int, positions: int, expansion: int = 1) 
     return 1 if numbers > _NUMBERS_THAT_STACK else _NUMBERS_PER_STACK // numbers
 
 
+class Replica(NamedTuple):
+    """One network of an ensemble.
+
+    Attributes:
+        model: With its initial weights.
+        plan: Its numbers. Replicas that train as one stack have plans of one shape, and share what steps each tensor,
+            momentum and betas; learning rates, decays and eps may differ.
+        order: Which samples each step sees, (steps, batch).
+        lr: What the plan's learning rates are multiplied by.
+    """
+
+    model: Model
+    plan: Plan
+    order: Int[Tensor, "steps batch"]
+    lr: float
+
+
 class _Seed:
-    """What every member of a seed starts from: initial model and order of the samples."""
+    """What every member of a seed starts from: initial model, its plan, and the order of the samples."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, seed: int, device: torch.device | str) -> None:
-        self.model = recipe.build(data.in_shape, data.classes, seed).to(device)
-        self.order = batch_order(len(data.train_x), recipe.batch_size, recipe.steps, seed).to(device)
+    def __init__(self, config: TrialConfig, plan: Plan, data: Dataset, seed: int, device: torch.device | str) -> None:
+        model, self.plan = config.build(data.in_shape, data.classes, seed, plan)
+        self.model = model.to(device)
+        self.order = batch_order(len(data.train_x), config.batch_size, config.steps, seed).to(device)
 
 
-def _train_stack(
-    recipe: Recipe,
-    members: Sequence[Member],
-    shared: dict[int, _Seed],
+def train_stack(
+    replicas: Sequence[Replica],
     data: Dataset,
-    device: torch.device | str,
-    progress: Progress | None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> Outcome:
-    seeds = sorted({member.seed for member in members})
-    of_seed = torch.tensor([seeds.index(member.seed) for member in members], device=device)
-    order = torch.stack([shared[seed].order for seed in seeds], dim=1)  # (steps, seeds, batch)
-    model = stack([shared[member.seed].model for member in members])
+    """Train replicas of one shape as one batched program.
+
+    Args:
+        replicas: The networks; they stay as they are, copies are trained.
+        data: What they train on and are evaluated on.
+        device: Where to train.
+        progress: Called with the number of member-steps finished since its last call.
+    """
+    orders = {id(replica.order): replica.order for replica in replicas}
+    places = {key: place for place, key in enumerate(orders)}
+    of_order = torch.tensor([places[id(replica.order)] for replica in replicas], device=device)
+    order = torch.stack(list(orders.values()), dim=1)  # (steps, different orders, batch)
+    model = stack([replica.model for replica in replicas])
     params = list(model.parameters())
-    steppers = _steppers(recipe, model, members)
+    steppers = _steppers(model, replicas)
     # Labels are far smaller than samples, and both must lie in one place to be picked by one index.
     # Data that do not fit beside the models stay where they are, and their batches travel.
     x = data.train_x.to(device) if data_fit(data.train_x, device) else data.train_x
     y = data.train_y.to(x.device)
-    curve = torch.full((recipe.steps, len(members)), torch.nan, device=device)
-    for step in range(recipe.steps):
-        batch = order[step][of_seed]  # (members, batch)
+    curve = torch.full((len(order), len(replicas)), torch.nan, device=device)
+    for step in range(len(order)):
+        batch = order[step][of_order]  # (members, batch)
         at = batch.to(x.device)
         losses = _losses(model, x[at].to(device), y[at].to(device))
         curve[step] = losses.detach()
         # The sum's gradient is each member's own: no member's parameters enter another's loss.
-        for stepper, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
-            stepper.step(grad)
+        for one, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
+            one.step(grad)
         if (step + 1) % _LOOK_EVERY == 0:
             if progress:
-                progress(_LOOK_EVERY * len(members))
+                progress(_LOOK_EVERY * len(replicas))
             if not curve[step].isfinite().any():
                 break
     return _outcome(model, curve, data, device)
 
 
-def _steppers(recipe: Recipe, model: Model, members: Sequence[Member]) -> list[Stepper]:
-    lrs = torch.tensor([member.lr for member in members], dtype=torch.float64)
-    factors, roles = recipe.factors(model, recipe.rule), model.roles
+def _steppers(model: Model, replicas: Sequence[Replica]) -> list[Stepper]:
+    """One for each parameter, from what the replicas' plans say of it."""
+    planned = [{entry.name: entry for entry in replica.plan.entries} for replica in replicas]
+    lrs = [replica.lr for replica in replicas]
+    adjust_lr_fn = replicas[0].plan.settings.adjust_lr_fn
     return [
-        recipe.optimizer.stepper(param.detach(), roles[name], factors[name], lrs[0] if len(members) == 1 else lrs)
+        stepper(param.detach(), [entries[name] for entries in planned], lrs, adjust_lr_fn)
         for name, param in model.named_parameters()
     ]
 
@@ -175,6 +213,13 @@ def stack(models: Sequence[Model]) -> Model:
         owner, _, leaf = name.rpartition(".")
         tensors = torch.stack([model.get_parameter(name).detach() for model in models])
         setattr(stacked.get_submodule(owner), leaf, nn.Parameter(tensors))
+    for name, module in stacked.named_modules():
+        if isinstance(module, Multiplier):
+            factors = {model.get_submodule(name).factor for model in models}
+            if len(factors) > 1:
+                raise ValueError(
+                    f"`{name}` multiplies by {sorted(factors)}: models of one stack share their multipliers"
+                )
     for name in dict(stacked.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         setattr(stacked.get_submodule(owner), leaf, torch.stack([model.get_buffer(name) for model in models]))

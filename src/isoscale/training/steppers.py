@@ -1,83 +1,30 @@
-"""Optimizers that step a stack of models at once, each member with its own learning rate.
+"""Optimizers that step a stack of models at once, each member with numbers of its own.
 
-One stepper a tensor, because a rule gives each tensor its own learning rate, decay and eps. Every
-operation is elementwise or acts on the last two axes, so members never mix and a plain tensor works
-as well as a stacked one. The steps are those of torch.optim.
+One stepper per tensor, because a plan gives each tensor its own learning rate, decay and eps. Every operation is
+elementwise or acts on the last two axes, so members never mix and a plain tensor works as well as a stacked one. The
+steps are those of torch.optim.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from isoscale.errors import InvalidValueError, unknown
-from isoscale.scaling.factors import Factors
-from isoscale.scaling.optimizers import OPTIMIZERS, OptimizerFamily
-from isoscale.scaling.roles import Role
+from isoscale.scaling.optimizers import FAMILIES
+from isoscale.scaling.tensor import MuonAdjustment, TensorPlan, muon_scale
 
-_MOMENTUM: dict[str, float] = {"sgd": 0.0, "sign": 0.9, "muon": 0.95}
+T = TypeVar("T")
+
+# A number that all members share, or one for each: (members, 1, ...).
+Number = float | Tensor
 
 # Quintic Newton-Schulz coefficients of Muon (Keller Jordan's post), as in torch.optim.Muon.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """An optimizer and its base hyperparameters; a rule turns them into each tensor's own.
-
-    Attributes:
-        family: "sgd", "adam", "adamw", "sign" (signed momentum) or "muon" (hidden maps by Muon,
-            everything else by AdamW at the same base learning rate).
-        momentum: Of sgd (default 0), sign (0.9, an average) and muon (0.95, Nesterov); not for Adam.
-        betas, eps: Of Adam.
-        weight_decay: As in torch: coupled for sgd and adam, decoupled for adamw, sign and muon;
-            acts on maps only, never on biases and gains.
-    """
-
-    family: OptimizerFamily = "sgd"
-    momentum: float | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.family not in OPTIMIZERS:
-            raise unknown("optimizer", self.family, OPTIMIZERS)
-        if self.momentum is not None and self.family not in _MOMENTUM:
-            raise InvalidValueError(f"`momentum` is not an option of {self.family}; use `betas`")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise InvalidValueError(f"`momentum` must be in [0, 1), got {self.momentum}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InvalidValueError(f"`betas` must be in [0, 1), got {self.betas}")
-        if not self.eps > 0:
-            raise InvalidValueError(f"`eps` must be > 0, got {self.eps}")
-        if not self.weight_decay >= 0:
-            raise InvalidValueError(f"`weight_decay` must be >= 0, got {self.weight_decay}")
-
-    def stepper(self, param: Tensor, role: Role, factors: Factors, lrs: Tensor) -> Stepper:
-        """The stepper of one tensor.
-
-        Args:
-            param: The tensor, stepped in place; its first axis is the members' if `lrs` is 1-D.
-            role: What the tensor does.
-            factors: Its factors, folded.
-            lrs: Base learning rates: a scalar for a plain tensor, (members,) for a stacked one.
-        """
-        member_axes = [*lrs.shape, *[1] * (param.dim() - lrs.dim())]
-        lr = (lrs * factors.lr).to(param).reshape(member_axes)
-        decay = self.weight_decay * factors.weight_decay if role.decays else 0.0
-        momentum = _MOMENTUM.get(self.family, 0.0) if self.momentum is None else self.momentum
-        if self.family == "sgd":
-            return Sgd(param, lr, momentum, decay)
-        if self.family == "sign":
-            return Sign(param, lr, momentum, decay)
-        if self.family == "muon" and role.is_hidden_map:
-            return Muon(param, lr, momentum, decay)
-        return Adam(param, lr, self.betas, self.eps * factors.eps, decay, decoupled=self.family != "adam")
 
 
 class Stepper(ABC):
@@ -87,17 +34,80 @@ class Stepper(ABC):
     def step(self, grad: Tensor) -> None: ...
 
 
+def stepper(
+    param: Tensor, tensors: Sequence[TensorPlan], lrs: Sequence[float], adjust_lr_fn: MuonAdjustment = "original"
+) -> Stepper:
+    """The stepper of one tensor of a stack.
+
+    Args:
+        param: The tensor, stepped in place; with several members, its first axis is the members'.
+        tensors: Each member's plan for it. What steps it, momentum and betas are the same for all.
+        lrs: What each member's planned learning rate is multiplied by.
+        adjust_lr_fn: Muon's argument of that name.
+    """
+    row = FAMILIES[_shared([tensor.optimizer for tensor in tensors])]
+    # In double precision, as Python multiplies a plan's learning rate.
+    rates = [lr * tensor.lr for lr, tensor in zip(lrs, tensors, strict=True)]
+    lr = _per_member(rates, param)
+    decay = _number([tensor.weight_decay for tensor in tensors], param)
+    if row.takes_betas:
+        betas = _shared([tensor.betas for tensor in tensors])
+        eps = _number([tensor.eps for tensor in tensors], param)
+        assert betas is not None
+        return Adam(param, lr, betas, eps, decay, decoupled=not row.coupled_decay)
+    momentum = _shared([tensor.momentum for tensor in tensors])
+    assert momentum is not None
+    if row.answer == "linear":
+        return Sgd(param, lr, momentum, decay)
+    if row.answer == "spectral":
+        return Muon(param, lr, momentum, decay, adjust_lr_fn)
+    return Sign(param, lr, momentum, decay)
+
+
+def _shared(values: Sequence[T]) -> T:
+    """The one value that all members have; stacks are made so that they have one (`ensemble.alike`)."""
+    assert len(set(values)) == 1, values
+    return values[0]
+
+
+def _number(values: Sequence[float | None], param: Tensor) -> Number:
+    """One number if all members have the same: then it is an argument of a kernel and no tensor."""
+    known = [value for value in values if value is not None]
+    assert len(known) == len(values)
+    return known[0] if len(set(known)) == 1 else _per_member(known, param)
+
+
+def _per_member(values: Sequence[float], param: Tensor) -> Tensor:
+    """Numbers in the parameter's precision, shaped to multiply a stack of it."""
+    if len(values) == 1:
+        return torch.tensor(values[0], dtype=torch.float64).to(param)
+    own_axes = [1] * (param.dim() - 1)
+    return torch.tensor(values, dtype=torch.float64).to(param).reshape(-1, *own_axes)
+
+
+def _plus_decay(grad: Tensor, param: Tensor, decay: Number) -> Tensor:
+    """Gradient of the loss plus decay / 2 |w|^2."""
+    if isinstance(decay, Tensor):
+        return grad + decay * param
+    return grad.add(param, alpha=decay) if decay else grad
+
+
+def _shrink(param: Tensor, minus_lr: Tensor, decay: Number) -> None:
+    """w <- (1 - lr decay) w."""
+    if isinstance(decay, Tensor) or decay:
+        param.mul_(1 + minus_lr * decay)
+
+
 class Sgd(Stepper):
     """w -= lr * buffer,  buffer = momentum * buffer + (grad + weight_decay * w)."""
 
-    def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: float) -> None:
+    def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number) -> None:
         self.param, self.minus_lr = param, -lr
         self.momentum, self.weight_decay = momentum, weight_decay
         self.buffer = torch.zeros_like(param) if momentum else None
 
     def step(self, grad: Tensor) -> None:
-        if self.weight_decay:
-            grad = grad.add(self.param, alpha=self.weight_decay)
+        grad = _plus_decay(grad, self.param, self.weight_decay)
         if self.buffer is not None:
             grad = self.buffer.mul_(self.momentum).add_(grad)
         self.param.addcmul_(grad, self.minus_lr)
@@ -111,8 +121,8 @@ class Adam(Stepper):
         param: Tensor,
         lr: Tensor,
         betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
+        eps: Number,
+        weight_decay: Number,
         *,
         decoupled: bool,
     ) -> None:
@@ -124,10 +134,10 @@ class Adam(Stepper):
     def step(self, grad: Tensor) -> None:
         beta1, beta2 = self.betas
         self.steps += 1
-        if self.weight_decay and self.decoupled:
-            self.param.mul_(1 + self.minus_lr * self.weight_decay)
-        elif self.weight_decay:
-            grad = grad.add(self.param, alpha=self.weight_decay)
+        if self.decoupled:
+            _shrink(self.param, self.minus_lr, self.weight_decay)
+        else:
+            grad = _plus_decay(grad, self.param, self.weight_decay)
         self.mean.lerp_(grad, 1 - beta1)
         self.square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = self.square.sqrt().div_((1 - beta2**self.steps) ** 0.5).add_(self.eps)
@@ -135,39 +145,39 @@ class Adam(Stepper):
 
 
 class Sign(Stepper):
-    """w -= lr * sign(average of the gradients); decay decoupled."""
+    """w -= lr * sign(average of the gradients); decay decoupled (`isoscale.training.torch_optimizers.SignSGD`)."""
 
-    def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: float) -> None:
+    def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number) -> None:
         self.param, self.minus_lr = param, -lr
         self.momentum, self.weight_decay = momentum, weight_decay
         self.mean = torch.zeros_like(param)
 
     def step(self, grad: Tensor) -> None:
-        if self.weight_decay:
-            self.param.mul_(1 + self.minus_lr * self.weight_decay)
+        _shrink(self.param, self.minus_lr, self.weight_decay)
         mean = self.mean.lerp_(grad, 1 - self.momentum)
         # The sign of NaN is 0 in torch, which would freeze a diverged member instead of showing it.
         self.param.addcmul_(mean.sign().add_(mean, alpha=0), self.minus_lr)
 
 
 class Muon(Stepper):
-    """Orthogonalised Nesterov momentum (torch.optim.Muon, `adjust_lr_fn="original"`); decay decoupled.
+    """Orthogonalised Nesterov momentum (torch.optim.Muon); decay decoupled.
 
     Newton-Schulz runs in the tensor's own precision, where torch's runs in bfloat16.
     """
 
-    def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: float) -> None:
-        fan_out, fan_in = param.shape[-2:]
+    def __init__(
+        self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number, adjust_lr_fn: MuonAdjustment
+    ) -> None:
+        rows, columns = param.shape[-2:]
         self.param, self.minus_lr = param, -lr
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.scale = max(1.0, fan_out / fan_in) ** 0.5
+        self.scale = muon_scale(rows, columns, adjust_lr_fn)
         self.mean = torch.zeros_like(param)
 
     def step(self, grad: Tensor) -> None:
         self.mean.lerp_(grad, 1 - self.momentum)
         update = orthogonalize(grad.lerp(self.mean, self.momentum))
-        if self.weight_decay:
-            self.param.mul_(1 + self.minus_lr * self.weight_decay)
+        _shrink(self.param, self.minus_lr, self.weight_decay)
         self.param.addcmul_(update, self.minus_lr * self.scale)
 
 

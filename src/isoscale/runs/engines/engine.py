@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from isoscale.checks import whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs.engines.local import LocalEngine, cores
 from isoscale.runs.record import Trial
 from isoscale.runs.shards import Shard
-from isoscale.runs.spec import whole
 
 ENGINES = ("local", "ray")
 

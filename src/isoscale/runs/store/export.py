@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoscale.checks import whole
 from isoscale.errors import InvalidValueError, StoreError
 from isoscale.runs.record import DamagedRowError, Trial
-from isoscale.runs.spec import whole
 
 if TYPE_CHECKING:
     from isoscale.runs.store.store import Store

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isoscale.errors import StoreError
+from isoscale.runs.keys import digest
 from isoscale.runs.record import COLUMNS, DamagedRowError, Trial, checksum, from_row
-from isoscale.runs.shards import digest
 from isoscale.runs.store.store import Store
 from isoscale.runs.store.upkeep import Salvaged
 

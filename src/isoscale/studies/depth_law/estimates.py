@@ -13,8 +13,8 @@ from isoscale import measure, models
 from isoscale.data import Dataset
 from isoscale.errors import IsoscaleError
 from isoscale.runs import Sweep, shards, worker
-from isoscale.training import Recipe
-from isoscale.training.recipe import batch_order
+from isoscale.training import TrialConfig
+from isoscale.training.config import batch_order
 
 # Batches that the estimate averages over, for each seed.
 BATCHES = 4
@@ -46,18 +46,19 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
 
     The seeds' initial weights are those that the sweep trains from.
     """
-    recipe = recipe_of(spec, depth)
+    config = config_of(spec, depth)
     seeds = list(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
     order = batch_order(len(data.train_x), spec.batch_size, BATCHES, seeds[0])
     batches = [(data.train_x[rows].to(device), data.train_y[rows].to(device)) for rows in order]
 
     def make(seed: int) -> torch.nn.Module:
-        return recipe.build(data.in_shape, data.classes, seed).to(device)
+        model, _ = config.build(data.in_shape, data.classes, seed)
+        return model.to(device)
 
     try:
         # What overflows is no estimate, and said so below.
         with np.errstate(all="ignore"):
-            found = measure.max_update_lr(make, _loss, batches, optimizer=recipe.optimizer.family, seeds=seeds)
+            found = measure.max_update_lr(make, _loss, batches, optimizer=config.optimizer.family, seeds=seeds)
     except IsoscaleError as error:  # a loss that is not finite at this depth is a result, not the end
         return Estimate(math.nan, math.nan, str(error))
     if not (math.isfinite(found.lr) and found.lr > 0):
@@ -67,7 +68,7 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
 
 def depths_of(spec: Sweep, depth: int, data: Dataset) -> Depths:
     """The measures of depth of the spec's network with so many blocks."""
-    model = _sketch(spec, depth, data)
+    model = _on_meta(spec, depth, data)
     example = (torch.zeros(2, *data.in_shape, dtype=data.train_x.dtype, device="meta"),)
     paths = measure.path_sum(model, example)
     return Depths(depth, measure.effective_depth(model, example), paths ** (1 / 3))
@@ -75,17 +76,19 @@ def depths_of(spec: Sweep, depth: int, data: Dataset) -> Depths:
 
 def has_branches(spec: Sweep, data: Dataset) -> bool:
     """Whether the network has residual branches, on which the depth rules act."""
-    roles = _sketch(spec, 2, data).roles
-    return any(role.in_branch for role in roles.values())
+    return config_of(spec, 2).has_branches(data.in_shape, data.classes)
 
 
-def recipe_of(spec: Sweep, depth: int) -> Recipe:
-    """Everything about a trial of a spec at one depth but its learning rate and seed; the rule is sp."""
+def config_of(spec: Sweep, depth: int) -> TrialConfig:
+    """Everything about a trial of a spec at one depth but its learning rate and seed.
+
+    The network is the base itself: the law is about networks as their own code draws them.
+    """
     width = spec.widths[0]
-    return dataclasses.replace(shards.recipe(spec, "sp", width, depth), base_width=width, base_depth=depth)
+    return dataclasses.replace(shards.config_of(spec, "sp", width, depth), base_width=width, base_depth=depth)
 
 
-def _sketch(spec: Sweep, depth: int, data: Dataset) -> models.Model:
+def _on_meta(spec: Sweep, depth: int, data: Dataset) -> models.Model:
     shapes: dict[str, Any] = {"in_shape": data.in_shape, "out_features": data.classes}
     return models.build(spec.model, spec.model_args, device="meta", width=spec.widths[0], depth=depth, **shapes)
 
