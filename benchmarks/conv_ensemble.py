@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from isoscale import data, models
 from isoscale.data import Dataset
 from isoscale.models.circular import circular_conv
-from isoscale.training import Member, Optimizer, Recipe, stack, train
+from isoscale.training import Member, Optimizer, TrialConfig, stack, train
 from isoscale.training.config import batch_order
 from isoscale.training.ensemble import members_at_once
 
@@ -56,12 +56,12 @@ def plain_net(channels: int, width: int, depth: int, classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes, bias=False))
 
 
-def plain_loop(recipe: Recipe, members: list[Member], images: Dataset) -> None:
+def plain_loop(config: TrialConfig, members: list[Member], images: Dataset) -> None:
     for member in members:
         torch.manual_seed(member.seed)
-        model = plain_net(images.in_shape[0], recipe.width, recipe.depth, images.classes)
+        model = plain_net(images.in_shape[0], config.width, config.depth, images.classes)
         optimizer = torch.optim.SGD(model.parameters(), lr=member.lr)
-        for batch in batch_order(len(images.train_x), recipe.batch_size, recipe.steps, member.seed):
+        for batch in batch_order(len(images.train_x), config.batch_size, config.steps, member.seed):
             loss = F.cross_entropy(model(images.train_x[batch]), images.train_y[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -96,7 +96,7 @@ def spread(values: list[float]) -> str:
 def training(table: Table, options: Benchmark) -> None:
     for size in options.sizes:
         images = data.load("synthetic", size=size, channels=3, train=4 * options.batch_size, test=options.batch_size)
-        recipe = Recipe(
+        config = TrialConfig(
             model="conv-net",
             width=options.width,
             depth=options.depth,
@@ -109,11 +109,11 @@ def training(table: Table, options: Benchmark) -> None:
         )
         members = [Member(2.0**-8, seed) for seed in range(options.members)]
         works = {
-            "loop": lambda r=recipe, m=members, i=images: plain_loop(r, m, i),
-            "isoscale": lambda r=recipe, m=members, i=images: train(r, m, i),
+            "loop": lambda r=config, m=members, i=images: plain_loop(r, m, i),
+            "isoscale": lambda r=config, m=members, i=images: train(r, m, i),
         }
         found = ratios(works, options.repetitions)["isoscale"]
-        table.add_row(f"{size}x{size}", f"{members_at_once(recipe, images)}", spread(found), f"{TARGET}")
+        table.add_row(f"{size}x{size}", f"{members_at_once(config, images)}", spread(found), f"{TARGET}")
 
 
 def ways(table: Table, options: Benchmark) -> None:

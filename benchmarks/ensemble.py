@@ -22,7 +22,7 @@ from isoscale import data
 from isoscale.runs.engines.local import LocalEngine
 from isoscale.runs.shards import Shard
 from isoscale.runs.worker import source
-from isoscale.training import Member, Optimizer, Recipe, train
+from isoscale.training import Member, Optimizer, TrialConfig, train
 from isoscale.training.config import batch_order
 
 DIGITS = data.load("digits").flatten()
@@ -40,15 +40,13 @@ class Benchmark:
     batch_size: int = 64
 
 
-def plain_loop(recipe: Recipe, members: tuple[Member, ...]) -> None:
+def plain_loop(config: TrialConfig, members: tuple[Member, ...]) -> None:
     for member in members:
-        model = recipe.build(DIGITS.in_features, DIGITS.classes, member.seed)
-        by_lr: dict[float, list[torch.nn.Parameter]] = {}
-        for name, factors in recipe.factors(model, recipe.rule).items():
-            by_lr.setdefault(member.lr * factors.lr, []).append(model.get_parameter(name))
-        optimizer = torch.optim.SGD([{"params": params, "lr": lr} for lr, params in by_lr.items()])
+        plan = config.plan(DIGITS.in_shape, DIGITS.classes, lr=member.lr)
+        model, plan = config.build(DIGITS.in_shape, DIGITS.classes, member.seed, plan)
+        optimizer = torch.optim.SGD(plan.param_groups())
         losses = []
-        for batch in batch_order(len(DIGITS.train_x), recipe.batch_size, recipe.steps, member.seed):
+        for batch in batch_order(len(DIGITS.train_x), config.batch_size, config.steps, member.seed):
             loss = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -65,8 +63,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def recipe(width: int, depth: int, batch_size: int, steps: int) -> Recipe:
-    return Recipe(
+def configured(width: int, depth: int, batch_size: int, steps: int) -> TrialConfig:
+    return TrialConfig(
         width=width,
         depth=depth,
         base_width=width,
@@ -84,7 +82,7 @@ def against_loop(table: Table, options: Benchmark) -> None:
             # Fewer steps and members where they are costly; whole stacks in any case.
             steps = max(3, min(60, 30 * 16 * 64**2 // (depth * width**2)))
             members = MEMBERS if width < 256 else MEMBERS[:8]
-            run = recipe(width, depth, options.batch_size, steps)
+            run = configured(width, depth, options.batch_size, steps)
             train(run, members, DIGITS)
             pairs = [
                 (seconds(lambda: plain_loop(run, members)), seconds(lambda: train(run, members, DIGITS)))  # noqa: B023
@@ -104,7 +102,7 @@ def against_loop(table: Table, options: Benchmark) -> None:
 def on_workers(count: int, shards: list[Shard]) -> float:
     """Seconds for the shards on warm workers."""
     with LocalEngine(len(shards), count) as engine:
-        warm = replace(shards[0], recipe=replace(shards[0].recipe, steps=1))
+        warm = replace(shards[0], config=replace(shards[0].config, steps=1))
         concurrent.futures.wait([engine.submit(warm, slot) for slot in range(count)])
         return seconds(
             lambda: concurrent.futures.wait([engine.submit(shard, slot) for slot, shard in enumerate(shards)])
@@ -121,7 +119,8 @@ def main() -> None:
     against_loop(table, options)
     console.print(table)
     where, _ = source("digits", None, (), "residual-mlp")
-    shards = [Shard(recipe(64, 8, options.batch_size, 60 + k), MEMBERS, where) for k in range(8)]
+    runs = [configured(64, 8, options.batch_size, 60 + k) for k in range(8)]
+    shards = [Shard(run, MEMBERS, where, run.plan(where.in_shape, where.classes)) for run in runs]
     ratios = [on_workers(1, shards) / on_workers(2, shards) for _ in range(3)]
     spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
     console.print(f"Two worker processes against one: {statistics.median(ratios):.2f}  {spread}, target 1.7")

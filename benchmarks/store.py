@@ -128,8 +128,8 @@ def _read(path: Path, seconds: float) -> int:
 
 def _trial(shard: Shard, key: str, member: Any) -> Trial:
     away = np.log2(member.lr) + 4 + 0.01 * member.seed
-    curve = (2.3 - (2.2 - 0.02 * away**2) * np.linspace(0, 1, shard.recipe.steps)).astype("f4")
-    return _made(key, json.dumps(shard.config(member), sort_keys=True), curve)
+    curve = (2.3 - (2.2 - 0.02 * away**2) * np.linspace(0, 1, shard.config.steps)).astype("f4")
+    return _made(key, json.dumps(shard.settings(member), sort_keys=True), curve)
 
 
 def _made(key: str, config: str, curve: np.ndarray) -> Trial:

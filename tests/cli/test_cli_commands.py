@@ -146,7 +146,7 @@ def test_a_worker_that_always_dies_exits_1(
             from concurrent.futures import Future
 
             future: Future = Future()
-            if shard.recipe.depth == 2:
+            if shard.config.depth == 2:
                 future.set_exception(WorkerLostError("worker [died] :x:"))
             else:
                 future.set_result(worker.run(shard, "cpu"))

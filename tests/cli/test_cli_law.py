@@ -43,7 +43,7 @@ def test_json_of_the_grid(isoscale, engine):
     found = json.loads(out)
     assert code == 0
     assert set(found["networks"]["conv-net"]["lr"]) == {"1", "2", "3"}
-    assert {shard.recipe.steps for shard in engine.ran} == {8}
+    assert {shard.config.steps for shard in engine.ran} == {8}
 
 
 def test_a_dry_run_trains_nothing(isoscale, engine):

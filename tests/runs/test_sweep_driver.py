@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 
 def _cells(engine: Any) -> set[tuple]:
     """(depth, lr, seed) of every trial that ran; none of them twice."""
-    cells = [(shard.recipe.depth, *member) for shard in engine.ran for member in shard.members]
+    cells = [(shard.config.depth, *member) for shard in engine.ran for member in shard.members]
     assert len(cells) == len(set(cells))
     return set(cells)
 
@@ -55,7 +55,7 @@ def test_a_key_is_the_digest_of_the_whole_config(tiny: Callable[..., Sweep]):
     for shard in driver.prepare(spec):
         assert shard.keys == tuple(map(shard.key, shard.members))
         for key, member in zip(shard.keys, shard.members, strict=True):
-            text = json.dumps(shard.config(member), sort_keys=True, separators=(",", ":"))
+            text = json.dumps(shard.settings(member), sort_keys=True, separators=(",", ":"))
             assert key == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -235,14 +235,14 @@ def test_a_shard_that_cannot_run_is_recorded_and_the_rest_finishes(
     reason: str,
 ):
     def run(shard: Shard, device: str) -> list[Trial]:
-        if shard.recipe.depth == 2:
+        if shard.config.depth == 2:
             raise error
         return worker.run(shard, device)
 
     inline.run_shard = staticmethod(run)
     with caplog.at_level(logging.ERROR):
         found = sweep(tiny(), store=store)
-    assert [shard.recipe.depth for shard in inline.ran].count(2) == runs
+    assert [shard.config.depth for shard in inline.ran].count(2) == runs
     assert (found.data["status"].sel(depth=2) == 2).all()
     assert (found.data["status"].sel(depth=1) == 0).all()
     assert found.reasons == (reason,)
@@ -252,7 +252,7 @@ def test_a_shard_that_cannot_run_is_recorded_and_the_rest_finishes(
     inline.run_shard = staticmethod(worker.run)
     again = sweep(tiny(), store=store)
     assert again.count("done") == tiny().trials
-    assert {shard.recipe.depth for shard in inline.ran} == {2}
+    assert {shard.config.depth for shard in inline.ran} == {2}
 
 
 @pytest.mark.parametrize("error", [DataError("changed"), StoreError("full")])

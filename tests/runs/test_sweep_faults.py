@@ -145,7 +145,7 @@ def test_a_store_that_another_program_never_lets_go(
     holder.close()
     inline.ran.clear()
     assert sweep(tiny(base_depth=1), store=tmp_path / "s.db").count("done") == tiny().trials
-    assert [shard.recipe.depth for shard in inline.ran] == [2]
+    assert [shard.config.depth for shard in inline.ran] == [2]
 
 
 @pytest.mark.parametrize("damage", ["cut short", "overwritten"])

@@ -39,8 +39,8 @@ def test_a_sweep_trains_what_train_trains(
     assert result.count("done") == spec.trials
     loaded = data.load(dataset, folder, **dataset_args)
     for shard in driver.prepare(spec, str(folder)):
-        outcome = train(shard.recipe, shard.members, loaded)
-        at = {"rule": shard.recipe.rule, "width": shard.recipe.width, "depth": shard.recipe.depth}
+        outcome = train(shard.config, shard.members, loaded)
+        at = {"rule": shard.config.rule, "width": shard.config.width, "depth": shard.config.depth}
         for member, loss in zip(shard.members, outcome.test_loss, strict=True):
             stored = result.data["test_loss"].sel(**at, lr=member.lr, seed=member.seed)
             np.testing.assert_array_equal(stored, loss)

@@ -377,6 +377,6 @@ def test_an_old_store_is_resumed(tmp_path: Path, inline: Any):
 
     shutil.copyfile(STORES / "schema-1.sqlite", tmp_path / "s.db")
     found = driver.sweep(SPEC, store=tmp_path / "s.db")
-    assert [shard.recipe.depth for shard in inline.ran] == [2]  # depth 2 had failed
+    assert [shard.config.depth for shard in inline.ran] == [2]  # depth 2 had failed
     assert found.count("failed") == 0
     assert worker.versions("cpu")["isoscale"]

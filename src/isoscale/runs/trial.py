@@ -33,6 +33,7 @@ class Trial:
     Attributes:
         config: Everything about the trial but its learning rate and seed.
         lr, seed: These.
+        data: The data set, as the model takes it.
         device: Where the model and the batches are.
     """
 
@@ -40,7 +41,7 @@ class Trial:
         self, config: TrialConfig, lr: float, seed: int, source: Source, dataset: Dataset, device: str = "cpu"
     ) -> None:
         self.config, self.lr, self.seed, self.device = config, lr, seed, device
-        self._source, self._data = source, dataset
+        self._source, self.data = source, dataset
         self._fresh, self._plan = self._build()
         self._handed_out = False
 
@@ -89,7 +90,7 @@ class Trial:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of each step, in the order in which the sweep sees them."""
-        data, config = self._data, self.config
+        config, data = self.config, self.data
         for rows in batch_order(len(data.train_x), config.batch_size, config.steps, self.seed):
             yield data.train_x[rows].to(self.device), data.train_y[rows].to(self.device)
 
