@@ -67,7 +67,7 @@ def test_nobody_gives_back_a_lease_of_another(store: Store):
 def test_a_killed_driver_holds_nothing(store: Store, start: Callable[..., Any], until: Callable[..., bool]):
     process = start(f"""
         import time
-        from isoscale.sweeps.store import Store
+        from isoscale.runs.store.store import Store
         store = Store({str(store.path)!r})
         store.acquire("shard")
         open("ready", "w").close()

@@ -21,7 +21,7 @@ SHARD = 4  # trials
 SCRIPT = """
 import json, multiprocessing, sys, time
 import numpy as np
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs.store.store import Store, Trial
 
 seconds, path = float(sys.argv[1]), "s.db"
 

@@ -108,7 +108,7 @@ def test_any_number_of_writers(tmp_path: Path, trial: Callable[..., Trial]):
     script = """
 import sys
 import numpy as np
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs.store.store import Store, Trial
 with Store(sys.argv[1]) as store:
     for k in range(20):
         store.record([Trial(key=f"{name}{k}", shard="s", config="{}", status="done", reason="", versions="{}",
@@ -268,7 +268,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., Trial]):
 import resource, signal, sys
 import numpy as np
 from isoscale.errors import StoreError
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs.store.store import Store, Trial
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with Store(sys.argv[1]) as store:

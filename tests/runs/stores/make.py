@@ -1,4 +1,4 @@
-"""Writes the fixture of the store schema that this isoscale has: `python tests/sweeps/stores/make.py`.
+"""Writes the fixture of the store schema that this isoscale has: `python tests/runs/stores/make.py`.
 
 Run it once, when a schema is new, and never again: what later versions must open is the file that was written
 then. The checksums came with schema 2.

@@ -6,7 +6,7 @@
 | 2 | a checksum in every trial |
 
 A migration runs inside the transaction that opens the store, so a killed one leaves the older schema whole. A store
-of every released schema is kept under `tests/sweeps/stores`.
+of every released schema is kept under `tests/runs/stores`.
 """
 
 from __future__ import annotations
