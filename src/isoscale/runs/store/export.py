@@ -5,7 +5,6 @@ Written a thousand trials at a time (NetCDF, which needs its sizes first, except
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.errors import InvalidValueError, StoreError
+from isoscale.files import replacing
 from isoscale.runs.record import DamagedRowError, Trial
 from isoscale.runs.spec import whole
 
@@ -38,16 +38,8 @@ def export(store: Store, path: str | os.PathLike[str]) -> int:
     ending = Path(path).suffix.lower()
     if ending not in writers:
         raise InvalidValueError(f"`{path}`: the ending says the format, one of {', '.join(writers)}")
-    part = Path(f"{path}.part")
-    try:
-        count = writers[ending](store, part)
-        part.replace(path)
-    except OSError as error:
-        raise InvalidValueError(f"cannot write `{path}`: {error.strerror or error}. Choose another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return count
+    with replacing(path) as scratch:
+        return writers[ending](store, scratch)
 
 
 def _csv(store: Store, path: Path) -> int:
