@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from isoscale.errors import InvalidValueError, StoreError
-from isoscale.runs import Filter, Store, Sweep, Trial, driver, worker
+from isoscale.runs import Filter, Store, Sweep, TrialRecord, driver, worker
 from isoscale.runs.store import schema as schema_
 
 STORES = Path(__file__).parent / "stores"
@@ -30,7 +30,7 @@ def settings(**changes: Any) -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path, trial: Callable[..., Trial]) -> Path:
+def store(tmp_path: Path, trial: Callable[..., TrialRecord]) -> Path:
     """Three trials of sp, one diverged and one failed, and one of mup."""
     path = tmp_path / "s.db"
     nothing = np.empty(0, "f4")
@@ -123,7 +123,7 @@ def test_a_table_that_cannot_be_written(store: Path, tmp_path: Path, name: str, 
         opened.export(tmp_path / name)
 
 
-def test_names_with_html_and_sql_come_out_as_they_went_in(tmp_path: Path, trial: Callable[..., Trial]):
+def test_names_with_html_and_sql_come_out_as_they_went_in(tmp_path: Path, trial: Callable[..., TrialRecord]):
     with Store(tmp_path / "s.db") as opened:
         hostile = trial("k", config=settings(model=HOSTILE, dataset=HOSTILE), reason=HOSTILE)
         opened.record([hostile, trial("other", config=settings())])
@@ -138,7 +138,7 @@ def test_names_with_html_and_sql_come_out_as_they_went_in(tmp_path: Path, trial:
 # --- merge ------------------------------------------------------------------------------------------------------
 
 
-def test_merge_takes_what_is_new_and_names_conflicts(store: Path, tmp_path: Path, trial: Callable[..., Trial]):
+def test_merge_takes_what_is_new_and_names_conflicts(store: Path, tmp_path: Path, trial: Callable[..., TrialRecord]):
     other, third = tmp_path / "other.db", tmp_path / "third.db"
     with Store(other) as opened:
         opened.record([trial("a", config=settings()), trial("c", config=settings(depth=4)), trial("e")])
@@ -156,7 +156,7 @@ def test_merge_takes_what_is_new_and_names_conflicts(store: Path, tmp_path: Path
     assert other.read_bytes() == before
 
 
-def test_a_merge_that_fails_changes_nothing(store: Path, tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_merge_that_fails_changes_nothing(store: Path, tmp_path: Path, trial: Callable[..., TrialRecord]):
     other = tmp_path / "other.db"
     with Store(other) as opened:
         opened.record([trial("e"), trial("f")])
@@ -200,7 +200,7 @@ def test_prune_never_deletes_everything_by_default(store: Path):
 
 
 @pytest.fixture
-def large(tmp_path: Path, trial: Callable[..., Trial]) -> Path:
+def large(tmp_path: Path, trial: Callable[..., TrialRecord]) -> Path:
     """Many pages."""
     path = tmp_path / "large.db"
     with Store(path) as opened:
@@ -282,7 +282,7 @@ def test_salvage_overwrites_nothing(store: Path, tmp_path: Path):
     assert not (tmp_path / "new.db").exists()
 
 
-def test_salvage_reads_what_stands_in_the_log_only(tmp_path: Path, trial: Callable[..., Trial]):
+def test_salvage_reads_what_stands_in_the_log_only(tmp_path: Path, trial: Callable[..., TrialRecord]):
     """As after a power cut: the store was never closed."""
     with Store(tmp_path / "s.db") as opened:
         opened.record([trial("a"), trial("b")])

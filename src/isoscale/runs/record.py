@@ -39,7 +39,7 @@ class DamagedRowError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TrialRecord:
     """One trial's result.
 
     Attributes:
@@ -87,21 +87,21 @@ class Trial:
         values = (self.key, self.shard, self.config, self.status, self.reason, curve, *numbers, self.versions, created)
         return (*values, checksum(values))
 
-    def same_result(self, other: Trial) -> bool:
+    def same_result(self, other: TrialRecord) -> bool:
         """Whether two runs of one trial gave the same numbers, bit by bit."""
         mine, theirs = ((t.status, np.asarray(t.curve, "<f4").tobytes(), *_numbers(t)) for t in (self, other))
         return mine == theirs
 
 
-def from_row(row: Sequence[Any]) -> Trial:
+def from_row(row: Sequence[Any]) -> TrialRecord:
     """The trial of a row of `COLUMNS` and its checksum.
 
     Raises:
-        DamagedRowError: The row is not what `Trial.row` made.
+        DamagedRowError: The row is not what `TrialRecord.row` made.
     """
     verify(row)
     key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, _ = row
-    return Trial(
+    return TrialRecord(
         key=key,
         shard=shard,
         config=config,
@@ -116,7 +116,7 @@ def from_row(row: Sequence[Any]) -> Trial:
 
 
 def verify(row: Sequence[Any]) -> None:
-    """Raise DamagedRowError unless a row, checksum included, is what `Trial.row` made."""
+    """Raise DamagedRowError unless a row, checksum included, is what `TrialRecord.row` made."""
     if not _has_types(row) or checksum(row[:-1]) != row[-1]:
         name = row[0] if isinstance(row[0], str) else repr(row[0])
         raise DamagedRowError(f"trial {name} is damaged: its checksum does not fit")
@@ -136,7 +136,7 @@ def _has_types(row: Sequence[Any]) -> bool:
     return tuple(map(type, row)) in _TYPES and row[3] in _STATUSES and len(row[5]) % 4 == 0
 
 
-def _numbers(trial: Trial) -> tuple[bytes, bytes]:
+def _numbers(trial: TrialRecord) -> tuple[bytes, bytes]:
     """NaN equals NaN here."""
     return struct.pack("<d", trial.test_loss), struct.pack("<d", trial.test_accuracy)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError, StoreError
 from isoscale.files import replacing
-from isoscale.runs.record import DamagedRowError, Trial
+from isoscale.runs.record import DamagedRowError, TrialRecord
 from isoscale.runs.spec import whole
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _column(name: str, values: list[Any]) -> np.ndarray:
     return np.array(values, float if large else "i4")
 
 
-def _row(store: Store, trial: Trial) -> dict[str, Any]:
+def _row(store: Store, trial: TrialRecord) -> dict[str, Any]:
     """The columns of one trial."""
     try:
         settings = trial.settings()
@@ -115,6 +115,6 @@ def _row(store: Store, trial: Trial) -> dict[str, Any]:
     return {name: values[name] if name in values else getattr(trial, name, "") for name in COLUMNS}
 
 
-def _batches(trials: Iterator[Trial]) -> Iterator[list[Trial]]:
+def _batches(trials: Iterator[TrialRecord]) -> Iterator[list[TrialRecord]]:
     while batch := list(itertools.islice(trials, _MANY)):
         yield batch

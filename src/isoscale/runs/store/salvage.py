@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from isoscale.errors import StoreError
-from isoscale.runs.record import COLUMNS, DamagedRowError, Trial, checksum, from_row
+from isoscale.runs.record import COLUMNS, DamagedRowError, TrialRecord, checksum, from_row
 from isoscale.runs.shards import digest
 from isoscale.runs.store.store import Store
 from isoscale.runs.store.upkeep import Salvaged
@@ -73,7 +73,7 @@ def _copy(path: Path, folder: Path) -> Path:
 
 def _store(found: _Rows, store: Store) -> set[str]:
     saved: set[str] = set()
-    batch: list[Trial] = []
+    batch: list[TrialRecord] = []
     for trial in found.sound():
         saved.add(trial.key)
         batch.append(trial)
@@ -108,7 +108,7 @@ class _Rows:
         self.bad: set[str] = set()
         self.keys = self._indexed_keys()
 
-    def sound(self) -> Iterator[Trial]:
+    def sound(self) -> Iterator[TrialRecord]:
         """Each trial that can be read and is what was written, once."""
         given: set[str] = set()
         for number, *row in itertools.chain(self._by_number(), self._by_key(given)):
@@ -163,7 +163,7 @@ class _Rows:
         return self._last + 1, None
 
 
-def _without_checksum(row: list) -> Trial:
+def _without_checksum(row: list) -> TrialRecord:
     trial = from_row([*row[:-1], checksum(row[:-1])])
     if digest(trial.settings()) != trial.key:
         raise DamagedRowError(f"trial {trial.key} is damaged: its key is not that of its settings")

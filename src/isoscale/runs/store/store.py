@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from isoscale.errors import StoreError
-from isoscale.runs.record import COLUMNS, DamagedRowError, Trial, from_row, verify
+from isoscale.runs.record import COLUMNS, DamagedRowError, TrialRecord, from_row, verify
 from isoscale.runs.store import schema, upkeep
 from isoscale.runs.store.schema import SCHEMA as SCHEMA
 from isoscale.runs.store.upkeep import Filter, Merged, Salvaged, Summary
@@ -102,7 +102,7 @@ class Store:
             rows = self._rows(keys)
             return {row[_KEY] for row in rows if verify(row) is None and row[_STATUS] != "failed"}
 
-    def read(self, keys: Iterable[str]) -> list[Trial]:
+    def read(self, keys: Iterable[str]) -> list[TrialRecord]:
         """The trials with those keys that the store has, in no order.
 
         Raises:
@@ -111,7 +111,7 @@ class Store:
         with self._intact():
             return list(map(from_row, self._rows(keys)))
 
-    def trials(self, chosen: Filter | None = None) -> Iterator[Trial]:
+    def trials(self, chosen: Filter | None = None) -> Iterator[TrialRecord]:
         """Every trial, or those that a filter takes, one after the other in the order in which they came.
 
         Raises:
@@ -120,7 +120,7 @@ class Store:
         with self._errors(), self._intact():
             yield from map(from_row, upkeep.select(self._db, chosen or Filter()))
 
-    def record(self, trials: Iterable[Trial]) -> None:
+    def record(self, trials: Iterable[TrialRecord]) -> None:
         """Write trials, all or none; those already finished stay as they are."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._errors(), self._write():

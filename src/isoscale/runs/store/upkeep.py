@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from isoscale.errors import InvalidValueError
-from isoscale.runs.record import COLUMNS, DamagedRowError, Trial, from_row
+from isoscale.runs.record import COLUMNS, DamagedRowError, TrialRecord, from_row
 
 _ROW = ", ".join((*COLUMNS, "checksum"))
 
@@ -116,7 +116,7 @@ class Salvaged:
 
 
 class _Writable(Protocol):
-    def read(self, keys: list[str]) -> list[Trial]: ...
+    def read(self, keys: list[str]) -> list[TrialRecord]: ...
     @property
     def _db(self) -> sqlite3.Connection: ...
 
@@ -194,7 +194,7 @@ class Merger:
         self._added, self._same = 0, 0
         self._conflicts: list[str] = []
 
-    def take(self, trial: Trial, origin: str) -> None:
+    def take(self, trial: TrialRecord, origin: str) -> None:
         """Keep a trial unless this store has a better one."""
         mine = self._into.read([trial.key])
         if not mine or (mine[0].status == "failed" and trial.status != "failed"):
@@ -207,13 +207,13 @@ class Merger:
     def result(self) -> Merged:
         return Merged(self._added, self._same, tuple(self._conflicts))
 
-    def _write(self, trial: Trial) -> None:
+    def _write(self, trial: TrialRecord) -> None:
         places = ", ".join("?" * (len(COLUMNS) + 1))
         self._into._db.execute(f"INSERT OR REPLACE INTO trials ({_ROW}) VALUES ({places})", trial.row(trial.created))
         self._added += 1
 
 
-def _ended(trial: Trial) -> str:
+def _ended(trial: TrialRecord) -> str:
     if trial.status != "done":
         return trial.status
     return f"loss {trial.final_loss:.9g}, test loss {trial.test_loss:.9g}"
