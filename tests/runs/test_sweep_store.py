@@ -21,7 +21,7 @@ import pytest
 
 from isoscale.errors import StoreError
 from isoscale.runs import Store, TrialRecord
-from isoscale.runs.store import store as store_
+from isoscale.runs.store import database
 from isoscale.runs.store.schema import SCHEMA
 
 # --- trials -----------------------------------------------------------------------------------------------------
@@ -169,8 +169,8 @@ def test_who_reads_never_waits_for_who_writes(
 ):
     with Store(tmp_path / "s.db") as store:
         store.record([trial("a")])
-        monkeypatch.setattr(store_, "_LOCK_SECONDS", 0.0)
-        with store._write(), Store(tmp_path / "s.db") as reader:
+        monkeypatch.setattr(database, "LOCK_SECONDS", 0.0)
+        with store._database.transaction(), Store(tmp_path / "s.db") as reader:
             assert reader.finished(["a"]) == {"a"}
             assert [row.done for row in reader.summary()] == [1]
             with pytest.raises(StoreError, match="locked"):
@@ -201,7 +201,15 @@ def test_a_store_from_a_newer_isoscale(tmp_path: Path, trial: Callable[..., Tria
     with Store(path) as store:
         store.record([trial("a")])
     _sqlite(path, f"PRAGMA user_version = {SCHEMA + 1}")
-    _refused(path, f"newer isoscale .store schema {SCHEMA + 1}, this one reads up to {SCHEMA}.: upgrade")
+    _refused(path, f"newer isoscale .store schema {SCHEMA + 1}, this one reads {SCHEMA}.: upgrade")
+
+
+def test_a_store_from_an_older_isoscale(tmp_path: Path, trial: Callable[..., TrialRecord]):
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.record([trial("a")])
+    _sqlite(path, f"PRAGMA user_version = {SCHEMA - 1}")
+    _refused(path, f"older isoscale .store schema {SCHEMA - 1}, this one reads {SCHEMA}.: choose another")
 
 
 @pytest.mark.parametrize("version", [0, SCHEMA, 99])

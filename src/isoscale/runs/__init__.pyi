@@ -5,5 +5,5 @@ from .record import TrialRecord as TrialRecord
 from .result import SweepResult as SweepResult
 from .spec import Sweep as Sweep
 from .spec import log2_grid as log2_grid
+from .store.queries import Filter as Filter
 from .store.store import Store as Store
-from .store.upkeep import Filter as Filter
