@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from isoscale import report
-from isoscale.runs import Store, Sweep, Trial, driver, log2_grid, result
+from isoscale.runs import Store, Sweep, TrialRecord, driver, log2_grid, result
 from isoscale.runs.shards import Shard
 from isoscale.studies import transfer as hp_transfer
 
@@ -126,15 +126,15 @@ def _read(path: Path, seconds: float) -> int:
     return count
 
 
-def _trial(shard: Shard, key: str, member: Any) -> Trial:
+def _trial(shard: Shard, key: str, member: Any) -> TrialRecord:
     away = np.log2(member.lr) + 4 + 0.01 * member.seed
     curve = (2.3 - (2.2 - 0.02 * away**2) * np.linspace(0, 1, shard.config.steps)).astype("f4")
     return _made(key, json.dumps(shard.settings(member), sort_keys=True), curve)
 
 
-def _made(key: str, config: str, curve: np.ndarray) -> Trial:
+def _made(key: str, config: str, curve: np.ndarray) -> TrialRecord:
     versions = json.dumps({"isoscale": "0.1.0", "torch": "2.6.0", "python": "3.11", "device": "cpu", "threads": "1"})
-    return Trial(
+    return TrialRecord(
         key=key, shard="s", config=config, status="done", reason="", curve=curve, test_loss=1.0, test_accuracy=0.5,
         versions=versions,
     )  # fmt: skip

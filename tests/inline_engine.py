@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from isoscale.runs import worker
+from isoscale.runs import TrialRecord, worker
 from isoscale.runs.shards import Shard
-from isoscale.runs.store.store import Trial
 
 
 class InlineEngine:
@@ -29,7 +28,7 @@ class InlineEngine:
             future.set_exception(error)
         return future
 
-    def result(self, future: Future) -> list[Trial]:
+    def result(self, future: Future) -> list[TrialRecord]:
         return future.result()
 
     def mend(self) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from isoscale import doctor, rules
-from isoscale.runs import Store, Trial
+from isoscale.runs import Store, TrialRecord
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +37,7 @@ def test_a_sound_installation(isoscale: Run, monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_damaged_store_and_a_missing_data_folder(isoscale: Run, tmp_path: Path):
     nothing = {"shard": "s", "config": "{}", "reason": "", "versions": "{}", "test_loss": 1.0, "test_accuracy": 1.0}
-    trials = [Trial(key=key, status="done", curve=np.ones(2, "f4"), **nothing) for key in "ab"]
+    trials = [TrialRecord(key=key, status="done", curve=np.ones(2, "f4"), **nothing) for key in "ab"]
     with Store(tmp_path / "isoscale.db") as store:
         store.record(trials)
         store._db.execute("UPDATE trials SET test_loss = 0")

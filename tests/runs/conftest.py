@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from inline_engine import InlineEngine
-from isoscale.runs import Sweep
+from isoscale.runs import Sweep, TrialRecord
 from isoscale.runs.engines import engine
-from isoscale.runs.store.store import Trial
 
 TINY = {"widths": [8], "depths": [1, 2], "lrs": [0.0625, 0.125], "seeds": 2, "steps": 5, "rule": "depth-mup"}
 
@@ -31,10 +30,10 @@ def tiny() -> Callable[..., Sweep]:
 
 
 @pytest.fixture
-def trial() -> Callable[..., Trial]:
+def trial() -> Callable[..., TrialRecord]:
     """A trial made by hand: `trial("key", status="failed")`."""
 
-    def make(key: str = "k", **changes: Any) -> Trial:
+    def make(key: str = "k", **changes: Any) -> TrialRecord:
         values = {
             "shard": "s",
             "config": "{}",
@@ -45,7 +44,7 @@ def trial() -> Callable[..., Trial]:
             "test_accuracy": 0.5,
             "versions": "{}",
         }
-        return Trial(key=key, **(values | changes))
+        return TrialRecord(key=key, **(values | changes))
 
     return make
 

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, StoreError
-from isoscale.runs import Store, Sweep, SweepResult, driver, interrupts, sweep, sweep_all, worker
+from isoscale.runs import Store, Sweep, SweepResult, TrialRecord, driver, interrupts, sweep, sweep_all, worker
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.shards import Shard
-from isoscale.runs.store.store import Trial
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_an_interrupted_sweep_equals_an_uninterrupted_one(
     uninterrupted = sweep(spec, store=tmp_path / "whole.db")
     inline.ran.clear()
 
-    def interrupt(shard: Shard, device: str) -> list[Trial]:
+    def interrupt(shard: Shard, device: str) -> list[TrialRecord]:
         if len(inline.ran) == 4:
             raise KeyboardInterrupt
         return worker.run(shard, device)
@@ -207,7 +206,7 @@ def test_a_lost_worker_is_tried_again(tiny: Callable[..., Sweep], inline: Any, s
     whole = sweep(tiny(), store=tmp_path / "whole.db")
     lost: list[str] = []
 
-    def run(shard: Shard, device: str) -> list[Trial]:
+    def run(shard: Shard, device: str) -> list[TrialRecord]:
         if lost.count(shard.id) < 2:
             lost.append(shard.id)
             raise WorkerLostError("killed")
@@ -234,7 +233,7 @@ def test_a_shard_that_cannot_run_is_recorded_and_the_rest_finishes(
     runs: int,
     reason: str,
 ):
-    def run(shard: Shard, device: str) -> list[Trial]:
+    def run(shard: Shard, device: str) -> list[TrialRecord]:
         if shard.config.depth == 2:
             raise error
         return worker.run(shard, device)
@@ -259,7 +258,7 @@ def test_a_shard_that_cannot_run_is_recorded_and_the_rest_finishes(
 def test_an_error_of_ours_ends_the_sweep_with_all_that_ran_kept(
     tiny: Callable[..., Sweep], inline: Any, store: Path, error: Exception
 ):
-    def run(shard: Shard, device: str) -> list[Trial]:
+    def run(shard: Shard, device: str) -> list[TrialRecord]:
         if len(inline.ran) == 2:
             raise error
         return worker.run(shard, device)

@@ -19,7 +19,7 @@ import pytest
 from isoscale.errors import StoreError
 from isoscale.runs import Store, Sweep, SweepResult, sweep, worker
 from isoscale.runs.engines import local
-from isoscale.runs.store import store as store_
+from isoscale.runs.store import database
 
 SPEC = Sweep(rule=["mup", "completep"], widths=[8], depths=[1, 2, 3], lrs=[0.0625, 0.125], seeds=2, steps=200)
 
@@ -99,16 +99,16 @@ def test_a_disk_that_fills_up_in_mid_sweep(
 ):
     spec = tiny(depths=[1, 2, 3, 4], steps=500)
     expected = sweep(spec, store=tmp_path / "whole.db")
-    open_ = Store._open
+    set_up = database.Database._set_up
 
-    def small(self: Store) -> None:
-        open_(self)
-        self._db.execute("PRAGMA max_page_count = 14")
+    def small(self: database.Database) -> None:
+        set_up(self)
+        self.connection.execute("PRAGMA max_page_count = 14")
 
-    monkeypatch.setattr(Store, "_open", small)
+    monkeypatch.setattr(database.Database, "_set_up", small)
     with pytest.raises(StoreError, match=r"disk is full.*free the disk"):
         sweep(spec, store=tmp_path / "s.db")
-    monkeypatch.setattr(Store, "_open", open_)
+    monkeypatch.setattr(database.Database, "_set_up", set_up)
     with Store(tmp_path / "s.db") as store:
         kept = store.count()
         assert store.faults() == []
@@ -138,7 +138,7 @@ def test_a_store_that_another_program_never_lets_go(
     tiny: Callable[..., Sweep], inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sweep(tiny(depths=[1]), store=tmp_path / "s.db")
-    monkeypatch.setattr(store_, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     holder = _lock(tmp_path / "s.db")
     with pytest.raises(StoreError, match="database is locked"):
         sweep(tiny(base_depth=1), store=tmp_path / "s.db")
@@ -149,7 +149,7 @@ def test_a_store_that_another_program_never_lets_go(
 
 
 @pytest.mark.parametrize("damage", ["cut short", "overwritten"])
-def test_a_damaged_store_is_rescued_and_the_sweep_goes_on(
+def test_a_damaged_store_is_recovered_and_the_sweep_goes_on(
     tiny: Callable[..., Sweep], inline: Any, tmp_path: Path, damage: str
 ):
     """What could be saved is not run again, and the result is what it was."""

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from fuzzing import cases
 from isoscale.errors import InvalidValueError, IsoscaleError, StoreError
-from isoscale.runs import Store, Sweep, Trial, driver
+from isoscale.runs import Store, Sweep, TrialRecord, driver
 from isoscale.runs.record import COLUMNS, checksum
 
 # --- sweeps -----------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def folder() -> Iterator[Path]:
 # --- stores -----------------------------------------------------------------------------------------------------
 
 TRIALS = [
-    Trial(
+    TrialRecord(
         key=f"{k:032x}", shard="s", config=json.dumps({"rule": "sp", "lr": k / 8}), status="done", reason="",
         curve=np.linspace(2, 1, 50, dtype="f4") + k, test_loss=1.0 + k, test_accuracy=0.5, versions="{}", created="now",
     )
@@ -147,9 +147,9 @@ def whole_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _everything(path: Path) -> list[Trial]:
+def _everything(path: Path) -> list[TrialRecord]:
     """All that can be asked of a store; what it read."""
-    read: list[Trial] = []
+    read: list[TrialRecord] = []
     with contextlib.suppress(IsoscaleError), Store(path) as store:
         asks = [
             lambda: read.extend(store.read(WHOLE)),
@@ -213,7 +213,7 @@ def test_a_damaged_store_gives_errors_or_what_was_written(
     _as_written(_everything(path))
 
 
-def _as_written(trials: list[Trial]) -> None:
+def _as_written(trials: list[TrialRecord]) -> None:
     for trial in trials:
         assert trial.same_result(WHOLE[trial.key])
         assert trial.config == WHOLE[trial.key].config

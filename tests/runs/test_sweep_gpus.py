@@ -18,7 +18,7 @@ from isoscale.runs.engines.local import LocalEngine, _claim
 CLAIM = """
     import sys, time
     from pathlib import Path
-    from isoscale.sweeps.local import _claim
+    from isoscale.runs.engines.local import _claim
     seat = _claim("seats", ["cuda:0", "cuda:1"])
     Path(f"{NAME}.claimed").write_text(seat.device)
     time.sleep(60)

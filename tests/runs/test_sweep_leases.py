@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from isoscale.runs import Store
-from isoscale.runs.store.store import _LEASE_SECONDS
+from isoscale.runs.store.leases import LEASE_SECONDS
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return pass_
 
 
-def _lease(store: Store, owner: str, beat: int = 0) -> None:
+def _lease(store: Store, owner: str, heartbeat: int = 0) -> None:
     """A lease that some other driver wrote."""
     db = sqlite3.connect(store.path, isolation_level=None)
-    db.execute("INSERT OR REPLACE INTO leases VALUES ('shard', ?, ?)", (owner, beat))
+    db.execute("INSERT OR REPLACE INTO leases VALUES ('shard', ?, ?)", (owner, heartbeat))
     db.close()
 
 
@@ -67,7 +67,7 @@ def test_nobody_gives_back_a_lease_of_another(store: Store):
 def test_a_killed_driver_holds_nothing(store: Store, start: Callable[..., Any], until: Callable[..., bool]):
     process = start(f"""
         import time
-        from isoscale.sweeps.store import Store
+        from isoscale.runs.store.store import Store
         store = Store({str(store.path)!r})
         store.acquire("shard")
         open("ready", "w").close()
@@ -85,35 +85,37 @@ def test_a_process_number_used_again_is_another_process(store: Store):
     assert store.acquire("shard")
 
 
-def test_a_lease_on_another_machine_whose_beat_stands_still_is_taken_over_in_time(
+def test_a_lease_on_another_machine_whose_heartbeat_stands_still_is_taken_over_in_time(
     store: Store, clock: Callable[[float], None]
 ):
     _lease(store, "elsewhere:1:2:0")
     for _ in range(3):
         assert not store.acquire("shard")
-        clock(_LEASE_SECONDS / 3)
+        clock(LEASE_SECONDS / 3)
     assert not store.acquire("shard")
     clock(1)
     assert store.acquire("shard")
 
 
-def test_a_lease_on_another_machine_whose_beat_moves_is_never_taken_over(store: Store, clock: Callable[[float], None]):
-    for beat in range(100):
-        _lease(store, "elsewhere:1:2:0", beat)
+def test_a_lease_on_another_machine_whose_heartbeat_moves_is_never_taken_over(
+    store: Store, clock: Callable[[float], None]
+):
+    for heartbeat in range(100):
+        _lease(store, "elsewhere:1:2:0", heartbeat)
         assert not store.acquire("shard")
-        clock(0.9 * _LEASE_SECONDS)
+        clock(0.9 * LEASE_SECONDS)
 
 
-def test_a_driver_that_beats_keeps_its_lease(store: Store, clock: Callable[[float], None]):
+def test_a_driver_that_shows_itself_keeps_its_lease(store: Store, clock: Callable[[float], None]):
     with Store(store.path) as other:
         store.acquire("shard")
         for _ in range(10):
             assert not other.acquire("shard")
-            store.beat()
-            clock(0.9 * _LEASE_SECONDS)
-        other.beat()  # its own leases only
+            store.heartbeat()
+            clock(0.9 * LEASE_SECONDS)
+        other.heartbeat()  # its own leases only
         assert not other.acquire("shard")
-        clock(2 * _LEASE_SECONDS)
+        clock(2 * LEASE_SECONDS)
         assert other.acquire("shard")
 
 
@@ -121,8 +123,8 @@ def test_a_new_lease_has_its_whole_time(store: Store, clock: Callable[[float], N
     """What a watcher saw of an earlier holder says nothing about the next."""
     _lease(store, "elsewhere:1:2:0")
     assert not store.acquire("shard")
-    clock(_LEASE_SECONDS - 1)
+    clock(LEASE_SECONDS - 1)
     _lease(store, "third:1:2:0")
     assert not store.acquire("shard")
-    clock(_LEASE_SECONDS - 1)
+    clock(LEASE_SECONDS - 1)
     assert not store.acquire("shard")

@@ -21,7 +21,7 @@ SHARD = 4  # trials
 SCRIPT = """
 import json, multiprocessing, sys, time
 import numpy as np
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs import Store, TrialRecord
 
 seconds, path = float(sys.argv[1]), "s.db"
 
@@ -35,7 +35,7 @@ def write(writer, end):
             shard = f"{writer}-{count}"
             assert store.acquire(shard)
             store.record(
-                Trial(key=key, shard=shard, config="{}", status="done", reason="", versions="{}",
+                TrialRecord(key=key, shard=shard, config="{}", status="done", reason="", versions="{}",
                       curve=np.full(100, writer, "f4"), test_loss=float(count), test_accuracy=0.5)
                 for key in keys(writer, count)
             )

@@ -23,7 +23,7 @@ SLOW = {"rule": ["mup", "completep"], "depths": [1, 2, 3], "lrs": [0.0625, 0.125
 # A user's script, without `if __name__ == "__main__":`, which says what it ran.
 SCRIPT = """
     import isoscale
-    from isoscale.sweeps.local import LocalEngine
+    from isoscale.runs.engines.local import LocalEngine
     submit = LocalEngine.submit
     def spy(self, shard, slot):
         with open("ran.txt", "a") as file:

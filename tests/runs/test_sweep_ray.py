@@ -281,7 +281,7 @@ time.sleep(600)
 COMMAND = """
 import sys
 from isoscale import cli
-from isoscale.sweeps import cluster_view
+from isoscale.runs.engines import cluster_view
 cluster_view.HEAD_SECONDS = 5.0  # not so long as a user's sweep waits
 cli.main(sys.argv[1:])
 """

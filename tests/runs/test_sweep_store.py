@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 
 from isoscale.errors import StoreError
-from isoscale.runs import Store
-from isoscale.runs.store import store as store_
-from isoscale.runs.store.store import SCHEMA, Trial
+from isoscale.runs import Store, TrialRecord
+from isoscale.runs.store import database
+from isoscale.runs.store.schema import SCHEMA
 
 # --- trials -----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., Trial]):
+def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., TrialRecord]):
     diverged = trial(
         "b",
         status="diverged",
@@ -48,7 +48,7 @@ def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., Tri
         np.testing.assert_equal(dataclasses.asdict(read), dataclasses.asdict(wanted))
 
 
-def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., Trial]):
+def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., TrialRecord]):
     with Store(tmp_path / "s.db") as store:
         store.record([trial(status, status=status) for status in ("done", "diverged", "failed")])
         assert store.finished(["done", "diverged", "failed", "missing"]) == {"done", "diverged"}
@@ -56,7 +56,7 @@ def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., Trial
 
 
 @pytest.mark.parametrize("finished", ["done", "diverged"])
-def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[..., Trial], finished: str):
+def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord], finished: str):
     with Store(tmp_path / "s.db") as store:
         store.record([trial(status=finished, test_loss=1.0)])
         for later in ("done", "diverged", "failed"):
@@ -65,7 +65,7 @@ def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[.
     assert (kept.status, kept.test_loss) == (finished, 1.0)
 
 
-def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord]):
     with Store(tmp_path / "s.db") as store:
         store.record([trial(status="failed", reason="first", curve=np.empty(0, "f4"))])
         store.record([trial(status="failed", reason="second", curve=np.empty(0, "f4"))])
@@ -75,7 +75,7 @@ def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., Tria
     assert (kept.status, kept.reason, kept.curve.tolist()) == ("done", "", [2.0, 1.0])
 
 
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..., TrialRecord]):
     with Store(tmp_path / "s.db") as store:
         store.record([trial("old")])
         with pytest.raises(StoreError, match="CHECK constraint"):
@@ -85,7 +85,7 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..
         assert store.finished(["a"]) == {"a"}
 
 
-def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial: Callable[..., TrialRecord]):
     broken = dataclasses.replace(trial("b"), curve=["no", "numbers"])
     with Store(tmp_path / "s.db") as store:
         with pytest.raises(ValueError, match="could not convert"):
@@ -93,7 +93,7 @@ def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial:
         assert store.finished(["a", "b"]) == set()
 
 
-def test_many_keys(tmp_path: Path, trial: Callable[..., Trial]):
+def test_many_keys(tmp_path: Path, trial: Callable[..., TrialRecord]):
     """More than SQLite's 32,766 bound variables."""
     keys = [f"{k:032x}" for k in range(50_000)]
     with Store(tmp_path / "s.db") as store:
@@ -102,16 +102,16 @@ def test_many_keys(tmp_path: Path, trial: Callable[..., Trial]):
         assert len(store.read(keys)) == len(keys)
 
 
-def test_any_number_of_writers(tmp_path: Path, trial: Callable[..., Trial]):
+def test_any_number_of_writers(tmp_path: Path, trial: Callable[..., TrialRecord]):
     """A script a process, and threads in this one, on a file that nobody made yet."""
     path = tmp_path / "s.db"
     script = """
 import sys
 import numpy as np
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs import Store, TrialRecord
 with Store(sys.argv[1]) as store:
     for k in range(20):
-        store.record([Trial(key=f"{name}{k}", shard="s", config="{}", status="done", reason="", versions="{}",
+        store.record([TrialRecord(key=f"{name}{k}", shard="s", config="{}", status="done", reason="", versions="{}",
                             curve=np.zeros(3, "f4"), test_loss=0.0, test_accuracy=0.0)
                       for name in ("shared", sys.argv[2])])
 """
@@ -165,12 +165,12 @@ def test_many_that_open_a_new_file_at_the_same_moment(tmp_path: Path):
 
 
 def test_who_reads_never_waits_for_who_writes(
-    tmp_path: Path, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trial: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
 ):
     with Store(tmp_path / "s.db") as store:
         store.record([trial("a")])
-        monkeypatch.setattr(store_, "_LOCK_SECONDS", 0.0)
-        with store._write(), Store(tmp_path / "s.db") as reader:
+        monkeypatch.setattr(database, "LOCK_SECONDS", 0.0)
+        with store._database.transaction(), Store(tmp_path / "s.db") as reader:
             assert reader.finished(["a"]) == {"a"}
             assert [row.done for row in reader.summary()] == [1]
             with pytest.raises(StoreError, match="locked"):
@@ -196,12 +196,20 @@ def _refused(path: Path, message: str) -> None:
     assert before is None or path.read_bytes() == before
 
 
-def test_a_store_from_a_newer_isoscale(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_store_from_a_newer_isoscale(tmp_path: Path, trial: Callable[..., TrialRecord]):
     path = tmp_path / "s.db"
     with Store(path) as store:
         store.record([trial("a")])
     _sqlite(path, f"PRAGMA user_version = {SCHEMA + 1}")
-    _refused(path, f"newer isoscale .store schema {SCHEMA + 1}, this one reads up to {SCHEMA}.: upgrade")
+    _refused(path, f"newer isoscale .store schema {SCHEMA + 1}, this one reads {SCHEMA}.: upgrade")
+
+
+def test_a_store_from_an_older_isoscale(tmp_path: Path, trial: Callable[..., TrialRecord]):
+    path = tmp_path / "s.db"
+    with Store(path) as store:
+        store.record([trial("a")])
+    _sqlite(path, f"PRAGMA user_version = {SCHEMA - 1}")
+    _refused(path, f"older isoscale .store schema {SCHEMA - 1}, this one reads {SCHEMA}.: choose another")
 
 
 @pytest.mark.parametrize("version", [0, SCHEMA, 99])
@@ -217,14 +225,14 @@ def test_a_text_file(tmp_path: Path):
     _refused(path, "file is not a database")
 
 
-def test_an_empty_file_becomes_a_store(tmp_path: Path, trial: Callable[..., Trial]):
+def test_an_empty_file_becomes_a_store(tmp_path: Path, trial: Callable[..., TrialRecord]):
     (tmp_path / "s.db").touch()
     with Store(tmp_path / "s.db") as store:
         store.record([trial("a")])
         assert store.finished(["a"]) == {"a"}
 
 
-def test_a_store_cut_short_is_an_error_not_a_guess(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_store_cut_short_is_an_error_not_a_guess(tmp_path: Path, trial: Callable[..., TrialRecord]):
     path, keys = tmp_path / "s.db", [str(k) for k in range(500)]
     with Store(path) as store:
         store.record([trial(key) for key in keys])
@@ -244,7 +252,9 @@ def test_a_place_where_no_file_can_be(tmp_path: Path, place: str):
     _refused(tmp_path / place, "unable to open database file")
 
 
-def test_a_read_only_store_can_be_read(tmp_path: Path, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch):
+def test_a_read_only_store_can_be_read(
+    tmp_path: Path, trial: Callable[..., TrialRecord], monkeypatch: pytest.MonkeyPatch
+):
     """Root writes where it likes, so it is SQLite that is told not to."""
     with Store(tmp_path / "s.db") as store:
         store.record([trial("a")])
@@ -259,7 +269,7 @@ def test_a_read_only_store_can_be_read(tmp_path: Path, trial: Callable[..., Tria
                 write()
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., TrialRecord]):
     """The disk is this process's largest file; in a process of its own, since the limit cannot be raised again."""
     path = tmp_path / "s.db"
     with Store(path) as store:
@@ -268,18 +278,18 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., Trial]):
 import resource, signal, sys
 import numpy as np
 from isoscale.errors import StoreError
-from isoscale.sweeps.store import Store, Trial
+from isoscale.runs import Store, TrialRecord
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 with Store(sys.argv[1]) as store:
-    large = [Trial(key=str(k), shard="s", config="{}", status="done", reason="", versions="{}",
+    large = [TrialRecord(key=str(k), shard="s", config="{}", status="done", reason="", versions="{}",
                    curve=np.zeros(1000, "f4"), test_loss=0.0, test_accuracy=0.0) for k in range(100)]
     try:
         store.record(large)
     except StoreError as error:
         print(error)
     print(store.finished(["a", "0"]))
-    store.record([Trial(**(vars(large[0]) | {"curve": np.zeros(2, "f4")}))])
+    store.record([TrialRecord(**(vars(large[0]) | {"curve": np.zeros(2, "f4")}))])
 """
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -291,7 +301,7 @@ with Store(sys.argv[1]) as store:
         assert store.finished(["a", "0", "1"]) == {"a", "0"}
 
 
-def test_a_store_that_cannot_grow(tmp_path: Path, trial: Callable[..., Trial]):
+def test_a_store_that_cannot_grow(tmp_path: Path, trial: Callable[..., TrialRecord]):
     with Store(tmp_path / "s.db") as store:
         store.record([trial("a")])
         store._db.execute("PRAGMA max_page_count = 10")

@@ -15,9 +15,8 @@ from isoscale import data, measure, report
 from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import ConvResNet
-from isoscale.runs import log2_grid, sweep, worker
+from isoscale.runs import TrialRecord, log2_grid, sweep, worker
 from isoscale.runs.shards import Shard
-from isoscale.runs.store.store import Trial
 from isoscale.studies.depth_law import depth_law, estimates
 from isoscale.training.config import batch_order
 
@@ -151,7 +150,7 @@ def test_laws_and_verdicts_are_of_the_optima(law):
 
 @pytest.mark.parametrize("search", ["adaptive", "grid"])
 def test_depths_that_nothing_trains_are_said_so(engine, tmp_path, caplog, monkeypatch, search):
-    def diverge(shard: Shard, device: str) -> list[Trial]:
+    def diverge(shard: Shard, device: str) -> list[TrialRecord]:
         trials = worker.failures(shard, "loss not finite at step 0", device)
         return [dataclasses.replace(trial, status="diverged") for trial in trials]
 

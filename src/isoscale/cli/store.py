@@ -15,7 +15,7 @@ from isoscale.cli.terminal import console, framed
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from isoscale.runs.store.upkeep import Summary
+    from isoscale.runs.store.queries import Summary
 
 _Path = Annotated[str, tyro.conf.Positional]
 _Paths = Annotated[tuple[str, ...], tyro.conf.Positional]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from isoscale.errors import DataError
+from isoscale.files import SCRATCH_SUFFIX, publishing
 
 # What was not written to for so long has no writer any more: its process was killed.
 _ABANDONED_SECONDS = 86_400
@@ -62,9 +62,9 @@ def folder(name: str, origin: Any, state: Any, size: int, write: Callable[[Path]
 def discard(place: Path) -> None:
     """Take a cached folder away; who has mapped its files keeps them."""
     # In one step: a folder that is half deleted would be taken for a whole one.
-    gone = place.with_name(f".{place.name}.{os.getpid()}.part")
+    gone = place.with_name(f".{place.name}.{os.getpid()}{SCRATCH_SUFFIX}")
     with suppress(OSError):  # another process was quicker, or still reads it on a system that minds
-        os.rename(place, gone)
+        place.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -75,34 +75,27 @@ def _make(place: Path, size: int, write: Callable[[Path], None]) -> None:
     if free < size:
         # Known before hours of decoding rather than after them.
         raise OSError(f"only {_size(free)} are free")
-    part = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=place.parent))
-    try:
-        write(part)
-        _publish(part, place)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _publish(part: Path, place: Path) -> None:
-    try:
-        os.rename(part, place)
-    except OSError:
-        # Another process made the same meanwhile.
-        if not place.is_dir():
-            raise
+    with publishing(place) as scratch:
+        write(scratch)
 
 
 def _clear_abandoned(parent: Path) -> None:
-    for part in parent.glob(".*.part"):
+    newest = time.time() - _ABANDONED_SECONDS
+    for scratch in parent.glob(f".*{SCRATCH_SUFFIX}"):
         with suppress(OSError):  # its writer is alive and has just finished
-            last = max(path.stat().st_mtime for path in (part, *part.iterdir()))
-            if last < time.time() - _ABANDONED_SECONDS:
-                shutil.rmtree(part, ignore_errors=True)
+            written = [scratch.stat().st_mtime]
+            for path in scratch.iterdir():
+                written.append(path.stat().st_mtime)
+            if max(written) < newest:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+    if count >= 2**30:
+        return f"{count / 2**30:,.1f} GiB"
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,9 +1,9 @@
 from .driver import sweep as sweep
 from .driver import sweep_all as sweep_all
 from .progress import Progress as Progress
-from .record import Trial as Trial
+from .record import TrialRecord as TrialRecord
 from .result import SweepResult as SweepResult
 from .spec import Sweep as Sweep
 from .spec import log2_grid as log2_grid
+from .store.queries import Filter as Filter
 from .store.store import Store as Store
-from .store.upkeep import Filter as Filter

@@ -1,6 +1,6 @@
 """One trial's result, and the row of the store that keeps it.
 
-A row carries a checksum over all of its other columns: SQLite has none of its own, and a bit that flips inside a
+A row has a checksum over all of its other columns: SQLite has none of its own, and a bit that flips inside a
 curve would otherwise be read back as a loss.
 """
 
@@ -26,12 +26,15 @@ COLUMNS = (
     "key", "shard", "config", "status", "reason", "curve", "test_loss", "test_accuracy", "versions", "created",
 )  # fmt: skip
 
-
 _STATUSES = get_args(Status)
+
+# What a checksum covers beside the texts and the curve: eight lengths and two numbers.
 _FIXED = struct.Struct("<8q2d")
 
 # Of a row: texts, the curve, two numbers that may be missing, texts, the checksum.
-_TYPES = {(*[str] * 5, bytes, *numbers, str, str, int) for numbers in itertools.product((float, NoneType), repeat=2)}
+_TYPES = set()
+for _numbers in itertools.product((float, NoneType), repeat=2):
+    _TYPES.add((str, str, str, str, str, bytes, *_numbers, str, str, int))
 
 
 class DamagedRowError(ValueError):
@@ -39,7 +42,7 @@ class DamagedRowError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TrialRecord:
     """One trial's result.
 
     Attributes:
@@ -78,30 +81,49 @@ class Trial:
         Raises:
             DamagedRowError: It is not a JSON object.
         """
-        return _object(self.config)
+        try:
+            value = json.loads(self.config)
+        except (ValueError, RecursionError) as error:
+            raise DamagedRowError(f"trial {self.key} is damaged: its settings are not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise DamagedRowError(f"trial {self.key} is damaged: its settings are not a JSON object")
+        return value
 
     def row(self, created: str) -> tuple:
         """The columns of the store's table, checksum included."""
-        curve = np.asarray(self.curve, "<f4").tobytes()
-        numbers = tuple(None if math.isnan(value) else value for value in (self.test_loss, self.test_accuracy))
-        values = (self.key, self.shard, self.config, self.status, self.reason, curve, *numbers, self.versions, created)
+        values = (
+            self.key,
+            self.shard,
+            self.config,
+            self.status,
+            self.reason,
+            _as_bytes(self.curve),
+            # SQLite has no NaN.
+            None if math.isnan(self.test_loss) else self.test_loss,
+            None if math.isnan(self.test_accuracy) else self.test_accuracy,
+            self.versions,
+            created,
+        )
         return (*values, checksum(values))
 
-    def same_result(self, other: Trial) -> bool:
+    def same_result(self, other: TrialRecord) -> bool:
         """Whether two runs of one trial gave the same numbers, bit by bit."""
-        mine, theirs = ((t.status, np.asarray(t.curve, "<f4").tobytes(), *_numbers(t)) for t in (self, other))
-        return mine == theirs
+        return self._result() == other._result()
+
+    def _result(self) -> tuple[str, bytes, bytes]:
+        """As bytes, in which NaN equals NaN."""
+        return self.status, _as_bytes(self.curve), struct.pack("<2d", self.test_loss, self.test_accuracy)
 
 
-def from_row(row: Sequence[Any]) -> Trial:
+def from_row(row: Sequence[Any]) -> TrialRecord:
     """The trial of a row of `COLUMNS` and its checksum.
 
     Raises:
-        DamagedRowError: The row is not what `Trial.row` made.
+        DamagedRowError: The row is not what `TrialRecord.row` made.
     """
     verify(row)
     key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, _ = row
-    return Trial(
+    return TrialRecord(
         key=key,
         shard=shard,
         config=config,
@@ -116,7 +138,7 @@ def from_row(row: Sequence[Any]) -> Trial:
 
 
 def verify(row: Sequence[Any]) -> None:
-    """Raise DamagedRowError unless a row, checksum included, is what `Trial.row` made."""
+    """Raise DamagedRowError unless a row, checksum included, is what `TrialRecord.row` made."""
     if not _has_types(row) or checksum(row[:-1]) != row[-1]:
         name = row[0] if isinstance(row[0], str) else repr(row[0])
         raise DamagedRowError(f"trial {name} is damaged: its checksum does not fit")
@@ -129,23 +151,18 @@ def checksum(values: Sequence[Any]) -> int:
     test_loss = math.nan if test_loss is None else test_loss
     test_accuracy = math.nan if test_accuracy is None else test_accuracy
     fixed = _FIXED.pack(*map(len, texts), len(curve), test_loss, test_accuracy)
-    return zlib.crc32(curve, zlib.crc32("".join(texts).encode(), zlib.crc32(fixed)))
+    # One CRC over all three, each going on where the one before ended.
+    crc = zlib.crc32(fixed)
+    crc = zlib.crc32("".join(texts).encode(), crc)
+    return zlib.crc32(curve, crc)
 
 
 def _has_types(row: Sequence[Any]) -> bool:
-    return tuple(map(type, row)) in _TYPES and row[3] in _STATUSES and len(row[5]) % 4 == 0
+    if tuple(map(type, row)) not in _TYPES:
+        return False
+    status, curve = row[3], row[5]
+    return status in _STATUSES and len(curve) % 4 == 0
 
 
-def _numbers(trial: Trial) -> tuple[bytes, bytes]:
-    """NaN equals NaN here."""
-    return struct.pack("<d", trial.test_loss), struct.pack("<d", trial.test_accuracy)
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DamagedRowError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DamagedRowError("not a JSON object")
-    return value
+def _as_bytes(curve: Float[np.ndarray, " steps"]) -> bytes:
+    return np.asarray(curve, "<f4").tobytes()

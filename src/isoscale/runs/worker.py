@@ -17,12 +17,12 @@ from isoscale import data
 from isoscale.data import Dataset
 from isoscale.errors import DataError
 from isoscale.runs.keys import Source, digest
-from isoscale.runs.record import Trial
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.shards import Shard
 from isoscale.training import Member, Outcome, as_taken, train
 
 
-def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[Trial]:
+def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
     """Train a shard.
 
     Raises:
@@ -90,7 +90,7 @@ def _read(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> D
     return data.load(name, folder, **dict(args))
 
 
-def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:
+def _trials(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
     ran = json.dumps(versions(device))
     numbers = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy)
     return [
@@ -108,14 +108,14 @@ def _trials(shard: Shard, outcome: Outcome, device: str) -> list[Trial]:
     ]
 
 
-def failures(shard: Shard, reason: str, device: str) -> list[Trial]:
+def failures(shard: Shard, reason: str, device: str) -> list[TrialRecord]:
     """The record of a shard that could not run."""
     ran, nothing = json.dumps(versions(device)), np.empty(0, "f4")
     failed: dict[str, Any] = {"status": "failed", "reason": reason, "test_loss": math.nan, "test_accuracy": math.nan}
     return [_trial(shard, member, ran, curve=nothing, **failed) for member in shard.members]
 
 
-def _trial(shard: Shard, member: Member, ran: str, **result: Any) -> Trial:
+def _trial(shard: Shard, member: Member, ran: str, **result: Any) -> TrialRecord:
     settings = shard.settings(member)
     config = json.dumps(settings, sort_keys=True)
-    return Trial(key=digest(settings), shard=shard.id, config=config, versions=ran, **result)
+    return TrialRecord(key=digest(settings), shard=shard.id, config=config, versions=ran, **result)

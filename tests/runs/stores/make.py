@@ -1,15 +1,15 @@
-"""Writes the fixture of the store schema that this isoscale has: `python tests/sweeps/stores/make.py`.
+"""Writes the fixture of the store schema that this isoscale has: `python tests/runs/stores/make.py`.
 
 Run it once, when a schema is new, and never again: what later versions must open is the file that was written
-then. The checksums came with schema 2.
+then.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from isoscale.runs import Sweep, driver, worker
-from isoscale.runs.store.store import SCHEMA, Store
+from isoscale.runs import Store, Sweep, driver, worker
+from isoscale.runs.store.schema import SCHEMA
 
 SPEC = Sweep(rule="depth-mup", widths=[8], depths=[1, 2], lrs=[0.125, 1e6], seeds=1, steps=20)
 

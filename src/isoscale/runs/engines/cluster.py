@@ -19,7 +19,7 @@ from isoscale.runs import worker
 from isoscale.runs.engines import cluster_view
 from isoscale.runs.engines.cluster_view import View, within
 from isoscale.runs.engines.local import WorkerLostError
-from isoscale.runs.record import Trial
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.shards import Shard
 
 # Ray says goodbye to a head that is gone for about five seconds.
@@ -60,7 +60,7 @@ class RayEngine:
         self._refs[future] = ref
         return future
 
-    def result(self, future: concurrent.futures.Future) -> list[Trial]:
+    def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
         """The trials of a finished shard.
 
         Raises:
@@ -160,7 +160,7 @@ def _nodes() -> list[dict[str, float]]:
     return View(_ray(), {}).within(cluster_view.nodes, _ray())
 
 
-def _run(shard: Shard, device: str) -> list[Trial]:
+def _run(shard: Shard, device: str) -> list[TrialRecord]:
     worker.pin()
     return worker.run(shard, device)
 

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from isoscale.checks import whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs.engines.local import LocalEngine, cores
-from isoscale.runs.record import Trial
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.shards import Shard
 
 ENGINES = ("local", "ray")
@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Start a shard as soon as there is room; `slot` is its place in `member_steps`."""
         ...
 
-    def result(self, future: concurrent.futures.Future) -> list[Trial]:
+    def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
         """The trials of a finished shard; raises `WorkerLostError` if the worker died, else what it raised."""
         ...
 

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 from pebble import ProcessExpired, ProcessPool
 
 from isoscale.runs import interrupts, worker
-from isoscale.runs.record import Trial
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.shards import Shard
 
 _CLAIM_SECONDS = 0.05
@@ -70,7 +70,7 @@ class LocalEngine:
         self._futures.add(future)
         return future
 
-    def result(self, future: concurrent.futures.Future) -> list[Trial]:
+    def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
         """The trials of a finished shard.
 
         Raises:
@@ -143,7 +143,7 @@ def _end_with_driver() -> None:
     os._exit(1)
 
 
-def _run(shard: Shard, device: str, slot: int) -> list[Trial]:
+def _run(shard: Shard, device: str, slot: int) -> list[TrialRecord]:
     def count(member_steps: int) -> None:
         _progress[slot] += member_steps
 

@@ -1,1 +1,1 @@
-"""The store of finished trials: an SQLite file, its upkeep, its rescue, and its exports."""
+"""The store of finished trials: an SQLite file, what is asked of it, its recovery, and its exports."""

@@ -1,67 +1,64 @@
-"""A store as one table, a row a trial, for programs that know nothing of isoscale.
+"""Trials as one table, one row per trial, for programs that know nothing of isoscale.
 
 Written a thousand trials at a time (NetCDF, which needs its sizes first, excepted), and put in place when whole.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from isoscale.checks import whole
 from isoscale.errors import InvalidValueError, StoreError
-from isoscale.runs.record import DamagedRowError, Trial
-
-if TYPE_CHECKING:
-    from isoscale.runs.store.store import Store
+from isoscale.files import replacing
+from isoscale.runs.record import DamagedRowError, TrialRecord
 
 _MANY = 1000
 
-# Columns whose values say what was trained; `model_args` and the optimizer's numbers are in `config`.
-_TEXTS = ("key", "status", "reason", "model", "dataset", "data", "rule", "optimizer")
+# What was trained, from a trial's settings; `model_args` and the optimizer's numbers are in `config`.
+_NAMES = ("model", "dataset", "data", "rule", "optimizer")
 _WHOLES = ("width", "depth", "base_width", "base_depth", "seed", "steps", "batch_size")
 _NUMBERS = ("lr", "loss", "test_loss", "test_accuracy")
-_RECORDS = ("created", "versions", "config")
-COLUMNS = (*_TEXTS, *_WHOLES, *_NUMBERS, *_RECORDS)
+COLUMNS = ("key", "status", "reason", *_NAMES, *_WHOLES, *_NUMBERS, "created", "versions", "config")
 
 
-def export(store: Store, path: str | os.PathLike[str]) -> int:
-    """Write every trial of a store to a table (`Store.export`)."""
-    writers: dict[str, Callable[[Store, Path], int]] = {".csv": _csv, ".nc": _netcdf, ".parquet": _parquet}
+def export(trials: Iterable[TrialRecord], path: str | os.PathLike[str], origin: object) -> int:
+    """Write trials to a table (`Store.export`).
+
+    Args:
+        trials: What to write.
+        path: The file; its ending says the format.
+        origin: The store that they come from, for the errors.
+
+    Returns:
+        How many.
+    """
+    writers = {".csv": _csv, ".nc": _netcdf, ".parquet": _parquet}
     ending = Path(path).suffix.lower()
     if ending not in writers:
         raise InvalidValueError(f"`{path}`: the ending says the format, one of {', '.join(writers)}")
-    part = Path(f"{path}.part")
-    try:
-        count = writers[ending](store, part)
-        part.replace(path)
-    except OSError as error:
-        raise InvalidValueError(f"cannot write `{path}`: {error.strerror or error}. Choose another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return count
+    with replacing(path) as scratch:
+        return writers[ending](_rows(trials, origin), scratch)
 
 
-def _csv(store: Store, path: Path) -> int:
+def _csv(rows: Iterator[dict[str, Any]], path: Path) -> int:
+    count = 0
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")  # all but the curve
         writer.writeheader()
-        count = 0
-        for trial in store.trials():
-            writer.writerow(_row(store, trial))
+        for row in rows:
+            writer.writerow(row)
             count += 1
     return count
 
 
-def _parquet(store: Store, path: Path) -> int:
+def _parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -69,27 +66,35 @@ def _parquet(store: Store, path: Path) -> int:
         raise InvalidValueError(
             "Parquet needs pyarrow: pip install 'isoscale[parquet]'. CSV and NetCDF need nothing more"
         ) from error
-    types = dict.fromkeys((*_TEXTS, *_RECORDS), pa.string()) | dict.fromkeys(_WHOLES, pa.int64())
-    types |= dict.fromkeys(_NUMBERS, pa.float64()) | {"curve": pa.list_(pa.float32())}
-    schema = pa.schema([(name, types[name]) for name in (*COLUMNS, "curve")])
+    columns = []
+    for name in COLUMNS:
+        if name in _WHOLES:
+            columns.append((name, pa.int64()))
+        elif name in _NUMBERS:
+            columns.append((name, pa.float64()))
+        else:
+            columns.append((name, pa.string()))
+    columns.append(("curve", pa.list_(pa.float32())))
+    schema = pa.schema(columns)
     count = 0
     with parquet.ParquetWriter(path, schema) as writer:
-        for batch in _batches(store.trials()):
-            rows = [_row(store, trial) | {"curve": trial.curve.tolist()} for trial in batch]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            count += len(rows)
+        while batch := list(itertools.islice(rows, _MANY)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+            count += len(batch)
     return count
 
 
-def _netcdf(store: Store, path: Path) -> int:
+def _netcdf(rows: Iterator[dict[str, Any]], path: Path) -> int:
     import xarray as xr
 
-    trials = list(store.trials())
-    rows = [_row(store, trial) for trial in trials]
-    data = xr.Dataset({name: ("trial", _column(name, [row[name] for row in rows])) for name in COLUMNS})
-    curves = np.full((len(trials), max((len(trial.curve) for trial in trials), default=0)), np.nan, "f4")
-    for at, trial in enumerate(trials):
-        curves[at, : len(trial.curve)] = trial.curve
+    trials = list(rows)
+    data = xr.Dataset()
+    for name in COLUMNS:
+        data[name] = ("trial", _column(name, [row[name] for row in trials]))
+    longest = max((len(row["curve"]) for row in trials), default=0)
+    curves = np.full((len(trials), longest), np.nan, "f4")
+    for curve, row in zip(curves, trials, strict=True):
+        curve[: len(row["curve"])] = row["curve"]
     data["curve"] = (("trial", "step"), curves)
     for name in ("loss", "test_loss", "curve"):
         data[name].attrs["units"] = "nats"
@@ -100,29 +105,36 @@ def _netcdf(store: Store, path: Path) -> int:
 def _column(name: str, values: list[Any]) -> np.ndarray:
     if name in _NUMBERS:
         return np.array(values, float)
-    if name not in _WHOLES:
-        # The bytes of UTF-8: NetCDF 3 has no text, and fixed-width Unicode would take four bytes a letter.
-        return np.array([value.encode() for value in values], "S" if any(values) else "S1")
-    # NetCDF 3 has no 64-bit integers; as floats, large seeds are exact up to 2^53.
-    large = any(abs(value) > np.iinfo("i4").max for value in values)
-    return np.array(values, float if large else "i4")
+    if name in _WHOLES:
+        # NetCDF 3 has no 64-bit integers; as floats, large seeds are exact up to 2^53.
+        largest = max(map(abs, values), default=0)
+        return np.array(values, float if largest > np.iinfo("i4").max else "i4")
+    # The bytes of UTF-8: NetCDF 3 has no text, and fixed-width Unicode would take four bytes a letter.
+    return np.array([value.encode() for value in values], "S" if any(values) else "S1")
 
 
-def _row(store: Store, trial: Trial) -> dict[str, Any]:
-    """The columns of one trial."""
-    try:
-        settings = trial.settings()
-        settings["optimizer"] = settings["optimizer"]["family"]
-        texts = {name: str(settings[name]) for name in _TEXTS if name in settings}
-        wholes = {name: whole(name, settings[name], least=0) for name in _WHOLES}
-        numbers = {"lr": float(settings["lr"])}
-        "".join(texts.values()).encode()  # JSON can hold halves of letters, which no file can
-    except (DamagedRowError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise StoreError(f"`{store.path}`: trial {trial.key} has settings that no isoscale wrote") from error
-    values = texts | wholes | numbers | {"loss": trial.final_loss}
-    return {name: values[name] if name in values else getattr(trial, name, "") for name in COLUMNS}
+def _rows(trials: Iterable[TrialRecord], origin: object) -> Iterator[dict[str, Any]]:
+    """The columns of each trial, and its curve."""
+    for trial in trials:
+        row: dict[str, Any] = {name: getattr(trial, name, None) for name in COLUMNS}
+        row |= {"loss": trial.final_loss, "curve": trial.curve}
+        try:
+            row |= _settings(trial)
+        except (DamagedRowError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(
+                f"`{origin}`: trial {trial.key} has settings that no isoscale wrote: "
+                "delete its row of the table `trials` to export the others"
+            ) from error
+        yield row
 
 
-def _batches(trials: Iterator[Trial]) -> Iterator[list[Trial]]:
-    while batch := list(itertools.islice(trials, _MANY)):
-        yield batch
+def _settings(trial: TrialRecord) -> dict[str, Any]:
+    settings = trial.settings()
+    settings["optimizer"] = settings["optimizer"]["family"]
+    row: dict[str, Any] = {"lr": float(settings["lr"])}
+    for name in _NAMES:
+        row[name] = str(settings.get(name, ""))
+        row[name].encode()  # JSON can hold halves of letters, which no file can
+    for name in _WHOLES:
+        row[name] = whole(name, settings[name], least=0)
+    return row

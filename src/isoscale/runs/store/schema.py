@@ -1,25 +1,12 @@
-"""The tables of a store and how they changed: `PRAGMA user_version` is the schema, a migration a step upwards.
-
-| schema | what it brought |
-| --- | --- |
-| 1 | trials and leases |
-| 2 | a checksum in every trial |
-
-A migration runs inside the transaction that opens the store, so a killed one leaves the older schema whole. A store
-of every released schema is kept under `tests/sweeps/stores`.
-"""
+"""The tables of a store. `PRAGMA user_version` says which schema a file has; there is one that this isoscale reads."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
 
 from isoscale.errors import StoreError
-from isoscale.runs.record import COLUMNS, checksum
 
 SCHEMA = 2
-
-Migration = Callable[[sqlite3.Connection], None]
 
 TABLES = """
 CREATE TABLE trials (
@@ -43,57 +30,53 @@ CREATE TABLE leases (
 """
 
 
-def add_checksums(db: sqlite3.Connection) -> None:
-    """1 to 2: nobody can say any more whether the older rows are sound, so they are taken as they are."""
-    db.execute("ALTER TABLE trials ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
-    db.create_function("trial_checksum", len(COLUMNS), lambda *values: checksum(values), deterministic=True)
-    db.execute(f"UPDATE trials SET checksum = trial_checksum({', '.join(COLUMNS)})")
-    db.create_function("trial_checksum", len(COLUMNS), None)
+def is_current(db: sqlite3.Connection) -> bool:
+    """Whether a file is a store that `create` would leave as it is."""
+    return _version(db) == SCHEMA and _is_store(_objects(db))
 
 
-# From each schema to the next.
-MIGRATIONS: Mapping[int, Migration] = {1: add_checksums}
-
-
-def is_newest(db: sqlite3.Connection) -> bool:
-    """Whether a file is a store that `bring_up` would leave as it is."""
-    (found,) = db.execute("PRAGMA user_version").fetchone()
-    return found == SCHEMA and _is_store(db.execute("SELECT type, name FROM sqlite_master").fetchall())
-
-
-def bring_up(
-    db: sqlite3.Connection, path: object, migrations: Mapping[int, Migration] = MIGRATIONS, newest: int = SCHEMA
-) -> None:
-    """Create the tables of an empty file, or take an older store to the newest schema; call it in a transaction.
+def create(db: sqlite3.Connection, path: object) -> None:
+    """Create the tables of an empty file; call it in a transaction.
 
     Args:
         db: The open database.
         path: The file, for the errors.
-        migrations: What takes each schema to the next.
-        newest: The schema to reach.
 
     Raises:
-        StoreError: A database of something else, or of a newer isoscale.
+        StoreError: A database of something else, or a store of another schema.
     """
-    (found,) = db.execute("PRAGMA user_version").fetchone()
-    kinds = db.execute("SELECT type, name FROM sqlite_master").fetchall()
-    if not kinds:
+    objects = _objects(db)
+    if not objects:
         for statement in TABLES.split(";"):
             db.execute(statement)
-    elif not found or not _is_store(kinds):
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+        return
+    found = _version(db)
+    if not found or not _is_store(objects):
         raise StoreError(f"`{path}` is a database of something else: choose another file with --store")
-    elif found > newest:
+    if found > SCHEMA:
         raise StoreError(
-            f"`{path}` was written by a newer isoscale (store schema {found}, this one reads up to {newest}): "
+            f"`{path}` was written by a newer isoscale (store schema {found}, this one reads {SCHEMA}): "
             "upgrade isoscale, or choose another file with --store"
         )
-    else:
-        for schema in range(found, newest):
-            migrations[schema](db)
-    if found != newest:  # a store that may only be read is left alone
-        db.execute(f"PRAGMA user_version = {newest}")
+    if found < SCHEMA:
+        raise StoreError(
+            f"`{path}` was written by an older isoscale (store schema {found}, this one reads {SCHEMA}): "
+            "choose another file with --store, and the same sweep runs again"
+        )
 
 
-def _is_store(kinds: list[tuple[str, str]]) -> bool:
+def _version(db: sqlite3.Connection) -> int:
+    (found,) = db.execute("PRAGMA user_version").fetchone()
+    return found
+
+
+def _objects(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Type and name of everything that the file defines."""
+    return db.execute("SELECT type, name FROM sqlite_master").fetchall()
+
+
+def _is_store(objects: list[tuple[str, str]]) -> bool:
     """Our tables, and neither views nor triggers: those would run somebody else's SQL on every write."""
-    return ("table", "trials") in kinds and not any(kind in ("view", "trigger") for kind, _ in kinds)
+    foreign = [name for kind, name in objects if kind in ("view", "trigger")]
+    return ("table", "trials") in objects and not foreign

@@ -1,8 +1,8 @@
-"""What can be saved of a store that a disk, a copy or a flipped bit has damaged.
+"""What can be recovered of a store that a disk, a copy or a flipped bit has damaged.
 
 Works on a copy of the file. Rows are read in the order of the table as long as that goes; from a page that cannot
 be read on, row by row, each by its own number, so that only what stands on damaged pages is lost. A row counts if
-its checksum fits; in a store of schema 1, which had none, if its key is that of its settings.
+its checksum fits.
 """
 
 from __future__ import annotations
@@ -14,49 +14,63 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from isoscale.errors import StoreError
-from isoscale.runs.keys import digest
-from isoscale.runs.record import COLUMNS, DamagedRowError, Trial, checksum, from_row
-from isoscale.runs.store.store import Store
-from isoscale.runs.store.upkeep import Salvaged
+from isoscale.runs.record import COLUMNS, DamagedRowError, TrialRecord, from_row
 
 _MAGIC = b"SQLite format 3\0"
 
 # No row is smaller: its key, its settings and the names of its columns' types take more.
 _SMALLEST_ROW = 64
 
-_MANY = 500
+_COLUMNS = (*COLUMNS, "checksum")
+_ROW = ", ".join(_COLUMNS)
 
 # How damage shows: an error of SQLite's, one whose message quotes damaged text, a number out of all range.
 _DAMAGE = (sqlite3.Error, UnicodeDecodeError, OverflowError)
 
 
-def salvage(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> Salvaged:
-    """Copy every sound trial of `path` into a new store `to` (`Store.salvage`)."""
+@dataclass(frozen=True)
+class Recovered:
+    """What could be recovered of a damaged store.
+
+    Attributes:
+        saved: Trials that are in the new store, each with its checksum found right.
+        lost: What is known of the others: a key each where it can still be read.
+    """
+
+    saved: int
+    lost: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def damaged(path: str | os.PathLike[str]) -> Iterator[DamagedTrials]:
+    """The trials of a damaged store, read from a copy that is deleted when the block ends.
+
+    Raises:
+        StoreError: There is no such file, no room for a copy, or nothing of a store is left.
+    """
     if not os.path.isfile(path):
         raise StoreError(f"there is no store `{path}`")
-    if os.path.lexists(to):
-        raise StoreError(f"`{to}` is there already: choose a new file, nothing is overwritten")
-    with tempfile.TemporaryDirectory(prefix="isoscale-salvage-") as folder:
+    with tempfile.TemporaryDirectory(prefix="isoscale-recover-") as folder:
         try:
             copy = _copy(Path(path), Path(folder))
-            db = sqlite3.connect(copy, isolation_level=None)
         except OSError as error:
-            raise StoreError(f"cannot copy `{path}`: {error.strerror}") from error
-        try:
-            found = _Rows(db, copy.stat().st_size)
-            with Store(to) as store:
-                saved = _store(found, store)
-        except _DAMAGE as error:
-            _remove(to)
             raise StoreError(
-                f"nothing can be read of `{path}`: {error}. It is no store, or too little is left"
+                f"cannot copy `{path}` to `{folder}`: {error.strerror}. Make room there, or set TMPDIR"
+            ) from error
+        db = sqlite3.connect(copy, isolation_level=None)
+        try:
+            yield DamagedTrials(db, copy.stat().st_size)
+        except _DAMAGE as error:
+            raise StoreError(
+                f"nothing can be read of `{path}`: {error}. It is no store, or too little is left: run the same "
+                "sweep again with another file"
             ) from error
         finally:
             db.close()
-    return Salvaged(len(saved), tuple(sorted((found.keys | found.bad) - saved)))
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -71,21 +85,8 @@ def _copy(path: Path, folder: Path) -> Path:
     return copy
 
 
-def _store(found: _Rows, store: Store) -> set[str]:
-    saved: set[str] = set()
-    batch: list[Trial] = []
-    for trial in found.sound():
-        saved.add(trial.key)
-        batch.append(trial)
-        if len(batch) == _MANY:
-            store.record(batch)
-            batch.clear()
-    store.record(batch)
-    return saved
-
-
-class _Rows:
-    """The rows of a damaged database that can still be read.
+class DamagedTrials:
+    """The trials of a damaged database that can still be read.
 
     Attributes:
         keys: What the index knows, as far as it can be read: it stands on other pages than the rows.
@@ -101,19 +102,17 @@ class _Rows:
         # Text that is no UTF-8 is damage in one row, not the end of all of them.
         db.text_factory = lambda text: text.decode("utf-8", "replace")
         columns = {row[1] for row in db.execute("PRAGMA table_info(trials)")}
-        if not set(COLUMNS) <= columns:
-            raise sqlite3.DatabaseError("there is no table of trials")
-        self._has_checksums = "checksum" in columns
-        self._row = ", ".join((*COLUMNS, "checksum" if self._has_checksums else "0"))
+        if not set(_COLUMNS) <= columns:
+            raise sqlite3.DatabaseError("there is no table of trials as this isoscale writes it")
         self.bad: set[str] = set()
         self.keys = self._indexed_keys()
 
-    def sound(self) -> Iterator[Trial]:
+    def sound(self) -> Iterator[TrialRecord]:
         """Each trial that can be read and is what was written, once."""
         given: set[str] = set()
         for number, *row in itertools.chain(self._by_number(), self._by_key(given)):
             try:
-                trial = from_row(row) if self._has_checksums else _without_checksum(row)
+                trial = from_row(row)
             except DamagedRowError:
                 self.bad.add(row[0] if isinstance(row[0], str) else f"row {number}")
                 continue
@@ -130,14 +129,14 @@ class _Rows:
 
     def _by_key(self, given: set[str]) -> Iterator[tuple]:
         """Rows that the walk along the numbers missed: a flipped bit can make it jump."""
-        query = f"SELECT rowid, {self._row} FROM trials WHERE key = ?"
+        query = f"SELECT rowid, {_ROW} FROM trials WHERE key = ?"
         for key in sorted(self.keys - given):
             with contextlib.suppress(*_DAMAGE):
                 yield from self._db.execute(query, (key,)).fetchmany(1)
 
     def _by_number(self) -> Iterator[tuple]:
         number = 0
-        query = f"SELECT rowid, {self._row} FROM trials WHERE rowid >= ? ORDER BY rowid"
+        query = f"SELECT rowid, {_ROW} FROM trials WHERE rowid >= ? ORDER BY rowid"
         while number <= self._last:
             try:
                 # On a damaged page numbers may go backwards, and a page may lead back to itself.
@@ -152,7 +151,7 @@ class _Rows:
 
     def _next(self, number: int) -> tuple[int, tuple | None]:
         """The next row that can be read by its own number, and the number after it."""
-        query = f"SELECT rowid, {self._row} FROM trials WHERE rowid = ?"
+        query = f"SELECT rowid, {_ROW} FROM trials WHERE rowid = ?"
         for candidate in range(number, self._last + 1):
             try:
                 row = self._db.execute(query, (candidate,)).fetchone()
@@ -161,15 +160,3 @@ class _Rows:
             if row:
                 return candidate + 1, row
         return self._last + 1, None
-
-
-def _without_checksum(row: list) -> Trial:
-    trial = from_row([*row[:-1], checksum(row[:-1])])
-    if digest(trial.settings()) != trial.key:
-        raise DamagedRowError(f"trial {trial.key} is damaged: its key is not that of its settings")
-    return trial
-
-
-def _remove(path: str | os.PathLike[str]) -> None:
-    for end in ("", "-wal", "-shm"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
