@@ -72,7 +72,9 @@ class Benchmark:
         path, plan = folder / "large.db", driver.prepare(spec)
         with Store(path) as store:
             for shard in plan:
-                store.record([_trial(shard, shard.key(member), member) for member in shard.members])
+                store.record(
+                    [_trial(shard, key, member) for key, member in zip(shard.keys, shard.members, strict=True)]
+                )
         table = Table(
             "what",
             "seconds",

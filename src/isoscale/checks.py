@@ -47,9 +47,12 @@ def number(name: str, value: object, *, least: float = -math.inf, above: float =
         found = float(value)
     except OverflowError:
         raise InvalidValueError(f"`{name}` must be a number that a float holds") from None
-    if not math.isfinite(found) or found < least or found <= above:
-        bound = f" > {above:g}" if above > -math.inf else f" >= {least:g}" if least > -math.inf else ""
-        raise InvalidValueError(f"`{name}` must be{bound}{' and' * bool(bound)} finite, got {found}")
+    if not math.isfinite(found):
+        raise InvalidValueError(f"`{name}` must be finite, got {found}")
+    if found < least:
+        raise InvalidValueError(f"`{name}` must be >= {least:g}, got {found}")
+    if found <= above:
+        raise InvalidValueError(f"`{name}` must be > {above:g}, got {found}")
     return found
 
 

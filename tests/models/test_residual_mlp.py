@@ -14,6 +14,7 @@ from isoscale.models import ResidualMLP
 from isoscale.models.base import seeding
 from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer, Recipe, stack
+from roles import roles_of
 
 F64 = torch.float64
 PHI = {"relu": torch.relu, "tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "linear": lambda z: z}
@@ -121,7 +122,7 @@ def test_depth_mup_keeps_the_stream_at_any_depth():
 
 
 def test_roles():
-    roles = ResidualMLP(3, 2, 8, 2, block_depth=3, norm="layer").roles
+    roles = roles_of(ResidualMLP(3, 2, 8, 2, block_depth=3, norm="layer"))
     assert roles["input.weight"] is Role.INPUT
     assert roles["readout.weight"] is Role.OUTPUT
     assert roles["norm.weight"] is roles["norm.bias"] is Role.VECTOR
@@ -131,7 +132,7 @@ def test_roles():
         Role.BRANCH_LAST,
     ]
     assert roles["blocks.0.norm.bias"] is Role.BRANCH_VECTOR
-    only = ResidualMLP(3, 2, 8, 2, block_depth=1).roles
+    only = roles_of(ResidualMLP(3, 2, 8, 2, block_depth=1))
     assert only["blocks.0.maps.0.weight"] is Role.BRANCH_LAST
     assert len(roles) == 1 + 2 * (3 + 2) + 2 + 1
 

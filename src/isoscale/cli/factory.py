@@ -151,7 +151,7 @@ def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> A
     """Arguments of the model's forward: from `--inputs`, from the factory's module, or from the model itself.
 
     A spec is dtype:shape, as float:2x3x32x32 or int:2x16 (whole numbers are zeros). Hugging Face models offer
-    `dummy_inputs`. None for a model that says its own roles and so needs no trace.
+    `dummy_inputs`. None for a model that has a property `example_inputs`, or `roles`.
 
     Raises:
         InvalidValueError: A spec that cannot be read; no inputs from anywhere.
@@ -160,7 +160,7 @@ def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> A
         return tuple(_zeros(spec) for spec in specs)
     if made.inputs is not None:
         return made.inputs
-    if isinstance(getattr(model, "roles", None), dict):
+    if isinstance(getattr(model, "roles", None), dict) or getattr(model, "example_inputs", None) is not None:
         return None
     with contextlib.suppress(Exception):
         if isinstance(dummy := getattr(model, "dummy_inputs", None), dict):

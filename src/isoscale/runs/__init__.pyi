@@ -1,5 +1,7 @@
+from .driver import Job as Job
+from .driver import Runner as Runner
+from .driver import RunOptions as RunOptions
 from .driver import sweep as sweep
-from .driver import sweep_all as sweep_all
 from .progress import Progress as Progress
 from .record import TrialRecord as TrialRecord
 from .result import SweepResult as SweepResult

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.runs import interrupts, worker
@@ -26,6 +29,103 @@ _log = logging.getLogger(__name__)
 _TRIES = 3
 _BEAT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
+
+
+class RunOptions(TypedDict, total=False):
+    """Where and how sweeps run: the keyword arguments of `isoscale.sweep`, and of all that sweeps."""
+
+    store: str | os.PathLike[str]
+    engine: str
+    workers: int | None
+    device: str
+    data: str | None
+    progress: bool | Callable[[Progress], None]
+    engine_address: str | None
+    gpu_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Where and how sweeps run.
+
+    Attributes:
+        store: SQLite file that keeps every trial.
+        engine: "local": worker processes on this machine. "ray": tasks on a Ray cluster (`isoscale[ray]`).
+        workers: How many; by default one for each core, or for each GPU.
+        device: "auto", "cpu" or "cuda".
+        data: Folder of the data sets; by default `$ISOSCALE_DATA`.
+        progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
+        engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
+        gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
+        announce: Called with each `Job` before it runs.
+    """
+
+    store: str | os.PathLike[str] = "isoscale.db"
+    engine: str = "local"
+    workers: int | None = None
+    device: str = "auto"
+    data: str | None = None
+    progress: bool | Callable[[Progress], None] = False
+    engine_address: str | None = None
+    gpu_share: float = 1.0
+    announce: Callable[[Job], None] | None = None
+
+    def job(self, specs: Sequence[Sweep]) -> Job:
+        """What sweeps would run, after their data and models were seen to be usable."""
+        return Job(self, specs)
+
+    def run(self, specs: Sequence[Sweep]) -> list[SweepResult]:
+        """Several sweeps as one: their shards share the workers, which start once.
+
+        Trials that two specs share run once. One result for each spec, in the same order.
+        """
+        job = self.job(specs)
+        if self.announce is not None:
+            self.announce(job)
+        return job.run()
+
+    def site(self) -> Site:
+        """The engine and what it has."""
+        return find(self.engine, self.workers, self.device, self.engine_address, self.gpu_share)
+
+
+class Job:
+    """Sweeps that are about to run.
+
+    Attributes:
+        specs: The sweeps.
+        shards: Their shards, each once.
+    """
+
+    def __init__(self, runner: Runner, specs: Sequence[Sweep]) -> None:
+        self.specs = list(specs)
+        self._runner = runner
+        self._plans = [prepare(spec, runner.data) for spec in specs]
+        self.shards = _merged([shard for plan in self._plans for shard in plan])
+
+    @functools.cached_property
+    def left(self) -> list[Shard]:
+        """What the store does not have; a store that is not there yet is not made."""
+        if not os.path.exists(self._runner.store):
+            return _costliest_first(self.shards)
+        with Store(self._runner.store) as store:
+            return missing(self.shards, store)
+
+    def run(self) -> list[SweepResult]:
+        """Run what is left, and return all of it."""
+        runner = self._runner
+        site = runner.site()
+        try:
+            left = self.left
+            with Store(runner.store) as store:
+                if runner.progress is True:
+                    with bars() as show:
+                        _Driver(self.shards, left, store, show, site).run()
+                else:
+                    _Driver(self.shards, left, store, runner.progress or (lambda _: None), site).run()
+                return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
+        finally:
+            site.close()
 
 
 def sweep(
@@ -60,10 +160,9 @@ def sweep(
         The trials as labelled arrays (`SweepResult`).
 
     Raises:
-        InvalidValueError, DataError, StoreError: Before anything runs, or with all that ran kept.
+        InvalidValueError, PlanError, DataError, StoreError: Before anything runs, or with all that ran kept.
     """
-    (result,) = sweep_all(
-        [spec],
+    runner = Runner(
         store=store,
         engine=engine,
         workers=workers,
@@ -73,39 +172,8 @@ def sweep(
         engine_address=engine_address,
         gpu_share=gpu_share,
     )
+    (result,) = runner.run([spec])
     return result
-
-
-def sweep_all(
-    specs: Sequence[Sweep],
-    *,
-    store: str | os.PathLike[str] = "isoscale.db",
-    engine: str = "local",
-    workers: int | None = None,
-    device: str = "auto",
-    data: str | None = None,
-    progress: bool | Callable[[Progress], None] = False,
-    engine_address: str | None = None,
-    gpu_share: float = 1.0,
-) -> list[SweepResult]:
-    """Several sweeps as one: their shards share the workers, which start once.
-
-    Arguments and errors as for `sweep`; one result for each spec, in the same order. Trials that two specs share
-    run once.
-    """
-    site = find(engine, workers, device, engine_address, gpu_share)
-    try:
-        plans = [prepare(spec, data) for spec in specs]
-        plan = _merged([shard for plan in plans for shard in plan])
-        with Store(store) as opened:
-            if progress is True:
-                with bars() as show:
-                    _Driver(plan, opened, show, site).run()
-            else:
-                _Driver(plan, opened, progress or (lambda _: None), site).run()
-            return [gather(spec, plan, opened) for spec, plan in zip(specs, plans, strict=True)]
-    finally:
-        site.close()
 
 
 def _merged(plan: Sequence[Shard]) -> list[Shard]:
@@ -134,7 +202,12 @@ def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
     """What of a plan the store does not have, the costliest shards first."""
     finished = store.finished([key for shard in plan for key in shard.keys])
     left = [shard.only(set(shard.keys) - finished) for shard in plan]
-    return sorted((shard for shard in left if shard.members), key=cost, reverse=True)
+    return _costliest_first([shard for shard in left if shard.members])
+
+
+def _costliest_first(shards: Sequence[Shard]) -> list[Shard]:
+    """No schedule beats the longest shard, so it starts first."""
+    return sorted(shards, key=cost, reverse=True)
 
 
 class _Driver:
@@ -143,12 +216,13 @@ class _Driver:
     def __init__(
         self,
         plan: Sequence[Shard],
+        left: Sequence[Shard],
         store: Store,
         show: Callable[[Progress], None],
         site: Site,
     ) -> None:
         self.plan, self.store, self.show, self.site = plan, store, show, site
-        self.waiting = missing(plan, store)
+        self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
         self.running: dict[concurrent.futures.Future, Shard] = {}

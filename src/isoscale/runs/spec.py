@@ -231,7 +231,11 @@ def _count(name: str, value: object) -> int:
 
 
 def _rate(value: object) -> float:
-    return number("lrs", value, above=0)
+    try:
+        return number("lrs", value, above=0)
+    except InvalidValueError:
+        shown = float(value)  # pyrefly: ignore[bad-argument-type]  a number, or the error would be another
+        raise InvalidValueError(f"`lrs` must be positive and finite, got {shown}") from None
 
 
 def _rule(name: object) -> str:

@@ -8,13 +8,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.runs import Sweep, SweepResult, sweep
+from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.result import STATUS
 
 if TYPE_CHECKING:
@@ -72,13 +72,20 @@ class Transfer:
         return self.data._repr_html_()
 
 
-def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> Transfer:
+def transfer(
+    spec: Sweep,
+    base: Mapping[str, int] | None = None,
+    *,
+    runner: Runner | None = None,
+    **where: Unpack[RunOptions],
+) -> Transfer:
     """Sweep at several depths (or widths) and judge whether the base's learning rate serves the largest.
 
     Args:
         spec: The grid, with several depths or several widths, not both.
         base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default.
-        **run: Passed to `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
+        runner: Where and how to run; instead of the following.
+        **where: As for `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
 
     Raises:
         InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.
@@ -89,11 +96,17 @@ def transfer(spec: Sweep, base: Mapping[str, int] | None = None, **run: Any) -> 
     isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both
     """
     axis, base_size, _ = question(spec, base)
-    based: dict[str, Any] = {f"base_{axis}": base_size}
-    spec = dataclasses.replace(spec, **based)
+    runner = runner or Runner(**where)
     started = time.monotonic()
-    result = sweep(spec, **run)
+    (result,) = runner.run([based(spec, base)])
     return judge(result, axis, base_size, seconds=time.monotonic() - started)
+
+
+def based(spec: Sweep, base: Mapping[str, int] | None = None) -> Sweep:
+    """The sweep with the tuned size as the rules' base."""
+    axis, size, _ = question(spec, base)
+    changes: dict[str, Any] = {f"base_{axis}": size}
+    return dataclasses.replace(spec, **changes)
 
 
 def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) -> Transfer:

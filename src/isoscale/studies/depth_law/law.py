@@ -6,16 +6,15 @@ import dataclasses
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
-from isoscale.runs import Progress, Sweep
+from isoscale.runs import Runner, RunOptions, Sweep
 from isoscale.runs.driver import prepare
 from isoscale.runs.engines.engine import resolve_device
 from isoscale.stats import PowerLaw
@@ -82,11 +81,8 @@ def depth_law(
     search: Method = "adaptive",
     target: float = 0.125,
     most_seeds: int = 0,
-    store: str | os.PathLike[str] = "isoscale.db",
-    data: str | None = None,
-    device: str = "auto",
-    progress: bool | Callable[[Progress], None] = False,
-    **where: Any,
+    runner: Runner | None = None,
+    **where: Unpack[RunOptions],
 ) -> DepthLaw:
     """Measure how the best learning rate falls with depth, and compare with what needs no sweep (THEORY.md section 6).
 
@@ -100,8 +96,9 @@ def depth_law(
         search: "adaptive" (`isoscale.studies.depth_law.search`) or "grid", every learning rate of the sweep.
         target: Half-width of an optimum's 95 % interval for the adaptive search to reach, in octaves.
         most_seeds: Seeds that the adaptive search may use where the sweep's own disagree; 0: no more than those.
-        store, data, device, progress, where: As for `isoscale.sweep` (`workers`, `engine`, ...); run again to resume.
-            Sweep-free estimates are made here, on `device` or, if the sweep runs on a cluster, on the CPU.
+        runner: Where and how to run; instead of the following.
+        **where: As for `isoscale.sweep` (`store`, `data`, `workers`, `engine`, ...); run again to resume. Sweep-free
+            estimates are made here, on `device` or, if the sweep runs on a cluster, on the CPU.
 
     Raises:
         InvalidValueError, InvalidTypeError, DataError, StoreError: As `isoscale.sweep`; too few depths, more than one
@@ -115,20 +112,21 @@ def depth_law(
     specs = _checked(networks)
     if search not in ("adaptive", "grid"):
         raise unknown("`search`", search, ("adaptive", "grid"))
-    here = resolve_device(device if where.get("engine", "local") == "local" else "cpu")
-    for spec in specs.values():
-        prepare(dataclasses.replace(spec, lrs=spec.lrs[:1]), data)
-    run: dict[str, Any] = {"store": store, "device": device, "data": data, "progress": progress, **where}
+    runner = runner or Runner(**where)
+    here = resolve_device(runner.device if runner.engine == "local" else "cpu")
+    data = runner.data
     at_depth = {
         Curve(name, depth): dataclasses.replace(spec, depths=(depth,), base_depth=depth)
         for name, spec in specs.items()
         for depth in spec.depths
     }
+    for spec in at_depth.values():
+        prepare(dataclasses.replace(spec, lrs=spec.lrs[:1]), data)
     searches = {curve: _search(spec, search, target, most_seeds) for curve, spec in at_depth.items()}
-    tables = run_searches(at_depth, searches, **run)
+    tables = run_searches(at_depth, searches, runner)
     found = _dataset(specs, searches, joined(tables), data, here)
     known = _known(specs, found, searches, data)
-    methods, trained = zero_shot(known, **run) if known else ([], [])
+    methods, trained = zero_shot(known, runner) if known else ([], [])
     return _law(specs, found, methods, joined([*tables, *trained]))
 
 

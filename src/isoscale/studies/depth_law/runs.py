@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.runs import Sweep, SweepResult, sweep_all
+from isoscale.runs import Runner, Sweep, SweepResult
 from isoscale.runs.result import STATUS
 from isoscale.studies.depth_law.search import Exhaustive, Request, Search
 
@@ -35,22 +35,24 @@ def objective(result: SweepResult) -> xr.DataArray:
     return _mean_curve(data)
 
 
-def train_requests(specs: Mapping[Any, Sweep], requests: Mapping[Any, Request], **run: Any) -> dict[Any, SweepResult]:
+def train_requests(
+    specs: Mapping[Any, Sweep], requests: Mapping[Any, Request], runner: Runner
+) -> dict[Any, SweepResult]:
     """Train each request on its spec, all as one sweep: the workers start once."""
     asked = {
         key: dataclasses.replace(specs[key], lrs=request.lrs, seeds=request.seeds, steps=request.steps)
         for key, request in requests.items()
     }
-    return dict(zip(asked, sweep_all(list(asked.values()), **run), strict=True))
+    return dict(zip(asked, runner.run(list(asked.values())), strict=True))
 
 
 def run_searches(
-    specs: Mapping[Curve, Sweep], searches: Mapping[Curve, Search | Exhaustive], **run: Any
+    specs: Mapping[Curve, Sweep], searches: Mapping[Curve, Search | Exhaustive], runner: Runner
 ) -> list[pd.DataFrame]:
     """Advance all searches, round by round, until none wants more; every run as the rows of tables."""
     tables = []
     while requests := {curve: request for curve, search in searches.items() if (request := search.wanted())}:
-        results = train_requests(specs, requests, **run)
+        results = train_requests(specs, requests, runner)
         for curve, result in results.items():
             searches[curve].tell(objective(result))
             stage = "full" if requests[curve].steps == specs[curve].steps else "pilot"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from isoscale.runs import Sweep, SweepResult, sweep_all
+from isoscale.runs import Runner, Sweep, SweepResult
 from isoscale.runs.result import STATUS
 from isoscale.studies.depth_law.fits import Prediction
 from isoscale.studies.depth_law.published import CLAIM
@@ -67,7 +67,7 @@ def tuned_lr(loss: xr.DataArray) -> float:
     return float(means["lr"][int(np.nanargmin(means.values))])
 
 
-def zero_shot(networks: Mapping[str, Known], **run: Any) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+def zero_shot(networks: Mapping[str, Known], runner: Runner) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Train every network's deepest size by every method, all as one sweep.
 
     Returns:
@@ -76,7 +76,7 @@ def zero_shot(networks: Mapping[str, Known], **run: Any) -> tuple[list[dict[str,
         one's, seed by seed; NaN if any seed diverged. And the runs.
     """
     asked = {(name, how): _spec(known, *at) for name, known in networks.items() for how, at in _methods(known)}
-    results = dict(zip(asked, sweep_all(list(asked.values()), **run), strict=True))
+    results = dict(zip(asked, runner.run(list(asked.values())), strict=True))
     losses = {key: objective(result).isel(lr=0).values for key, result in results.items()}
     found = []
     for (name, how), result in results.items():
