@@ -134,8 +134,13 @@ def read(
     known = _base(base, _inputs(base, example_inputs, roles), traced=anatomy.traced)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    pairs = sizes.counterparts(shapes, known.shapes)
+    # Roles given by hand say what the trace cannot know of either model: then names alone decide.
+    compared = known.roles if roles is None else None
+    own_roles = {name: part.role for name, part in anatomy.parts.items()}
+    pairs = sizes.counterparts(shapes, known.shapes, own_roles, compared)
     facts = tuple(_facts(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
+    if compared is not None:
+        _check_counterparts(facts, pairs, compared)
     return Reading(
         anatomy=anatomy,
         base=known,
@@ -296,6 +301,24 @@ def _facts(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpa
         frozen=not parameter.requires_grad,
         base_rms=base.rms.get(counterpart),
     )
+
+
+def _check_counterparts(
+    facts: tuple[TensorFacts, ...], pairs: Mapping[str, str], base_roles: Mapping[str, Role]
+) -> None:
+    """A weight matrix and its counterpart must be of one kind: ratios between an input and a hidden layer mean nothing.
+
+    A base that is too shallow has no hidden layer, and one of its ends answers in its place.
+    """
+    for one in facts:
+        there = base_roles[pairs[one.name]]
+        both_matrices = one.role.decays and there.decays
+        if both_matrices and one.role.width_role is not there.width_role:
+            raise PlanError(
+                f"`{one.name}` is a layer of kind {one.role.width_role}, and what answers to it in the base, "
+                f"`{pairs[one.name]}`, one of kind {there.width_role}: give a base with a layer of each kind (one "
+                "block or hidden layer more), or say what the tensor is: `roles={...}`"
+            )
 
 
 def _fans(part: Part, shape: tuple[int, ...]) -> tuple[float, float]:

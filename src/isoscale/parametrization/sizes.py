@@ -7,7 +7,6 @@ another depth), the first corresponds to the first, the last to the last, and on
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
-from isoscale.graph.anatomy import Anatomy, block_pattern, depth, head_sizes
+from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph, head_sizes
 from isoscale.graph.branches import residual_branches
+from isoscale.graph.graph import Graph
 from isoscale.graph.trace import trace
 from isoscale.scaling.decoding import record
+from isoscale.scaling.roles import Role
+from isoscale.scaling.tensor import starred
 
 Shape = tuple[int, ...]
 
@@ -37,12 +39,14 @@ class Base:
         rms: Root mean square of each parameter's entries; None where the model has no numbers (meta device).
         depth: Number of residual branches that its forward runs through; None if it was not traced.
         head_sizes: Size of the heads of each attention; None if it was not traced.
+        roles: Of each parameter, by name; None if it was not traced, or if the trace leaves one open.
     """
 
     shapes: Mapping[str, Shape]
     rms: Mapping[str, float | None]
     depth: int | None = None
     head_sizes: tuple[int, ...] | None = None
+    roles: Mapping[str, Role] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
             and need not be guessed from names.
 
     Returns:
-        {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ...}
+        {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "roles": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -73,7 +77,16 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
         rms={name: rms(parameter) for name, parameter in parameters.items()},
         depth=depth(graph, residual_branches(graph)) if graph else None,
         head_sizes=head_sizes(graph) if graph else None,
+        roles=_roles(graph, parameters) if graph else None,
     )
+
+
+def _roles(graph: Graph, parameters: Mapping[str, Tensor]) -> dict[str, Role] | None:
+    try:
+        anatomy = from_graph(graph, parameters)
+    except PlanError:  # the target's own roles may be given by hand: nothing is compared then
+        return None
+    return {name: part.role for name, part in anatomy.parts.items()}
 
 
 def read(value: Any) -> Base:
@@ -88,7 +101,7 @@ def read(value: Any) -> Base:
         )
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
-    base = record(Base, value, "base")
+    base = record(Base, {"roles": None, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
@@ -97,6 +110,8 @@ def read(value: Any) -> Base:
         raise PlanError(
             f"`base.rms` must hold root mean squares: 0, or between {_SMALLEST_RMS} and {1 / _SMALLEST_RMS}"
         )
+    if base.roles is not None and base.roles.keys() != base.shapes.keys():
+        raise PlanError("`base.roles` must name the parameters of `base.shapes`, each once")
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
@@ -111,8 +126,18 @@ def rms(tensor: Tensor) -> float | None:
 
 
 # --- correspondence ---
-def counterparts(target: Mapping[str, Shape], base: Mapping[str, Shape]) -> dict[str, str]:
+def counterparts(
+    target: Mapping[str, Shape],
+    base: Mapping[str, Shape],
+    roles: Mapping[str, Role] | None = None,
+    base_roles: Mapping[str, Role] | None = None,
+) -> dict[str, str]:
     """For each parameter of the target the parameter of the base that it corresponds to.
+
+    Args:
+        target, base: Shapes by name.
+        roles, base_roles: Roles by name, if both are known: of several numbered modules of the base, one whose
+            tensors do the same answers. In a plain stack of layers the first is an input layer, the others are hidden.
 
     Raises:
         PlanError: The architectures differ; the message names the first difference.
@@ -121,7 +146,9 @@ def counterparts(target: Mapping[str, Shape], base: Mapping[str, Shape]) -> dict
     {'h.0.w': 'h.0.w', 'h.1.w': 'h.0.w', 'h.2.w': 'h.1.w'}
     """
     pairs: dict[str, str] = {}
-    _match(_tree(target), _tree(base), "", "", pairs)
+    if roles is None or base_roles is None:
+        roles = base_roles = {}
+    _Matching(roles, base_roles, pairs).match(_tree(target), _tree(base), "", "")
     for name, other in pairs.items():
         if len(target[name]) != len(base[other]):
             raise PlanError(
@@ -142,58 +169,75 @@ def _tree(names: Mapping[str, Shape]) -> dict[str, Any]:
     return tree
 
 
-def _match(target: Any, base: Any, path: str, base_path: str, pairs: dict[str, str]) -> None:
-    if isinstance(target, str) or isinstance(base, str):
-        if isinstance(target, str) and isinstance(base, str):
-            pairs[target] = base
-            return
-        raise _different(target, base, path, base_path)
-    for step, other in _children(target, base, path, base_path):
-        _match(target[step], base[other], f"{path}{step}.", f"{base_path}{other}.", pairs)
+@dataclass(frozen=True)
+class _Matching:
+    """Walks two trees of names side by side; `pairs` is what it finds."""
 
+    roles: Mapping[str, Role]
+    base_roles: Mapping[str, Role]
+    pairs: dict[str, str]
 
-def _children(target: dict[str, Any], base: dict[str, Any], path: str, base_path: str) -> list[tuple[str, str]]:
-    """Which child of the base answers to each child of the target."""
-    if target.keys() == base.keys():
-        return [(step, step) for step in target]
-    numbered = all(step.isdecimal() for step in (*target, *base))
-    if not numbered or not base:
-        first = next(step for step in (*target, *base) if (step in target) != (step in base))
-        where, which = ("target", path) if first in target else ("base", base_path)
-        raise PlanError(
-            f"target and base differ: only the {where} has `{which}{first}`. "
-            "They must be the same architecture at two sizes, with blocks in a ModuleList or Sequential"
-        )
-    return [(step, _answering(step, target, base, path)) for step in target]
+    def match(self, target: Any, base: Any, path: str, base_path: str) -> None:
+        if isinstance(target, str) or isinstance(base, str):
+            if isinstance(target, str) and isinstance(base, str):
+                self.pairs[target] = base
+                return
+            raise _different(target, base, path, base_path)
+        for step, other in self._children(target, base, path, base_path):
+            self.match(target[step], base[other], f"{path}{step}.", f"{base_path}{other}.")
 
+    def _children(
+        self, target: dict[str, Any], base: dict[str, Any], path: str, base_path: str
+    ) -> list[tuple[str, str]]:
+        """Which child of the base answers to each child of the target."""
+        if target.keys() == base.keys():
+            return [(step, step) for step in target]
+        numbered = all(step.isdecimal() for step in (*target, *base))
+        if not numbered or not base:
+            first = next(step for step in (*target, *base) if (step in target) != (step in base))
+            where, which = ("target", path) if first in target else ("base", base_path)
+            raise PlanError(
+                f"target and base differ: only the {where} has `{which}{first}`. "
+                "They must be the same architecture at two sizes, with blocks in a ModuleList or Sequential"
+            )
+        return [(step, self._answering(step, target, base, path)) for step in target]
 
-def _answering(step: str, target: dict[str, Any], base: dict[str, Any], path: str) -> str:
-    steps, others = sorted(target, key=int), sorted(base, key=int)
-    at, last = steps.index(step), len(steps) - 1
-    middle = others[1:-1] or others
-    ranked = (
-        [others[0], *others]
-        if at == 0
-        else [others[-1], *others[::-1]]
-        if at == last
-        else [*middle, others[0], others[-1]]
-    )
-    kind = _signature(target[step])
-    for other in ranked:
-        if _signature(base[other]) == kind:
-            return other
-    raise PlanError(
-        f"no module of the base answers to `{path}{step}` of the target: its parameters are "
-        f"{', '.join(kind[:4])}. A base needs at least one block of each kind"
-    )
+    def _answering(self, step: str, target: dict[str, Any], base: dict[str, Any], path: str) -> str:
+        """The first answers to the first, the last to the last, one in between to one in between."""
+        steps, others = sorted(target, key=int), sorted(base, key=int)
+        if step == steps[0]:
+            ranked = others
+        elif step == steps[-1]:
+            ranked = others[::-1]
+        else:
+            ranked = [*others[1:-1], others[0], others[-1]]
+        kind = _signature(target[step])
+        same_kind = [other for other in ranked if _signature(base[other]) == kind]
+        if not same_kind:
+            raise PlanError(
+                f"no module of the base answers to `{path}{step}` of the target: its parameters are "
+                f"{', '.join(kind[:4])}. A base needs at least one block of each kind"
+            )
+        does = _roles_below(target[step], self.roles)
+        alike = [other for other in same_kind if _roles_below(base[other], self.base_roles) == does]
+        return (alike or same_kind)[0]
 
 
 def _signature(tree: Any, prefix: str = "") -> list[str]:
     """The names below a module, indices left out: what makes two modules the same kind."""
     if isinstance(tree, str):
         return [prefix.rstrip(".")]
-    steps = ((re.sub(r"^\d+$", "*", step), child) for step, child in tree.items())
-    return sorted({name for step, child in steps for name in _signature(child, f"{prefix}{step}.")})
+    found = set()
+    for step, child in tree.items():
+        found.update(_signature(child, f"{prefix}{starred(step)}."))
+    return sorted(found)
+
+
+def _roles_below(tree: Any, roles: Mapping[str, Role]) -> list[Role | None]:
+    """What the tensors below a module do, in order."""
+    if isinstance(tree, str):
+        return [roles.get(tree)]
+    return [role for child in tree.values() for role in _roles_below(child, roles)]
 
 
 def _different(target: Any, base: Any, path: str, base_path: str) -> PlanError:
