@@ -76,7 +76,7 @@ def seeds(value: object) -> list[int]:
     >>> seeds(3), seeds([5, 7])
     ([0, 1, 2], [5, 7])
     """
-    if isinstance(value, bool) or not isinstance(value, (int, Sequence)):
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, Sequence)):
         raise InvalidTypeError(f"`seeds` must be a number of seeds or a list of them, got {value!r}")
     found = list(range(value)) if isinstance(value, int) else list(value)
     if not found:

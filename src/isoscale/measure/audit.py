@@ -158,7 +158,13 @@ def answer(experiment: Experiment, by: By) -> Audit:
         *_without_signal(exponents),
         *undecided(exponents),
     )
-    return Audit(exponents=exponents, data=data, notes=notes, experiment=experiment, rule=rule)
+    return Audit(
+        exponents=exponents,
+        data=data,
+        notes=notes,
+        experiment=experiment,
+        rule=rule,
+    )
 
 
 # --- one network ---
@@ -175,11 +181,14 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     model, plan = experiment.scaled(seed, **size)
     groups = _groups(plan, by)
     roles = {label: entries[0].role for label, entries in groups.items()}
+    batch = experiment.batches[0]
     with _output_from_zero(model):
-        _, grads = loss_gradient(model, experiment.loss_fn, experiment.batches[0], seed)
-    if not all(grad.isfinite().all() for grad in grads.values()):
-        overflow = {quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}
-        return _Network(overflow, roles, "")
+        _, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
+    # A forward pass that overflows has no step to follow: its effects are beyond all numbers.
+    for grad in grads.values():
+        if not grad.isfinite().all():
+            overflow = {quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}
+            return _Network(overflow, roles, "")
 
     steps = step_of_plan(plan, grads)
     points = hook_points(model, experiment.inputs)
@@ -189,7 +198,8 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     method = ""
     # One Jacobian-vector product a group: the group's tensors move together, all others stay.
     for label, entries in groups.items():
-        effects["own_update"][label] = _root_mean_square([_direct(entry, direct, plan) for entry in entries])
+        of_entries = [_direct(entry, direct, plan) for entry in entries]
+        effects["own_update"][label] = _root_mean_square(of_entries)
         tangents = {entry.name: steps[entry.name] for entry in entries}
         pushed = _hooked_jvp(model, experiment.inputs, tangents, points, seed)
         if pushed.why and not method:
@@ -205,6 +215,7 @@ def _output_from_zero(model: nn.Module) -> Iterator[None]:
     that shrinks with the width, would make the errors of small networks larger than those of large ones."""
 
     def centre(value: Any) -> Any:
+        # 0 in value, and with the derivative of `value`.
         if isinstance(value, Tensor) and value.is_floating_point():
             return value - value.detach()
         return value
@@ -219,6 +230,7 @@ def _output_from_zero(model: nn.Module) -> Iterator[None]:
 def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
     """The first step of the plan's optimizer: each tensor's direction times its learning rate."""
     steps: dict[str, Tensor] = {}
+    # Tensor by tensor: each has an eps and, under Muon, a family of its own.
     for entry in plan.entries:
         if entry.name in grads:
             gradient = {entry.name: grads[entry.name]}
@@ -228,7 +240,8 @@ def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _direct(entry: TensorPlan, direct: dict[str, float], plan: Plan) -> float:
-    """A vector at a branch's end is measured against the branch's multiplier, which was folded into it."""
+    """A norm scale at a branch's end is measured against the branch's multiplier, which was folded into it."""
+    # The norm scale is c g where the branch starts at size c: its own change is that of g.
     if entry.carries and not entry.role.decays:
         return direct[entry.name] / plan.scaling.multiplier_of_branches()
     return direct[entry.name]
@@ -242,6 +255,7 @@ def _hooked_jvp(
     seed: int,
 ) -> Jvp[float]:
     """The root mean square of the change of the output, of the stream's end and of each pre-activation."""
+    # "" is the network itself, whose output is the last that is seen.
     hooked = [""]
     if points.stream:
         hooked.append(points.stream)
@@ -250,7 +264,14 @@ def _hooked_jvp(
     def rms(output: Tensor, change: Tensor) -> float:
         return float(mean_square(change).sqrt())
 
-    return forward_jvp(model, inputs, tangents, modules=dict.fromkeys(hooked), keep=rms, seed=seed)
+    return forward_jvp(
+        model,
+        inputs,
+        tangents,
+        modules=dict.fromkeys(hooked),
+        keep=rms,
+        seed=seed,
+    )
 
 
 def _propagated(changes: dict[str, float], points: HookPoints) -> dict[str, float]:
@@ -293,15 +314,27 @@ def _groups(plan: Plan, by: By) -> dict[str, list[TensorPlan]]:
 
 
 # --- all networks ---
-def _dataset(experiment: Experiment, by: By, sizes: list[Size], networks: list[list[_Network]]) -> xr.Dataset:
+def _dataset(
+    experiment: Experiment,
+    by: By,
+    sizes: list[Size],
+    networks: list[list[_Network]],
+) -> xr.Dataset:
     import xarray as xr
 
     assert experiment.rule is not None
-    labels = list(networks[0][0].effects["own_update"])
-    coords: dict[str, list[Any]] = {by: labels, **experiment.axes, "seed": experiment.seeds}
+    first = networks[0][0].effects
+    labels = list(first["own_update"])
+    coords: dict[str, list[Any]] = {
+        by: labels,
+        **experiment.axes,
+        "seed": experiment.seeds,
+    }
     shape = [len(values) for values in coords.values()]
+    # Only the two lines of sizes are measured; the rest of the grid stays NaN.
+    nothing = {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES}
     data = xr.Dataset(
-        {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES},
+        nothing,
         coords,
         attrs={
             "rule": experiment.rule.name,
@@ -317,7 +350,12 @@ def _dataset(experiment: Experiment, by: By, sizes: list[Size], networks: list[l
     return data
 
 
-def _exponents(experiment: Experiment, rule: Rule, data: xr.Dataset, roles: dict[str, Role]) -> pd.DataFrame:
+def _exponents(
+    experiment: Experiment,
+    rule: Rule,
+    data: xr.Dataset,
+    roles: dict[str, Role],
+) -> pd.DataFrame:
     import pandas as pd
 
     by = _by(data)
@@ -331,7 +369,8 @@ def _exponents(experiment: Experiment, rule: Rule, data: xr.Dataset, roles: dict
             for axis in experiment.fitted_axes:
                 slope = fit(*experiment.along(axis, values))
                 expected = expectation(roles[label], quantity, axis, rule)
-                rows.append(({**named, "quantity": quantity, "axis": axis}, slope, expected))
+                row = {**named, "quantity": quantity, "axis": axis}
+                rows.append((row, slope, expected))
     return pd.DataFrame(judged(rows))
 
 
@@ -345,7 +384,8 @@ def expectation(role: Role, quantity: str, axis: str, rule: Rule) -> float:
     if axis == "width" and role is Role.OUTPUT:
         # |W x| starts at n^(1/2) times the readout's own size, and the update keeps it at 1.
         start = rule.factors(Role.OUTPUT, "sgd", width=2.0)
-        return 0.0 - (np.log2(start.init_std * start.multiplier) + 0.5)
+        power = np.log2(start.init_std * start.multiplier)
+        return 0.0 - (power + 0.5)
     return 0.0
 
 
@@ -369,7 +409,9 @@ def _not_hooked(data: xr.Dataset) -> Iterator[str]:
 def _without_signal(exponents: pd.DataFrame) -> Iterator[str]:
     """Roles (or tensors) that do nothing at all, and so cannot be judged."""
     by = "tensor" if "tensor" in exponents else "role"
-    silent = exponents["exponent"].isnull().groupby(exponents[by], sort=False).all()
+    # An exponent is NaN where the effect is 0 or has not been seen; with all of them NaN there is no verdict.
+    missing = exponents["exponent"].isnull()
+    silent = missing.groupby(exponents[by], sort=False).all()
     if bool(silent.any()):
         yield (
             f"nothing to judge, as the step does nothing that is seen: {', '.join(silent.index[silent])}. "

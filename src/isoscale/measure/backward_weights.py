@@ -70,6 +70,7 @@ class _Swap:
 
     def detach(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
         x, *rest = inputs
+        # Without a gradient to hand on (the first layer's input, `no_grad`) the call stays as it is.
         if not (torch.is_grad_enabled() and x.requires_grad):
             self.input = None
             return None
@@ -81,6 +82,7 @@ class _Swap:
             return None
         # A weight that backward still needs must not be overwritten: every pass gets its own.
         self.shadow.weight = nn.Parameter(self._weight() + self.offset, requires_grad=False)
+        # The first term has the weight's gradient and none in x, the second the gradient in x by W_b.
         other = self.shadow.forward(self.input, *inputs[1:])
         return output + (other - other.detach())
 

@@ -83,9 +83,11 @@ def confirm_lr(
         least_steps=1,
         progress=progress,
     )
+    # Every rate starts from the same weights and sees the same batches and masks.
     lrs = [asked * 2.0**octave for octave in OCTAVES]
     table = experiment.over(lrs, lambda one, seed: _final_loss(experiment, one, seed))
-    loss = xr.DataArray(np.array(table), {"lr": lrs, "seed": experiment.seeds}, name="loss")
+    coords = {"lr": lrs, "seed": experiment.seeds}
+    loss = xr.DataArray(np.array(table), coords, name="loss")
     return _judged(loss, asked)
 
 
@@ -101,6 +103,7 @@ def _final_loss(experiment: Experiment, lr: float, seed: int) -> float:
             if not math.isfinite(loss):
                 return math.nan
             losses.append(loss)
+    # The last loss alone would be that of one batch.
     counted = max(1, experiment.steps // 10)
     return float(np.mean(losses[-counted:]))
 
@@ -111,6 +114,7 @@ def _judged(loss: xr.DataArray, asked: float) -> Confirmed:
         nothing = "most seeds diverge at every learning rate of the sweep"
         return Confirmed(lr=math.nan, octaves=math.nan, statement=nothing, loss=loss)
     best = float(found["lr"])
+    # At an edge the optimum may lie beyond it: the distance is then a lower bound.
     octaves = math.log2(asked / best)
     bound = " or beyond (the sweep's edge)" if bool(found["at_edge"]) else ""
     if abs(octaves) < 0.1:

@@ -157,7 +157,14 @@ def _run(experiment: Experiment, seed: int, size: Size) -> _Run:
     steppers = experiment.optimizers_of_plan(plan)
     labels = _labels(model, experiment, plan)
     first = _outputs(model, labels, experiment.inputs, seed)
-    run = _Run(_sizes(first, labels), [], [], _branch_outputs(plan))
+    run = _Run(
+        start=_sizes(first, labels),
+        changes=[],
+        losses=[],
+        branch_outputs=_branch_outputs(plan),
+    )
+    # The masks of training come from `seed` once; every look at the outputs starts from it anew, so that only the
+    # parameters differ between two looks.
     with seeded(seed):
         for number in range(experiment.steps):
             loss = experiment.step(model, steppers, number)
@@ -173,6 +180,7 @@ def _labels(model: nn.Module, experiment: Experiment, plan: Plan) -> dict[str, s
     stream = hook_points(model, experiment.inputs).blocks
     leaves: list[str] = []
     for name, module in model.named_modules():
+        # A module without parameters hands on what others made, and a parent what its children made.
         is_leaf = not any(True for _ in module.children())
         if name and is_leaf and any(True for _ in module.parameters()):
             leaves.append(name)
@@ -204,7 +212,12 @@ def _branch_outputs(plan: Plan) -> set[str]:
     return labels
 
 
-def _outputs(model: nn.Module, labels: dict[str, str], inputs: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
+def _outputs(
+    model: nn.Module,
+    labels: dict[str, str],
+    inputs: tuple[Any, ...],
+    seed: int,
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -220,12 +233,20 @@ def _sizes(outputs: dict[str, Tensor], labels: dict[str, str]) -> dict[str, floa
     squares: dict[str, list[float]] = {}
     for name, output in outputs.items():
         label = labels[module_of(name)]
-        squares.setdefault(label, []).append(float(mean_square(output)))
-    return {label: float(np.sqrt(np.mean(values))) for label, values in squares.items()}
+        square = float(mean_square(output))
+        squares.setdefault(label, []).append(square)
+    sizes: dict[str, float] = {}
+    for label, values in squares.items():
+        sizes[label] = float(np.sqrt(np.mean(values)))
+    return sizes
 
 
 # --- all networks ---
-def _dataset(experiment: Experiment, sizes: list[Size], runs: list[list[_Run]]) -> xr.Dataset:
+def _dataset(
+    experiment: Experiment,
+    sizes: list[Size],
+    runs: list[list[_Run]],
+) -> xr.Dataset:
     import xarray as xr
 
     assert experiment.rule is not None
@@ -238,6 +259,7 @@ def _dataset(experiment: Experiment, sizes: list[Size], runs: list[list[_Run]]) 
     }
     dims = tuple(coords)
     shape = [len(coords[dim]) for dim in dims]
+    # Only the two lines of sizes are trained; the rest of the grid stays NaN.
     data = xr.Dataset(
         {
             "start": (dims[:-1], np.full(shape[:-1], np.nan)),
@@ -261,7 +283,11 @@ def _dataset(experiment: Experiment, sizes: list[Size], runs: list[list[_Run]]) 
     return data
 
 
-def _exponents(experiment: Experiment, data: xr.Dataset, branch_outputs: set[str]) -> pd.DataFrame:
+def _exponents(
+    experiment: Experiment,
+    data: xr.Dataset,
+    branch_outputs: set[str],
+) -> pd.DataFrame:
     import pandas as pd
 
     assert experiment.rule is not None
@@ -292,6 +318,7 @@ def _forgiven(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _diverged(data: xr.Dataset) -> Iterator[str]:
     """The sizes at which training left the numbers. Cells off the two lines of sizes were never trained."""
+    # A cell was trained if it has a start, and diverged if some module's last change is no number.
     started = data["start"].notnull().any("module")
     last = data["change"].isel(step=-1).fillna(np.inf)
     bad = started & ~(last != np.inf).all("module")
@@ -299,7 +326,8 @@ def _diverged(data: xr.Dataset) -> Iterator[str]:
     for axis in ("width", "depth"):
         if axis in bad.dims:
             others = [dim for dim in bad.dims if dim != axis]
-            sizes = bad[axis].values[bad.any(others).values]
+            somewhere = bad.any(others).values
+            sizes = bad[axis].values[somewhere]
             at += [f"{axis} {size}" for size in sizes.tolist()]
     if at:
         yield f"training diverges at {', '.join(at)}: a lower `lr` may tell more"

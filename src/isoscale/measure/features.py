@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.building import Factory, another_seed, checked_batches, mean_and_se
+from isoscale.measure.tools.building import Factory, another_seed, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Size
 from isoscale.measure.tools.observe import linear_layers, module_of, observe
 from isoscale.measure.tools.passes import Batch, LossFn, call, called_layers, parameters, seeded
@@ -117,6 +117,7 @@ def _run(experiment: Experiment, seed: int, size: Size) -> _Run:
     names = called_layers(model, x)[:-1]
     if not names:
         raise InvalidValueError("the network must call two linear or convolution modules or more")
+    # W_0 of every layer: the copy is not trained.
     start = linear_layers(copy.deepcopy(model))
     labels = _labels(y)
     steppers = experiment.optimizers(model)
@@ -124,16 +125,20 @@ def _run(experiment: Experiment, seed: int, size: Size) -> _Run:
     history: dict[str, dict[str, list[float]]] = {}
     for number in range(experiment.steps + 1):
         # Always with the same dropout masks; those of the updates differ from step to step.
-        for name, now in _look(model, names, x, masks).items():
+        seen = _look(model, names, x, masks)
+        for name, now in seen.items():
+            parts = _parts(start[module_of(name)], initial[name], now, labels)
             of_layer = history.setdefault(name, {})
-            for key, value in _parts(start[module_of(name)], initial[name], now, labels).items():
+            for key, value in parts.items():
                 of_layer.setdefault(key, []).append(value)
         if number < experiment.steps:
             with seeded(masks + number):
                 experiment.step(model, steppers, number)
     run: _Run = {}
     for name, of_layer in history.items():
-        run[name] = {key: np.array(values) for key, values in of_layer.items()}
+        run[name] = {}
+        for key, values in of_layer.items():
+            run[name][key] = np.array(values)
     return run
 
 
@@ -159,23 +164,29 @@ def _parts(
 ) -> dict[str, float]:
     _, z0 = initial
     x, z = now
-    propagated = start(x)  # W_0 x_k
+    # z = W_k x_k less W_0 x_k is the direct update, W_0 x_k less z_0 = W_0 x_0 the propagated one.
+    propagated = start(x)
     changes = {
         "own": z - propagated,
         "inherited": propagated - z0,
         "total": z - z0,
     }
-    row: dict[str, float] = {}
+    row = {"alignment": _alignment(z, labels)}
     for name, change in changes.items():
         row[name] = float(change.norm() / z0.norm())
-    row["alignment"] = _alignment(z, labels)
-    return {name: value if math.isfinite(value) else math.nan for name, value in row.items()}
+    for name, value in row.items():
+        if not math.isfinite(value):
+            row[name] = math.nan
+    return row
 
 
 def _alignment(z: Tensor, labels: Tensor | None) -> float:
     """<K, Y> / (|K| |Y|) of centred kernels, from the centred features and labels themselves."""
-    if labels is None or z.dim() < 2 or len(z) != len(labels):
+    if labels is None or z.dim() < 2:
         return math.nan
+    if len(z) != len(labels):
+        return math.nan
+    # Centring the features centres their kernel in rows and columns.
     features = z.flatten(1).double()
     features = features - features.mean(0)
     # <F F^T, Y Y^T> = |F^T Y|^2.
@@ -226,33 +237,43 @@ _TEXTS = {
 def _dataset(experiment: Experiment, runs: list[list[_Run]]) -> xr.Dataset:
     import xarray as xr
 
-    axes = experiment.axes
     # The largest network comes last and has every layer of the others, in order.
     layers: dict[str, None] = {}
     for of_seeds in reversed(runs):
         layers |= dict.fromkeys(of_seeds[0])
     groups = dict.fromkeys(group_of(layer) for layer in layers)
-    variables: dict[str, Any] = {}
-
-    def add(name: str, text: str, of: str, labels: dict[str, None], look_up: Callable[[_Run, str], np.ndarray]) -> None:
-        """A variable over sizes, labels and steps, and its standard error."""
-        table = [[[look_up(run, label) for label in labels] for run in of_seeds] for of_seeds in runs]
-        mean, error = mean_and_se(np.array(table), 1)  # (sizes, seeds, labels, steps)
-        shape = [len(values) for values in axes.values()] + list(mean.shape[1:])
-        dims = (*axes, of, "step")
-        attrs = {"units": "1", "long_name": text}
-        variables[name] = (dims, mean.reshape(shape), attrs)
-        attrs = {"units": "1", "long_name": f"standard error of {name}"}
-        variables[f"{name}_se"] = (dims, error.reshape(shape), attrs)
-
+    # What a smaller network has in place of the layers that only larger ones have.
     missing = np.full(experiment.steps + 1, np.nan)
+
+    def of_layers(run: _Run, name: str) -> np.ndarray:
+        """(layers, steps)."""
+        rows = [run[layer][name] if layer in run else missing for layer in layers]
+        return np.stack(rows)
+
+    def of_groups(run: _Run, name: str) -> np.ndarray:
+        """Root mean squares over like layers, (groups, steps)."""
+        rows: list[np.ndarray] = []
+        for group in groups:
+            alike = [row[name] for layer, row in run.items() if group_of(layer) == group]
+            if not alike:
+                rows.append(missing)
+                continue
+            # A run about to diverge is too large to square.
+            with np.errstate(over="ignore"):
+                square = np.mean(np.square(alike), 0)
+            rows.append(np.sqrt(square))
+        return np.stack(rows)
+
+    variables: dict[str, Any] = {}
     for name, text in _TEXTS.items():
-        add(name, text, "layer", layers, lambda run, layer, name=name: run[layer][name] if layer in run else missing)
+        table = [[of_layers(run, name) for run in of_seeds] for of_seeds in runs]
+        variables |= experiment.summary(name, text, ("layer", "step"), table)
     for name in PARTS:
+        table = [[of_groups(run, name) for run in of_seeds] for of_seeds in runs]
         text = f"root mean square over like layers of {_TEXTS[name]}"
-        add(f"group_{name}", text, "group", groups, lambda run, group, name=name: _rms(run, group, name, missing))
+        variables |= experiment.summary(f"group_{name}", text, ("group", "step"), table)
     coords = {
-        **axes,
+        **experiment.axes,
         "layer": list(layers),
         "group": list(groups),
         "step": np.arange(experiment.steps + 1),
@@ -261,14 +282,6 @@ def _dataset(experiment: Experiment, runs: list[list[_Run]]) -> xr.Dataset:
     if "depth" in experiment.fitted_axes:
         data = data.assign(_exponents(data))
     return data
-
-
-def _rms(run: _Run, group: str, name: str, missing: np.ndarray) -> np.ndarray:
-    alike = [row[name] for layer, row in run.items() if group_of(layer) == group]
-    if not alike:
-        return missing
-    with np.errstate(over="ignore"):
-        return np.sqrt(np.mean(np.square(alike), 0))
 
 
 def _exponents(data: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -282,13 +295,18 @@ def _exponents(data: xr.Dataset) -> dict[str, xr.DataArray]:
         fitted = np.apply_along_axis(lambda y: _power(depths, y), -1, values.values)
         for index, end in enumerate(("", "_low", "_high")):
             bound = end.replace("_", ", ")
-            attrs = {"units": "1", "long_name": f"power of the depth in group_{part}{bound}"}
-            found[f"{part}_exponent{end}"] = xr.DataArray(fitted[..., index], dims=values.dims[:-1], attrs=attrs)
+            text = f"power of the depth in group_{part}{bound}"
+            found[f"{part}_exponent{end}"] = xr.DataArray(
+                fitted[..., index],
+                dims=values.dims[:-1],
+                attrs={"units": "1", "long_name": text},
+            )
     return found
 
 
 def _power(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
     usable = np.isfinite(values) & (values > 0)
+    # A part that is 0 (the first layer's propagated update) follows no power of the depth.
     if len(set(depths[usable])) < 2:
         return np.full(3, np.nan)
     law = laws.fit_power_law(depths[usable], values[usable])

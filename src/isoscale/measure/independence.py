@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
 from isoscale.measure.backward_weights import independent_backward
-from isoscale.measure.tools.building import Factory, another_seed, checked_batches, mean_and_se
+from isoscale.measure.tools.building import Factory, another_seed, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Size
 from isoscale.measure.tools.observe import linear_layers, observe
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, loss_gradient, seeded
@@ -67,8 +67,8 @@ def gradient_independence(
         Dataset over the sizes given, `step`, and `time` (place among the replaced layers), means over seeds with
         standard errors `<name>_se`:
 
-        loss, feature_change, gradient_norm (backward_weights, ...): of each way of training. A layer's feature change is
-        |z(step) - z(0)| / |z(0)| of its output z; its gradient norm that of its weight's gradient.
+        loss, feature_change, gradient_norm (backward_weights, ...): of each way of training. A layer's feature change
+        is |z(step) - z(0)| / |z(0)| of its output z; its gradient norm that of its weight's gradient.
         loss_gap, feature_gap: independent minus reused. gradient_gap: log of the ratio of the gradients' norms.
         gradient_cosine: of the angle between the two gradients.
 
@@ -121,10 +121,13 @@ class _Network:
         self.model = model
         self.steppers = experiment.optimizers(model)
         self.initial: dict[str, Tensor] = {}
-        # The name of each layer's weight: layers may share one, and a model need not call it "weight".
+        # The parameter that is each layer's weight; one that two layers share has one name.
         tensors = {id(param): name for name, param in model.named_parameters()}
         layers = linear_layers(model)
-        self.weights = {name: tensors[id(layers[name].weight)] for name in names}
+        self.weights: dict[str, str] = {}
+        for name in names:
+            weight = layers[name].weight
+            self.weights[name] = tensors[id(weight)]
 
     def look(self, seed: int) -> _Look:
         outputs: dict[str, Tensor] = {}
@@ -132,14 +135,21 @@ class _Network:
         def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
             outputs[name] = output.detach().clone()
 
+        batch = self.experiment.batches[0]
         with observe(self.model, self.weights, see):
-            loss, grads = loss_gradient(self.model, self.experiment.loss_fn, self.experiment.batches[0], seed)
+            loss, grads = loss_gradient(self.model, self.experiment.loss_fn, batch, seed)
+        # The first look is before any update.
         self.initial = self.initial or outputs
         changes: list[float] = []
         for name in self.weights:
-            moved = outputs[name] - self.initial[name]
-            changes.append(float(moved.norm() / self.initial[name].norm()))
-        return _Look(float(loss), np.array(changes), [grads[weight] for weight in self.weights.values()])
+            initial = self.initial[name]
+            moved = outputs[name] - initial
+            changes.append(float(moved.norm() / initial.norm()))
+        return _Look(
+            loss=float(loss),
+            change=np.array(changes),
+            grads=[grads[weight] for weight in self.weights.values()],
+        )
 
     def step(self, number: int, seed: int) -> None:
         with seeded(seed):
@@ -150,6 +160,7 @@ def _run(experiment: Experiment, seed: int, size: Size, select: Select | None) -
     """Both ways of training one network."""
     model = experiment.build(seed, **size)
     names = _replaced(model, experiment, select)
+    # W~: the weights of the same layers in a network that is independent of this one.
     copies = linear_layers(experiment.build(another_seed(seed), **size))
     backward = {name: copies[name].weight for name in names}
     reused = _Network(experiment, model, names)
@@ -159,11 +170,15 @@ def _run(experiment: Experiment, seed: int, size: Size, select: Select | None) -
         for number in range(experiment.steps + 1):
             # Dropout masks differ from step to step, and not between the two ways.
             masks = another_seed(seed) + number
-            rows.append(_row(reused.look(masks), independent.look(masks)))
+            row = _row(reused.look(masks), independent.look(masks))
+            rows.append(row)
             if number < experiment.steps:
                 reused.step(number, masks)
                 independent.step(number, masks)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    run: _Run = {}
+    for name in rows[0]:
+        run[name] = np.stack([row[name] for row in rows])
+    return run
 
 
 def _replaced(model: nn.Module, experiment: Experiment, select: Select | None) -> list[str]:
@@ -183,13 +198,22 @@ def _replaced(model: nn.Module, experiment: Experiment, select: Select | None) -
 
 def _row(reused: _Look, independent: _Look) -> _Run:
     """What is recorded at one step."""
-    norm = np.array([float(grad.norm()) for grad in reused.grads])
-    other_norm = np.array([float(grad.norm()) for grad in independent.grads])
+    norms: list[float] = []
+    other_norms: list[float] = []
     products: list[float] = []
     for grad, other in zip(reused.grads, independent.grads, strict=True):
-        products.append(float((grad * other).sum()))
-    at = np.rint(np.array(TIMES) * (len(products) - 1)).astype(int)
+        product = (grad * other).sum()
+        norms.append(float(grad.norm()))
+        other_norms.append(float(other.norm()))
+        products.append(float(product))
+    norm = np.array(norms)
+    other_norm = np.array(other_norms)
+    # The layers that are nearest to the recorded times.
+    last = len(products) - 1
+    at = np.rint(np.array(TIMES) * last).astype(int)
+    # Zero gradients and diverged runs leave the numbers here, and become NaN below.
     with np.errstate(all="ignore"):
+        cosine = np.array(products) / (norm * other_norm)
         row = {
             "loss": np.array([reused.loss, independent.loss]),
             "feature_change": np.stack([reused.change[at], independent.change[at]]),
@@ -197,9 +221,11 @@ def _row(reused: _Look, independent: _Look) -> _Run:
             "loss_gap": np.array(independent.loss - reused.loss),
             "feature_gap": (independent.change - reused.change)[at],
             "gradient_gap": np.log(other_norm / norm)[at],
-            "gradient_cosine": (np.array(products) / (norm * other_norm))[at],
+            "gradient_cosine": cosine[at],
         }
-    return {name: np.where(np.isfinite(value), value, np.nan) for name, value in row.items()}
+    for name, value in row.items():
+        row[name] = np.where(np.isfinite(value), value, np.nan)
+    return row
 
 
 # --- all networks ---
@@ -217,27 +243,22 @@ _TEXTS = {
 def _dataset(experiment: Experiment, runs: list[list[_Run]]) -> xr.Dataset:
     import xarray as xr
 
-    axes = experiment.axes
     variables: dict[str, Any] = {}
     for name, text in _TEXTS.items():
-        dims = [*axes, "step"]
+        dims = ["step"]
         if name in ("loss", "feature_change", "gradient_norm"):
             dims.append("backward_weights")
         if name not in ("loss", "loss_gap"):
             dims.append("time")
         table = [[run[name] for run in of_seeds] for of_seeds in runs]
-        mean, error = mean_and_se(np.array(table), 1)  # (sizes, seeds, step, ...)
-        shape = [len(sizes) for sizes in axes.values()] + list(mean.shape[1:])
-        attrs = {"units": "1", "long_name": text}
-        variables[name] = (dims, mean.reshape(shape), attrs)
-        attrs = {"units": "1", "long_name": f"standard error of {name}"}
-        variables[f"{name}_se"] = (dims, error.reshape(shape), attrs)
+        variables |= experiment.summary(name, text, dims, table)
     diverged = 0
     for of_seeds in runs:
         for run in of_seeds:
-            diverged += not np.isfinite(run["loss"]).all()
+            if not np.isfinite(run["loss"]).all():
+                diverged += 1
     coords = {
-        **axes,
+        **experiment.axes,
         "step": np.arange(experiment.steps + 1),
         "backward_weights": list(MODES),
         "time": list(TIMES),

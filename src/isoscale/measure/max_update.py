@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class MaxUpdate:
     def layer_lrs(self) -> dict[str, float]:
         """Layer-wise muP: the learning rate at which each layer by itself moves by 1; infinite at zero update."""
         lrs: dict[str, float] = {}
+        # eta^2 S_l(1) = 1.
         for name, moment in self.moments.items():
             lrs[name] = moment**-0.5 if moment > 0 else math.inf
         return lrs
@@ -72,8 +73,8 @@ class MaxUpdate:
     @property
     def highest(self) -> tuple[str, float]:
         """The layer that moves least, but moves, and its own learning rate: far above `lr`, it starves."""
-        moving = {name: lr for name, lr in self.layer_lrs.items() if lr < math.inf}
-        return max(moving.items(), key=lambda layer: layer[1])
+        moving = [layer for layer in self.layer_lrs.items() if layer[1] < math.inf]
+        return max(moving, key=lambda layer: layer[1])
 
 
 def max_update_lr(
@@ -147,7 +148,16 @@ def max_update_lr(
         draws: list[_Draw] = []
         for one in experiment.batches:
             hooked = _hooked(network, one, count, blocks)
-            draw = _draw(experiment, network, one, seed, hooked, lrs=lrs or {}, eps=eps, method=method)
+            draw = _draw(
+                experiment,
+                network,
+                one,
+                seed,
+                hooked,
+                lrs=lrs or {},
+                eps=eps,
+                method=method,
+            )
             if not draw.jvp.outputs:
                 raise InvalidValueError(
                     f"no pre-activation counts: `count`={count!r} leaves none of {draw.called} but the readout "
@@ -159,7 +169,8 @@ def max_update_lr(
     # One cell, since there is one size: a row for each seed, in it a draw for each batch.
     (draws,) = experiment.over([None], draws_of)
     first = experiment.build(experiment.seeds[0])
-    not_hooked = [name for name in linear_layers(first) if name not in draws[0][0].called]
+    called = draws[0][0].called
+    not_hooked = [name for name in linear_layers(first) if name not in called]
     return _combined(draws, mean, notes_on(first), not_hooked)
 
 
@@ -182,14 +193,17 @@ class _Draw(NamedTuple):
     called: list[str]
 
 
-def _hooked(model: nn.Module, batch: Batch, count: Counted, blocks: Select | None) -> list[str]:
+def _hooked(
+    model: nn.Module,
+    batch: Batch,
+    count: Counted,
+    blocks: Select | None,
+) -> list[str]:
     """The modules whose outputs may count."""
     if count == "all":
         return list(linear_layers(model))
-    if blocks is None:
-        kinds = traced(model, (batch[0],))
-    else:
-        kinds = which(model, blocks)
+    x, _ = batch
+    kinds = traced(model, (x,)) if blocks is None else which(model, blocks)
     return [name for name, kind in kinds.items() if kind == count]
 
 
@@ -206,21 +220,29 @@ def _draw(
 ) -> _Draw:
     linear = linear_layers(model)
     called: list[str] = []
-    with observe(model, {**linear, **dict.fromkeys(hooked)}, lambda name, *_: called.append(name)):
+
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+        called.append(name)
+
+    with observe(model, dict.fromkeys([*linear, *hooked]), see):
         loss, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
     _check_finite(loss, grads)
     first, last = _input_and_output_layer(called, linear)
 
-    # The step of one unit of learning rate; under Muon its own tensors are the weights between those two layers.
+    # The step at learning rate 1; under Muon its own tensors are the weights between those two layers.
     outer = {module_of(first), module_of(last)}
-    inner = {id(module.weight) for name, module in linear.items() if name not in outer}
-    hidden = {name for name, param in model.named_parameters() if id(param) in inner}
+    inner: set[int] = set()
+    for name, module in linear.items():
+        if name not in outer:
+            inner.add(id(module.weight))
+    hidden = [name for name, param in model.named_parameters() if id(param) in inner]
     steps = optimizer_step(grads, experiment.optimizer, eps=eps, hidden=hidden)
     for name, lr in lrs.items():
         if name not in steps:
             raise unknown("trained parameter in `lrs`", name, steps)
         steps[name] = steps[name] * lr
 
+    # S_l(1) of every hooked output at once: the mean square of its change along the step.
     jvp = forward_jvp(
         model,
         (batch[0],),
@@ -245,6 +267,7 @@ def _input_and_output_layer(called: list[str], linear: Mapping[str, nn.Module]) 
 
 
 def _mean_square(_: Tensor, change: Tensor) -> Tensor:
+    # The norm does not underflow in the model's own precision, as squares of tiny changes would.
     norm = widest(torch.linalg.vector_norm(change))
     return norm.square() / change.numel()
 
@@ -261,7 +284,12 @@ def _check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:
 
 
 # --- all draws ---
-def _combined(draws: list[list[_Draw]], mean: Mean, notes: list[str], not_hooked: list[str]) -> MaxUpdate:
+def _combined(
+    draws: list[list[_Draw]],
+    mean: Mean,
+    notes: list[str],
+    not_hooked: list[str],
+) -> MaxUpdate:
     first = draws[0][0]
     names = list(first.jvp.outputs)
     worst = first.jvp
@@ -280,7 +308,10 @@ def _combined(draws: list[list[_Draw]], mean: Mean, notes: list[str], not_hooked
         rows.append(row)
     table = np.array(rows)  # (seeds, batches, layers)
     moments = table.mean((0, 1))
-    silent = tuple(name for name, moment in zip(names, moments, strict=True) if moment == 0)
+    silent: list[str] = []
+    for name, moment in zip(names, moments, strict=True):
+        if moment == 0:
+            silent.append(name)
     if len(silent) == len(names):
         raise InvalidValueError(
             "no pre-activation moves: every gradient before the readout is zero. Is the readout initialised to zero? "
@@ -296,7 +327,7 @@ def _combined(draws: list[list[_Draw]], mean: Mean, notes: list[str], not_hooked
         moments=dict(zip(names, moments.tolist(), strict=True)),
         moments_se=dict(zip(names, _standard_error(table).tolist(), strict=True)),
         readout=first.readout,
-        silent=silent,
+        silent=tuple(silent),
         method=worst.method,
         notes=(*notes, *_remarks(not_hooked, silent, worst)),
     )
@@ -307,7 +338,11 @@ def _rank(method: Method) -> int:
     return get_args(Method).index(method)
 
 
-def _remarks(not_hooked: list[str], silent: tuple[str, ...], worst: Jvp[Tensor]) -> Iterator[str]:
+def _remarks(
+    not_hooked: list[str],
+    silent: list[str],
+    worst: Jvp[Tensor],
+) -> Iterator[str]:
     if not_hooked:
         yield f"linear layers that were not called as modules, and so not seen: {', '.join(not_hooked)}"
     if silent:
@@ -320,6 +355,7 @@ def _level(moments: np.ndarray, mean: Mean) -> np.ndarray:
     """The mean over layers (the last axis)."""
     if mean == "arithmetic":
         return moments.mean(-1)
+    # exp of the mean log over the layers that move; log 0 is never taken.
     moving = moments > 0
     logs = np.full_like(moments, np.nan)
     np.log(moments, where=moving, out=logs)
@@ -328,6 +364,7 @@ def _level(moments: np.ndarray, mean: Mean) -> np.ndarray:
 
 def _standard_error(table: np.ndarray) -> np.ndarray:
     """Of the mean over (seeds, batches, ...), from the scatter of the rows' and of the columns' means."""
+    # Of a table s_i + b_j, the mean over i has the scatter of b, that over j the scatter of s.
     variances: list[np.ndarray] = []
     for means in (table.mean(1), table.mean(0)):
         if len(means) > 1:

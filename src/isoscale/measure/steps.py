@@ -47,9 +47,11 @@ def optimizer_step(
     row = optimizers.family(family)
     steps: dict[str, Tensor] = {}
     for name, grad in grads.items():
-        is_hidden = grad.dim() >= 2 and (hidden is None or name in hidden)
+        stepper = row
         # Like torch's Muon, which takes matrices only, a family with another beside it leaves the rest to that.
-        stepper = FAMILIES[row.beside] if row.beside and not is_hidden else row
+        is_hidden = hidden is None or name in hidden
+        if row.beside and not (is_hidden and grad.dim() >= 2):
+            stepper = FAMILIES[row.beside]
         steps[name] = _step(grad.detach(), stepper, eps)
     return steps
 
@@ -62,6 +64,7 @@ def _step(grad: Tensor, row: Family, eps: float) -> Tensor:
     if row.answer == "spectral":
         direction = _orthogonal(full)
     elif row.has_eps:
+        # Adam's m / (sqrt(v) + eps) at the first step, whatever its betas.
         direction = full / (full.abs() + eps)
     else:
         direction = grad.sign()

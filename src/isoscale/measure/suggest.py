@@ -69,10 +69,16 @@ def suggest(found: Audit, *, seeds: int = 8) -> Suggestion:
     depths = axes.get("depth")
     if depths is None or len(depths) < 4:
         raise InvalidValueError(f"an audit over four depths or more is needed, got depths {depths}")
+    # Only depth is asked about, and a wide network is nearer to what theory says of it.
     if "width" in axes:
         axes["width"] = [max(axes["width"])]
     reference = replace(found.rule, name="depth-mup's depths", depth=_REFERENCE)
-    experiment = replace(found.experiment, axes=axes, seeds=checks.seeds(seeds), rule=reference)
+    experiment = replace(
+        found.experiment,
+        axes=axes,
+        seeds=checks.seeds(seeds),
+        rule=reference,
+    )
     row = experiment.family
     measured = answer(experiment, "role")
     table = _frame(_solve(measured, row))
@@ -86,7 +92,13 @@ def suggest(found: Audit, *, seeds: int = 8) -> Suggestion:
         statement = (
             "no exponents of branch size and learning rates make every effect flat: see the audit under the nearest"
         )
-    return Suggestion(exponents=table, rule=rule, flat=flat, statement=statement, audit=check)
+    return Suggestion(
+        exponents=table,
+        rule=rule,
+        flat=flat,
+        statement=statement,
+        audit=check,
+    )
 
 
 @dataclass(frozen=True)
@@ -133,10 +145,12 @@ def _solve(measured: Audit, row: Family) -> dict[str, _Exponent]:
     folds = float(row.lr_power)
     last = shrink.plus(stream_last, -1 / folds)
     start = _REFERENCE.sgd_last if linear else _REFERENCE.adam_last
-    found = {
-        "branch multiplier": branch,
-        "lr branch_last": replace(last, value=start + folds * last.value, se=folds * last.se),
-    }
+    beside = replace(
+        last,
+        value=start + folds * last.value,
+        se=folds * last.se,
+    )
+    found = {"branch multiplier": branch, "lr branch_last": beside}
 
     # d_i: the first.
     if direct is not None:
@@ -151,6 +165,7 @@ def _measured(audit: Audit, role: Role, quantity: str) -> _Exponent | None:
     data = audit.data
     if str(role) not in data["role"].values:
         return None
+    # The audit's depths are those at the largest width.
     values = data[quantity].sel(role=str(role))
     if "width" in data.dims:
         values = values.sel(width=data["width"].values.max())
@@ -162,6 +177,7 @@ def _measured(audit: Audit, role: Role, quantity: str) -> _Exponent | None:
 
 
 def _rule(audited: Rule, found: dict[str, float], row: Family) -> Rule:
+    # Without inner projections their rate is free, and follows the output projection's.
     last = found["lr branch_last"]
     inner = found.get("lr branch_internal", last)
     branch = found["branch multiplier"]
@@ -178,6 +194,7 @@ def _rule(audited: Rule, found: dict[str, float], row: Family) -> Rule:
 
 
 def _branches_flat(audit: Audit) -> bool:
+    # Biases and norm scales have no rate of their own in a rule: they follow the output projection.
     rows = audit.exponents
     in_branch = rows["role"].str.startswith("branch_") & (rows["role"] != "branch_vector")
     in_depth = rows[in_branch & (rows["axis"] == "depth")]
@@ -189,7 +206,11 @@ def _frame(table: dict[str, _Exponent]) -> pd.DataFrame:
 
     rows = []
     for what, found in table.items():
-        slope = Slope(exponent=found.value, se=found.se, freedom=found.freedom)
+        slope = Slope(
+            exponent=found.value,
+            se=found.se,
+            freedom=found.freedom,
+        )
         low, high = slope.interval()
         row = {
             "what": what,

@@ -23,6 +23,7 @@ def build(make_model: Factory, seed: int, **sizes: Any) -> nn.Module:
     A factory that has a parameter `seed` gets it. One that has none draws from the global generator, which starts
     from the seed and comes back afterwards; the models of isoscale, which do not draw from that, start from it too.
     """
+    # A factory with **options may hand a seed on, so it gets one too.
     takes_seed = False
     for parameter in inspect.signature(make_model).parameters.values():
         if parameter.name == "seed" or parameter.kind is parameter.VAR_KEYWORD:
@@ -42,16 +43,21 @@ def check_seeds(make_model: Factory, seeds: Sequence[int], **sizes: Any) -> None
         return
     first = build(make_model, seeds[0], **sizes).state_dict()
     second = build(make_model, seeds[1], **sizes).state_dict()
-    if all(torch.equal(tensor, second[name]) for name, tensor in first.items()):
-        raise InvalidValueError(
-            f"`make_model` makes the same network for seeds {seeds[0]} and {seeds[1]}: give it a parameter `seed` "
-            "that its weights follow"
-        )
+    for name, tensor in first.items():
+        if not torch.equal(tensor, second[name]):
+            return
+    raise InvalidValueError(
+        f"`make_model` makes the same network for seeds {seeds[0]} and {seeds[1]}: give it a parameter `seed` "
+        "that its weights follow"
+    )
 
 
 def another_seed(seed: int) -> int:
     """A seed whose networks are independent of those of `seed` and of other small seeds."""
-    return int(np.random.SeedSequence([seed, 0xB]).generate_state(1)[0])
+    # SeedSequence hashes its words: neighbouring seeds give unrelated states.
+    sequence = np.random.SeedSequence([seed, 0xB])
+    (state,) = sequence.generate_state(1)
+    return int(state)
 
 
 def checked_batches(batches: Any) -> list[Batch]:

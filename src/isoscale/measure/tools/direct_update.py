@@ -18,7 +18,11 @@ from isoscale.measure.tools.passes import call, mean_square, parameters, swapped
 
 
 def direct_updates(
-    model: nn.Module, inputs: tuple[Any, ...], steps: Mapping[str, Tensor], vectors: Collection[str], seed: int
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    steps: Mapping[str, Tensor],
+    vectors: Collection[str],
+    seed: int,
 ) -> dict[str, float]:
     """Size of each tensor's step as its own layer feels it.
 
@@ -35,11 +39,15 @@ def direct_updates(
         mean square of its change.
     """
     found: dict[str, float] = {}
+    owners: dict[str, str] = {}
     for name, step in steps.items():
-        found[name] = float(mean_square(step).sqrt()) if name in vectors else math.nan
-    # A vector whose change is no number is looked for as a matrix is, and so stays NaN unless its layer shows it.
-    owners = {name: name.rpartition(".")[0] for name, size in found.items() if math.isnan(size)}
+        if name in vectors:
+            found[name] = float(mean_square(step).sqrt())
+        else:
+            found[name] = math.nan
+            owners[name] = name.rpartition(".")[0]
     modules = dict(model.named_modules())
+    # Sums of squares over all calls of a module: a shared layer feels its step in each of them.
     moved = dict.fromkeys(owners, 0.0)
     whole = dict.fromkeys(owners, 0.0)
 
@@ -48,32 +56,45 @@ def direct_updates(
         for name, owner in owners.items():
             if owner == called:
                 leaf = name.rpartition(".")[2]
-                changes = _felt(modules[owner], leaf, steps[name], given)
-                moved[name] += changes[0]
-                whole[name] += changes[1]
+                change, size = _felt(modules[owner], leaf, steps[name], given)
+                moved[name] += change
+                whole[name] += size
 
-    with torch.no_grad(), observe(model, dict.fromkeys(owners.values()), see):
+    hooked = dict.fromkeys(owners.values())
+    with torch.no_grad(), observe(model, hooked, see):
         call(model, parameters(model), inputs, seed)
     for name in owners:
         if whole[name] > 0:
-            found[name] = math.sqrt(moved[name] / whole[name])
+            ratio = moved[name] / whole[name]
+            found[name] = math.sqrt(ratio)
     return found
 
 
 _NOT_LINEAR = (0.0, 0.0)
 
 
-def _felt(module: nn.Module, leaf: str, step: Tensor, given: tuple[Any, ...]) -> tuple[float, float]:
+def _felt(
+    module: nn.Module,
+    leaf: str,
+    step: Tensor,
+    given: tuple[Any, ...],
+) -> tuple[float, float]:
     """Squared sizes of Delta W x and W x; zeros where the module is not linear in this weight."""
     weight = module._parameters[leaf]
     assert weight is not None
+    # Attention is not linear in its weights, but its first step is: queries, keys and values are W x, where x is
+    # the first argument (of self-attention).
     if isinstance(module, nn.MultiheadAttention):
         if leaf != "in_proj_weight":
             return _NOT_LINEAR
         x = given[0]
-        return _square(F.linear(x, step)), _square(F.linear(x, weight))
+        moved = F.linear(x, step)
+        whole = F.linear(x, weight)
+        return _square(moved), _square(whole)
+    # What a module with children does with its own weight cannot be told from what they do.
     if any(True for _ in module.children()):
         return _NOT_LINEAR
+    # The other parameters are set to zero: a bias is no part of W x.
     zeros: dict[str, Tensor] = {}
     for name, param in module._parameters.items():
         if param is not None:

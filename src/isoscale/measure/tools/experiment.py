@@ -22,7 +22,7 @@ from torch import nn
 
 from isoscale import checks
 from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.building import Factory, build, check_seeds
+from isoscale.measure.tools.building import Factory, build, check_seeds, mean_and_se
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
 from isoscale.parametrization import Plan, parametrize, shapes
@@ -138,6 +138,7 @@ class Experiment:
         """The network of that size and seed, and the rule's plan, applied to it."""
         assert self.rule is not None
         model = self.build(seed, **size)
+        # Forced, since open items are told to the reader of a measurement as notes.
         plan = parametrize(
             model,
             self.base,
@@ -152,14 +153,25 @@ class Experiment:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The base's shapes, init and trace; the smallest depth instead of 1 if the factory makes no network of 1."""
-        smallest = {axis: min(sizes) for axis, sizes in self.axes.items()}
-        if smallest.get("depth", 1) > 1:
+        size = self.smallest
+        if size.get("depth", 1) > 1:
+            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
             with contextlib.suppress(Exception):
-                shallow = self.build(0, **{**smallest, "depth": 1})
+                shallow = self.build(0, **{**size, "depth": 1})
                 return shapes(shallow, self.inputs)
-        return shapes(self.build(0, **smallest), self.inputs)
+        return shapes(self.build(0, **size), self.inputs)
 
     # --- sizes ---
+    @property
+    def smallest(self) -> Size:
+        """The smallest size of every axis."""
+        return {axis: min(sizes) for axis, sizes in self.axes.items()}
+
+    @property
+    def largest(self) -> Size:
+        """The largest size of every axis."""
+        return {axis: max(sizes) for axis, sizes in self.axes.items()}
+
     def grid(self) -> list[Size]:
         """Every combination of sizes."""
         combinations = itertools.product(*self.axes.values())
@@ -174,9 +186,9 @@ class Experiment:
         """The sizes along one axis: widths at the smallest depth, depths at the largest width."""
         fixed: Size = {}
         if axis != "width" and "width" in self.axes:
-            fixed["width"] = max(self.axes["width"])
+            fixed["width"] = self.largest["width"]
         if axis != "depth" and "depth" in self.axes:
-            fixed["depth"] = min(self.axes["depth"])
+            fixed["depth"] = self.smallest["depth"]
         return [{**fixed, axis: size} for size in self.axes[axis]]
 
     def lines(self) -> list[Size]:
@@ -188,6 +200,7 @@ class Experiment:
         if not self.fitted_axes:
             raise InvalidValueError("`widths` or `depths` must hold two sizes or more: an exponent needs them")
         sizes: list[Size] = []
+        # The two lines cross where the width is largest and the depth smallest.
         for axis in self.fitted_axes:
             for size in self.line(axis):
                 if size not in sizes:
@@ -202,7 +215,11 @@ class Experiment:
         return [size[axis] for size in sizes], np.stack(rows)
 
     # --- runs ---
-    def over(self, cells: Iterable[Cell], measure: Callable[[Cell, int], Found]) -> list[list[Found]]:
+    def over(
+        self,
+        cells: Iterable[Cell],
+        measure: Callable[[Cell, int], Found],
+    ) -> list[list[Found]]:
         """measure(cell, seed) for each cell (a size, a learning rate): for each cell a list over the seeds."""
         todo = list(cells)
         found: list[list[Found]] = []
@@ -212,7 +229,37 @@ class Experiment:
                 self.progress(len(found) / len(todo))
         return found
 
-    def step(self, model: nn.Module, steppers: Sequence[torch.optim.Optimizer], number: int) -> float:
+    def summary(
+        self,
+        name: str,
+        text: str,
+        dims: Sequence[str],
+        table: Sequence[Sequence[np.ndarray]],
+    ) -> dict[str, Any]:
+        """A variable of a dataset over the grid: the mean over seeds of what `over` found, and its standard error.
+
+        Args:
+            name, text: The variable, and what it is in words.
+            dims: Those of each entry, beside the axes.
+            table: An array for each size and seed.
+        """
+        mean, error = mean_and_se(np.array(table), axis=1)
+        shape = [len(sizes) for sizes in self.axes.values()]
+        shape += mean.shape[1:]
+        dims = (*self.axes, *dims)
+        of_mean = {"units": "1", "long_name": text}
+        of_error = {"units": "1", "long_name": f"standard error of {name}"}
+        return {
+            name: (dims, mean.reshape(shape), of_mean),
+            f"{name}_se": (dims, error.reshape(shape), of_error),
+        }
+
+    def step(
+        self,
+        model: nn.Module,
+        steppers: Sequence[torch.optim.Optimizer],
+        number: int,
+    ) -> float:
         """Update `number` on the batch whose turn it is; returns the loss before it."""
         batch = self.batches[number % len(self.batches)]
         return descend(model, steppers, self.loss_fn, batch)
@@ -235,7 +282,8 @@ class Experiment:
         if self.optimizer not in FAMILIES:
             families = ", ".join(OPTIMIZERS)
             raise InvalidValueError(f"`optimizer` must be one of {families} or a function, got {self.optimizer!r}")
-        return torch_optimizers.optimizers(self.family.name, self.groups(model, lr=self.lr))
+        groups = self.groups(model, lr=self.lr)
+        return torch_optimizers.optimizers(self.family.name, groups)
 
     def groups(self, model: nn.Module, **options: Any) -> list[dict[str, Any]]:
         """Parameter groups that all have these options, for torch's optimizers of the family.
@@ -247,13 +295,17 @@ class Experiment:
         row = self.family
         if not row.beside:
             return [{"params": trained, **options}]
+        # By identity: a weight that two layers share is one parameter.
         linear = linear_layers(model)
-        hidden = {id(linear[name].weight) for name in called_layers(model, self.inputs[0])[1:-1]}
-        matrices = [param for param in trained if id(param) in hidden]
-        others = [param for param in trained if id(param) not in hidden]
+        inner = called_layers(model, self.inputs[0])[1:-1]
+        hidden = {id(linear[name].weight) for name in inner}
+        by_family: dict[str, list[nn.Parameter]] = {row.name: [], row.beside: []}
+        for param in trained:
+            steps_it = row.name if id(param) in hidden else row.beside
+            by_family[steps_it].append(param)
         groups: list[dict[str, Any]] = []
-        if matrices:
-            groups.append({"params": matrices, "optimizer": row.name, **options})
-        if others:
-            groups.append({"params": others, "optimizer": row.beside, **options})
+        # A family that steps nothing gets no optimizer.
+        for name, params in by_family.items():
+            if params:
+                groups.append({"params": params, "optimizer": name, **options})
         return groups

@@ -42,6 +42,7 @@ def hook_points(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> 
     seen = _seen(graph)
     outputs = {node: name for name, node in graph.module_outputs.items()}
 
+    # The stream after each residual addition, as far as a module returns it or is given it.
     blocks: list[str] = []
     for addition in sorted(residual_additions(graph)):
         at = _along(graph, addition, seen)
@@ -84,6 +85,7 @@ def _along(graph: Graph, index: int, seen: Mapping[int, str]) -> int | None:
     """The first node at or right after `index`, past views and norms, that is seen."""
     at = index
     while at not in seen:
+        # Where it forks, the value goes on by itself: no view or norm of it stands for it.
         readers = graph.readers[at]
         if len(readers) != 1:
             return None

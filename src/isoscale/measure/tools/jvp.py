@@ -101,7 +101,8 @@ def forward_jvp(
             # A mistake of the model's own comes back when its plain forward pass runs, in the last method.
             if candidate == candidates[-1]:
                 raise
-            failures.append(f"{candidate}: {str(error).splitlines()[0]}")
+            first_line = str(error).splitlines()[0]
+            failures.append(f"{candidate}: {first_line}")
             continue
         return Jvp(outputs=outputs, method=candidate, why="; ".join(failures))
     raise AssertionError("the last method returns or raises")
@@ -139,6 +140,7 @@ def _forward_mode(task: _Task) -> dict[str, Any]:
 
     def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         primal, tangent = fwd.unpack_dual(output)
+        # Outputs upstream of every moved tensor carry no tangent.
         if tangent is None:
             tangent = torch.zeros_like(primal)
         outputs[name] = task.keep(primal, tangent)
@@ -146,7 +148,8 @@ def _forward_mode(task: _Task) -> dict[str, Any]:
     with torch.no_grad(), fwd.dual_level():
         moved = dict(task.params)
         for name, tangent in task.tangents.items():
-            moved[name] = fwd.make_dual(task.params[name], tangent.detach())
+            param = task.params[name]
+            moved[name] = fwd.make_dual(param, tangent.detach())
         task.run(moved, see)
     return outputs
 
@@ -162,7 +165,11 @@ def _double_backward(task: _Task) -> dict[str, Any]:
         live = [name for name, output in outputs.items() if moved and output.requires_grad]
         changes: dict[str, Tensor] = {}
         if live:
-            pushed = _pushed([outputs[name] for name in live], list(moved.values()), list(task.tangents.values()))
+            pushed = _pushed(
+                outputs=[outputs[name] for name in live],
+                inputs=list(moved.values()),
+                tangents=list(task.tangents.values()),
+            )
             changes = dict(zip(live, pushed, strict=True))
     kept: dict[str, Any] = {}
     for name, output in outputs.items():
@@ -180,6 +187,7 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
     <J^T u, v> = <u, J v> shows whether the second pass is the transpose of the first.
     """
     generator = torch.Generator().manual_seed(0)
+    # Drawn on the CPU, so that every device checks the same directions.
     u: list[Tensor] = []
     for output in outputs:
         drawn = torch.randn(output.shape, generator=generator)
@@ -188,17 +196,19 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
     # J^T u by the first pass; <J^T u, v>; and its derivative in u, which is J v.
     pulled = torch.autograd.grad(outputs, inputs, u, create_graph=True, **options)
     inner = _inner(pulled, tangents)
+    pushed = [torch.zeros_like(z) for z in u]
     if inner.requires_grad:
         pushed = list(torch.autograd.grad(inner, u, **options))
-    else:
-        pushed = [torch.zeros_like(z) for z in u]
     # Norms often run in single precision, whatever the model's own.
     eps = torch.finfo(torch.float32).eps
     for output in outputs:
         eps = max(eps, torch.finfo(output.dtype).eps)
-    rounding = 10 * eps * (_inner(pulled, pulled) * _inner(tangents, tangents)).sqrt()
+    # |<J^T u, v>| <= |J^T u| |v|, each of whose products is rounded.
+    bound = (_inner(pulled, pulled) * _inner(tangents, tangents)).sqrt()
+    rounding = 10 * eps * bound
     allowed = eps**0.5 * _inner(pushed, pushed).sqrt() + rounding
-    if (inner - _inner(u, pushed)).abs() > allowed:
+    difference = inner - _inner(u, pushed)
+    if difference.abs() > allowed:
         raise RuntimeError("the backward pass cannot be differentiated")
     return pushed
 
@@ -206,7 +216,8 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     products = []
     for x, y in zip(a, b, strict=True):
-        products.append((widest(x) * widest(y)).sum())
+        product = widest(x) * widest(y)
+        products.append(product.sum())
     return torch.stack(products).sum()
 
 
@@ -215,6 +226,7 @@ def _finite_differences(task: _Task) -> dict[str, Any]:
     dtype = torch.float32
     for param in task.params.values():
         dtype = torch.promote_types(dtype, param.dtype)
+    # The cube root of eps balances rounding, eps / e, and curvature, e^2.
     step = torch.finfo(dtype).eps ** (1 / 3) * _relative_size(task.params, task.tangents)
 
     def at(shift: float) -> dict[str, Tensor]:
@@ -224,7 +236,9 @@ def _finite_differences(task: _Task) -> dict[str, Any]:
         with torch.no_grad():
             return task.outputs(params, dtype=dtype)
 
-    here, plus, minus = at(0.0), at(step), at(-step)
+    here = at(0.0)
+    plus = at(step)
+    minus = at(-step)
     kept: dict[str, Any] = {}
     for name, output in here.items():
         change = (plus[name] - minus[name]) / (2 * step)
@@ -244,9 +258,8 @@ def _check(params: Mapping[str, Tensor], tangents: Mapping[str, Tensor]) -> None
         if name not in params:
             raise unknown("parameter", name, params, listing="model.named_parameters()")
         if tangent.shape != params[name].shape:
-            raise InvalidValueError(
-                f"the tangent of `{name}` must have its shape {tuple(params[name].shape)}, got {tuple(tangent.shape)}"
-            )
+            wanted = tuple(params[name].shape)
+            raise InvalidValueError(f"the tangent of `{name}` must have its shape {wanted}, got {tuple(tangent.shape)}")
 
 
 def _relative_size(params: Mapping[str, Tensor], tangents: Mapping[str, Tensor]) -> float:
@@ -261,7 +274,7 @@ def _relative_size(params: Mapping[str, Tensor], tangents: Mapping[str, Tensor])
             ratios.append(size / moved)
     if ratios:
         return min(ratios)
-    # Weights that are all zero have no size of their own: the largest change is then 1, as it is if nothing moves.
+    # Weights that are all zero have no size of their own: the largest change is then 1.
     return 1 / largest if largest > 0 else 1.0
 
 

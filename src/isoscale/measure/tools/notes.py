@@ -36,7 +36,10 @@ def notes_on(model: nn.Module) -> list[str]:
             norms.append(name)
         elif isinstance(module, _DropoutNd) and module.training and module.p > 0:
             drops.append(name)
-    frozen = [name for name, param in model.named_parameters() if not param.requires_grad]
+    frozen: list[str] = []
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            frozen.append(name)
     notes = []
     if norms:
         notes.append(
@@ -57,16 +60,20 @@ def notes_over_sizes(experiment: Experiment, exponents: pd.DataFrame) -> list[st
         experiment: With axes and a rule.
         exponents: What was found: columns axis, exponent, expected.
     """
-    smallest = {axis: min(sizes) for axis, sizes in experiment.axes.items()}
-    largest = {axis: max(sizes) for axis, sizes in experiment.axes.items()}
     seed = experiment.seeds[0]
-    model, plan = experiment.scaled(seed, **largest)
+    model, plan = experiment.scaled(seed, **experiment.largest)
     notes = [*notes_on(model), *plan.open_items]
     if "width" in experiment.fitted_axes:
-        below = exponents["exponent"] < exponents["expected"] - TOLERANCE
-        low = bool((below & (exponents["axis"] == "width")).any())
-        narrowest, _ = experiment.scaled(seed, **smallest)
-        notes += width_ratio(narrowest, experiment.inputs, smallest["width"], low=low)
+        in_width = exponents[exponents["axis"] == "width"]
+        low = in_width["exponent"] < in_width["expected"] - TOLERANCE
+        size = experiment.smallest
+        narrowest, _ = experiment.scaled(seed, **size)
+        notes += width_ratio(
+            narrowest,
+            experiment.inputs,
+            size["width"],
+            low=bool(low.any()),
+        )
     return notes
 
 
@@ -81,6 +88,7 @@ def batch_positions(model: nn.Module, inputs: tuple[Any, ...]) -> int:
 
     def see(name: str, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         nonlocal largest
+        # Convolutions have their channels second, all other layers their features last.
         axis = 1 if isinstance(linear[module_of(name)], _ConvNd) else -1
         units = max(1, output.shape[axis])
         largest = max(largest, output.numel() // units)
@@ -90,7 +98,13 @@ def batch_positions(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     return largest
 
 
-def width_ratio(model: nn.Module, inputs: tuple[Any, ...], width: int, *, low: bool) -> list[str]:
+def width_ratio(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    width: int,
+    *,
+    low: bool,
+) -> list[str]:
     """A warning if the batch positions are many for the narrowest network.
 
     Args:

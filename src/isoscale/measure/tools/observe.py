@@ -30,7 +30,11 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     transformers = sys.modules.get("transformers.pytorch_utils")
     if transformers is not None:
         kinds = (*kinds, transformers.Conv1D)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            found[name] = module
+    return found
 
 
 def module_of(seen: str) -> str:
@@ -88,9 +92,11 @@ class _Watcher:
         self.after(module, inputs, inputs[0] if inputs else None)
 
     def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.calls[self.name] += 1
-        count = self.calls[self.name]
-        name = self.name if count == 1 else f"{self.name}@{count}"
+        name = self.name
+        self.calls[name] += 1
+        count = self.calls[name]
+        if count > 1:
+            name = f"{name}@{count}"
         for part, tensor in tensors(output, name):
             self.see(part, inputs, tensor)
 

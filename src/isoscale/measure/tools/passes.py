@@ -36,7 +36,13 @@ def seeded(seed: int) -> Generator[None, None, None]:
         yield
 
 
-def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...], seed: int, **casts: Any) -> Any:
+def call(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    seed: int,
+    **casts: Any,
+) -> Any:
     """The model's output with these parameters; what it does to buffers is done to copies.
 
     Args:
@@ -46,6 +52,7 @@ def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...]
         seed: Equal seeds give equal dropout masks.
         **casts: What the copies of floating-point buffers are turned into, as in `Tensor.to`.
     """
+    # Running statistics and counters are written to in a pass, and so must be the pass's own.
     tensors = dict(params)
     for name, buffer in model.named_buffers():
         copied = buffer.detach().clone()
@@ -93,7 +100,12 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: param.detach() for name, param in model.named_parameters()}
 
 
-def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_gradient(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    seed: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch and its gradient in each parameter that requires one; zeros where it does not reach.
 
     Raises:
@@ -101,6 +113,7 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
         InvalidValueError: No parameter requires a gradient, or the loss depends on none of them.
     """
     x, y = batch
+    # Leaves of their own: the model's `.grad` is not touched.
     params = parameters(model)
     trained = [name for name, param in model.named_parameters() if param.requires_grad]
     leaves = [params[name].requires_grad_() for name in trained]
@@ -110,8 +123,14 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
         loss = _one_number(loss_fn(output, y))
         if not loss.requires_grad:
             raise InvalidValueError("the loss depends on no parameter that requires a gradient: nothing can be trained")
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return loss.detach().reshape(()), dict(zip(trained, grads, strict=True))
+        grads = torch.autograd.grad(
+            loss,
+            leaves,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    by_name = dict(zip(trained, grads, strict=True))
+    return loss.detach().reshape(()), by_name
 
 
 def widest(tensor: Tensor) -> Tensor:
@@ -137,7 +156,12 @@ def called_layers(model: nn.Module, x: Any) -> list[str]:
     return list(called)
 
 
-def descend(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss_fn: LossFn, batch: Batch) -> float:
+def descend(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss_fn: LossFn,
+    batch: Batch,
+) -> float:
     """One real update by several optimizers, each with tensors of its own; returns the loss before it."""
     x, y = batch
     for optimizer in optimizers:
@@ -152,5 +176,7 @@ def descend(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss_
 def _one_number(loss: Any) -> Tensor:
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
-    got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    got = repr(loss)
+    if isinstance(loss, Tensor):
+        got = f"a tensor of shape {tuple(loss.shape)}"
     raise InvalidTypeError(f"`loss_fn(model(x), y)` must return one number as a tensor, got {got}")

@@ -26,6 +26,7 @@ def which(model: nn.Module, blocks: Select) -> dict[str, Kind]:
     >>> which(model, ["1"])
     {'0': 'stream', '1': 'stream', '1.0': 'branch'}
     """
+    # With the dot: "blocks.1" holds nothing of "blocks.10".
     outer = chosen(model, blocks, "blocks")
     inner = tuple(f"{block}." for block in outer)
     linear = linear_layers(model)
@@ -64,7 +65,10 @@ def chosen(model: nn.Module, select: Select, argument: str) -> list[str]:
     """
     modules = dict(model.named_modules())
     if callable(select):
-        found = [name for name, module in modules.items() if select(name, module)]
+        found: list[str] = []
+        for name, module in modules.items():
+            if select(name, module):
+                found.append(name)
         if not found:
             raise InvalidValueError(f"`{argument}` matches none of the {len(modules)} modules")
         return found
@@ -80,5 +84,9 @@ def chosen(model: nn.Module, select: Select, argument: str) -> list[str]:
 
 
 def _matches(name: str, glob: str) -> bool:
-    parts, patterns = name.split("."), glob.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+    parts = name.split(".")
+    patterns = glob.split(".")
+    if len(parts) != len(patterns):
+        return False
+    # Part by part: a "*" stands for one level of modules, not for several.
+    return all(map(fnmatch.fnmatchcase, parts, patterns))
