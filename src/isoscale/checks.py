@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 
@@ -66,3 +67,43 @@ def share(name: str, value: object) -> float:
     if not 0 <= found < 1:
         raise InvalidValueError(f"`{name}` must be in [0, 1), got {found}")
     return found
+
+
+def seeds(value: object) -> list[int]:
+    """`seeds` as a list: a number n means 0 .. n - 1.
+
+    Raises:
+        InvalidTypeError: Neither a number nor a sequence.
+        InvalidValueError: No seed at all.
+
+    >>> seeds(3), seeds([5, 7])
+    ([0, 1, 2], [5, 7])
+    """
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, Sequence)):
+        raise InvalidTypeError(f"`seeds` must be a number of seeds or a list of them, got {value!r}")
+    found = list(range(value)) if isinstance(value, int) else list(value)
+    if not found:
+        raise InvalidValueError(f"`seeds` must name one seed or more, got {value!r}")
+    return found
+
+
+def sizes(name: str, values: Sequence[int] | None) -> list[int] | None:
+    """`widths` or `depths` as rising, distinct whole numbers; None stays None.
+
+    Raises:
+        InvalidTypeError: Something in it is no whole number (a bool is none).
+        InvalidValueError: A number below 1, or none at all.
+
+    >>> sizes("widths", [64, 32, 64])
+    [32, 64]
+    """
+    if values is None:
+        return None
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidTypeError(f"`{name}` must hold whole numbers, got {value!r}")
+        if value < 1:
+            raise InvalidValueError(f"`{name}` must hold numbers >= 1, got {value}")
+    if not values:
+        raise InvalidValueError(f"`{name}` must hold one size or more, got []")
+    return sorted(set(values))

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure import independent_backward
-from isoscale.measure.tools.observe import maps
+from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import seeded
 from isoscale.models import ResidualMLP
 
@@ -19,7 +19,7 @@ def others(model, seed=7):
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(module.weight.shape, generator=generator, dtype=torch.float64).to(module.weight)
-        for name, module in maps(model).items()
+        for name, module in linear_layers(model).items()
     }
 
 
@@ -49,7 +49,7 @@ def test_its_own_weights_give_backpropagation_bit_by_bit(name, dtype):
         model, x, y = network(name, dtype)
     twin = copy.deepcopy(model)
     plain = trained(model, x, y, torch.optim.Adam(model.parameters(), 1e-2))
-    with independent_backward(twin, {key: module.weight for key, module in maps(twin).items()}):
+    with independent_backward(twin, {key: module.weight for key, module in linear_layers(twin).items()}):
         swapped = trained(twin, x, y, torch.optim.Adam(twin.parameters(), 1e-2))
     assert torch.equal(plain, swapped)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
@@ -73,11 +73,11 @@ def test_gradients_go_back_through_the_copies():
 def test_copies_receive_the_updates():
     # After training, backward uses W~ + (W - W_0): the same as a fresh context in which that is the copy.
     model, x, y = network("convolutions")
-    initial, copies = {k: m.weight.detach().clone() for k, m in maps(model).items()}, others(model)
+    initial, copies = {k: m.weight.detach().clone() for k, m in linear_layers(model).items()}, others(model)
     with independent_backward(model, copies):
         trained(model, x, y, torch.optim.AdamW(model.parameters(), 1e-2))
         _, late = gradients(model, x, y)
-    moved = {key: copies[key] + module.weight.detach() - initial[key] for key, module in maps(model).items()}
+    moved = {key: copies[key] + module.weight.detach() - initial[key] for key, module in linear_layers(model).items()}
     with independent_backward(model, moved):
         _, fresh = gradients(model, x, y)
     for key, grad in late.items():

@@ -83,7 +83,7 @@ def test_bad_input():
             confirm_lr(linear, [(X, Y)], quadratic, lr)
     with pytest.raises(InvalidValueError, match="`steps`"):
         confirm_lr(linear, [(X, Y)], quadratic, 1.0, steps=0)
-    with pytest.raises(InvalidTypeError, match="`batches`"):
+    with pytest.raises(InvalidValueError, match="`batches`"):
         confirm_lr(linear, [], quadratic, 1.0)
     with pytest.raises(InvalidTypeError, match="one number"):
         confirm_lr(linear, [(X, Y)], lambda f, y: f, 1.0)

@@ -153,9 +153,9 @@ def test_running_statistics_and_dropout():
     [
         ({"widths": [8]}, InvalidValueError, "two sizes or more"),
         ({"steps": 0}, InvalidValueError, "`steps`"),
-        ({"steps": True}, InvalidValueError, "`steps`"),
+        ({"steps": True}, InvalidTypeError, "`steps`"),
         ({"lr": float("nan")}, InvalidValueError, "`lr`"),
-        ({"batches": []}, InvalidTypeError, "`batches`"),
+        ({"batches": []}, InvalidValueError, "`batches`"),
         ({"batches": BATCHES[0]}, InvalidTypeError, "pair"),
         ({"optimizer": "adamx"}, InvalidValueError, "adam"),
         ({"optimizer": torch.optim.LBFGS}, InvalidValueError, "LBFGS"),

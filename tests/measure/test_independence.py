@@ -139,7 +139,7 @@ def test_divergence_is_counted():
 
 
 def test_bad_arguments():
-    with pytest.raises(InvalidValueError, match="no map to replace"):
+    with pytest.raises(InvalidValueError, match="no layer to replace"):
         gradient_independence(depth_mup, [BATCH], half_square, depths=[2], select=["blocks.*"])
     with pytest.raises(InvalidValueError, match="same network for seeds"):
         gradient_independence(lambda depth: depth_mup(depth, 0), [BATCH], half_square, depths=[2])

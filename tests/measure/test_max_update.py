@@ -11,7 +11,7 @@ from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.measure import max_update_lr, optimizer_step
-from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.observe import linear_layers, observe
 from isoscale.measure.tools.passes import loss_gradient, seeded
 from isoscale.models import ResidualMLP
 
@@ -24,7 +24,7 @@ def total(f, y):
 
 
 def sequential(seed):
-    """DEPTH ReLU maps with entries N(0, 2/n) and a mean-field readout N(0, 1/n^2)."""
+    """DEPTH ReLU layers with entries N(0, 2/n) and a mean-field readout N(0, 1/n^2)."""
     generator = torch.Generator().manual_seed(seed)
 
     def linear(fan_out, std):
@@ -58,8 +58,8 @@ def test_moments_equal_finite_differences(name, family):
     model, x, y = network(name)
     result = max_update_lr(model, squared, (x, y), optimizer=family, eps=1e-3, seeds=[3])
     _, grads = loss_gradient(model, squared, (x, y), 3)
-    linear = list(maps(model))
-    middle = {id(module.weight) for key, module in maps(model).items() if key not in (linear[0], linear[-1])}
+    linear = list(linear_layers(model))
+    middle = {id(module.weight) for key, module in linear_layers(model).items() if key not in (linear[0], linear[-1])}
     hidden = {key for key, param in model.named_parameters() if id(param) in middle}
     step = optimizer_step(grads, family, eps=1e-3, hidden=hidden)
 

@@ -6,7 +6,7 @@ from networks import Attention, Take, network
 from torch import nn
 
 from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.observe import linear_layers, observe
 from isoscale.measure.tools.selection import chosen, which
 from isoscale.models import ResidualMLP
 
@@ -74,4 +74,4 @@ def test_a_glob_must_match():
     with pytest.raises(InvalidValueError, match="matches none"):
         chosen(model, lambda name, module: False, "blocks")
     assert chosen(model, lambda name, module: isinstance(module, nn.Conv2d), "blocks") == ["0", "3"]
-    assert list(maps(model)) == ["0", "3", "7", "9"]
+    assert list(linear_layers(model)) == ["0", "3", "7", "9"]

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from isoscale import checks
 from isoscale.errors import unknown
 from isoscale.measure.steps import optimizer_step
-from isoscale.measure.tools.building import Factory, seed_list
+from isoscale.measure.tools.building import Factory, pair
+from isoscale.measure.tools.direct_update import direct_updates
+from isoscale.measure.tools.experiment import Experiment, Progress, Size
+from isoscale.measure.tools.hook_points import HookPoints, hook_points
 from isoscale.measure.tools.jvp import Jvp, forward_jvp
-from isoscale.measure.tools.own_update import own_updates
-from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, widest
-from isoscale.measure.tools.places import Places, places
-from isoscale.measure.tools.scaled import Scaled, Size, size_list
+from isoscale.measure.tools.notes import notes_over_sizes
+from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, mean_square
 from isoscale.measure.tools.slopes import fit, judged, undecided
 from isoscale.parametrization import Plan
 from isoscale.scaling import rules
-from isoscale.scaling.optimizers import family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
 from isoscale.scaling.tensor import TensorPlan
@@ -54,38 +55,23 @@ class Audit:
         data: Dataset with own_update, branch_update, stream_update, output_update(role or tensor, width, depth, seed),
             root mean squares to first order in a step at base learning rate 1; NaN where the grid was not measured.
         notes: What a reader should know about the model.
-        question, rule: What was measured, under which rule; `suggest` measures it again under others.
+        experiment, rule: What was measured, under which rule; `suggest` measures it again under others.
     """
 
     exponents: pd.DataFrame
     data: xr.Dataset
     notes: tuple[str, ...]
-    question: Question = field(repr=False)
+    experiment: Experiment = field(repr=False)
     rule: Rule = field(repr=False)
 
     @property
     def ok(self) -> bool:
         """Whether every exponent that was measured is as expected, and every role has one."""
         fine = bool(self.exponents["verdict"].isin(["stable", "not measured"]).all())
-        return fine and not any(True for _ in _mute(self.exponents))
+        return fine and not any(True for _ in _without_signal(self.exponents))
 
     def _repr_html_(self) -> str:
         return self.exponents.to_html(index=False, escape=True, float_format="{:.2f}".format)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What an audit measures."""
-
-    make_model: Factory
-    batch: Batch
-    loss_fn: LossFn
-    widths: list[int] | None
-    depths: list[int] | None
-    optimizer: Any
-    seeds: list[int]
-    by: By
-    progress: Callable[[float], None] | None = None
 
 
 def audit(
@@ -99,7 +85,7 @@ def audit(
     optimizer: str | type = "sgd",
     seeds: int | Sequence[int] = 3,
     by: By = "role",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Audit:
     """Measure what the first step of each role does, over widths and depths, without training.
 
@@ -117,10 +103,10 @@ def audit(
         progress: Called with the share that is done.
 
     Returns:
-        `Audit`. Own updates are relative, |Delta W x| / |W x|, for maps and absolute for vectors; the other three
-        quantities are root mean squares of first-order changes. Expected is 0, but for a branch's last map in depth
-        (b - 1, if its branch starts at size L^-b: its updates add up, its noise does not) and a mean-field readout in
-        width (1/2: its output starts at n^-1/2).
+        `Audit`. Direct updates ("own_update") are relative, |Delta W x| / |W x|, for weight matrices and absolute for
+        vector-like parameters; the other three quantities are root mean squares of first-order changes. Expected is
+        0, but for a branch's output projection in depth (b - 1, if its branch starts at size L^-b: its updates add up,
+        its noise does not) and a mean-field readout in width (1/2: its output starts at n^-1/2).
 
     Raises:
         InvalidValueError, InvalidTypeError, PlanError, TraceError: As `isoscale.parametrize`; no axis with two sizes.
@@ -135,94 +121,106 @@ def audit(
     >>> found.exponents.set_index(["role", "quantity"]).loc[("branch_internal", "own_update"), "verdict"][:15]
     'vanishes like L'
     """
-    if by not in ("role", "tensor"):
-        raise unknown("`by`", by, ("role", "tensor"))
-    question = Question(
+    if by not in get_args(By):
+        raise unknown("`by`", by, get_args(By))
+    experiment = Experiment.of(
         make_model,
-        batch,
+        [pair(batch, "`batch` must be a pair (x, y)")],
         loss_fn,
-        size_list("widths", widths),
-        size_list("depths", depths),
-        optimizer,
-        seed_list(seeds),
-        by,
-        progress,
+        axes={"width": checks.sizes("widths", widths), "depth": checks.sizes("depths", depths)},
+        seeds=seeds,
+        rule=rules.get(rule),
+        optimizer=optimizer,
+        progress=progress,
     )
-    return answer(question, rules.get(rule))
+    return answer(experiment, by)
 
 
-def answer(question: Question, rule: Rule) -> Audit:
-    """Audit under another rule."""
-    scaled = _scaled(question, rule)
+def answer(experiment: Experiment, by: By) -> Audit:
+    """Audit an experiment under its rule."""
+    rule = experiment.rule
+    assert rule is not None
+    sizes = experiment.lines()
+    networks = experiment.over(sizes, lambda size, seed: _network(experiment, by, seed, size))
     roles: dict[str, Role] = {}
-    remarks: dict[str, None] = {}
-
-    def measure(seed: int, size: dict[str, int]) -> Effects:
-        found = _effects(scaled, question, seed, size)
-        roles.update(found.roles)
-        remarks.update(dict.fromkeys([found.method] if found.method else []))
-        return found.sizes
-
-    data = _dataset(scaled.over(question.seeds, measure, question.progress), question, rule)
-    exponents = _exponents(data, scaled, roles)
+    methods: dict[str, None] = {}
+    for of_seeds in networks:
+        for network in of_seeds:
+            roles |= network.roles
+            if network.method:
+                methods[network.method] = None
+    data = _dataset(experiment, by, sizes, networks)
+    exponents = _exponents(experiment, rule, data, roles)
     notes = (
-        *scaled.notes(question.seeds[0], exponents),
-        *remarks,
-        *_unseen(data),
-        *_mute(exponents),
+        *notes_over_sizes(experiment, exponents),
+        *methods,
+        *_not_hooked(data),
+        *_without_signal(exponents),
         *undecided(exponents),
     )
-    return Audit(exponents=exponents, data=data, notes=notes, question=question, rule=rule)
-
-
-def _scaled(question: Question, rule: Rule) -> Scaled:
-    inputs = (question.batch[0],)
-    return Scaled(question.make_model, inputs, rule, family_of(question.optimizer), question.widths, question.depths)
+    return Audit(
+        exponents=exponents,
+        data=data,
+        notes=notes,
+        experiment=experiment,
+        rule=rule,
+    )
 
 
 # --- one network ---
 @dataclass(frozen=True)
-class _Found:
+class _Network:
     """One network's effects, the role of each label, and a remark on how the changes were computed."""
 
-    sizes: Effects
+    effects: Effects
     roles: dict[str, Role]
     method: str
 
 
-def _effects(scaled: Scaled, question: Question, seed: int, size: dict[str, int]) -> _Found:
-    model, plan = scaled.at(seed, **size)
-    groups = _groups(plan, question.by)
+def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
+    model, plan = experiment.scaled(seed, **size)
+    groups = _groups(plan, by)
     roles = {label: entries[0].role for label, entries in groups.items()}
-    with _from_zero(model):
-        _, grads = loss_gradient(model, question.loss_fn, question.batch, seed)
-    if not all(grad.isfinite().all() for grad in grads.values()):
-        return _Found({quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}, roles, "")
+    batch = experiment.batches[0]
+    with _output_from_zero(model):
+        _, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
+    # A forward pass that overflows has no step to follow: its effects are beyond all numbers.
+    for grad in grads.values():
+        if not grad.isfinite().all():
+            overflow = {quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}
+            return _Network(overflow, roles, "")
+
     steps = step_of_plan(plan, grads)
-    where = places(model, scaled.inputs)
+    points = hook_points(model, experiment.inputs)
     vectors = {entry.name for entry in plan.entries if not entry.role.decays}
-    own = own_updates(model, scaled.inputs, steps, vectors, seed)
-    out: Effects = {quantity: {} for quantity in QUANTITIES}
+    direct = direct_updates(model, experiment.inputs, steps, vectors, seed)
+    effects: Effects = {quantity: {} for quantity in QUANTITIES}
     method = ""
+    # One Jacobian-vector product a group: the group's tensors move together, all others stay.
     for label, entries in groups.items():
-        out["own_update"][label] = _root_mean_square([_own(entry, own, plan) for entry in entries])
+        of_entries = [_direct(entry, direct, plan) for entry in entries]
+        effects["own_update"][label] = _root_mean_square(of_entries)
         tangents = {entry.name: steps[entry.name] for entry in entries}
-        pushed = _watched_jvp(model, scaled.inputs, tangents, where, seed)
-        method = method or (f"changes by {pushed.method}, because {pushed.why}" if pushed.why else "")
-        for quantity, value in _pushed(pushed.outputs, where).items():
-            out[quantity][label] = value
-    return _Found(out, roles, method)
+        pushed = _hooked_jvp(model, experiment.inputs, tangents, points, seed)
+        if pushed.why and not method:
+            method = f"changes by {pushed.method}, because {pushed.why}"
+        for quantity, value in _propagated(pushed.outputs, points).items():
+            effects[quantity][label] = value
+    return _Network(effects, roles, method)
 
 
 @contextlib.contextmanager
-def _from_zero(model: nn.Module) -> Iterator[None]:
+def _output_from_zero(model: nn.Module) -> Iterator[None]:
     """The gradient of the loss at output 0, where a wide network starts: the output's own start, a random number
     that shrinks with the width, would make the errors of small networks larger than those of large ones."""
 
     def centre(value: Any) -> Any:
-        return value - value.detach() if isinstance(value, Tensor) and value.is_floating_point() else value
+        # 0 in value, and with the derivative of `value`.
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value - value.detach()
+        return value
 
-    handle = model.register_forward_hook(lambda module, args, out: tree_map(centre, out))
+    handle = model.register_forward_hook(lambda module, inputs, output: tree_map(centre, output))
     try:
         yield
     finally:
@@ -231,102 +229,149 @@ def _from_zero(model: nn.Module) -> Iterator[None]:
 
 def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
     """The first step of the plan's optimizer: each tensor's direction times its learning rate."""
-    entries = {entry.name: entry for entry in plan.entries if entry.name in grads}
     steps: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        steps |= optimizer_step({name: grads[name]}, entry.optimizer, eps=entry.eps or 0.0)
-        steps[name] = steps[name] * entry.lr
+    # Tensor by tensor: each has an eps and, under Muon, a family of its own.
+    for entry in plan.entries:
+        if entry.name in grads:
+            gradient = {entry.name: grads[entry.name]}
+            direction = optimizer_step(gradient, entry.optimizer, eps=entry.eps or 0.0)
+            steps[entry.name] = direction[entry.name] * entry.lr
     return steps
 
 
-def _own(entry: TensorPlan, own: dict[str, float], plan: Plan) -> float:
-    """A vector at a branch's end is measured against the branch's multiplier, which was folded into it."""
-    folded = plan.scaling.multiplier_of_branches() if entry.carries and not entry.role.decays else 1.0
-    return own[entry.name] / folded
+def _direct(entry: TensorPlan, direct: dict[str, float], plan: Plan) -> float:
+    """A norm scale at a branch's end is measured against the branch's multiplier, which was folded into it."""
+    # The norm scale is c g where the branch starts at size c: its own change is that of g.
+    if entry.carries and not entry.role.decays:
+        return direct[entry.name] / plan.scaling.multiplier_of_branches()
+    return direct[entry.name]
 
 
-def _watched_jvp(
-    model: nn.Module, inputs: tuple[Any, ...], tangents: dict[str, Tensor], where: Places, seed: int
+def _hooked_jvp(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    tangents: dict[str, Tensor],
+    points: HookPoints,
+    seed: int,
 ) -> Jvp[float]:
-    watched = dict.fromkeys(["", *([where.stream] if where.stream else []), *where.branch])
-    return forward_jvp(model, inputs, tangents, modules=watched, keep=_rms_change, seed=seed)
+    """The root mean square of the change of the output, of the stream's end and of each pre-activation."""
+    # "" is the network itself, whose output is the last that is seen.
+    hooked = [""]
+    if points.stream:
+        hooked.append(points.stream)
+    hooked += points.branch
+
+    def rms(output: Tensor, change: Tensor) -> float:
+        return float(mean_square(change).sqrt())
+
+    return forward_jvp(
+        model,
+        inputs,
+        tangents,
+        modules=dict.fromkeys(hooked),
+        keep=rms,
+        seed=seed,
+    )
 
 
-def _pushed(changes: dict[str, float], where: Places) -> dict[str, float]:
+def _propagated(changes: dict[str, float], points: HookPoints) -> dict[str, float]:
     """Effects of a step on pre-activations in branches, the stream's end and the output."""
-    output = next(name for name in changes if name.partition("[")[0] == "")
-    branch = [value for name, value in changes.items() if name.partition("@")[0] in where.branch]
-    stream = [value for name, value in changes.items() if name.partition("[")[0] == where.stream]
+    branch: list[float] = []
+    stream: list[float] = []
+    output: list[float] = []
+    for name, value in changes.items():
+        if name.partition("@")[0] in points.branch:
+            branch.append(value)
+        # Of a tuple or dict, the first tensor is the stream or the output.
+        whole = name.partition("[")[0]
+        if whole == points.stream:
+            stream.append(value)
+        if whole == "":
+            output.append(value)
     return {
         "branch_update": _root_mean_square(branch),
-        "stream_update": stream[0] if stream else float("nan"),
-        "output_update": changes[output],
+        "stream_update": stream[0] if stream else math.nan,
+        "output_update": output[0],
     }
-
-
-def _rms_change(_: Tensor, change: Tensor) -> float:
-    return float(widest(change).square().mean().sqrt())
 
 
 def _root_mean_square(values: Sequence[float]) -> float:
     """Of the values that are known."""
-    known = [value for value in values if value == value]
-    return float(np.sqrt(np.mean(np.square(known)))) if known else float("nan")
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return math.nan
+    return float(np.sqrt(np.mean(np.square(known))))
 
 
-# --- groups of tensors ---
 def _groups(plan: Plan, by: By) -> dict[str, list[TensorPlan]]:
+    """The trained tensors that are stepped together, by label."""
     groups: dict[str, list[TensorPlan]] = {}
     for entry in plan.entries:
         if not entry.frozen:
-            groups.setdefault(_label(entry, by), []).append(entry)
+            label = str(entry.role) if by == "role" else entry.kind
+            groups.setdefault(label, []).append(entry)
     return groups
 
 
-def _label(entry: TensorPlan, by: By) -> str:
-    return str(entry.role) if by == "role" else entry.kind
-
-
 # --- all networks ---
-def _dataset(found: dict[Size, list[Effects]], question: Question, rule: Rule) -> xr.Dataset:
+def _dataset(
+    experiment: Experiment,
+    by: By,
+    sizes: list[Size],
+    networks: list[list[_Network]],
+) -> xr.Dataset:
     import xarray as xr
 
-    labels = list(next(iter(found.values()))[0]["own_update"])
-    coords: dict[str, list[Any]] = {question.by: labels}
-    coords |= {axis: values for axis, values in (("width", question.widths), ("depth", question.depths)) if values}
-    coords["seed"] = question.seeds
+    assert experiment.rule is not None
+    first = networks[0][0].effects
+    labels = list(first["own_update"])
+    coords: dict[str, list[Any]] = {
+        by: labels,
+        **experiment.axes,
+        "seed": experiment.seeds,
+    }
     shape = [len(values) for values in coords.values()]
+    # Only the two lines of sizes are measured; the rest of the grid stays NaN.
+    nothing = {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES}
     data = xr.Dataset(
-        {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES},
+        nothing,
         coords,
-        attrs={"rule": rule.name, "optimizer": str(family_of(question.optimizer)), "lr": 1.0},
+        attrs={
+            "rule": experiment.rule.name,
+            "optimizer": experiment.family.name,
+            "lr": experiment.lr,
+        },
     )
-    for size, seeds in found.items():
-        for seed, effects in zip(question.seeds, seeds, strict=True):
-            for quantity, values in effects.items():
-                data[quantity].loc[{**dict(size), "seed": seed}] = [values[label] for label in labels]
+    for size, of_seeds in zip(sizes, networks, strict=True):
+        for seed, network in zip(experiment.seeds, of_seeds, strict=True):
+            at = {**size, "seed": seed}
+            for quantity, values in network.effects.items():
+                data[quantity].loc[at] = [values[label] for label in labels]
     return data
 
 
-def _exponents(data: xr.Dataset, scaled: Scaled, roles: dict[str, Role]) -> pd.DataFrame:
+def _exponents(
+    experiment: Experiment,
+    rule: Rule,
+    data: xr.Dataset,
+    roles: dict[str, Role],
+) -> pd.DataFrame:
     import pandas as pd
 
-    by = "role" if "role" in data.dims else "tensor"
+    by = _by(data)
     rows = []
     for label in data[by].values.tolist():
-        named = {"role": str(roles[label])} | ({"tensor": label} if by == "tensor" else {})
+        named = {"role": str(roles[label])}
+        if by == "tensor":
+            named["tensor"] = label
         for quantity in QUANTITIES:
-            for axis in scaled.axes:
-                slope = fit(*_line(data[quantity].sel({by: label}), scaled, axis))
-                expected = expectation(roles[label], quantity, axis, scaled.rule)
-                rows.append((named | {"quantity": quantity, "axis": axis}, slope, expected))
+            values = data[quantity].sel({by: label})
+            for axis in experiment.fitted_axes:
+                slope = fit(*experiment.along(axis, values))
+                expected = expectation(roles[label], quantity, axis, rule)
+                row = {**named, "quantity": quantity, "axis": axis}
+                rows.append((row, slope, expected))
     return pd.DataFrame(judged(rows))
-
-
-def _line(values: xr.DataArray, scaled: Scaled, axis: str) -> tuple[list[int], np.ndarray]:
-    """Sizes along an axis and the values there, (sizes, seeds)."""
-    sizes = scaled.line(axis)
-    return [size[axis] for size in sizes], np.stack([values.sel(size).values for size in sizes])
 
 
 def expectation(role: Role, quantity: str, axis: str, rule: Rule) -> float:
@@ -334,26 +379,39 @@ def expectation(role: Role, quantity: str, axis: str, rule: Rule) -> float:
     if quantity != "own_update":
         return 0.0
     if axis == "depth" and role is Role.BRANCH_LAST:
+        # L updates of 1/L against noise of L^-b, where the branch starts at size L^-b.
         return -1.0 - (rule.depth.branch + rule.depth.init_last)
     if axis == "width" and role is Role.OUTPUT:
+        # |W x| starts at n^(1/2) times the readout's own size, and the update keeps it at 1.
         start = rule.factors(Role.OUTPUT, "sgd", width=2.0)
-        return 0.0 - (np.log2(start.init_std * start.multiplier) + 0.5)
+        power = np.log2(start.init_std * start.multiplier)
+        return 0.0 - (power + 0.5)
     return 0.0
 
 
-def _unseen(data: xr.Dataset) -> Iterator[str]:
-    by = "role" if "role" in data.dims else "tensor"
-    blind = data["own_update"].isnull().all([dim for dim in data.dims if dim != by])
-    if bool(blind.any()):
-        yield f"own updates that no module shows: {', '.join(map(str, data[by].values[blind.values]))}"
+# --- what to say of it ---
+def _by(data: xr.Dataset) -> str:
+    return "role" if "role" in data.dims else "tensor"
+
+
+def _not_hooked(data: xr.Dataset) -> Iterator[str]:
+    """Direct updates and streams that no module shows."""
+    by = _by(data)
+    others = [dim for dim in data.dims if dim != by]
+    missing = data["own_update"].isnull().all(others)
+    if bool(missing.any()):
+        labels = data[by].values[missing.values]
+        yield f"direct updates that no module shows: {', '.join(map(str, labels))}"
     if bool(data["stream_update"].isnull().all()):
         yield "no submodule is given or returns the residual stream: its updates were not measured"
 
 
-def _mute(exponents: pd.DataFrame) -> Iterator[str]:
+def _without_signal(exponents: pd.DataFrame) -> Iterator[str]:
     """Roles (or tensors) that do nothing at all, and so cannot be judged."""
     by = "tensor" if "tensor" in exponents else "role"
-    silent = exponents["exponent"].isnull().groupby(exponents[by], sort=False).all()
+    # An exponent is NaN where the effect is 0 or has not been seen; with all of them NaN there is no verdict.
+    missing = exponents["exponent"].isnull()
+    silent = missing.groupby(exponents[by], sort=False).all()
     if bool(silent.any()):
         yield (
             f"nothing to judge, as the step does nothing that is seen: {', '.join(silent.index[silent])}. "

@@ -1,6 +1,6 @@
 """Backpropagation with independent backward weights: the gradient-independence assumption on a real network.
 
-The forward pass is untouched. In the backward pass each chosen map hands its input the gradient by another weight,
+The forward pass is untouched. In the backward pass each chosen layer hands its input the gradient by another weight,
 
     W_b = W~ + (W - W_0),
 
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.tools.observe import maps
+from isoscale.measure.tools.observe import linear_layers
 
 
 @contextlib.contextmanager
 def independent_backward(model: nn.Module, weights: Mapping[str, Tensor]) -> Generator[None, None, None]:
-    """While the context lasts, `backward` uses a weight of its own in each of the maps.
+    """While the context lasts, `backward` uses a weight of its own in each of the layers.
 
     Args:
         model: The network, trained inside the context or not.
@@ -43,7 +43,7 @@ def independent_backward(model: nn.Module, weights: Mapping[str, Tensor]) -> Gen
     >>> x.grad, model.weight.grad
     (tensor([[3., 4.]]), tensor([[1., 1.]]))
     """
-    linear = maps(model)
+    linear = linear_layers(model)
     with contextlib.ExitStack() as hooks:
         for name, weight in weights.items():
             swap = _Swap(_checked(name, linear, weight), weight)
@@ -53,7 +53,7 @@ def independent_backward(model: nn.Module, weights: Mapping[str, Tensor]) -> Gen
 
 
 class _Swap:
-    """The hooks of one map: y = W x.detach() + (W_b x - (W_b x).detach()), whose value is W x to the last bit."""
+    """The hooks of one layer: y = W x.detach() + (W_b x - (W_b x).detach()), whose value is W x to the last bit."""
 
     def __init__(self, module: nn.Module, weight: Tensor) -> None:
         self.module = module
@@ -63,18 +63,26 @@ class _Swap:
         self.input: Tensor | None = None
 
     def register(self) -> list[torch.utils.hooks.RemovableHandle]:
-        return [self.module.register_forward_pre_hook(self.detach), self.module.register_forward_hook(self.attach)]
+        return [
+            self.module.register_forward_pre_hook(self.detach),
+            self.module.register_forward_hook(self.attach),
+        ]
 
     def detach(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
         x, *rest = inputs
-        self.input = x if torch.is_grad_enabled() and x.requires_grad else None
-        return None if self.input is None else (x.detach(), *rest)
+        # Without a gradient to hand on (the first layer's input, `no_grad`) the call stays as it is.
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            self.input = None
+            return None
+        self.input = x
+        return (x.detach(), *rest)
 
     def attach(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if self.input is None:
             return None
         # A weight that backward still needs must not be overwritten: every pass gets its own.
         self.shadow.weight = nn.Parameter(self._weight() + self.offset, requires_grad=False)
+        # The first term has the weight's gradient and none in x, the second the gradient in x by W_b.
         other = self.shadow.forward(self.input, *inputs[1:])
         return output + (other - other.detach())
 

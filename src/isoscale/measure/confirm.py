@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
+from isoscale import checks
 from isoscale import stats as laws
-from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.building import Factory, build, checked_batches, checked_steps, seed_list
-from isoscale.measure.tools.observe import maps
-from isoscale.measure.tools.passes import Batch, LossFn, called_maps, descend, seeded
-from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, family_of
+from isoscale.measure.tools.building import Factory, checked_batches
+from isoscale.measure.tools.experiment import Experiment, Progress
+from isoscale.measure.tools.passes import Batch, LossFn, seeded
+from isoscale.scaling.optimizers import OptimizerFamily, family_of
 from isoscale.training.torch_optimizers import optimizers
 
 if TYPE_CHECKING:
     import xarray as xr
 
 OCTAVES = range(-4, 5)
+"""Factors of two (octaves) between the learning rates of the sweep and the one in question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def confirm_lr(
     optimizer: OptimizerFamily = "sgd",
     steps: int = 100,
     seeds: int | Sequence[int] = 3,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Confirmed:
     """Train at nine learning rates, from 1/16 to 16 times `lr`, and find the best.
 
@@ -59,8 +59,8 @@ def confirm_lr(
         batches: (x, y) pairs, used in turn.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         lr: The learning rate in question.
-        optimizer: "sgd", "adam", "adamw", "sign", or "muon": the maps between the first and the last one called are
-            then torch's Muon's, all else is AdamW's, at the same learning rate.
+        optimizer: "sgd", "adam", "adamw", "sign", or "muon": the linear layers between the first and the last one
+            called are then torch's Muon's, all else is AdamW's, at the same learning rate.
         steps: Optimizer steps of each run.
         seeds: How many (0, 1, ...) or which.
         progress: Called with the share that is done.
@@ -68,58 +68,44 @@ def confirm_lr(
     Raises:
         InvalidValueError: Another optimizer, a model that torch's Muon does not step, or a learning rate that is not
             positive and finite.
-        InvalidTypeError: A loss that is not one number.
+        InvalidTypeError: A loss that is not one number; `batches`, `lr` or `steps` of another type.
     """
     import xarray as xr
 
-    if not (math.isfinite(lr) and lr > 0):
-        raise InvalidValueError(f"`lr` must be > 0 and finite, got {lr!r}")
-    drawn = seed_list(seeds)
-    training = _Training(checked_batches(batches), loss_fn, family_of(optimizer), checked_steps(steps))
-    lrs = [lr * 2.0**octave for octave in OCTAVES]
-    table = np.full((len(lrs), len(drawn)), np.nan)
-    for i, one in enumerate(lrs):
-        for j, seed in enumerate(drawn):
-            table[i, j] = training.final_loss(build(make_model, seed), one, seed)
-        if progress:
-            progress((i + 1) / len(lrs))
-    loss = xr.DataArray(table, {"lr": lrs, "seed": drawn}, name="loss")
-    return _judged(loss, lr)
+    asked = checks.number("lr", lr, above=0)
+    experiment = Experiment.of(
+        make_model,
+        checked_batches(batches),
+        loss_fn,
+        seeds=seeds,
+        optimizer=family_of(optimizer),
+        steps=steps,
+        least_steps=1,
+        progress=progress,
+    )
+    # Every rate starts from the same weights and sees the same batches and masks.
+    lrs = [asked * 2.0**octave for octave in OCTAVES]
+    table = experiment.over(lrs, lambda one, seed: _final_loss(experiment, one, seed))
+    coords = {"lr": lrs, "seed": experiment.seeds}
+    loss = xr.DataArray(np.array(table), coords, name="loss")
+    return _judged(loss, asked)
 
 
-@dataclass(frozen=True)
-class _Training:
-    batches: Sequence[Batch]
-    loss_fn: LossFn
-    family: OptimizerFamily
-    steps: int
-
-    def final_loss(self, model: nn.Module, lr: float, seed: int) -> float:
-        """Mean loss over the last tenth of the steps; NaN from the first loss that is not finite."""
-        steppers = optimizers(self.family, self._groups(model, lr))
-        losses: list[float] = []
-        with seeded(seed):
-            for step in range(self.steps):
-                losses.append(descend(model, steppers, self.loss_fn, self.batches[step % len(self.batches)]))
-                if not math.isfinite(losses[-1]):
-                    return math.nan
-        return float(np.mean(losses[-max(1, self.steps // 10) :]))
-
-    def _groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """All parameters at one rate; under Muon the first and the last map called go to the family beside it."""
-        row = FAMILIES[self.family]
-        shared: dict[str, Any] = {"lr": lr, "weight_decay": 0.0}
-        trained = [param for param in model.parameters() if param.requires_grad]
-        if not row.beside:
-            return [{"params": trained, **shared}]
-        linear = maps(model)
-        inner = called_maps(model, self.batches[0][0])[1:-1]
-        hidden = {id(linear[name].weight) for name in inner}
-        groups = [
-            {"params": [p for p in trained if id(p) in hidden], "optimizer": row.name, **shared},
-            {"params": [p for p in trained if id(p) not in hidden], "optimizer": row.beside, **shared},
-        ]
-        return [group for group in groups if group["params"]]
+def _final_loss(experiment: Experiment, lr: float, seed: int) -> float:
+    """Mean loss over the last tenth of the steps; NaN from the first loss that is not finite."""
+    model = experiment.build(seed)
+    groups = experiment.groups(model, lr=lr, weight_decay=0.0)
+    steppers = optimizers(experiment.family.name, groups)
+    losses: list[float] = []
+    with seeded(seed):
+        for number in range(experiment.steps):
+            loss = experiment.step(model, steppers, number)
+            if not math.isfinite(loss):
+                return math.nan
+            losses.append(loss)
+    # The last loss alone would be that of one batch.
+    counted = max(1, experiment.steps // 10)
+    return float(np.mean(losses[-counted:]))
 
 
 def _judged(loss: xr.DataArray, asked: float) -> Confirmed:
@@ -127,10 +113,14 @@ def _judged(loss: xr.DataArray, asked: float) -> Confirmed:
     if str(found["at_edge"].values) == "none":
         nothing = "most seeds diverge at every learning rate of the sweep"
         return Confirmed(lr=math.nan, octaves=math.nan, statement=nothing, loss=loss)
-    best, at_edge = float(found["lr"]), bool(found["at_edge"])
+    best = float(found["lr"])
+    # At an edge the optimum may lie beyond it: the distance is then a lower bound.
     octaves = math.log2(asked / best)
-    bound = " or beyond (the sweep's edge)" if at_edge else ""
-    side = f"{abs(octaves):.1f} octaves {'above' if octaves > 0 else 'below'} it"
-    place = "the same within 0.1 octaves" if abs(octaves) < 0.1 else side
+    bound = " or beyond (the sweep's edge)" if bool(found["at_edge"]) else ""
+    if abs(octaves) < 0.1:
+        place = "the same within 0.1 octaves"
+    else:
+        side = "above" if octaves > 0 else "below"
+        place = f"{abs(octaves):.1f} octaves {side} it"
     statement = f"best learning rate {best:.3g}{bound}: the one asked for is {place}"
     return Confirmed(lr=best, octaves=octaves, statement=statement, loss=loss)

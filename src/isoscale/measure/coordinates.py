@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale.measure.tools.building import Factory, checked_batches, checked_steps, seed_list
-from isoscale.measure.tools.observe import INPUT, observe
-from isoscale.measure.tools.passes import Batch, LossFn, call, descend, parameters, seeded, widest
-from isoscale.measure.tools.places import places
-from isoscale.measure.tools.scaled import Scaled, Size, size_list
+from isoscale import checks
+from isoscale.measure.tools.building import Factory, checked_batches
+from isoscale.measure.tools.experiment import Experiment, Progress, Size
+from isoscale.measure.tools.hook_points import hook_points
+from isoscale.measure.tools.notes import notes_over_sizes
+from isoscale.measure.tools.observe import INPUT, module_of, observe
+from isoscale.measure.tools.passes import Batch, LossFn, call, mean_square, parameters, seeded
 from isoscale.measure.tools.slopes import fit, judged, undecided
 from isoscale.parametrization import Plan
 from isoscale.scaling import rules
-from isoscale.scaling.optimizers import family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.training.torch_optimizers import optimizers
+from isoscale.scaling.tensor import starred
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def coordinate_check(
     lr: float = 1e-3,
     steps: int = 5,
     seeds: int | Sequence[int] = 3,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> CoordinateCheck:
     """Train for a few steps at every width and depth, and fit how each module's change depends on them.
 
@@ -103,119 +104,162 @@ def coordinate_check(
     >>> checked.ok
     True
     """
-    training = _Training(checked_batches(batches), loss_fn, optimizer, lr, checked_steps(steps))
-    drawn = seed_list(seeds)
-    inputs, family = (training.batches[0][0],), family_of(optimizer)
-    of_width, of_depth = size_list("widths", widths), size_list("depths", depths)
-    scaled = Scaled(make_model, inputs, rules.get(rule), family, of_width, of_depth)
-    runs = scaled.over(drawn, lambda seed, size: _run(scaled, training, seed, size), progress)
-    data = _dataset(runs, scaled, drawn, training)
-    ends = {label for of_seeds in runs.values() for run in of_seeds for label in run.ends}
-    exponents = _exponents(data, scaled, ends)
+    experiment = Experiment.of(
+        make_model,
+        checked_batches(batches),
+        loss_fn,
+        axes={"width": checks.sizes("widths", widths), "depth": checks.sizes("depths", depths)},
+        seeds=seeds,
+        rule=rules.get(rule),
+        optimizer=optimizer,
+        lr=lr,
+        steps=steps,
+        least_steps=1,
+        progress=progress,
+    )
+    sizes = experiment.lines()
+    runs = experiment.over(sizes, lambda size, seed: _run(experiment, seed, size))
+    branch_outputs: set[str] = set()
+    for of_seeds in runs:
+        for run in of_seeds:
+            branch_outputs |= run.branch_outputs
+    data = _dataset(experiment, sizes, runs)
+    exponents = _exponents(experiment, data, branch_outputs)
     changes = exponents[exponents["quantity"] == "change"]  # a start may shrink
-    notes = (*scaled.notes(drawn[0], changes), *_diverged(data), *undecided(changes))
+    notes = (
+        *notes_over_sizes(experiment, changes),
+        *_diverged(data),
+        *undecided(changes),
+    )
     return CoordinateCheck(exponents=exponents, data=data, notes=notes)
 
 
 # --- one network ---
 @dataclass
 class _Run:
-    """start: label -> size; changes: label -> size after each step; losses before each step; ends: branches' ends."""
+    """One network in training.
+
+    Attributes:
+        start: Size at initialisation, by label.
+        changes: Size of the change after each step, by label.
+        losses: Before each step.
+        branch_outputs: Labels whose output is a branch's own output.
+    """
 
     start: dict[str, float]
     changes: list[dict[str, float]]
     losses: list[float]
-    ends: set[str]
+    branch_outputs: set[str]
 
 
-@dataclass(frozen=True)
-class _Training:
-    """How each network is trained."""
-
-    batches: Sequence[Batch]
-    loss_fn: LossFn
-    optimizer: str | type
-    lr: float
-    steps: int
-
-    def optimizers(self, plan: Plan) -> list[torch.optim.Optimizer]:
-        groups = plan.param_groups()
-        if isinstance(self.optimizer, str):
-            return optimizers(family_of(self.optimizer), groups)
-        return [self.optimizer(groups)]
-
-
-def _run(scaled: Scaled, training: _Training, seed: int, size: dict[str, int]) -> _Run:
-    model, plan = scaled.at(seed, training.lr, **size)
-    steppers = training.optimizers(plan)
-    watched = _watched(model, scaled, plan)
-    x = training.batches[0][0]
-    first = _outputs(model, watched, x, seed)
-    run = _Run(start=_sizes(first, watched), changes=[], losses=[], ends=_ends(plan))
+def _run(experiment: Experiment, seed: int, size: Size) -> _Run:
+    model, plan = experiment.scaled(seed, **size)
+    steppers = experiment.optimizers_of_plan(plan)
+    labels = _labels(model, experiment, plan)
+    first = _outputs(model, labels, experiment.inputs, seed)
+    run = _Run(
+        start=_sizes(first, labels),
+        changes=[],
+        losses=[],
+        branch_outputs=_branch_outputs(plan),
+    )
+    # The masks of training come from `seed` once; every look at the outputs starts from it anew, so that only the
+    # parameters differ between two looks.
     with seeded(seed):
-        for step in range(training.steps):
-            batch = training.batches[step % len(training.batches)]
-            run.losses.append(descend(model, steppers, training.loss_fn, batch))
-            now = _outputs(model, watched, x, seed)
-            run.changes.append(_sizes({name: now[name] - first[name] for name in first}, watched))
+        for number in range(experiment.steps):
+            loss = experiment.step(model, steppers, number)
+            now = _outputs(model, labels, experiment.inputs, seed)
+            change = {name: now[name] - first[name] for name in first}
+            run.losses.append(loss)
+            run.changes.append(_sizes(change, labels))
     return run
 
 
-def _watched(model: nn.Module, scaled: Scaled, plan: Plan) -> dict[str, str]:
+def _labels(model: nn.Module, experiment: Experiment, plan: Plan) -> dict[str, str]:
     """Name to observe -> label: modules with parameters of their own, the residual stream, the output."""
-    leaves = [
-        name
-        for name, module in model.named_modules()
-        if name and not any(True for _ in module.children()) and any(True for _ in module.parameters())
-    ]
+    stream = hook_points(model, experiment.inputs).blocks
+    leaves: list[str] = []
+    for name, module in model.named_modules():
+        # A module without parameters hands on what others made, and a parent what its children made.
+        is_leaf = not any(True for _ in module.children())
+        if name and is_leaf and any(True for _ in module.parameters()):
+            leaves.append(name)
     blocks = {entry.block for entry in plan.entries if entry.block}
-    stream = places(model, scaled.inputs).blocks
-    labels = {"": _OUTPUT} | {name: _starred(name, blocks) for name in (*stream, *leaves)}
+    labels = {"": _OUTPUT}
+    for name in (*stream, *leaves):
+        labels[name] = _label(name, blocks)
     # A block of several branches is itself in none of them: all depths must still have the same labels.
-    return labels | {name: _all_starred(name) for name in stream if labels[name] == name}
+    for name in stream:
+        if labels[name] == name:
+            labels[name] = starred(name)
+    return labels
 
 
-def _starred(name: str, blocks: set[str]) -> str:
-    """`h.*.mlp.0` of `h.3.mlp.0` in block `h.3`."""
+def _label(name: str, blocks: set[str]) -> str:
+    """`h.*.mlp.0` of `h.3.mlp.0` in block `h.3`: the block's indices are left open, those inside it stay."""
     for block in blocks:
         if f"{name}.".removeprefix(INPUT).startswith(f"{block}."):
-            return name.replace(block, _all_starred(block), 1)
+            return name.replace(block, starred(block), 1)
     return name
 
 
-def _all_starred(name: str) -> str:
-    return ".".join("*" if step.isdecimal() else step for step in name.split("."))
+def _branch_outputs(plan: Plan) -> set[str]:
+    """Labels whose output is a branch's own output: that of its output projection, or of the norm after it."""
+    labels: set[str] = set()
+    for entry in plan.entries:
+        if entry.role is Role.BRANCH_LAST or entry.carries:
+            labels.add(entry.kind.rpartition(".")[0])
+    return labels
 
 
-def _outputs(model: nn.Module, watched: dict[str, str], x: Any, seed: int) -> dict[str, Tensor]:
+def _outputs(
+    model: nn.Module,
+    labels: dict[str, str],
+    inputs: tuple[Any, ...],
+    seed: int,
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
-    def see(name: str, _: tuple[Any, ...], output: Tensor) -> None:
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         found[name] = output.detach().clone()
 
-    with torch.no_grad(), observe(model, watched, see):
-        call(model, parameters(model), (x,), seed)
+    with torch.no_grad(), observe(model, labels, see):
+        call(model, parameters(model), inputs, seed)
     return found
 
 
-def _sizes(outputs: dict[str, Tensor], watched: dict[str, str]) -> dict[str, float]:
+def _sizes(outputs: dict[str, Tensor], labels: dict[str, str]) -> dict[str, float]:
     """Root mean square by label, over all modules of the label."""
     squares: dict[str, list[float]] = {}
     for name, output in outputs.items():
-        plain = name.partition("@")[0].partition("[")[0]
-        squares.setdefault(watched[plain], []).append(float(widest(output).square().mean()))
-    return {label: float(np.sqrt(np.mean(values))) for label, values in squares.items()}
+        label = labels[module_of(name)]
+        square = float(mean_square(output))
+        squares.setdefault(label, []).append(square)
+    sizes: dict[str, float] = {}
+    for label, values in squares.items():
+        sizes[label] = float(np.sqrt(np.mean(values)))
+    return sizes
 
 
 # --- all networks ---
-def _dataset(runs: dict[Size, list[_Run]], scaled: Scaled, seeds: list[int], training: _Training) -> xr.Dataset:
+def _dataset(
+    experiment: Experiment,
+    sizes: list[Size],
+    runs: list[list[_Run]],
+) -> xr.Dataset:
     import xarray as xr
 
-    labels = list(next(iter(runs.values()))[0].start)
-    axes = {axis: values for axis, values in (("width", scaled.widths), ("depth", scaled.depths)) if values}
-    coords: dict[str, Any] = {"module": labels, **axes, "seed": seeds, "step": np.arange(1, training.steps + 1)}
-    shape = [len(coords[dim]) for dim in coords]
+    assert experiment.rule is not None
+    labels = list(runs[0][0].start)
+    coords: dict[str, Any] = {
+        "module": labels,
+        **experiment.axes,
+        "seed": experiment.seeds,
+        "step": np.arange(1, experiment.steps + 1),
+    }
     dims = tuple(coords)
+    shape = [len(coords[dim]) for dim in dims]
+    # Only the two lines of sizes are trained; the rest of the grid stays NaN.
     data = xr.Dataset(
         {
             "start": (dims[:-1], np.full(shape[:-1], np.nan)),
@@ -223,59 +267,67 @@ def _dataset(runs: dict[Size, list[_Run]], scaled: Scaled, seeds: list[int], tra
             "loss": (dims[1:], np.full(shape[1:], np.nan)),
         },
         coords,
-        attrs={"rule": scaled.rule.name, "optimizer": str(scaled.optimizer), "lr": training.lr},
+        attrs={
+            "rule": experiment.rule.name,
+            "optimizer": experiment.family.name,
+            "lr": experiment.lr,
+        },
     )
-    for size, of_seeds in runs.items():
-        for seed, run in zip(seeds, of_seeds, strict=True):
-            at = {**dict(size), "seed": seed}
+    for size, of_seeds in zip(sizes, runs, strict=True):
+        for seed, run in zip(experiment.seeds, of_seeds, strict=True):
+            at = {**size, "seed": seed}
+            changes = [[step[label] for step in run.changes] for label in labels]
             data["start"].loc[at] = [run.start[label] for label in labels]
-            data["change"].loc[at] = np.array([[step[label] for step in run.changes] for label in labels])
+            data["change"].loc[at] = np.array(changes)
             data["loss"].loc[at] = run.losses
     return data
 
 
-def _ends(plan: Plan) -> set[str]:
-    """Labels whose output is a branch's own output: that of its last map, or of the norm after it."""
-    return {entry.kind.rpartition(".")[0] for entry in plan.entries if entry.role is Role.BRANCH_LAST or entry.carries}
-
-
-def _exponents(data: xr.Dataset, scaled: Scaled, ends: set[str]) -> pd.DataFrame:
+def _exponents(
+    experiment: Experiment,
+    data: xr.Dataset,
+    branch_outputs: set[str],
+) -> pd.DataFrame:
     import pandas as pd
 
+    assert experiment.rule is not None
+    depth = experiment.rule.depth
     # A run that left the numbers counts as one that grew beyond them.
     last = data["change"].isel(step=-1).fillna(np.inf)
     rows = []
     for module in data["module"].values.tolist():
         for quantity, values in (("start", data["start"]), ("change", last)):
-            for axis in scaled.axes:
-                sizes = scaled.line(axis)
-                table = np.stack([values.sel({"module": module, **size}).values for size in sizes])
-                slope = fit([size[axis] for size in sizes], table)
-                expected = _expectation(module in ends and axis == "depth", scaled.rule)
-                rows.append(({"module": module, "quantity": quantity, "axis": axis}, slope, expected))
+            of_module = values.sel(module=module)
+            for axis in experiment.fitted_axes:
+                slope = fit(*experiment.along(axis, of_module))
+                # A branch's own output follows the size at which the branch starts; all else is free of the size.
+                follows = axis == "depth" and module in branch_outputs
+                expected = depth.branch + depth.init_last if follows else 0.0
+                named = {"module": module, "quantity": quantity, "axis": axis}
+                rows.append((named, slope, expected))
     return pd.DataFrame(_forgiven(judged(rows)))
-
-
-def _expectation(branch_end: bool, rule: Rule) -> float:
-    return rule.depth.branch + rule.depth.init_last if branch_end else 0.0
 
 
 def _forgiven(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A start that shrinks is none of a coordinate check's business."""
     for row in rows:
-        shrinks = row["quantity"] == "start" and row["verdict"].startswith("vanishes")
-        yield row | ({"verdict": "stable"} if shrinks else {})
+        if row["quantity"] == "start" and row["verdict"].startswith("vanishes"):
+            row["verdict"] = "stable"
+        yield row
 
 
 def _diverged(data: xr.Dataset) -> Iterator[str]:
     """The sizes at which training left the numbers. Cells off the two lines of sizes were never trained."""
+    # A cell was trained if it has a start, and diverged if some module's last change is no number.
     started = data["start"].notnull().any("module")
-    last = data["change"].isel(step=-1)
-    bad = started & ~(last.fillna(np.inf) != np.inf).all("module")
-    at = [f"{axis} {size}" for axis in ("width", "depth") if axis in bad.dims for size in _where(bad, axis)]
+    last = data["change"].isel(step=-1).fillna(np.inf)
+    bad = started & ~(last != np.inf).all("module")
+    at: list[str] = []
+    for axis in ("width", "depth"):
+        if axis in bad.dims:
+            others = [dim for dim in bad.dims if dim != axis]
+            somewhere = bad.any(others).values
+            sizes = bad[axis].values[somewhere]
+            at += [f"{axis} {size}" for size in sizes.tolist()]
     if at:
         yield f"training diverges at {', '.join(at)}: a lower `lr` may tell more"
-
-
-def _where(bad: xr.DataArray, axis: str) -> list[int]:
-    return bad[axis].values[bad.any([dim for dim in bad.dims if dim != axis]).values].tolist()

@@ -1,12 +1,12 @@
 """How fast the features of each layer move in training, and whether by the layer's own doing.
 
-A map's output z = W x changes because its weight moves and because its input does:
+A linear layer's output z = W x changes because its weight moves and because its input does:
 
     z_k - z_0  =  (W_k - W_0) x_k  +  W_0 (x_k - x_0)
-                  own part            inherited part
+                  direct update       propagated update
 
 exactly, at every step k. A layer that stops learning can still be carried along by the layers before it: its total
-change looks healthy while its own part collapses (THEORY.md section 4).
+change looks healthy while its direct update collapses (THEORY.md section 4).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,19 +22,10 @@ from torch import Tensor, nn
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.building import (
-    Factory,
-    another_seed,
-    build,
-    check_run,
-    check_seeds,
-    grid,
-    make_optimizer,
-    mean_and_se,
-    seed_list,
-)
-from isoscale.measure.tools.observe import maps, observe
-from isoscale.measure.tools.passes import Batch, LossFn, call, called_maps, parameters, training_step
+from isoscale.measure.tools.building import Factory, another_seed, checked_batches
+from isoscale.measure.tools.experiment import Experiment, Size
+from isoscale.measure.tools.observe import linear_layers, module_of, observe
+from isoscale.measure.tools.passes import Batch, LossFn, call, called_layers, parameters, seeded
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +45,7 @@ def feature_speed(
     optimizer: str | Callable[[nn.Module], torch.optim.Optimizer] = "sgd",
     lr: float = 0.1,
 ) -> xr.Dataset:
-    """How far each map's output has moved since initialisation, and which part of it is the map's own update.
+    """How far each layer's output has moved since initialisation, and which part of it is the layer's direct update.
 
     Args:
         make_model: make_model(depth=, width=, seed=) makes a network; it gets the sizes that are asked for here, and
@@ -64,28 +55,29 @@ def feature_speed(
         depths, widths: Sizes to compare; None: the factory's own, without that dimension.
         seeds: How many seeds or which.
         steps: Updates. Step 0 is initialisation: step axes have steps + 1 entries.
-        optimizer: "sgd", "adam" or "adamw" over all parameters at `lr`, or a function that makes a network's optimizer.
+        optimizer: "sgd", "adam", "adamw", "sign" or "muon" (between the first and the last linear layer) over all
+            parameters at `lr`, or a function that makes a network's optimizer.
         lr: Learning rate of a named optimizer.
 
     Returns:
         Dataset over the sizes given, `layer` (each linear and convolution module called but the last) and `step`, means
         over seeds with standard errors `<name>_se`, all relative to the output's norm |z_0| at initialisation:
 
-        own: |(W_k - W_0) x_k|, bias included: the own update at the input of the moment.
-        inherited: |W_0 (x_k - x_0)|: the change that comes with the input.  total: |z_k - z_0|.
+        own: |(W_k - W_0) x_k|, bias included: the direct update, at the input of the moment.
+        inherited: |W_0 (x_k - x_0)|: the propagated update, which comes with the input.  total: |z_k - z_0|.
         alignment: centred alignment of the layer's kernel over samples with the labels' kernel, in [-1, 1] (Cortes,
             Mohri and Rostamizadeh 2012); classes as one-hot rows. NaN where outputs are not one row a sample.
         group_own, group_inherited, group_total (..., group, step): root mean squares over like layers; `group` is the
-            layer's name with its first number as "*", the same map in every block.
+            layer's name with its first number as "*", the same layer in every block.
         own_exponent, inherited_exponent (..., group) and _low, _high: power of the depth at the last step, with a 95 %
-            interval; with two depths or more. For a map inside a branch -1/2 is the collapse of THEORY section 4. A map
-            that ends a branch is read against the stream that it adds to: its updates add up over the blocks where its
-            initial outputs average out, so under depth-muP -1/2 is healthy there.
+            interval; with two depths or more. For a branch's inner projection -1/2 is the collapse of THEORY section 4.
+            The output projection is read against the stream that it adds to: its updates add up over the blocks where
+            its initial outputs average out, so under depth-muP -1/2 is healthy there.
 
         NaN for layers that a smaller network does not have, and where a run diverged.
 
     Raises:
-        InvalidValueError: No map but the last, or seeds that change nothing.
+        InvalidValueError: No linear layer but the last, or seeds that change nothing.
 
     >>> from isoscale.models import ResidualMLP
     >>> make = lambda depth, seed: ResidualMLP(3, 1, width=8, depth=depth, seed=seed)
@@ -94,57 +86,70 @@ def feature_speed(
     >>> result.own.dims, result.group.values.tolist()
     (('depth', 'layer', 'step'), ['input', 'blocks.*.maps.0', 'blocks.*.maps.1'])
     """
-    axes, cells = grid(depth=depths, width=widths)
-    drawn = seed_list(seeds)
-    check_run(batches, steps)
-    check_seeds(make_model, drawn, **cells[0])
-    setting = _Setting(list(batches), loss_fn, steps, optimizer, lr)
-    runs = [[_record(build(make_model, seed, **cell), another_seed(seed), setting) for seed in drawn] for cell in cells]
-    return _dataset(runs, axes, steps, len(drawn))
+    experiment = Experiment.of(
+        make_model,
+        checked_batches(batches),
+        loss_fn,
+        axes={"depth": depths, "width": widths},
+        seeds=seeds,
+        optimizer=optimizer,
+        lr=lr,
+        steps=steps,
+    )
+    sizes = experiment.grid()
+    experiment.check_seeds(sizes[0])
+    runs = experiment.over(sizes, lambda size, seed: _run(experiment, seed, size))
+    return _dataset(experiment, runs)
 
 
-class _Setting(NamedTuple):
-    batches: list[Batch]
-    loss_fn: LossFn
-    steps: int
-    optimizer: str | Callable[[nn.Module], torch.optim.Optimizer]
-    lr: float
-
-
-# own, inherited, total, alignment of each layer; and from these the parts of each group.
+# --- one network ---
+# own, inherited, total, alignment of each layer at each step; and from these the parts of each group.
 _Row = dict[str, np.ndarray]
+_Run = dict[str, _Row]
 _Seen = dict[str, tuple[Tensor, Tensor]]
 
 
-def _record(model: nn.Module, seed: int, setting: _Setting) -> dict[str, _Row]:
+def _run(experiment: Experiment, seed: int, size: Size) -> _Run:
     """Train one network: by layer, the recorded numbers at each step."""
-    x, y = setting.batches[0]
-    names = called_maps(model, x)[:-1]
+    model = experiment.build(seed, **size)
+    masks = another_seed(seed)
+    x, y = experiment.batches[0]
+    names = called_layers(model, x)[:-1]
     if not names:
         raise InvalidValueError("the network must call two linear or convolution modules or more")
-    start, labels = maps(copy.deepcopy(model)), _labels(y)
-    optimizer = make_optimizer(setting.optimizer, model, setting.lr)
-    initial = _look(model, names, x, seed)
-    rows = []
-    for step in range(setting.steps + 1):
-        seen = _look(model, names, x, seed)
-        rows.append({name: _parts(start[_base(name)], initial[name], now, labels) for name, now in seen.items()})
-        if step < setting.steps:
-            batch = setting.batches[step % len(setting.batches)]
-            training_step(model, optimizer, setting.loss_fn, batch, seed + step)
-    return {name: {key: np.array([row[name][key] for row in rows]) for key in rows[0][name]} for name in rows[0]}
-
-
-def _base(name: str) -> str:
-    """The module's name without the number of the call."""
-    return name.partition("@")[0]
+    # W_0 of every layer: the copy is not trained.
+    start = linear_layers(copy.deepcopy(model))
+    labels = _labels(y)
+    steppers = experiment.optimizers(model)
+    initial = _look(model, names, x, masks)
+    history: dict[str, dict[str, list[float]]] = {}
+    for number in range(experiment.steps + 1):
+        # Always with the same dropout masks; those of the updates differ from step to step.
+        seen = _look(model, names, x, masks)
+        for name, now in seen.items():
+            parts = _parts(start[module_of(name)], initial[name], now, labels)
+            of_layer = history.setdefault(name, {})
+            for key, value in parts.items():
+                of_layer.setdefault(key, []).append(value)
+        if number < experiment.steps:
+            with seeded(masks + number):
+                experiment.step(model, steppers, number)
+    run: _Run = {}
+    for name, of_layer in history.items():
+        run[name] = {}
+        for key, values in of_layer.items():
+            run[name][key] = np.array(values)
+    return run
 
 
 @torch.no_grad()
 def _look(model: nn.Module, names: list[str], x: Any, seed: int) -> _Seen:
-    """Input and output of each map, always with the same dropout masks."""
+    """Input and output of each layer."""
     seen: _Seen = {}
-    see = lambda name, inputs, out: seen.update({name: (inputs[0].clone(), out.clone())})  # noqa: E731
+
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen[name] = (inputs[0].clone(), output.clone())
+
     with observe(model, names, see):
         call(model, parameters(model), (x,), seed)
     return seen
@@ -152,105 +157,156 @@ def _look(model: nn.Module, names: list[str], x: Any, seed: int) -> _Seen:
 
 @torch.no_grad()
 def _parts(
-    start: nn.Module, initial: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor], labels: Tensor | None
-) -> _Row:
-    (_, z0), (x, z) = initial, seen
-    carried = start(x)
-    changes = {"own": z - carried, "inherited": carried - z0, "total": z - z0}
-    row = {name: float(change.norm() / z0.norm()) for name, change in changes.items()}
-    row["alignment"] = _alignment(z, labels)
-    return {name: np.array(value if math.isfinite(value) else math.nan) for name, value in row.items()}
+    start: nn.Module,
+    initial: tuple[Tensor, Tensor],
+    now: tuple[Tensor, Tensor],
+    labels: Tensor | None,
+) -> dict[str, float]:
+    _, z0 = initial
+    x, z = now
+    # z = W_k x_k less W_0 x_k is the direct update, W_0 x_k less z_0 = W_0 x_0 the propagated one.
+    propagated = start(x)
+    changes = {
+        "own": z - propagated,
+        "inherited": propagated - z0,
+        "total": z - z0,
+    }
+    row = {"alignment": _alignment(z, labels)}
+    for name, change in changes.items():
+        row[name] = float(change.norm() / z0.norm())
+    for name, value in row.items():
+        if not math.isfinite(value):
+            row[name] = math.nan
+    return row
 
 
 def _alignment(z: Tensor, labels: Tensor | None) -> float:
     """<K, Y> / (|K| |Y|) of centred kernels, from the centred features and labels themselves."""
-    if labels is None or z.dim() < 2 or len(z) != len(labels):
+    if labels is None or z.dim() < 2:
         return math.nan
+    if len(z) != len(labels):
+        return math.nan
+    # Centring the features centres their kernel in rows and columns.
     features = z.flatten(1).double()
     features = features - features.mean(0)
-    sizes = [(a @ a.T).norm() for a in (features, labels)]
-    return float((features.T @ labels).square().sum() / (sizes[0] * sizes[1]))
+    # <F F^T, Y Y^T> = |F^T Y|^2.
+    product = (features.T @ labels).square().sum()
+    of_features = (features @ features.T).norm()
+    of_labels = (labels @ labels.T).norm()
+    return float(product / (of_features * of_labels))
 
 
 def _labels(y: Any) -> Tensor | None:
     """One centred row a sample; None if labels are not of that form."""
-    if not isinstance(y, Tensor) or y.dim() not in (1, 2) or (y.dim() == 2 and not y.is_floating_point()):
+    if not isinstance(y, Tensor) or y.dim() not in (1, 2):
         return None
-    rows = y if y.is_floating_point() else nn.functional.one_hot(y.long() - y.long().min())
+    if y.is_floating_point():
+        rows = y
+    elif y.dim() == 1:
+        classes = y.long()
+        rows = nn.functional.one_hot(classes - classes.min())
+    else:
+        return None
     rows = rows.double().view(len(y), -1)
     return rows - rows.mean(0)
 
 
 def group_of(layer: str) -> str:
-    """The same map in every block.
+    """The same layer in every block: only the first index is the block's.
 
     >>> group_of("blocks.3.maps.1"), group_of("stem")
     ('blocks.*.maps.1', 'stem')
     """
     parts = layer.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return ".".join("*" if i == first else part for i, part in enumerate(parts))
+    for index, part in enumerate(parts):
+        if part.isdigit():
+            parts[index] = "*"
+            break
+    return ".".join(parts)
 
 
+# --- all networks ---
 _TEXTS = {
-    "own": "|(W_k - W_0) x_k| / |z_0|: change by the map's own update",
-    "inherited": "|W_0 (x_k - x_0)| / |z_0|: change that comes with the input",
-    "total": "|z_k - z_0| / |z_0|: change of the map's output",
+    "own": "|(W_k - W_0) x_k| / |z_0|: change by the layer's direct update",
+    "inherited": "|W_0 (x_k - x_0)| / |z_0|: propagated change, which comes with the input",
+    "total": "|z_k - z_0| / |z_0|: change of the layer's output",
     "alignment": "centred alignment of the layer's kernel with the labels' kernel",
 }
 
 
-def _dataset(runs: list[list[dict[str, _Row]]], axes: dict[str, list[Any]], steps: int, seeds: int) -> xr.Dataset:
+def _dataset(experiment: Experiment, runs: list[list[_Run]]) -> xr.Dataset:
     import xarray as xr
 
     # The largest network comes last and has every layer of the others, in order.
-    layers = list(dict.fromkeys(name for row in reversed(runs) for name in row[0]))
-    groups = list(dict.fromkeys(map(group_of, layers)))
-    missing = np.full(steps + 1, np.nan)
-    shape = tuple(map(len, axes.values()))
+    layers: dict[str, None] = {}
+    for of_seeds in reversed(runs):
+        layers |= dict.fromkeys(of_seeds[0])
+    groups = dict.fromkeys(group_of(layer) for layer in layers)
+    # What a smaller network has in place of the layers that only larger ones have.
+    missing = np.full(experiment.steps + 1, np.nan)
+
+    def of_layers(run: _Run, name: str) -> np.ndarray:
+        """(layers, steps)."""
+        rows = [run[layer][name] if layer in run else missing for layer in layers]
+        return np.stack(rows)
+
+    def of_groups(run: _Run, name: str) -> np.ndarray:
+        """Root mean squares over like layers, (groups, steps)."""
+        rows: list[np.ndarray] = []
+        for group in groups:
+            alike = [row[name] for layer, row in run.items() if group_of(layer) == group]
+            if not alike:
+                rows.append(missing)
+                continue
+            # A run about to diverge is too large to square.
+            with np.errstate(over="ignore"):
+                square = np.mean(np.square(alike), 0)
+            rows.append(np.sqrt(square))
+        return np.stack(rows)
+
     variables: dict[str, Any] = {}
-
-    def add(name: str, text: str, values: list[list[list[np.ndarray]]], of: str) -> None:
-        for key, value in zip((name, f"{name}_se"), mean_and_se(np.array(values), 1), strict=True):
-            label = text if key == name else f"standard error of {name}"
-            attrs = {"units": "1", "long_name": label}
-            variables[key] = ((*axes, of, "step"), value.reshape(*shape, *value.shape[1:]), attrs)
-
     for name, text in _TEXTS.items():
-        nothing = {name: missing}
-        of_layer = [[[run.get(layer, nothing)[name] for layer in layers] for run in row] for row in runs]
-        add(name, text, of_layer, "layer")
+        table = [[of_layers(run, name) for run in of_seeds] for of_seeds in runs]
+        variables |= experiment.summary(name, text, ("layer", "step"), table)
     for name in PARTS:
-        of_group = [[[_rms(run, group, name, missing) for group in groups] for run in row] for row in runs]
-        add(f"group_{name}", f"root mean square over like layers of {_TEXTS[name]}", of_group, "group")
-    coords = {**axes, "layer": layers, "group": groups, "step": np.arange(steps + 1)}
-    data = xr.Dataset(variables, coords, {"seeds": seeds})
-    return data.assign(_exponents(data)) if len(axes.get("depth", [])) > 1 else data
-
-
-def _rms(run: dict[str, _Row], group: str, name: str, missing: np.ndarray) -> np.ndarray:
-    members = [row[name] for layer, row in run.items() if group_of(layer) == group]
-    with np.errstate(over="ignore"):
-        return np.sqrt(np.mean(np.square(members), 0)) if members else missing
+        table = [[of_groups(run, name) for run in of_seeds] for of_seeds in runs]
+        text = f"root mean square over like layers of {_TEXTS[name]}"
+        variables |= experiment.summary(f"group_{name}", text, ("group", "step"), table)
+    coords = {
+        **experiment.axes,
+        "layer": list(layers),
+        "group": list(groups),
+        "step": np.arange(experiment.steps + 1),
+    }
+    data = xr.Dataset(variables, coords, {"seeds": len(experiment.seeds)})
+    if "depth" in experiment.fitted_axes:
+        data = data.assign(_exponents(data))
+    return data
 
 
 def _exponents(data: xr.Dataset) -> dict[str, xr.DataArray]:
     """Powers of the depth at the last step, with intervals; NaN where there is no power law to fit."""
     import xarray as xr
 
+    depths = data["depth"].values
     found: dict[str, xr.DataArray] = {}
     for part in ("own", "inherited"):
         values = data[f"group_{part}"].isel(step=-1).transpose(..., "depth")
-        fitted = np.apply_along_axis(lambda y: _power(data["depth"].values, y), -1, values.values)
+        fitted = np.apply_along_axis(lambda y: _power(depths, y), -1, values.values)
         for index, end in enumerate(("", "_low", "_high")):
-            name = f"{part}_exponent{end}"
-            attrs = {"units": "1", "long_name": f"power of the depth in group_{part}{end.replace('_', ', ')}"}
-            found[name] = xr.DataArray(fitted[..., index], dims=values.dims[:-1], attrs=attrs)
+            bound = end.replace("_", ", ")
+            text = f"power of the depth in group_{part}{bound}"
+            found[f"{part}_exponent{end}"] = xr.DataArray(
+                fitted[..., index],
+                dims=values.dims[:-1],
+                attrs={"units": "1", "long_name": text},
+            )
     return found
 
 
 def _power(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
     usable = np.isfinite(values) & (values > 0)
+    # A part that is 0 (the first layer's propagated update) follows no power of the depth.
     if len(set(depths[usable])) < 2:
         return np.full(3, np.nan)
     law = laws.fit_power_law(depths[usable], values[usable])

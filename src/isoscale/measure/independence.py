@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +17,17 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError
 from isoscale.measure.backward_weights import independent_backward
-from isoscale.measure.tools.building import (
-    Factory,
-    another_seed,
-    build,
-    check_run,
-    check_seeds,
-    grid,
-    make_optimizer,
-    mean_and_se,
-    seed_list,
-)
-from isoscale.measure.tools.observe import maps, observe
-from isoscale.measure.tools.passes import Batch, LossFn, called_maps, loss_gradient, training_step
+from isoscale.measure.tools.building import Factory, another_seed, checked_batches
+from isoscale.measure.tools.experiment import Experiment, Size
+from isoscale.measure.tools.observe import linear_layers, observe
+from isoscale.measure.tools.passes import Batch, LossFn, called_layers, loss_gradient, seeded
 from isoscale.measure.tools.selection import Select, chosen
 
 if TYPE_CHECKING:
     import xarray as xr
 
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where along the network's maps features and gradients are recorded: 0 is the first map, 1 the last."""
+"""Where along the network's layers features and gradients are recorded: 0 is the first one, 1 the last."""
 
 MODES = ("reused", "independent")
 
@@ -63,20 +54,21 @@ def gradient_independence(
         batches: (x, y) pairs; step k trains on batches[k % len(batches)], everything is recorded on the first.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         depths, widths, horizons: Sizes to compare; None: the factory's own, without that dimension.
-        seeds: How many seeds or which; the backward copy is the same maps of a network of a seed of its own.
+        seeds: How many seeds or which; the backward copy is the same layers of a network of a seed of its own.
         steps: Updates. Step 0 is initialisation: step axes have steps + 1 entries.
-        optimizer: "sgd", "adam" or "adamw" over all parameters at `lr`, or a function that makes the optimizer of a
-            network (a rule's groups, a schedule of your own).
+        optimizer: "sgd", "adam", "adamw", "sign" or "muon" (between the first and the last linear layer) over all
+            parameters at `lr`, or a function that makes the optimizer of a network (a rule's groups, a schedule of
+            your own).
         lr: Learning rate of a named optimizer.
-        select: The maps whose backward weights are replaced, as globs or as a predicate (name, module) -> bool;
+        select: The layers whose backward weights are replaced, as globs or as a predicate (name, module) -> bool;
             None: every linear and convolution module called but the first and the last.
 
     Returns:
-        Dataset over the sizes given, `step`, and `time` (place among the replaced maps), means over seeds with
+        Dataset over the sizes given, `step`, and `time` (place among the replaced layers), means over seeds with
         standard errors `<name>_se`:
 
-        loss, feature_change, gradient_norm (backward_weights, ...): of each way of training. A map's feature change is
-        |z(step) - z(0)| / |z(0)| of its output z; its gradient norm that of its weight's gradient.
+        loss, feature_change, gradient_norm (backward_weights, ...): of each way of training. A layer's feature change
+        is |z(step) - z(0)| / |z(0)| of its output z; its gradient norm that of its weight's gradient.
         loss_gap, feature_gap: independent minus reused. gradient_gap: log of the ratio of the gradients' norms.
         gradient_cosine: of the angle between the two gradients.
 
@@ -92,111 +84,155 @@ def gradient_independence(
     >>> result.loss_gap.dims, float(result.loss_gap.sel(depth=4, step=0))
     (('depth', 'step'), 0.0)
     """
-    axes, cells = grid(depth=depths, width=widths, horizon=horizons)
-    drawn = seed_list(seeds)
-    check_seeds(make_model, drawn, **cells[0])
-    setting = _Setting(list(batches), loss_fn, steps, optimizer, lr, select)
-    runs = [[_compare(make_model, seed, cell, setting) for seed in drawn] for cell in cells]
-    return _dataset(runs, axes, drawn)
+    experiment = Experiment.of(
+        make_model,
+        checked_batches(batches),
+        loss_fn,
+        axes={"depth": depths, "width": widths, "horizon": horizons},
+        seeds=seeds,
+        optimizer=optimizer,
+        lr=lr,
+        steps=steps,
+    )
+    sizes = experiment.grid()
+    experiment.check_seeds(sizes[0])
+    runs = experiment.over(sizes, lambda size, seed: _run(experiment, seed, size, select))
+    return _dataset(experiment, runs)
 
 
-class _Setting:
-    """What all runs share."""
-
-    def __init__(
-        self,
-        batches: list[Batch],
-        loss_fn: LossFn,
-        steps: int,
-        optimizer: str | Callable[[nn.Module], torch.optim.Optimizer],
-        lr: float,
-        select: Select | None,
-    ) -> None:
-        check_run(batches, steps)
-        self.batches, self.loss_fn, self.steps = batches, loss_fn, steps
-        self.optimizer, self.lr, self.select = optimizer, lr, select
+# --- one network ---
+_Run = dict[str, np.ndarray]
+"""Every recorded variable of one network, step first."""
 
 
-class _Run:
-    """One network in training, and what it looks like on the first batch."""
+class _Look(NamedTuple):
+    """A network on the first batch: its loss; of each replaced layer the feature change and the weight's gradient."""
 
-    def __init__(self, model: nn.Module, setting: _Setting, names: list[str]) -> None:
-        self.model, self.setting, self.names = model, setting, names
-        self.optimizer = make_optimizer(setting.optimizer, model, setting.lr)
+    loss: float
+    change: np.ndarray
+    grads: list[Tensor]
+
+
+class _Network:
+    """A network in training, and what it looks like on the first batch."""
+
+    def __init__(self, experiment: Experiment, model: nn.Module, names: list[str]) -> None:
+        self.experiment = experiment
+        self.model = model
+        self.steppers = experiment.optimizers(model)
         self.initial: dict[str, Tensor] = {}
-        parameters = {id(param): name for name, param in model.named_parameters()}
-        self.weights = {name: parameters[id(module.weight)] for name, module in maps(model).items() if name in names}
+        # The parameter that is each layer's weight; one that two layers share has one name.
+        tensors = {id(param): name for name, param in model.named_parameters()}
+        layers = linear_layers(model)
+        self.weights: dict[str, str] = {}
+        for name in names:
+            weight = layers[name].weight
+            self.weights[name] = tensors[id(weight)]
 
-    def look(self, seed: int) -> tuple[float, np.ndarray, dict[str, Tensor]]:
-        """Loss, feature change of each map, and the gradient of each map's weight."""
+    def look(self, seed: int) -> _Look:
         outputs: dict[str, Tensor] = {}
-        see = lambda name, _, out: outputs.update({name: out.detach().clone()})  # noqa: E731
-        with observe(self.model, self.names, see):
-            loss, grads = loss_gradient(self.model, self.setting.loss_fn, self.setting.batches[0], seed)
+
+        def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+            outputs[name] = output.detach().clone()
+
+        batch = self.experiment.batches[0]
+        with observe(self.model, self.weights, see):
+            loss, grads = loss_gradient(self.model, self.experiment.loss_fn, batch, seed)
+        # The first look is before any update.
         self.initial = self.initial or outputs
-        change = [float((outputs[name] - self.initial[name]).norm() / self.initial[name].norm()) for name in self.names]
-        return float(loss), np.array(change), {name: grads[self.weights[name]] for name in self.names}
+        changes: list[float] = []
+        for name in self.weights:
+            initial = self.initial[name]
+            moved = outputs[name] - initial
+            changes.append(float(moved.norm() / initial.norm()))
+        return _Look(
+            loss=float(loss),
+            change=np.array(changes),
+            grads=[grads[weight] for weight in self.weights.values()],
+        )
 
     def step(self, number: int, seed: int) -> None:
-        batch = self.setting.batches[number % len(self.setting.batches)]
-        training_step(self.model, self.optimizer, self.setting.loss_fn, batch, seed)
+        with seeded(seed):
+            self.experiment.step(self.model, self.steppers, number)
 
 
-def _compare(make_model: Factory, seed: int, cell: dict[str, Any], setting: _Setting) -> dict[str, np.ndarray]:
-    """Both ways of training one network: every recorded variable, step first."""
-    model = build(make_model, seed, **cell)
-    names = _replaced(model, setting)
-    other = maps(build(make_model, another_seed(seed), **cell))
-    copies = {name: other[name].weight for name in names}
-    reused, independent = (_Run(network, setting, names) for network in (model, copy.deepcopy(model)))
-    rows = []
-    with independent_backward(independent.model, copies):  # pyrefly: ignore[bad-argument-type]
-        for step in range(setting.steps + 1):
+def _run(experiment: Experiment, seed: int, size: Size, select: Select | None) -> _Run:
+    """Both ways of training one network."""
+    model = experiment.build(seed, **size)
+    names = _replaced(model, experiment, select)
+    # W~: the weights of the same layers in a network that is independent of this one.
+    copies = linear_layers(experiment.build(another_seed(seed), **size))
+    backward = {name: copies[name].weight for name in names}
+    reused = _Network(experiment, model, names)
+    independent = _Network(experiment, copy.deepcopy(model), names)
+    rows: list[_Run] = []
+    with independent_backward(independent.model, backward):  # pyrefly: ignore[bad-argument-type]
+        for number in range(experiment.steps + 1):
             # Dropout masks differ from step to step, and not between the two ways.
-            masks = another_seed(seed) + step
-            rows.append(_row(reused.look(masks), independent.look(masks)))
-            if step < setting.steps:
-                reused.step(step, masks), independent.step(step, masks)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            masks = another_seed(seed) + number
+            row = _row(reused.look(masks), independent.look(masks))
+            rows.append(row)
+            if number < experiment.steps:
+                reused.step(number, masks)
+                independent.step(number, masks)
+    run: _Run = {}
+    for name in rows[0]:
+        run[name] = np.stack([row[name] for row in rows])
+    return run
 
 
-def _replaced(model: nn.Module, setting: _Setting) -> list[str]:
-    """The names of the maps with a backward weight of their own, in order of their calls."""
-    order = called_maps(model, setting.batches[0][0])
-    if setting.select is not None:
-        wanted = set(chosen(model, setting.select, "select"))
-        order = [name for name in order if name in wanted]
-    else:
+def _replaced(model: nn.Module, experiment: Experiment, select: Select | None) -> list[str]:
+    """The names of the layers with a backward weight of their own, in order of their calls."""
+    order = called_layers(model, experiment.batches[0][0])
+    if select is None:
         order = order[1:-1]
+    else:
+        wanted = set(chosen(model, select, "select"))
+        order = [name for name in order if name in wanted]
     if not order:
-        raise InvalidValueError("no map to replace: `select` must match linear or convolution modules that are called")
+        raise InvalidValueError(
+            "no layer to replace: `select` must match linear or convolution modules that are called"
+        )
     return order
 
 
-def _row(
-    reused: tuple[float, np.ndarray, dict[str, Tensor]], independent: tuple[float, np.ndarray, dict[str, Tensor]]
-) -> dict[str, np.ndarray]:
-    (loss, change, grads), (other_loss, other_change, other_grads) = reused, independent
-    norms = [np.array([float(g.norm()) for g in each.values()]) for each in (grads, other_grads)]
-    products = np.array([float((grads[name] * other_grads[name]).sum()) for name in grads])
-    at = np.rint(np.array(TIMES) * (len(grads) - 1)).astype(int)
+def _row(reused: _Look, independent: _Look) -> _Run:
+    """What is recorded at one step."""
+    norms: list[float] = []
+    other_norms: list[float] = []
+    products: list[float] = []
+    for grad, other in zip(reused.grads, independent.grads, strict=True):
+        product = (grad * other).sum()
+        norms.append(float(grad.norm()))
+        other_norms.append(float(other.norm()))
+        products.append(float(product))
+    norm = np.array(norms)
+    other_norm = np.array(other_norms)
+    # The layers that are nearest to the recorded times.
+    last = len(products) - 1
+    at = np.rint(np.array(TIMES) * last).astype(int)
+    # Zero gradients and diverged runs leave the numbers here, and become NaN below.
     with np.errstate(all="ignore"):
+        cosine = np.array(products) / (norm * other_norm)
         row = {
-            "loss": np.array([loss, other_loss]),
-            "feature_change": np.stack([change[at], other_change[at]]),
-            "gradient_norm": np.stack([norm[at] for norm in norms]),
-            "loss_gap": np.array(other_loss - loss),
-            "feature_gap": (other_change - change)[at],
-            "gradient_gap": np.log(norms[1] / norms[0])[at],
-            "gradient_cosine": (products / (norms[0] * norms[1]))[at],
+            "loss": np.array([reused.loss, independent.loss]),
+            "feature_change": np.stack([reused.change[at], independent.change[at]]),
+            "gradient_norm": np.stack([norm[at], other_norm[at]]),
+            "loss_gap": np.array(independent.loss - reused.loss),
+            "feature_gap": (independent.change - reused.change)[at],
+            "gradient_gap": np.log(other_norm / norm)[at],
+            "gradient_cosine": cosine[at],
         }
-    return {name: np.where(np.isfinite(value), value, np.nan) for name, value in row.items()}
+    for name, value in row.items():
+        row[name] = np.where(np.isfinite(value), value, np.nan)
+    return row
 
 
+# --- all networks ---
 _TEXTS = {
     "loss": "loss on the first batch",
-    "feature_change": "|z(step) - z(0)| / |z(0)| of a map's output",
-    "gradient_norm": "norm of the gradient of a map's weight",
+    "feature_change": "|z(step) - z(0)| / |z(0)| of a layer's output",
+    "gradient_norm": "norm of the gradient of a layer's weight",
     "loss_gap": "loss with independent minus loss with reused backward weights",
     "feature_gap": "feature change with independent minus with reused backward weights",
     "gradient_gap": "log ratio of gradient norms, independent to reused",
@@ -204,19 +240,27 @@ _TEXTS = {
 }
 
 
-def _dataset(runs: list[list[dict[str, np.ndarray]]], axes: dict[str, list[Any]], seeds: list[int]) -> xr.Dataset:
+def _dataset(experiment: Experiment, runs: list[list[_Run]]) -> xr.Dataset:
     import xarray as xr
 
-    variables = {}
+    variables: dict[str, Any] = {}
     for name, text in _TEXTS.items():
-        values = np.array([[run[name] for run in row] for row in runs])
-        inner = ["step"] + ["backward_weights"] * (name in ("loss", "feature_change", "gradient_norm"))
-        inner += ["time"] * (name not in ("loss", "loss_gap"))
-        for key, value in zip((name, f"{name}_se"), mean_and_se(values, 1), strict=True):
-            shaped = value.reshape(*map(len, axes.values()), *value.shape[1:])
-            long_name = text if key == name else f"standard error of {name}"
-            variables[key] = ((*axes, *inner), shaped, {"units": "1", "long_name": long_name})
-    diverged = sum(not np.isfinite(run["loss"]).all() for row in runs for run in row)
-    steps = np.arange(len(runs[0][0]["loss_gap"]))
-    coords = {**axes, "step": steps, "backward_weights": list(MODES), "time": list(TIMES)}
-    return xr.Dataset(variables, coords, {"seeds": len(seeds), "diverged": diverged})
+        dims = ["step"]
+        if name in ("loss", "feature_change", "gradient_norm"):
+            dims.append("backward_weights")
+        if name not in ("loss", "loss_gap"):
+            dims.append("time")
+        table = [[run[name] for run in of_seeds] for of_seeds in runs]
+        variables |= experiment.summary(name, text, dims, table)
+    diverged = 0
+    for of_seeds in runs:
+        for run in of_seeds:
+            if not np.isfinite(run["loss"]).all():
+                diverged += 1
+    coords = {
+        **experiment.axes,
+        "step": np.arange(experiment.steps + 1),
+        "backward_weights": list(MODES),
+        "time": list(TIMES),
+    }
+    return xr.Dataset(variables, coords, {"seeds": len(experiment.seeds), "diverged": diverged})

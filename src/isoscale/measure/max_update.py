@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.measure.steps import optimizer_step
-from isoscale.measure.tools.building import build, check_seeds, seed_list
+from isoscale.measure.tools.building import pair
+from isoscale.measure.tools.experiment import Experiment
 from isoscale.measure.tools.jvp import Jvp, Method, forward_jvp
 from isoscale.measure.tools.notes import notes_on
-from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.observe import linear_layers, module_of, observe
 from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, widest
 from isoscale.measure.tools.selection import Select, traced, which
 from isoscale.scaling.optimizers import OptimizerFamily
@@ -40,10 +41,10 @@ class MaxUpdate:
         moments: S_l(1) of each pre-activation: mean square of its change, to first order, by one step at learning
             rate 1; averaged over seeds and batches. In the order of the forward pass, without the readout.
         moments_se: Their standard errors.
-        readout: The last map called, which does not count.
-        silent: Names of pre-activations that do not move at all.
+        readout: The last linear layer called, which does not count.
+        silent: Names of pre-activations with zero update.
         method: How the changes were computed; worst of all draws.
-        notes: What a reader should know: batch statistics, dropout, layers that were not seen, fallbacks.
+        notes: What a reader should know: batch statistics, dropout, layers that were not hooked, fallbacks.
     """
 
     lr: float
@@ -57,8 +58,12 @@ class MaxUpdate:
 
     @property
     def layer_lrs(self) -> dict[str, float]:
-        """Layer-wise muP: the learning rate at which each layer by itself moves by 1; infinite for a silent one."""
-        return {name: moment**-0.5 if moment > 0 else math.inf for name, moment in self.moments.items()}
+        """Layer-wise muP: the learning rate at which each layer by itself moves by 1; infinite at zero update."""
+        lrs: dict[str, float] = {}
+        # eta^2 S_l(1) = 1.
+        for name, moment in self.moments.items():
+            lrs[name] = moment**-0.5 if moment > 0 else math.inf
+        return lrs
 
     @property
     def lowest(self) -> tuple[str, float]:
@@ -67,9 +72,9 @@ class MaxUpdate:
 
     @property
     def highest(self) -> tuple[str, float]:
-        """The layer that moves least without being silent, and its own learning rate: far above `lr`, it starves."""
-        moving = {name: lr for name, lr in self.layer_lrs.items() if lr < math.inf}
-        return max(moving.items(), key=lambda layer: layer[1])
+        """The layer that moves least, but moves, and its own learning rate: far above `lr`, it starves."""
+        moving = [layer for layer in self.layer_lrs.items() if layer[1] < math.inf]
+        return max(moving, key=lambda layer: layer[1])
 
 
 def max_update_lr(
@@ -92,14 +97,14 @@ def max_update_lr(
         model: A network, left as it was; or a function of `seed` that makes one, for an average over initialisations.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         batch: (x, y), or a list of them to average over.
-        optimizer: The family whose first step it is, as in `optimizer_step`. Under "muon" the first and the last map
-            called and everything that is no map's weight get Adam's step.
+        optimizer: The family whose first step it is, as in `optimizer_step`. Under "muon" the first and the last
+            linear layer called and everything that is no linear layer's weight get Adam's step.
         count: Which pre-activations count: the outputs of "all" linear and convolution modules; those inside residual
             branches ("branch"); those outside together with the residual stream after each addition ("stream"). Never
-            the last map called, the readout. Branches and stream are read off the computation graph.
+            the last layer called, the readout. Branches and stream are read off the computation graph.
         blocks: Instead of the graph's word on "stream" and "branch": the modules whose output is the residual stream,
-            as globs ("blocks.*") or as a predicate (name, module) -> bool; all maps inside them are branches.
-        mean: Over layers; "geometric" leaves silent layers out.
+            as globs ("blocks.*") or as a predicate (name, module) -> bool; all linear layers inside are branches.
+        mean: Over layers; "geometric" leaves layers with zero update out.
         lrs: Learning rates of tensors relative to the one returned, by parameter name; 1 where missing.
         eps: Adam's.
         seeds: How many seeds (0, 1, ...) or which: of the initialisation if `model` is a function, and of dropout.
@@ -122,66 +127,138 @@ def max_update_lr(
     """
     if mean not in get_args(Mean):
         raise unknown("`mean`", mean, get_args(Mean))
-    batches, drawn = _batches(batch), seed_list(seeds)
-    make = _maker(model, drawn)
-    setting = _Setting(loss_fn, optimizer, count, blocks, lrs or {}, eps, method)
-    draws = [[_draw(make(seed), one, seed, setting) for one in batches] for seed in drawn]
-    return _combined(draws, mean, notes_on(make(drawn[0])))
+    if count not in get_args(Counted):
+        raise unknown("`count`", count, get_args(Counted))
+    wanted = "`batch` must be a pair (x, y) or a list of such pairs"
+    batches = batch if isinstance(batch, list) else [batch]
+    if not batches:
+        raise InvalidTypeError(wanted)
+    experiment = Experiment.of(
+        _factory(model),
+        [pair(one, wanted) for one in batches],
+        loss_fn,
+        seeds=seeds,
+        optimizer=optimizer,
+    )
+    if not isinstance(model, nn.Module):
+        experiment.check_seeds({})
+
+    def draws_of(_: None, seed: int) -> list[_Draw]:
+        network = experiment.build(seed)
+        draws: list[_Draw] = []
+        for one in experiment.batches:
+            hooked = _hooked(network, one, count, blocks)
+            draw = _draw(
+                experiment,
+                network,
+                one,
+                seed,
+                hooked,
+                lrs=lrs or {},
+                eps=eps,
+                method=method,
+            )
+            if not draw.jvp.outputs:
+                raise InvalidValueError(
+                    f"no pre-activation counts: `count`={count!r} leaves none of {draw.called} but the readout "
+                    f"{draw.readout!r}"
+                )
+            draws.append(draw)
+        return draws
+
+    # One cell, since there is one size: a row for each seed, in it a draw for each batch.
+    (draws,) = experiment.over([None], draws_of)
+    first = experiment.build(experiment.seeds[0])
+    called = draws[0][0].called
+    not_hooked = [name for name in linear_layers(first) if name not in called]
+    return _combined(draws, mean, notes_on(first), not_hooked)
 
 
-@dataclass(frozen=True)
-class _Setting:
-    loss_fn: LossFn
-    optimizer: OptimizerFamily
-    count: Counted
-    blocks: Select | None
-    lrs: Mapping[str, float]
-    eps: float
-    method: Method | None
+def _factory(model: nn.Module | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    if isinstance(model, nn.Module):
+        return lambda: model
+    if not callable(model):
+        raise InvalidTypeError(
+            f"`model` must be a torch.nn.Module or a function of `seed` that makes one, got {model!r}"
+        )
+    return model
 
 
+# --- one network and batch ---
 class _Draw(NamedTuple):
+    """S_l(1) of each counted pre-activation, and the names of all that were called, the readout's last."""
+
     jvp: Jvp[Tensor]
     readout: str
-    unseen: list[str]
+    called: list[str]
 
 
-def _draw(model: nn.Module, batch: Batch, seed: int, setting: _Setting) -> _Draw:
-    """Every counted pre-activation's S_l(1) for one network and one batch."""
-    watched = _watched(model, (batch[0],), setting)
+def _hooked(
+    model: nn.Module,
+    batch: Batch,
+    count: Counted,
+    blocks: Select | None,
+) -> list[str]:
+    """The modules whose outputs may count."""
+    if count == "all":
+        return list(linear_layers(model))
+    x, _ = batch
+    kinds = traced(model, (x,)) if blocks is None else which(model, blocks)
+    return [name for name, kind in kinds.items() if kind == count]
+
+
+def _draw(
+    experiment: Experiment,
+    model: nn.Module,
+    batch: Batch,
+    seed: int,
+    hooked: list[str],
+    *,
+    lrs: Mapping[str, float],
+    eps: float,
+    method: Method | None,
+) -> _Draw:
+    linear = linear_layers(model)
     called: list[str] = []
-    with observe(model, {**maps(model), **dict.fromkeys(watched)}, lambda name, *_: called.append(name)):
-        loss, grads = loss_gradient(model, setting.loss_fn, batch, seed)
+
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+        called.append(name)
+
+    with observe(model, dict.fromkeys([*linear, *hooked]), see):
+        loss, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
     _check_finite(loss, grads)
-    ends = _ends(model, called)
-    steps = optimizer_step(grads, setting.optimizer, eps=setting.eps, hidden=_hidden(model, ends))
-    for name, lr in setting.lrs.items():
+    first, last = _input_and_output_layer(called, linear)
+
+    # The step at learning rate 1; under Muon its own tensors are the weights between those two layers.
+    outer = {module_of(first), module_of(last)}
+    inner: set[int] = set()
+    for name, module in linear.items():
+        if name not in outer:
+            inner.add(id(module.weight))
+    hidden = [name for name, param in model.named_parameters() if id(param) in inner]
+    steps = optimizer_step(grads, experiment.optimizer, eps=eps, hidden=hidden)
+    for name, lr in lrs.items():
         if name not in steps:
             raise unknown("trained parameter in `lrs`", name, steps)
         steps[name] = steps[name] * lr
-    jvp = forward_jvp(model, (batch[0],), steps, modules=watched, keep=_mean_square, method=setting.method, seed=seed)
-    jvp.outputs.pop(ends[-1], None)
-    if not jvp.outputs:
-        raise InvalidValueError(
-            f"no pre-activation counts: `count`={setting.count!r} leaves none of {called} but the readout {ends[-1]!r}"
-        )
-    unseen = [name for name in maps(model) if name not in called]
-    return _Draw(jvp, ends[-1], unseen)
+
+    # S_l(1) of every hooked output at once: the mean square of its change along the step.
+    jvp = forward_jvp(
+        model,
+        (batch[0],),
+        steps,
+        modules=hooked,
+        keep=_mean_square,
+        method=method,
+        seed=seed,
+    )
+    jvp.outputs.pop(last, None)
+    return _Draw(jvp, last, called)
 
 
-def _watched(model: nn.Module, inputs: tuple[Any, ...], setting: _Setting) -> list[str]:
-    if setting.count not in get_args(Counted):
-        raise unknown("`count`", setting.count, get_args(Counted))
-    if setting.count == "all":
-        return list(maps(model))
-    kinds = traced(model, inputs) if setting.blocks is None else which(model, setting.blocks)
-    return [name for name, kind in kinds.items() if kind == setting.count]
-
-
-def _ends(model: nn.Module, called: list[str]) -> tuple[str, str]:
-    """The first and the last map called; the last is the readout."""
-    linear = maps(model)
-    order = [name for name in called if name.partition("@")[0] in linear]
+def _input_and_output_layer(called: list[str], linear: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """The first and the last linear layer called; the last is the readout."""
+    order = [name for name in called if module_of(name) in linear]
     if len(order) < 2:
         raise InvalidValueError(
             f"the model must call two linear or convolution modules or more (the last is the readout), it calls {order}"
@@ -189,15 +266,10 @@ def _ends(model: nn.Module, called: list[str]) -> tuple[str, str]:
     return order[0], order[-1]
 
 
-def _hidden(model: nn.Module, ends: tuple[str, str]) -> set[str]:
-    """The weights that Muon steps: those of all maps but the ends."""
-    outer = {end.partition("@")[0] for end in ends}
-    weights = {id(module.weight) for name, module in maps(model).items() if name not in outer}
-    return {name for name, param in model.named_parameters() if id(param) in weights}
-
-
 def _mean_square(_: Tensor, change: Tensor) -> Tensor:
-    return widest(torch.linalg.vector_norm(change)).square() / change.numel()
+    # The norm does not underflow in the model's own precision, as squares of tiny changes would.
+    norm = widest(torch.linalg.vector_norm(change))
+    return norm.square() / change.numel()
 
 
 def _check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:
@@ -211,36 +283,68 @@ def _check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:
         )
 
 
-def _combined(draws: list[list[_Draw]], mean: Mean, notes: list[str]) -> MaxUpdate:
-    names = list(draws[0][0].jvp.outputs)
-    if any(list(draw.jvp.outputs) != names for row in draws for draw in row):
-        raise InvalidValueError("the network calls different modules for different seeds or batches: no average exists")
-    table = np.array([[[float(draw.jvp.outputs[name]) for name in names] for draw in row] for row in draws])
+# --- all draws ---
+def _combined(
+    draws: list[list[_Draw]],
+    mean: Mean,
+    notes: list[str],
+    not_hooked: list[str],
+) -> MaxUpdate:
+    first = draws[0][0]
+    names = list(first.jvp.outputs)
+    worst = first.jvp
+    rows: list[list[list[float]]] = []
+    for of_seed in draws:
+        row: list[list[float]] = []
+        for draw in of_seed:
+            outputs = draw.jvp.outputs
+            if list(outputs) != names:
+                raise InvalidValueError(
+                    "the network calls different modules for different seeds or batches: no average exists"
+                )
+            row.append([float(moment) for moment in outputs.values()])
+            if _rank(draw.jvp.method) > _rank(worst.method):
+                worst = draw.jvp
+        rows.append(row)
+    table = np.array(rows)  # (seeds, batches, layers)
     moments = table.mean((0, 1))
-    silent = tuple(name for name, moment in zip(names, moments, strict=True) if moment == 0)
+    silent: list[str] = []
+    for name, moment in zip(names, moments, strict=True):
+        if moment == 0:
+            silent.append(name)
     if len(silent) == len(names):
         raise InvalidValueError(
             "no pre-activation moves: every gradient before the readout is zero. Is the readout initialised to zero? "
             "Then take a step first, or give it its mean-field size"
         )
+    # lr = level^(-1/2), so d lr = lr / 2 d level / level.
     level = _level(moments, mean)
     lr = float(level**-0.5)
-    worst = max((draw.jvp for row in draws for draw in row), key=lambda jvp: get_args(Method).index(jvp.method))
+    level_se = _standard_error(_level(table, mean))
     return MaxUpdate(
         lr=lr,
-        lr_se=float(lr / 2 * _standard_error(_level(table, mean)) / level),
+        lr_se=float(lr / 2 * level_se / level),
         moments=dict(zip(names, moments.tolist(), strict=True)),
         moments_se=dict(zip(names, _standard_error(table).tolist(), strict=True)),
-        readout=draws[0][0].readout,
-        silent=silent,
+        readout=first.readout,
+        silent=tuple(silent),
         method=worst.method,
-        notes=(*notes, *_remarks(draws[0][0].unseen, silent, worst)),
+        notes=(*notes, *_remarks(not_hooked, silent, worst)),
     )
 
 
-def _remarks(unseen: list[str], silent: tuple[str, ...], worst: Jvp[Tensor]) -> Iterator[str]:
-    if unseen:
-        yield f"maps that were not called as modules, and so not seen: {', '.join(unseen)}"
+def _rank(method: Method) -> int:
+    """The methods from best to worst."""
+    return get_args(Method).index(method)
+
+
+def _remarks(
+    not_hooked: list[str],
+    silent: list[str],
+    worst: Jvp[Tensor],
+) -> Iterator[str]:
+    if not_hooked:
+        yield f"linear layers that were not called as modules, and so not seen: {', '.join(not_hooked)}"
     if silent:
         yield f"pre-activations that do not move at all: {', '.join(silent)}"
     if worst.why:
@@ -251,28 +355,20 @@ def _level(moments: np.ndarray, mean: Mean) -> np.ndarray:
     """The mean over layers (the last axis)."""
     if mean == "arithmetic":
         return moments.mean(-1)
-    return np.exp(np.log(moments, where=moments > 0, out=np.full_like(moments, np.nan)).mean(-1, where=moments > 0))
+    # exp of the mean log over the layers that move; log 0 is never taken.
+    moving = moments > 0
+    logs = np.full_like(moments, np.nan)
+    np.log(moments, where=moving, out=logs)
+    return np.exp(logs.mean(-1, where=moving))
 
 
 def _standard_error(table: np.ndarray) -> np.ndarray:
     """Of the mean over (seeds, batches, ...), from the scatter of the rows' and of the columns' means."""
-    variances = [means.var(0, ddof=1) / len(means) for means in (table.mean(1), table.mean(0)) if len(means) > 1]
-    return np.sqrt(sum(variances)) if variances else np.full(table.shape[2:], np.nan)
-
-
-def _batches(batch: Any) -> list[Batch]:
-    batches = batch if isinstance(batch, list) else [batch]
-    if not batches or any(not isinstance(one, (tuple, list)) or len(one) != 2 for one in batches):
-        raise InvalidTypeError("`batch` must be a pair (x, y) or a list of such pairs")
-    return batches
-
-
-def _maker(model: nn.Module | Callable[..., nn.Module], seeds: list[int]) -> Callable[[int], nn.Module]:
-    if isinstance(model, nn.Module):
-        return lambda seed: model
-    if not callable(model):
-        raise InvalidTypeError(
-            f"`model` must be a torch.nn.Module or a function of `seed` that makes one, got {model!r}"
-        )
-    check_seeds(model, seeds)
-    return lambda seed: build(model, seed)
+    # Of a table s_i + b_j, the mean over i has the scatter of b, that over j the scatter of s.
+    variances: list[np.ndarray] = []
+    for means in (table.mean(1), table.mean(0)):
+        if len(means) > 1:
+            variances.append(means.var(0, ddof=1) / len(means))
+    if not variances:
+        return np.full(table.shape[2:], np.nan)
+    return np.sqrt(sum(variances))

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from isoscale.errors import unknown
-from isoscale.scaling.optimizers import OPTIMIZERS, OptimizerFamily
+from isoscale.scaling import optimizers
+from isoscale.scaling.optimizers import FAMILIES, Family, OptimizerFamily
 
 
 def optimizer_step(
@@ -44,19 +44,31 @@ def optimizer_step(
     >>> optimizer_step({"w": torch.tensor([3.0, -0.5])}, "sign")
     {'w': tensor([-1.,  1.])}
     """
-    if family not in OPTIMIZERS:
-        raise unknown("optimizer family", family, OPTIMIZERS)
-    return {name: _step(name, grad.detach(), family, eps, hidden) for name, grad in grads.items()}
+    row = optimizers.family(family)
+    steps: dict[str, Tensor] = {}
+    for name, grad in grads.items():
+        stepper = row
+        # Like torch's Muon, which takes matrices only, a family with another beside it leaves the rest to that.
+        is_hidden = hidden is None or name in hidden
+        if row.beside and not (is_hidden and grad.dim() >= 2):
+            stepper = FAMILIES[row.beside]
+        steps[name] = _step(grad.detach(), stepper, eps)
+    return steps
 
 
-def _step(name: str, grad: Tensor, family: OptimizerFamily, eps: float, hidden: Collection[str] | None) -> Tensor:
-    if family == "sgd":
+def _step(grad: Tensor, row: Family, eps: float) -> Tensor:
+    """Minus the gradient, answered to as the family does."""
+    if row.answer == "linear":
         return -grad
-    if family == "sign":
-        return -grad.sign()
-    if family == "muon" and grad.dim() >= 2 and (hidden is None or name in hidden):
-        return -_orthogonal(_full(grad)).to(grad.dtype)
-    return -(_full(grad) / (_full(grad).abs() + eps)).to(grad.dtype)
+    full = _full(grad)
+    if row.answer == "spectral":
+        direction = _orthogonal(full)
+    elif row.has_eps:
+        # Adam's m / (sqrt(v) + eps) at the first step, whatever its betas.
+        direction = full / (full.abs() + eps)
+    else:
+        direction = grad.sign()
+    return -direction.to(grad.dtype)
 
 
 def _orthogonal(grad: Tensor) -> Tensor:
@@ -64,11 +76,14 @@ def _orthogonal(grad: Tensor) -> Tensor:
     matrix = grad.flatten(1)
     left, size, right = torch.linalg.svd(matrix, full_matrices=False)
     # Rounding fills the directions without gradient; they must not become full-size steps.
-    real = size > size[0] * max(matrix.shape) * torch.finfo(matrix.dtype).eps
+    eps = torch.finfo(matrix.dtype).eps
+    real = size > size[0] * max(matrix.shape) * eps
     fan_out, fan_in = matrix.shape
-    return (max(1.0, fan_out / fan_in) ** 0.5 * (left * real) @ right).view_as(grad)
+    gain = max(1.0, fan_out / fan_in) ** 0.5
+    return (gain * (left * real) @ right).view_as(grad)
 
 
 def _full(tensor: Tensor) -> Tensor:
     """At least single precision: eps is zero in float16, and there is no SVD in half precision."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return tensor.to(dtype)

@@ -18,7 +18,7 @@ import torch.autograd.forward_ad as fwd
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidValueError, unknown
-from isoscale.measure.tools.observe import See, maps, observe
+from isoscale.measure.tools.observe import See, linear_layers, observe
 from isoscale.measure.tools.passes import call, parameters, widest
 
 Method = Literal["forward-mode", "double backward", "finite differences"]
@@ -82,24 +82,27 @@ def forward_jvp(
     >>> change
     tensor([[3.]])
     """
-    names = list(maps(model)) if modules is None else list(modules)
     if method is not None and method not in get_args(Method):
         raise unknown("`method`", method, get_args(Method))
     params = parameters(model)
     _check(params, tangents)
+    names = list(linear_layers(model) if modules is None else modules)
     task = _Task(model, params, inputs, tangents, names, keep, seed)
+    candidates: tuple[Method, ...] = get_args(Method) if method is None else (method,)
     failures: list[str] = []
-    for candidate in get_args(Method) if method is None else (method,):
+    for candidate in candidates:
         try:
+            # A caller's `inference_mode` would leave nothing to differentiate.
             with torch.inference_mode(False):
                 outputs = _METHODS[candidate](task)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             # A mistake of the model's own comes back when its plain forward pass runs, in the last method.
-            if candidate == method or candidate == "finite differences":
+            if candidate == candidates[-1]:
                 raise
-            failures.append(f"{candidate}: {str(error).splitlines()[0]}")
+            first_line = str(error).splitlines()[0]
+            failures.append(f"{candidate}: {first_line}")
             continue
         return Jvp(outputs=outputs, method=candidate, why="; ".join(failures))
     raise AssertionError("the last method returns or raises")
@@ -120,38 +123,61 @@ class _Task(NamedTuple):
         with observe(self.model, self.names, see):
             call(self.model, params, inputs, self.seed, **casts)
 
+    def outputs(self, params: Mapping[str, Tensor], **casts: Any) -> dict[str, Tensor]:
+        """Copies of the outputs with these parameters, with their graph where gradients are on."""
+        found: dict[str, Tensor] = {}
+
+        def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+            found[name] = output.clone()
+
+        self.run(params, see, **casts)
+        return found
+
 
 def _forward_mode(task: _Task) -> dict[str, Any]:
     _load_forward_mode()
     outputs: dict[str, Any] = {}
 
-    def see(name: str, _: tuple[Any, ...], output: Tensor) -> None:
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         primal, tangent = fwd.unpack_dual(output)
-        outputs[name] = task.keep(primal, torch.zeros_like(primal) if tangent is None else tangent)
+        # Outputs upstream of every moved tensor carry no tangent.
+        if tangent is None:
+            tangent = torch.zeros_like(primal)
+        outputs[name] = task.keep(primal, tangent)
 
     with torch.no_grad(), fwd.dual_level():
-        duals = {name: fwd.make_dual(task.params[name], v.detach()) for name, v in task.tangents.items()}
-        task.run(task.params | duals, see)
+        moved = dict(task.params)
+        for name, tangent in task.tangents.items():
+            param = task.params[name]
+            moved[name] = fwd.make_dual(param, tangent.detach())
+        task.run(moved, see)
     return outputs
 
 
 def _double_backward(task: _Task) -> dict[str, Any]:
     """J v = d/du <J^T u, v>: the backward pass is linear in u, so any u will do."""
-    moved = {name: task.params[name].detach().requires_grad_() for name in task.tangents}
-    outputs: dict[str, Tensor] = {}
-
-    def see(name: str, _: tuple[Any, ...], output: Tensor) -> None:
-        outputs[name] = output.clone()
-
+    moved: dict[str, Tensor] = {}
+    for name in task.tangents:
+        moved[name] = task.params[name].detach().requires_grad_()
     with torch.enable_grad():
-        task.run(task.params | moved, see)
-        live = {name: output for name, output in outputs.items() if moved and output.requires_grad}
-        changes = _pushed(list(live.values()), list(moved.values()), list(task.tangents.values())) if live else []
-    by_name = dict(zip(live, changes, strict=True))
-    return {
-        name: task.keep(output.detach(), by_name.get(name, torch.zeros_like(output)))
-        for name, output in outputs.items()
-    }
+        outputs = task.outputs(task.params | moved)
+        # Outputs upstream of every moved tensor have no graph, and do not change.
+        live = [name for name, output in outputs.items() if moved and output.requires_grad]
+        changes: dict[str, Tensor] = {}
+        if live:
+            pushed = _pushed(
+                outputs=[outputs[name] for name in live],
+                inputs=list(moved.values()),
+                tangents=list(task.tangents.values()),
+            )
+            changes = dict(zip(live, pushed, strict=True))
+    kept: dict[str, Any] = {}
+    for name, output in outputs.items():
+        change = changes.get(name)
+        if change is None:
+            change = torch.zeros_like(output)
+        kept[name] = task.keep(output.detach(), change)
+    return kept
 
 
 def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
@@ -161,39 +187,63 @@ def _pushed(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor])
     <J^T u, v> = <u, J v> shows whether the second pass is the transpose of the first.
     """
     generator = torch.Generator().manual_seed(0)
-    u = [torch.randn(z.shape, generator=generator).to(z).requires_grad_() for z in outputs]
+    # Drawn on the CPU, so that every device checks the same directions.
+    u: list[Tensor] = []
+    for output in outputs:
+        drawn = torch.randn(output.shape, generator=generator)
+        u.append(drawn.to(output).requires_grad_())
     options = {"allow_unused": True, "materialize_grads": True}
+    # J^T u by the first pass; <J^T u, v>; and its derivative in u, which is J v.
     pulled = torch.autograd.grad(outputs, inputs, u, create_graph=True, **options)
     inner = _inner(pulled, tangents)
-    pushed = torch.autograd.grad(inner, u, **options) if inner.requires_grad else [torch.zeros_like(z) for z in u]
+    pushed = [torch.zeros_like(z) for z in u]
+    if inner.requires_grad:
+        pushed = list(torch.autograd.grad(inner, u, **options))
     # Norms often run in single precision, whatever the model's own.
-    eps = max(torch.finfo(dtype).eps for dtype in (torch.float32, *(z.dtype for z in outputs)))
-    rounding = 10 * eps * (_inner(pulled, pulled) * _inner(tangents, tangents)).sqrt()
-    if (inner - _inner(u, pushed)).abs() > eps**0.5 * _inner(pushed, pushed).sqrt() + rounding:
+    eps = torch.finfo(torch.float32).eps
+    for output in outputs:
+        eps = max(eps, torch.finfo(output.dtype).eps)
+    # |<J^T u, v>| <= |J^T u| |v|, each of whose products is rounded.
+    bound = (_inner(pulled, pulled) * _inner(tangents, tangents)).sqrt()
+    rounding = 10 * eps * bound
+    allowed = eps**0.5 * _inner(pushed, pushed).sqrt() + rounding
+    difference = inner - _inner(u, pushed)
+    if difference.abs() > allowed:
         raise RuntimeError("the backward pass cannot be differentiated")
-    return list(pushed)
+    return pushed
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(widest(x) * widest(y)).sum() for x, y in zip(a, b, strict=True)]).sum()
+    products = []
+    for x, y in zip(a, b, strict=True):
+        product = widest(x) * widest(y)
+        products.append(product.sum())
+    return torch.stack(products).sum()
 
 
 def _finite_differences(task: _Task) -> dict[str, Any]:
     """(z(w + e v) - z(w - e v)) / 2e in the model's own precision, half precision raised to single."""
-    dtype = functools.reduce(torch.promote_types, (p.dtype for p in task.params.values()), torch.float32)
+    dtype = torch.float32
+    for param in task.params.values():
+        dtype = torch.promote_types(dtype, param.dtype)
+    # The cube root of eps balances rounding, eps / e, and curvature, e^2.
     step = torch.finfo(dtype).eps ** (1 / 3) * _relative_size(task.params, task.tangents)
 
     def at(shift: float) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = {}
         params = {name: _cast(param, dtype=dtype) for name, param in task.params.items()}
-        moved = {name: params[name] + shift * v.to(dtype) for name, v in task.tangents.items()}
-        see = lambda name, _, output: outputs.__setitem__(name, output.detach().clone())  # noqa: E731
+        for name, tangent in task.tangents.items():
+            params[name] = params[name] + shift * tangent.to(dtype)
         with torch.no_grad():
-            task.run(params | moved, see, dtype=dtype)
-        return outputs
+            return task.outputs(params, dtype=dtype)
 
-    here, plus, minus = at(0.0), at(step), at(-step)
-    return {name: task.keep(here[name], (plus[name] - minus[name]) / (2 * step)) for name in here}
+    here = at(0.0)
+    plus = at(step)
+    minus = at(-step)
+    kept: dict[str, Any] = {}
+    for name, output in here.items():
+        change = (plus[name] - minus[name]) / (2 * step)
+        kept[name] = task.keep(output, change)
+    return kept
 
 
 _METHODS: dict[Method, Callable[[_Task], dict[str, Any]]] = {
@@ -208,20 +258,30 @@ def _check(params: Mapping[str, Tensor], tangents: Mapping[str, Tensor]) -> None
         if name not in params:
             raise unknown("parameter", name, params, listing="model.named_parameters()")
         if tangent.shape != params[name].shape:
-            raise InvalidValueError(
-                f"the tangent of `{name}` must have its shape {tuple(params[name].shape)}, got {tuple(tangent.shape)}"
-            )
+            wanted = tuple(params[name].shape)
+            raise InvalidValueError(f"the tangent of `{name}` must have its shape {wanted}, got {tuple(tangent.shape)}")
 
 
 def _relative_size(params: Mapping[str, Tensor], tangents: Mapping[str, Tensor]) -> float:
     """The smallest |w| / |v| over the tensors: no tensor may move by more than a small part of itself."""
-    sizes = [(float(params[name].float().norm()), float(v.float().norm())) for name, v in tangents.items()]
-    ratios = [w / v for w, v in sizes if w > 0 and v > 0]
-    return min(ratios) if ratios else 1 / max([v for _, v in sizes if v > 0], default=1.0)
+    ratios: list[float] = []
+    largest = 0.0
+    for name, tangent in tangents.items():
+        size = float(params[name].float().norm())
+        moved = float(tangent.float().norm())
+        largest = max(largest, moved)
+        if size > 0 and moved > 0:
+            ratios.append(size / moved)
+    if ratios:
+        return min(ratios)
+    # Weights that are all zero have no size of their own: the largest change is then 1.
+    return 1 / largest if largest > 0 else 1.0
 
 
 def _cast(value: Any, **casts: Any) -> Any:
-    return value.to(**casts) if casts and isinstance(value, Tensor) and value.is_floating_point() else value
+    if casts and isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(**casts)
+    return value
 
 
 @functools.cache

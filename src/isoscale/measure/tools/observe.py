@@ -19,13 +19,31 @@ INPUT = "<-"
 See = Callable[[str, tuple[Any, ...], Tensor], None]
 
 
-def maps(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear and convolution modules of a model, by name; with them the transposed linear maps of GPT-2.
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear and convolution modules of a model, by name; with them the transposed linear layers of GPT-2.
 
-    >>> list(maps(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Conv1d(1, 1, 3))))
+    >>> list(linear_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Conv1d(1, 1, 3))))
     ['0', '2']
     """
-    return {name: module for name, module in model.named_modules() if isinstance(module, _map_types())}
+    kinds: tuple[type, ...] = (nn.Linear, _ConvNd)
+    # Where a model has GPT-2's own class, the library of that class has been imported already.
+    transformers = sys.modules.get("transformers.pytorch_utils")
+    if transformers is not None:
+        kinds = (*kinds, transformers.Conv1D)
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            found[name] = module
+    return found
+
+
+def module_of(seen: str) -> str:
+    """The name of the module behind a name that `observe` gave.
+
+    >>> module_of("blocks.0"), module_of("blocks.0@2[1][out]")
+    ('blocks.0', 'blocks.0')
+    """
+    return seen.partition("@")[0].partition("[")[0]
 
 
 @contextlib.contextmanager
@@ -52,14 +70,35 @@ def observe(model: nn.Module, modules: Iterable[str], see: See) -> Generator[Non
             module = known.get(name.removeprefix(INPUT))
             if module is None:
                 raise unknown("module", name, known, listing="model.named_modules()")
-            hook = _hook(name, calls, see)
-            handle = (
-                module.register_forward_pre_hook(lambda module, inputs, hook=hook: hook(module, inputs, inputs[:1]))
-                if name.startswith(INPUT)
-                else module.register_forward_hook(hook)
-            )
+            watcher = _Watcher(name, calls, see)
+            if name.startswith(INPUT):
+                handle = module.register_forward_pre_hook(watcher.before)
+            else:
+                handle = module.register_forward_hook(watcher.after)
             hooks.callback(handle.remove)
         yield
+
+
+class _Watcher:
+    """The two hooks of one observed name; `calls` counts the calls of all names of one context."""
+
+    def __init__(self, name: str, calls: Counter[str], see: See) -> None:
+        self.name = name
+        self.calls = calls
+        self.see = see
+
+    def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # A module that is called with keywords only has no first argument, and nothing is seen.
+        self.after(module, inputs, inputs[0] if inputs else None)
+
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        name = self.name
+        self.calls[name] += 1
+        count = self.calls[name]
+        if count > 1:
+            name = f"{name}@{count}"
+        for part, tensor in tensors(output, name):
+            self.see(part, inputs, tensor)
 
 
 def tensors(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -78,21 +117,3 @@ def tensors(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for index, value in enumerate(output):
             yield from tensors(value, f"{name}[{index}]")
-
-
-def _map_types() -> tuple[type, ...]:
-    # Where such a map exists, its library has been imported already.
-    transformers = sys.modules.get("transformers.pytorch_utils")
-    return (nn.Linear, _ConvNd, *([transformers.Conv1D] if transformers else []))
-
-
-def _hook(name: str, calls: Counter[str], see: See) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls[name] += 1
-        again = f"@{calls[name]}" if calls[name] > 1 else ""
-        if name.startswith(INPUT):
-            output = output[0] if output else None
-        for part, tensor in tensors(output, f"{name}{again}"):
-            see(part, inputs, tensor)
-
-    return hook

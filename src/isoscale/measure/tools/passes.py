@@ -1,7 +1,7 @@
 """Passes through a model that leave no trace: on copies of its buffers, with random numbers of their own.
 
 Parameters, their `.grad`, running statistics, the global generators and the training flag stay as they were; only
-`training_step` and `descend` train.
+`descend` trains.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.measure.tools.observe import maps, observe
+from isoscale.measure.tools.observe import linear_layers, module_of, observe
 
 LossFn = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]
@@ -25,14 +25,24 @@ Batch = tuple[Any, Any]
 def seeded(seed: int) -> Generator[None, None, None]:
     """Global generators start from `seed` inside and come back afterwards: dropout repeats its masks."""
     accelerator = torch.accelerator.current_accelerator()
+    kind = "cuda" if accelerator is None else accelerator.type
     devices = range(torch.accelerator.device_count())
-    with torch.random.fork_rng(devices, device_type="cuda" if accelerator is None else accelerator.type):
-        # Without an accelerator `torch.manual_seed` takes longer than a small network's step: it records its caller.
-        (torch.manual_seed if devices else torch.random.default_generator.manual_seed)(seed)
+    with torch.random.fork_rng(devices, device_type=kind):
+        if devices:
+            torch.manual_seed(seed)
+        else:
+            # `torch.manual_seed` records its caller, which takes longer than a small network's step.
+            torch.random.default_generator.manual_seed(seed)
         yield
 
 
-def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...], seed: int, **casts: Any) -> Any:
+def call(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    seed: int,
+    **casts: Any,
+) -> Any:
     """The model's output with these parameters; what it does to buffers is done to copies.
 
     Args:
@@ -42,8 +52,14 @@ def call(model: nn.Module, params: Mapping[str, Tensor], inputs: tuple[Any, ...]
         seed: Equal seeds give equal dropout masks.
         **casts: What the copies of floating-point buffers are turned into, as in `Tensor.to`.
     """
-    buffers = {name: _copy(buffer, **casts) for name, buffer in model.named_buffers()}
-    with seeded(seed), _plain_attention(), swapped(model, {**params, **buffers}):
+    # Running statistics and counters are written to in a pass, and so must be the pass's own.
+    tensors = dict(params)
+    for name, buffer in model.named_buffers():
+        copied = buffer.detach().clone()
+        if casts and copied.is_floating_point():
+            copied = copied.to(**casts)
+        tensors[name] = copied
+    with seeded(seed), _plain_attention(), swapped(model, tensors):
         return model(*inputs)
 
 
@@ -84,7 +100,12 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: param.detach() for name, param in model.named_parameters()}
 
 
-def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_gradient(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    seed: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch and its gradient in each parameter that requires one; zeros where it does not reach.
 
     Raises:
@@ -92,40 +113,55 @@ def loss_gradient(model: nn.Module, loss_fn: LossFn, batch: Batch, seed: int) ->
         InvalidValueError: No parameter requires a gradient, or the loss depends on none of them.
     """
     x, y = batch
-    trained = [name for name, param in model.named_parameters() if param.requires_grad]
+    # Leaves of their own: the model's `.grad` is not touched.
     params = parameters(model)
+    trained = [name for name, param in model.named_parameters() if param.requires_grad]
     leaves = [params[name].requires_grad_() for name in trained]
+    # A caller's `no_grad` or `inference_mode` must not switch the gradient off.
     with torch.inference_mode(False), torch.enable_grad():
-        loss = _one_number(loss_fn(call(model, params, (x,), seed), y))
+        output = call(model, params, (x,), seed)
+        loss = _one_number(loss_fn(output, y))
         if not loss.requires_grad:
             raise InvalidValueError("the loss depends on no parameter that requires a gradient: nothing can be trained")
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return loss.detach().reshape(()), dict(zip(trained, grads, strict=True))
+        grads = torch.autograd.grad(
+            loss,
+            leaves,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    by_name = dict(zip(trained, grads, strict=True))
+    return loss.detach().reshape(()), by_name
 
 
 def widest(tensor: Tensor) -> Tensor:
     """In the highest precision that its device has: squares of tiny changes underflow in the model's own."""
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
+    return tensor.to(dtype)
 
 
-def called_maps(model: nn.Module, x: Any) -> list[str]:
+def mean_square(tensor: Tensor) -> Tensor:
+    """The mean square of a tensor's entries, in the highest precision."""
+    return widest(tensor).square().mean()
+
+
+def called_layers(model: nn.Module, x: Any) -> list[str]:
     """The linear and convolution modules that a pass calls, in order of their first calls."""
-    called: list[str] = []
-    with observe(model, maps(model), lambda name, *_: called.append(name)), torch.no_grad():
+    called: dict[str, None] = {}
+
+    def see(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+        called[module_of(name)] = None
+
+    with observe(model, linear_layers(model), see), torch.no_grad():
         call(model, parameters(model), (x,), seed=0)
-    return list(dict.fromkeys(name.partition("@")[0] for name in called))
+    return list(called)
 
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFn, batch: Batch, seed: int) -> None:
-    """One real update on a batch, with the dropout masks of `seed`."""
-    x, y = batch
-    optimizer.zero_grad()
-    with seeded(seed):
-        loss_fn(model(x), y).backward()
-        optimizer.step()
-
-
-def descend(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss_fn: LossFn, batch: Batch) -> float:
+def descend(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    loss_fn: LossFn,
+    batch: Batch,
+) -> float:
     """One real update by several optimizers, each with tensors of its own; returns the loss before it."""
     x, y = batch
     for optimizer in optimizers:
@@ -138,15 +174,9 @@ def descend(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss_
 
 
 def _one_number(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise InvalidTypeError(f"`loss_fn(model(x), y)` must return one number as a tensor, got {_shape(loss)}")
-    return loss
-
-
-def _copy(buffer: Tensor, **casts: Any) -> Tensor:
-    copy = buffer.detach().clone()
-    return copy.to(**casts) if casts and copy.is_floating_point() else copy
-
-
-def _shape(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    got = repr(loss)
+    if isinstance(loss, Tensor):
+        got = f"a tensor of shape {tuple(loss.shape)}"
+    raise InvalidTypeError(f"`loss_fn(model(x), y)` must return one number as a tensor, got {got}")

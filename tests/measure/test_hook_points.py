@@ -8,8 +8,8 @@ from networks import Apply, OnceSine, Sine
 from torch import nn
 
 from isoscale.measure import audit, coordinate_check
-from isoscale.measure.tools.own_update import own_updates
-from isoscale.measure.tools.places import places
+from isoscale.measure.tools.direct_update import direct_updates
+from isoscale.measure.tools.hook_points import hook_points
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randn(4, 1, generator=torch.Generator().manual_seed(1))
@@ -92,7 +92,7 @@ def loss(f, y):
 
 
 def test_streams_that_modules_are_given():
-    found = places(Root(), (X,))
+    found = hook_points(Root(), (X,))
     assert found.stream == "<-readout"
     assert found.blocks == ("<-blocks.1.0", "<-readout")
     assert found.branch == ("blocks.0.0", "blocks.1.0")
@@ -100,18 +100,18 @@ def test_streams_that_modules_are_given():
 
 
 def test_streams_that_modules_return():
-    found = places(Tuples(), (X,))
+    found = hook_points(Tuples(), (X,))
     assert found.blocks == ("h.0", "h.1")
     assert found.stream == "h.1"
     assert found.branch == ("h.0.a", "h.1.a")
-    heads = places(Heads(), (X,))
+    heads = hook_points(Heads(), (X,))
     assert heads.blocks == ("<-h.0.norm2", "h.0", "<-h.1.norm2", "h.1")
     assert {"h.0.linear1", "h.1.linear1"} <= set(heads.branch)
     assert {"h.0.self_attn", "h.0.self_attn.out_proj", "h.0.linear1", "h.0.linear2"} <= heads.owners
 
 
 def test_no_stream():
-    found = places(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)), (X,))
+    found = hook_points(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 1)), (X,))
     assert (found.stream, found.blocks, found.branch, found.owners) == (None, (), (), frozenset())
 
 
@@ -123,7 +123,7 @@ def test_own_updates_by_hand():
         model[0].bias.fill_(7.0)
         model[1].weight.fill_(2.0)
     steps = {"0.weight": torch.tensor([[0.0, 1.0]]), "0.bias": torch.tensor([0.5]), "1.weight": torch.tensor([[-1.0]])}
-    found = own_updates(model, (torch.tensor([[1.0, 2.0]]),), steps, {"0.bias"}, 0)
+    found = direct_updates(model, (torch.tensor([[1.0, 2.0]]),), steps, {"0.bias"}, 0)
     # |0 + 2| / |3 + 8| without the bias; the bias's own size; |-1 h| / |2 h| at whatever h.
     assert found == {"0.weight": pytest.approx(2 / 11), "0.bias": 0.5, "1.weight": pytest.approx(0.5)}
 
@@ -146,7 +146,7 @@ def test_maps_of_every_kind():
 
     model, ids = Mixed(), torch.tensor([[0, 1, 4], [2, 2, 3]])
     steps = {n: torch.randn(p.shape, generator=generator) for n, p in model.named_parameters() if p.dim() > 1}
-    found = own_updates(model, (ids,), steps, set(), 0)
+    found = direct_updates(model, (ids,), steps, set(), 0)
     step, table = steps["table.weight"], model.table.weight
     assert found["table.weight"] == pytest.approx(float((step[ids].norm() / table[ids].norm()).detach()), rel=1e-5)
     h = table[ids].detach()
@@ -163,7 +163,7 @@ def test_a_module_that_is_not_linear_in_its_weight():
             return nn.functional.linear(x, self.weight**2, self.bias)
 
     model = nn.Sequential(Squared(2, 2))
-    found = own_updates(model, (torch.ones(1, 2),), {"0.weight": torch.ones(2, 2)}, set(), 0)
+    found = direct_updates(model, (torch.ones(1, 2),), {"0.weight": torch.ones(2, 2)}, set(), 0)
     assert math.isnan(found["0.weight"])
 
 
