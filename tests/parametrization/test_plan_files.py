@@ -15,7 +15,7 @@ from torch import nn
 import isoscale
 from fuzzing import cases
 from isoscale import Plan
-from isoscale.errors import IsoscaleError, PlanError
+from isoscale.errors import InvalidValueError, IsoscaleError, PlanError
 
 PLAN = planned_mlp()[1]
 DICT = json.loads(json.dumps(PLAN.to_dict()))
