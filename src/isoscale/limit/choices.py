@@ -50,7 +50,10 @@ def depth_sequence(name: str, depths: Sequence[int], least: int, *, ordered: boo
     levels = [whole(name, depth) for depth in depths]
     if not ordered:
         levels = sorted(set(levels))
-    nested = all(fine > coarse and fine % coarse == 0 for coarse, fine in itertools.pairwise(levels))
+    nested = True
+    for coarse, fine in itertools.pairwise(levels):
+        if fine <= coarse or fine % coarse:
+            nested = False
     if len(levels) < least or not nested:
         number = {1: "one", 2: "two", 3: "three"}[least]
         raise InvalidValueError(
@@ -120,10 +123,11 @@ def choose_plan(
     if particles is None:
         n *= more_particles
     if replicas is None:
-        # enough for a standard error that can be trusted, fewer of large ones
+        # Enough for a standard error that can be trusted, fewer of large ones.
         usual = max(FEWEST_REPLICAS, min(MOST_REPLICAS, PARTICLES_TOGETHER // n))
         replicas = more_replicas * usual
     if rank_tolerance is None:
+        # Invisible at the tolerance: directions that are dropped lose their noise and keep their mean.
         rank_tolerance = min(COARSEST_RANK_TOLERANCE, 1e-2 * tolerance)
     return Plan(
         particles=n,

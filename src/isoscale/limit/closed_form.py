@@ -3,7 +3,7 @@
 With phi, phi' evaluated on the Gaussian process h_t^0, at infinite depth and width:
 
     C_h(0) = Kx,   dC_h/dt = T C,   C = E[phi phi]        D(1) = 1,   dD/dt = -T Psi D,   Psi = E[phi' phi']
-    c_0 = -eta chi Kx (0 if the ends are frozen),         dc/dt = T (Psi c - eta chi C);   independent: no Psi c
+    c_0 = -eta chi Kx (0 if U is frozen),                 dc/dt = T (Psi c - eta chi C);   independent: no Psi c
     f^1(a) - f^0(a) = sum_b c_1(a, b) - eta sum_b chi_b C_h(1)(a, b) [trained readout] = -eta sum_b chi_b Theta(a, b)
 
 to first order in eta. Everything here is a plain numpy computation; `solve` and `simulate` must agree with it.
@@ -156,7 +156,8 @@ def first_step_kernel(
     reused = inputs.mode(backward_weights)
     backward = kernels.gradient if reused else np.ones_like(kernels.gradient)
     # Theta = C_h(1) [readout] + T int_0^1 C D dt [blocks] + Kx D(0) [input weights]
-    blocks = horizon * _integral_to_the_end(kernels.features * backward, kernels.time)[0]
+    integral = _integral_to_the_end(kernels.features * backward, kernels.time)
+    blocks = horizon * integral[0]
     input_weights = kernels.stream[0] * backward[0]
     return kernels.stream[-1] + blocks + input_weights
 
@@ -270,12 +271,14 @@ def _runge_kutta(
     path = [start]
     for t, step in zip(times[:-1], np.diff(times), strict=True):
         y = path[-1]
+        half = step / 2
         k1 = derivative(t, y)
-        k2 = derivative(t + step / 2, y + step / 2 * k1)
-        k3 = derivative(t + step / 2, y + step / 2 * k2)
+        k2 = derivative(t + half, y + half * k1)
+        k3 = derivative(t + half, y + half * k2)
         k4 = derivative(t + step, y + step * k3)
         # y(t + step) = y + step (k1 + 2 k2 + 2 k3 + k4) / 6 + O(step^5)
-        path.append(y + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+        total = k1 + 2 * k2 + 2 * k3 + k4
+        path.append(y + step / 6 * total)
     return np.stack(path)
 
 

@@ -112,7 +112,9 @@ def convergence(
         least_replicas=3,
     )
     networks = whole("networks", networks, least=2)
-    tick = _ticker(progress, 2 + 3 * len(widths) + len(depths))
+    # a part each: the infinitely wide network of each mode, its width error, and both initial gaps
+    total = 2 + 3 * len(widths) + len(depths)
+    tick = _ticker(progress, total)
 
     losses = {}
     for mode in MODES:
@@ -120,12 +122,18 @@ def convergence(
         losses[mode] = with_precision(dtype, TOLERANCE, work)
         tick()
     # loss_L - loss_infinity of each mode, and loss(independent) - loss(reused) at each finite depth
-    depth_errors = [_jackknives(losses[mode][:-1] - losses[mode][-1]) for mode in MODES]
-    training_gaps = _jackknives(losses["independent"][:-1] - losses["reused"][:-1])
+    depth_errors = []
+    for mode in MODES:
+        errors = losses[mode][:-1] - losses[mode][-1]
+        depth_errors.append(_jackknives(errors))
+    gaps = losses["independent"] - losses["reused"]
+    training_gaps = _jackknives(gaps[:-1])
 
+    # E (loss_n - loss_infinity)^2 at the coarsest depth
     width_errors = []
     for mode in MODES:
-        limit = losses[mode][0].mean(0)
+        coarsest = losses[mode][0]
+        limit = coarsest.mean(0)
         of_mode = []
         for width in widths:
             size = Size(n=width, depth=depths[0], reused=mode == "reused")
@@ -133,6 +141,8 @@ def convergence(
             tick()
         width_errors.append(of_mode)
 
+    # Before training the modes agree up to O(1/n) at any depth: seen against width at the coarsest depth, and against
+    # depth at the smallest width.
     initial_gaps = []
     for width in widths:
         size = Size(n=width, depth=depths[0], kernel_layers=(0,))
@@ -164,7 +174,10 @@ def convergence(
             "steps": steps,
         },
     )
-    depth_laws = {mode: _depth_law(losses[mode][:-1], depths) for mode in MODES}
+    depth_laws = {}
+    for mode in MODES:
+        finite = losses[mode][:-1]
+        depth_laws[mode] = _depth_law(finite, depths)
     return _with_laws(data, depth_laws)
 
 
@@ -186,12 +199,15 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
     """
     from scipy import stats
 
-    shrink = np.array([1 - low / high for low, high in itertools.pairwise(depths)])
+    sizes = np.array(depths, dtype=float)
+    # 1 - L / M
+    shrink = 1 - sizes[:-1] / sizes[1:]
 
     def fitted(means: np.ndarray) -> laws.PowerLaw:
+        # rms over steps of (loss_L - loss_M) / (1 - L / M), at each L
         changes = means[:-1] - means[1:]
-        sizes = np.sqrt(np.square(changes).mean(-1)) / shrink
-        return laws.fit_power_law(depths[:-1], sizes)
+        errors = np.sqrt(np.square(changes).mean(-1)) / shrink
+        return laws.fit_power_law(depths[:-1], errors)
 
     count = losses.shape[1]
     total = losses.sum(1)
@@ -199,9 +215,9 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
     for i in range(count):
         without = (total - losses[:, i]) / (count - 1)
         left_out.append(fitted(without).exponent)
-    # jackknife: se = sqrt(count - 1) std of the values with one replica left out
-    error = float(np.std(left_out) * np.sqrt(count - 1))
-    half = error * float(stats.t.ppf(0.975, count - 1))
+    error = _jackknife_error(left_out)
+    quantile = float(stats.t.ppf(0.975, count - 1))
+    half = error * quantile
     found = fitted(losses.mean(1))
     return dataclasses.replace(
         found,
@@ -227,8 +243,14 @@ def _jackknife(differences: np.ndarray) -> tuple[float, float]:
     for one in differences:
         without = (total - one) / (count - 1)
         left_out.append(size(without))
-    error = float(np.std(left_out) * np.sqrt(count - 1))
-    return size(differences.mean(0)), error
+    return size(differences.mean(0)), _jackknife_error(left_out)
+
+
+def _jackknife_error(left_out: list[float]) -> float:
+    """Standard error of a statistic of R replicas, from its values with one replica left out each."""
+    # se^2 = (R - 1) / R sum_i (left_out_i - mean)^2
+    count = len(left_out)
+    return float(np.std(left_out) * np.sqrt(count - 1))
 
 
 # --- finite networks ----------------------------------------------------------------------------------------
@@ -259,7 +281,8 @@ def _initial_gap(problem: Problem, size: Size, count: int, seed: int) -> tuple[f
         of_mode = dataclasses.replace(size, reused=mode == "reused")
         kernels[mode] = _networks(before_training, of_mode, count, seed)["gradient_kernel"]
     difference = kernels["reused"] - kernels["independent"]
-    square, error = _mean(np.square(difference).mean((1, 2, 3, 4)))
+    squares = np.square(difference).mean((1, 2, 3, 4))
+    square, error = _mean(squares)
     # d sqrt(square) = d square / (2 sqrt(square))
     root = math.sqrt(square)
     return root, error / (2 * root)
@@ -289,7 +312,8 @@ def _with_laws(data: xr.Dataset, depth_laws: dict[str, laws.PowerLaw]) -> xr.Dat
     fits = {}
     for mode in MODES:
         fits[f"depth error, {mode}"] = depth_laws[mode]
-        fits[f"width error, {mode}"] = _fit(data.sel(mode=mode), "width_error", "width")
+        of_mode = data.sel(mode=mode)
+        fits[f"width error, {mode}"] = _fit(of_mode, "width_error", "width")
     fits["initial gap, width"] = _fit(data, "initial_gap", "width")
     fits["initial gap, depth"] = _fit(data, "initial_gap_at_depth", "depth")
     fits["training gap, depth"] = _fit(data, "training_gap", "depth")

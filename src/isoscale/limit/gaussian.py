@@ -39,9 +39,16 @@ UNEVEN = 64
 
 def inner(a: Rows, b: Rows) -> Float[Tensor, "replicas rows_a rows_b"]:
     """The normalised inner products <a, b> = a . b / n of all rows with all rows."""
-    if a.shape[1] < b.shape[1]:  # matrix products are faster this way round
-        return torch.bmm(b, a.mT).mul_(1 / a.shape[-1]).mT
-    return torch.bmm(a, b.mT).mul_(1 / a.shape[-1])
+    per_n = 1 / a.shape[-1]
+    if a.shape[1] < b.shape[1]:
+        # matrix products are faster this way round
+        return torch.bmm(b, a.mT).mul_(per_n).mT
+    return torch.bmm(a, b.mT).mul_(per_n)
+
+
+def diagonal(gram: Float[Tensor, "replicas m m"]) -> Float[Tensor, "replicas m"]:
+    """Diagonals, as a view: writing to it writes to the matrices."""
+    return gram.diagonal(dim1=-2, dim2=-1)
 
 
 def eigh(gram: Float[Tensor, "replicas m m"]) -> tuple[Tensor, Tensor]:
@@ -105,16 +112,17 @@ def match_moments(
     # G -= <G, O> <O, O>^-1 O with O the other rows: then <G, O> = 0
     known = inner(others, others).double()
     ridge = 1 + 1e3 * torch.finfo(noise.dtype).eps
-    known.diagonal(dim1=-2, dim2=-1).mul_(ridge).clamp_min_(1e-30)
+    diagonal(known).mul_(ridge).clamp_min_(1e-30)
     products = inner(others, noise).double()
-    along = torch.cholesky_solve(products, cholesky(known))
-    noise.baddbmm_(along.mT.to(noise.dtype), others, alpha=-1.0)
+    along = torch.cholesky_solve(products, cholesky(known)).mT
+    noise.baddbmm_(along.to(noise.dtype), others, alpha=-1.0)
     # <G', G'> = <G, G> - <G, E> <G, E>^T for G' = G - <G, E> E, its part off the orthonormal rows E
     overlap = inner(noise, orthonormal).double()
     left = inner(noise, noise).double()
     left.baddbmm_(overlap, overlap.mT, alpha=-1.0)
     # turn^T Z^-1 G' with Z Z^T = <G', G'> is orthonormal: of it, turn^T Z^-1 G here and the rest along E by the caller
-    white = torch.linalg.solve_triangular(cholesky(left), turn.mT, upper=False, left=False)
+    lower = cholesky(left)
+    white = torch.linalg.solve_triangular(lower, turn.mT, upper=False, left=False)
     torch.bmm(white.to(noise.dtype), noise, out=out)
     return -white @ overlap
 
@@ -145,6 +153,10 @@ class _Side:
     def n(self) -> Rows:
         """N: the raw noise of their images."""
         return self.noise[:, : self.rank]
+
+    def s(self, other: _Side) -> Float[Tensor, "replicas rank other_rank"]:
+        """S, in the precision of the vectors."""
+        return self.small[:, : self.rank, : other.rank].to(self.noise.dtype)
 
     def room(self, count: int) -> tuple[Rows, Rows]:
         """Memory for the next directions, and for their images' noise."""
@@ -232,10 +244,8 @@ class LazyGaussian:
     def densify(self, generator: torch.Generator) -> None:
         """Draw what has not been sampled and go on with the explicit matrix: the same law, and O(n^2) memory."""
         x, v = self._forward, self._backward
-        small_x = x.small[:, : x.rank, : v.rank].to(x.n.dtype)
-        small_v = v.small[:, : v.rank, : x.rank].to(x.n.dtype)
         # P_x = E_x^T E_x / n and P_v = E_v^T E_v / n project on the queried vectors, and W P_x = (W E_x)^T E_x / n.
-        image_x = x.n + small_x @ v.e
+        image_x = x.n + x.s(v) @ v.e
         sampled_x = image_x.mT @ x.e / self.n
         # G (1 - P_x), G with iid N(0, 1/n) entries
         fresh = _off(_white(x.e, generator), x.e)
@@ -244,15 +254,18 @@ class LazyGaussian:
             sampled_v = v.e.mT @ _off(v.n, x.e) / self.n
             fresh = _off(fresh.mT, v.e).mT
             matrix = sampled_x + sampled_v + fresh
-            self._dense = (matrix, matrix)
+            self._dense = matrix, matrix
         else:
             # W = W P_x + G (1 - P_x), and the copy is P_v W' + (1 - P_v) G'
-            image_v = v.n + small_v @ x.e
+            image_v = v.n + v.s(x) @ x.e
             sampled_v = v.e.mT @ image_v / self.n
             fresh_copy = _off(_white(x.e, generator).mT, v.e).mT
-            self._dense = (sampled_x + fresh, sampled_v + fresh_copy)
-        # Their memory is of no more use.
-        nothing = x.e.new_empty(2, x.e.shape[0], 0, self.n)
+            matrix = sampled_x + fresh
+            copy = sampled_v + fresh_copy
+            self._dense = matrix, copy
+        # The bases have done their work.
+        replicas = x.e.shape[0]
+        nothing = x.e.new_empty(2, replicas, 0, self.n)
         self._forward = self._backward = _Side.empty(nothing)
 
     def _query(
@@ -284,11 +297,10 @@ class LazyGaussian:
             small = match_moments(noise, uncorrelated, there.e, turn, out=fresh)
         else:
             torch.bmm(turn.mT.to(a.dtype), noise, out=fresh)
+            small = up.new_zeros(*up.shape[:2], there.rank)
             if self.reused:
-                small = -inner(fresh, there.e).double()
-            else:
-                small = up.new_zeros(*up.shape[:2], there.rank)
-        # ... then the mean, which W^T E' fixes: <r, N'> E' for r, up <r, N'> E' for e, the difference for what is dropped
+                small -= inner(fresh, there.e).double()
+        # ... then the mean, which W^T E' fixes: <r, N'> E' for r, up <r, N'> E' for e, the rest for what is dropped
         dropped = None
         if self.reused:
             mean = inner(residual, there.n).double()
@@ -320,7 +332,12 @@ def _off(rows: Rows, basis: Rows) -> Rows:
 def _white(like: Rows, generator: torch.Generator) -> Float[Tensor, "replicas n n"]:
     """Matrices with iid N(0, 1/n) entries."""
     replicas, _, n = like.shape
-    draw = torch.randn(replicas, n, n, generator=generator, dtype=like.dtype, device=like.device)
+    draw = torch.randn(
+        (replicas, n, n),
+        generator=generator,
+        dtype=like.dtype,
+        device=like.device,
+    )
     return draw / n**0.5
 
 
@@ -348,18 +365,20 @@ def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     """
     gram = inner(e, e).double()
     # A replica that needs fewer directions has rows of 0: a 1 on its diagonal leaves them alone.
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    diagonal.add_(diagonal < 0.5)
+    norms = diagonal(gram)
+    norms.add_(norms < 0.5)
     # <e, e> = Z Z^T, so Z^-1 e is orthonormal: r = (down Z) (Z^-1 e), and Z^-1 e = (Z^-1 up) r
     lower = cholesky(gram)
     inverse = _inverse(lower)
-    e.copy_(torch.bmm(inverse.to(e.dtype), e))
+    polished = torch.bmm(inverse.to(e.dtype), e)
+    e.copy_(polished)
     return down @ lower, inverse @ up
 
 
 def _inverse(lower: Tensor) -> Tensor:
     """Of small triangular matrices: multiplying the particles by it is faster than solving for them."""
-    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    m = lower.shape[-1]
+    eye = torch.eye(m, dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
@@ -373,21 +392,25 @@ def _directions(alpha: Tensor, residual: Rows, tolerance: float) -> tuple[Tensor
     """
     gram = inner(residual, residual).double()
     # |a|^2 = <r, r> + |alpha|^2, as the basis is orthonormal
-    square = gram.diagonal(dim1=-2, dim2=-1) + alpha.square().sum(-1)
+    square = diagonal(gram) + alpha.square().sum(-1)
     norm = square.sqrt()[..., None]  # D as a column, (R, B, 1)
+    # 1/D, 0 for a vector of length 0
     per_norm = torch.where(norm > 0, norm, math.inf).reciprocal_()
     # D^-1 <r, r> D^-1 = V diag(values) V^T: the shares of the vectors' squared norms that are new
-    values, vectors = eigh(per_norm * gram * per_norm.mT)
+    shares = per_norm * gram * per_norm.mT
+    values, vectors = eigh(shares)
     rows = values.shape[1]
     largest = values[:, -1:]
     # Rounding leaves errors of rows eps in the eigenvalues, and residuals of eps in vectors that have none.
     eps = torch.finfo(residual.dtype).eps
     least = max(tolerance, (ROUNDING * eps) ** 2)
-    kept = values > (8 * rows * eps * largest).clamp_min_(least)
+    threshold = (8 * rows * eps * largest).clamp_min_(least)
+    kept = values > threshold
     uneven = values * UNEVEN < largest
     rough = bool((kept & uneven).any())
     # Eigenvalues ascend. All replicas get as many directions as the one that needs the most; not kept, theirs are 0.
-    first = rows - int(kept.sum(1).max())
+    most = int(kept.sum(1).max())
+    first = rows - most
     kept = kept[:, first:]
     values = values[:, first:]
     turn = vectors[:, :, first:]  # V

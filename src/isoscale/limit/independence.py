@@ -76,7 +76,9 @@ def independence_gap(
 
     # Infinite depth needs two finite ones to be extrapolated from.
     infinite = math.inf in depths
-    finite = depth_sequence("depths", [depth for depth in depths if depth != math.inf], 2 if infinite else 1)
+    least = 2 if infinite else 1
+    blocks: list[Any] = [depth for depth in depths if depth != math.inf]
+    finite = depth_sequence("depths", blocks, least)
     horizons = [inputs.positive("horizons", horizon) for horizon in horizons]
     by_horizon = []
     for i, horizon in enumerate(horizons):
@@ -100,7 +102,8 @@ def independence_gap(
     for name in by_horizon[0]:
         value = np.stack([gaps[name] for gaps in by_horizon])
         description = DESCRIPTIONS[name.removesuffix("_se")]
-        variables[name] = (dims[: value.ndim], value, {"units": "1", "long_name": description})
+        labels = {"units": "1", "long_name": description}
+        variables[name] = (dims[: value.ndim], value, labels)
     all_depths = [float(depth) for depth in finite]
     if infinite:
         all_depths.append(math.inf)
@@ -124,7 +127,8 @@ def _gap(problem: Problem, plan: Plan, infinite: bool, progress: Progress) -> di
     loss = {}
     prediction = {}
     for i, mode in enumerate(inputs.MODES):
-        drawn = sample(problem, plan, reused=mode == "reused", progress=portion(progress, i, 1, 2))
+        half = portion(progress, i, 1, len(inputs.MODES))
+        drawn = sample(problem, plan, reused=mode == "reused", progress=half)
         loss[mode] = [values["loss"] for values in drawn.values]
         prediction[mode] = [values["prediction"] for values in drawn.values]
         if infinite:

@@ -83,6 +83,7 @@ def targets(y: Any, samples: int, loss: str) -> np.ndarray:
         raise InvalidValueError(
             f"`y` must have shape (samples,) or (samples, outputs) with {samples} samples as `x` has, got {array.shape}"
         )
+    # Classes are one-hot already here: from now on both losses have targets of shape (samples, outputs).
     if loss == "cross-entropy":
         array = _class_probabilities(array)
     array = array.astype(np.float64)
@@ -126,7 +127,8 @@ def problem(
         return torch.tensor(array, dtype=DTYPES[dtype], device=device)
 
     return Problem(
-        gram=tensor(everyone @ everyone.T / features),  # Kx = x.x / d
+        # Kx = x.x / d
+        gram=tensor(everyone @ everyone.T / features),
         y=tensor(y),
         batch_weights=tensor(weights),
         lr=positive("lr", lr, zero=True),
@@ -140,17 +142,20 @@ def problem(
 
 def _check_finite(name: str, array: np.ndarray) -> None:
     bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        where = tuple(int(i) for i in bad[0])
-        raise InvalidValueError(f"`{name}` must be finite, got {array[where]} at {where} ({len(bad)} such entries)")
+    count = len(bad)
+    if count:
+        where = tuple(bad[0].tolist())
+        raise InvalidValueError(f"`{name}` must be finite, got {array[where]} at {where} ({count} such entries)")
 
 
 def _class_probabilities(y: np.ndarray) -> np.ndarray:
     if y.ndim == 2:
-        if (y < 0).any() or not np.allclose(y.sum(1), 1):
+        sums_to_one = np.allclose(y.sum(1), 1)
+        if (y < 0).any() or not sums_to_one:
             raise InvalidValueError("`y` of shape (samples, outputs) must hold class probabilities for cross-entropy")
         return y
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+    integers = np.issubdtype(y.dtype, np.integer)
+    if not integers or y.min() < 0:
         raise InvalidValueError(f"`y` must hold classes 0, 1, ... as integers for cross-entropy, got dtype {y.dtype}")
     classes = max(2, int(y.max()) + 1)
     return np.eye(classes)[y]
@@ -165,7 +170,8 @@ def _batch_weights(batches: Sequence[Sequence[int]] | None, steps: int, samples:
     weights = np.zeros((steps, samples))
     for k, batch in enumerate(batches):
         index = np.asarray(batch)
-        if index.ndim != 1 or not index.size or not np.issubdtype(index.dtype, np.integer):
+        integers = np.issubdtype(index.dtype, np.integer)
+        if index.ndim != 1 or not index.size or not integers:
             raise InvalidValueError(f"`batches[{k}]` must be a non-empty list of sample indices, got {batch!r}")
         if index.min() < 0 or index.max() >= samples:
             raise InvalidValueError(f"`batches[{k}]` must hold indices in 0..{samples - 1}, got {batch!r}")

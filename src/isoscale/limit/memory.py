@@ -24,9 +24,10 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
         # bases and images of both directions, and the small matrices S in float64
         history = 4 * size.n * rank + 2 * rank**2
     streams = 5 * size.n * problem.samples
-    kernels = len(size.kernel_layers) * len(KERNELS) * problem.trained**2
-    records = kernels * (problem.steps + 1)
-    words = size.replicas * ((history + streams) * size.depth + records)
+    a_layer = history + streams
+    kernels = len(size.kernel_layers) * len(KERNELS)
+    records = kernels * problem.trained**2 * (problem.steps + 1)
+    words = size.replicas * (a_layer * size.depth + records)
     return int(SAFETY * words * problem.gram.element_size())
 
 

@@ -121,8 +121,9 @@ class Workspace:
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An array of any content, which must no longer be in use when the next is taken."""
         words = math.prod(shape)
+        enough = self._flat.numel() >= words
         same_kind = self._flat.dtype == like.dtype and self._flat.device == like.device
-        if self._flat.numel() < words or not same_kind:
+        if not enough or not same_kind:
             # The old memory goes first, so that both are never held together.
             self._flat = like.new_empty(0)
             self._flat = like.new_empty(words)
@@ -137,7 +138,8 @@ class Network:
         # s = sqrt(T / L)
         self.scale = math.sqrt(problem.horizon / size.depth)
         outputs, samples = problem.outputs, problem.samples
-        rows = noise.rows(INPUT_OUTPUT, 0, (size.replicas, outputs + samples, size.n))
+        shape = size.replicas, outputs + samples, size.n
+        rows = noise.rows(INPUT_OUTPUT, 0, shape)
         if size.matched:
             # <G, G>^(-1/2) G has the orthonormal rows that G has in the limit.
             rows = symmetric_power(inner(rows, rows), -0.5) @ rows
@@ -147,11 +149,13 @@ class Network:
         self.h0 = root @ rows[:, outputs:]
         self._v0 = self.v
         # A step queries each matrix on one vector a sample and direction, and densifies in time for the next.
-        capacity = min(samples * (problem.steps + 1), size.largest_basis + samples)
-        storage = workspace.take((size.depth, 4, size.replicas, capacity, size.n), problem.gram)
+        most_queries = samples * (problem.steps + 1)
+        capacity = min(most_queries, size.largest_basis + samples)
+        shape = size.depth, 4, size.replicas, capacity, size.n
         self.layers: list[LazyGaussian] = []
-        for memory in storage:
-            self.layers.append(LazyGaussian(memory, reused=size.reused, tolerance=size.tolerance))
+        for storage in workspace.take(shape, problem.gram):
+            matrix = LazyGaussian(storage, reused=size.reused, tolerance=size.tolerance)
+            self.layers.append(matrix)
 
     def forward(self) -> Pass:
         """All samples through the network."""
@@ -160,7 +164,9 @@ class Network:
         for layer, matrix in enumerate(self.layers):
             features = self.problem.phi(h)
             # What the fresh noise of W_l is uncorrelated with in the limit, beside the bases: h_{l-1} and v at step 0
-            uncorrelated = torch.cat([h, self._v0], dim=1) if self.size.matched else None
+            uncorrelated = None
+            if self.size.matched:
+                uncorrelated = torch.cat([h, self._v0], dim=1)
             noise = self.noise.rows(FORWARD, layer, _shape(h))
             image, coordinates = matrix.forward(features, noise, uncorrelated)
             # h_l = h_{l-1} + s W_l phi(h_{l-1})
@@ -179,19 +185,21 @@ class Network:
             weights: The step's weight of each sample's loss; None: no training. Without kernels to record, samples of
                 weight 0 are left out.
         """
+        problem = self.problem
         rows = self._rows(weights)
         u, w = _direction(chi[:, rows])
         # eta w_b, by which each sample's terms of all updates are multiplied
         step = None
         if weights is not None:
-            step = self.problem.lr * w * weights[rows]
+            step = problem.lr * w * weights[rows]
         # g_L = sum_c u_c v_c
         g = u @ self.v
         gradients = [g]
         for layer in reversed(range(self.size.depth)):
             matrix = self.layers[layer]
+            h = forward.stream[layer][:, rows]
             features = forward.features[layer][:, rows]
-            derivative = self.problem.derivative(forward.stream[layer][:, rows], features)
+            derivative = problem.derivative(h, features)
             uncorrelated = derivative * g if self.size.matched else None
             noise = self.noise.rows(BACKWARD, layer, _shape(g))
             image, coordinates_g = matrix.backward(g, noise, uncorrelated)
@@ -202,17 +210,20 @@ class Network:
             # g_{l-1} = g_l + s phi'(h_{l-1}) * W_l^T g_l, with the W_l of before the update
             g = torch.addcmul(g, derivative, image, value=self.scale)
             gradients.append(g)
-        if step is not None and self.problem.train_ends:
+        if step is not None and problem.train_ends:
+            by_sample = step[..., None]  # (R, B, 1)
             # h_0(a) -= eta sum_b Kx(a, b) w_b g_0(b)
-            self.h0 = self.h0 - self.problem.gram[:, rows] @ (step[..., None] * g)
+            gram = problem.gram[:, rows]
+            self.h0 = self.h0 - gram @ (by_sample * g)
             # v_c -= eta sum_b w_b u_c(b) h_L(b)
             top = forward.stream[-1][:, rows]
-            self.v = self.v - (step[..., None] * u).mT @ top
+            self.v = self.v - (by_sample * u).mT @ top
         return gradients[::-1]
 
     def _rows(self, weights: Tensor | None) -> Tensor | slice:
         """The samples whose gradients are wanted."""
         if weights is None or self.size.kernel_layers or bool((weights > 0).all()):
+            # a slice, unlike indices, makes no copies
             return slice(0, self.problem.trained)
         return weights.nonzero()[:, 0]
 
@@ -234,8 +245,9 @@ def _direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]
     w = chi.norm(dim=-1)
     # A sample that is fitted exactly has no direction of its own; its w of 0 hides whichever it gets.
     even = torch.full_like(chi, outputs**-0.5)
-    u = chi / w[..., None].clamp_min(1e-300)
-    return torch.where(w[..., None] > 0, u, even), w
+    length = w[..., None]
+    u = chi / length.clamp_min(1e-300)
+    return torch.where(length > 0, u, even), w
 
 
 def _shape(rows: Rows) -> tuple[int, int, int]:
@@ -253,6 +265,7 @@ def run(
     history = _empty_history(problem, size)
     network = Network(problem, size, noise, workspace or Workspace())
     start: list[Rows] = []
+    # Step k is recorded before its update; the last one has none.
     for k in range(problem.steps + 1):
         if not _step(network, history, k, start):
             history.diverged = k
@@ -272,8 +285,10 @@ def _step(network: Network, history: History, k: int, start: list[Rows]) -> bool
         stream = forward.stream
         # f_c = <v_c, h_L>
         f = inner(stream[-1], network.v)
-        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-        if not (loss.isfinite().all() and f.isfinite().all()):
+        trained = f[:, : problem.trained]
+        loss, chi = problem.loss(trained, problem.y)
+        finite = loss.isfinite().all() and f.isfinite().all()
+        if not finite:
             return False
         weights = problem.batch_weights[k] if k < problem.steps else None
         gradients = []
@@ -287,20 +302,28 @@ def _step(network: Network, history: History, k: int, start: list[Rows]) -> bool
         h = stream[layer]
         if k == 0:
             start.append(h)
-        history.displacement[:, k, t] = (h - start[t]).square().mean(-1)
-        trained = h[:, : problem.trained]
-        features = problem.phi(trained)
+        moved = h - start[t]
+        history.displacement[:, k, t] = moved.square().mean(-1)
+        h = h[:, : problem.trained]
+        features = problem.phi(h)
         g = gradients[layer]
-        history.kernels["feature_kernel"][:, k, t] = inner(features, features)
-        history.kernels["stream_kernel"][:, k, t] = inner(trained, trained)
-        history.kernels["gradient_kernel"][:, k, t] = inner(g, g)
-        history.kernels["cross_kernel"][:, k, t] = inner(trained, g)
+        pairs = {
+            "feature_kernel": (features, features),
+            "stream_kernel": (h, h),
+            "gradient_kernel": (g, g),
+            "cross_kernel": (h, g),
+        }
+        for name, (a, b) in pairs.items():
+            history.kernels[name][:, k, t] = inner(a, b)
     return True
 
 
 def _empty_history(problem: Problem, size: Size) -> History:
+    steps = problem.steps + 1
+    dtype = problem.gram.dtype
+
     def nan(*shape: int) -> Tensor:
-        return torch.full((size.replicas, problem.steps + 1, *shape), math.nan, dtype=problem.gram.dtype)
+        return torch.full((size.replicas, steps, *shape), math.nan, dtype=dtype)
 
     times = len(size.kernel_layers)
     trained, samples = problem.trained, problem.samples

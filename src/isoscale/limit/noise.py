@@ -43,7 +43,9 @@ class GaussianNoise:
 
     def __init__(self, *seed: int, refinement: int = 1, like: Tensor | None = None) -> None:
         self._seed, self._refinement = seed, refinement
-        self._like = torch.empty(0, dtype=torch.float64) if like is None else like
+        if like is None:
+            like = torch.empty(0, dtype=torch.float64)
+        self._like = like
         self._streams: dict[tuple[int, int], torch.Generator] = {}
 
     def generator(self, kind: int, layer: int) -> torch.Generator:
@@ -69,8 +71,12 @@ class GaussianNoise:
         return total / math.sqrt(m)
 
     def _draw(self, kind: int, layer: int, shape: tuple[int, int, int]) -> Tensor:
-        like = self._like
-        return torch.randn(shape, generator=self.generator(kind, layer), dtype=like.dtype, device=like.device)
+        return torch.randn(
+            shape,
+            generator=self.generator(kind, layer),
+            dtype=self._like.dtype,
+            device=self._like.device,
+        )
 
 
 class QuasiNoise(GaussianNoise):
@@ -109,6 +115,7 @@ class QuasiNoise(GaussianNoise):
             self._first[kind] = list(self._layers_together(kind, shape))
         rows = self._first[kind][layer]
         self._first[kind][layer] = None
+        # Queries after a layer's first have no even noise left.
         if rows is None:
             return super()._draw(kind, layer, shape)
         return rows
@@ -121,18 +128,26 @@ class QuasiNoise(GaussianNoise):
         if coordinates > MOST_EVEN:
             return super()._draw(INPUT_OUTPUT, 0, shape)
         points = self._sobol((replicas, coordinates, n))
-        v, u, forward, backward = points.split([count - samples, samples, samples, samples], dim=1)
-        self._even = {FORWARD: self._axes @ forward, BACKWARD: backward}
+        parts = [count - samples, samples, samples, samples]
+        v, u, forward, backward = points.split(parts, dim=1)
+        self._even = {
+            FORWARD: self._axes @ forward,
+            BACKWARD: backward,
+        }
         return torch.cat([v, self._axes @ u], dim=1)
 
     def _layers_together(self, kind: int, shape: tuple[int, int, int]) -> Tensor:
         """The first noise of all layers, with its sum over layers replaced."""
-        white = torch.stack([super(QuasiNoise, self)._draw(kind, layer, shape) for layer in range(self._layers)])
+        layers = []
+        for layer in range(self._layers):
+            layers.append(super()._draw(kind, layer, shape))
+        white = torch.stack(layers)
         even = self._even[kind]
         if kind == BACKWARD:
             # mini-batches have fewer rows than there are samples
             rows = shape[1]
-            even = _shared_first(rows, even) @ even[:, :rows]
+            fewer = even[:, :rows]
+            even = _shared_first(rows, even) @ fewer
         # G_l += (even - sum_j G_j / sqrt(L)) / sqrt(L): then sum_l G_l / sqrt(L) = even, and the law stays the same
         root = math.sqrt(self._layers)
         change = even - white.sum(0) / root
@@ -156,8 +171,9 @@ class QuasiNoise(GaussianNoise):
 def _shared_first(rows: int, like: Tensor) -> Tensor:
     """An orthonormal basis of samples (columns), the first of which is what they all share: the cosines."""
     # column j: cos(pi j (i + 1/2) / rows), normalised
-    i = torch.arange(rows, dtype=like.dtype, device=like.device)
-    cosines = torch.cos(math.pi * (i[:, None] + 0.5) * i / rows)
+    j = torch.arange(rows, dtype=like.dtype, device=like.device)
+    i = j[:, None]
+    cosines = torch.cos(math.pi * (i + 0.5) * j / rows)
     return cosines / cosines.norm(dim=0)
 
 
@@ -180,8 +196,9 @@ class BasisNoise:
         assert self._used + count <= n
         rows = torch.zeros(shape, dtype=torch.float64)
         # sqrt(n) e_i, as <a, b> = a.b / n
-        index = torch.arange(count)
-        rows[:, index, self._used + index] = math.sqrt(n)
+        row = torch.arange(count)
+        particle = self._used + row
+        rows[:, row, particle] = math.sqrt(n)
         self._used += count
         return rows
 
@@ -197,6 +214,7 @@ class HalvedNoise:
 
     def rows(self, kind: int, layer: int, shape: tuple[int, int, int]) -> Tensor:
         replicas, rows, n = shape
-        whole = self._whole.rows(kind, layer, (replicas // 2, rows, 2 * n))
+        twice = replicas // 2, rows, 2 * n
+        whole = self._whole.rows(kind, layer, twice)
         halves = whole.unflatten(-1, (2, n))  # (R, rows, 2, n)
         return halves.transpose(1, 2).flatten(0, 1)

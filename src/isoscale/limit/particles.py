@@ -74,7 +74,8 @@ class Plan:
     def flops(self, problem: Problem) -> float:
         """About what it costs (THEORY section 3): 14 n rank^2 flops a layer, twice with the halves."""
         rank = problem.samples * (problem.steps + 1)
-        a_layer = (28.0 if self.unbiased else 14.0) * self.replicas * self.particles * rank**2
+        factor = 28.0 if self.unbiased else 14.0
+        a_layer = factor * self.replicas * self.particles * rank**2
         return a_layer * sum(self.depths)
 
 
@@ -101,12 +102,15 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
     Raises:
         InvalidValueError: It needs more memory than there is.
     """
-    largest = plan.size(plan.depths[-1], group_size(plan.replicas, plan.particles), reused=reused)
+    together = group_size(plan.replicas, plan.particles)
+    largest = plan.size(plan.depths[-1], together, reused=reused)
     check_memory(
         lazy_bytes(problem, largest),
         "Use fewer `particles`, a smaller depth, fewer steps, or dtype='float32'.",
     )
-    done, total = 0, plan.replicas * sum(plan.depths)
+    # work is counted in replicas x layers
+    total = plan.replicas * sum(plan.depths)
+    done = 0
     parts: list[list[Arrays]] = [[] for _ in plan.depths]
     histories: list[History] = []
     workspace = Workspace()
@@ -141,7 +145,13 @@ def _group(
 
     def noise() -> QuasiNoise:
         finest = plan.depths[-1]
-        return QuasiNoise(plan.seed, first, layers=finest, gram=problem.gram, refinement=finest // depth)
+        return QuasiNoise(
+            plan.seed,
+            first,
+            layers=finest,
+            gram=problem.gram,
+            refinement=finest // depth,
+        )
 
     size = plan.size(depth, replicas, reused=reused)
     whole = run(problem, size, noise(), progress, workspace)
@@ -160,4 +170,5 @@ def _group(
 
 def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean over replicas (first axis) and its standard error."""
+    # se^2 = sum_r (value_r - mean)^2 / (R (R - 1))
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))

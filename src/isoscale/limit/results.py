@@ -28,7 +28,7 @@ DESCRIPTIONS = {
 }
 PAIR = ("step", "time", "sample", "sample2")
 OUTPUTS = ("prediction", "test_prediction", "target")
-"""Variables with a last dimension over outputs, which a network of one output does without."""
+"""Variables with a last dimension over outputs."""
 
 
 def arrays(history: History, problem: Problem) -> Arrays:
@@ -40,6 +40,7 @@ def arrays(history: History, problem: Problem) -> Arrays:
     }
     if problem.samples > trained:
         out["test_prediction"] = history.prediction[:, :, trained:]
+    # Kernels are recorded at some layers or at none.
     recorded_times = history.displacement.shape[2]
     if recorded_times:
         for name in KERNELS:
@@ -84,9 +85,11 @@ def dataset(values: Mapping[str, np.ndarray], problem: Problem, times: np.ndarra
     """Label arrays without replicas: `values` are named as in `DESCRIPTIONS`, standard errors `<name>_se`."""
     import xarray as xr
 
+    # A network of one output has no dimension of outputs.
     single = problem.outputs == 1
     variables = {}
-    for name, value in {**values, "target": problem.y.cpu().numpy()}.items():
+    target = problem.y.cpu().numpy()
+    for name, value in {**values, "target": target}.items():
         base = name.removesuffix("_se")
         text = DESCRIPTIONS[base] if base == name else f"standard error of {base}"
         if single and base in OUTPUTS:

@@ -17,8 +17,9 @@ def weights(depths: Sequence[int]) -> np.ndarray:
     array([-1.,  2.])
     """
     # sum_i w_i = 1 keeps the constant, sum_i w_i L_i^-p = 0 for p = 1 .. m - 1 cancels the powers of 1/L
-    powers = np.vander(1 / np.asarray(depths, dtype=float), increasing=True).T
-    target = np.zeros(len(powers))
+    inverse = 1 / np.asarray(depths, dtype=float)
+    powers = np.vander(inverse, increasing=True).T
+    target = np.zeros(len(inverse))
     target[0] = 1.0
     return np.linalg.solve(powers, target)
 
@@ -36,13 +37,15 @@ def extrapolate(values: Sequence[np.ndarray], depths: Sequence[int]) -> tuple[np
     if len(depths) == 1:
         return full, np.zeros(full.shape[1:])
     shorter = _combine(values[1:], weights(depths[1:]))
+    # |mean_r (m levels - (m - 1) levels)|
     change = (full - shorter).mean(0)
     return full, np.abs(change)
 
 
 def append_limit(values: Sequence[np.ndarray], depths: Sequence[int]) -> list[np.ndarray]:
     """The values at each depth, and after them those at infinite depth, extrapolated from the finest levels."""
-    limit, _ = extrapolate(values[-FINEST:], depths[-FINEST:])
+    finest = values[-FINEST:]
+    limit, _ = extrapolate(finest, depths[-FINEST:])
     return [*values, limit]
 
 

@@ -128,7 +128,8 @@ def single_run(
     """Dataset of one replica."""
     begin = time.perf_counter()
     history = run(problem, size, noise, progress)
-    values = {name: value[0] for name, value in results.arrays(history, problem).items()}
+    arrays = results.arrays(history, problem)
+    values = {name: value[0] for name, value in arrays.items()}
     attrs = {
         "depths": [size.depth],
         "particles": size.n,

@@ -205,11 +205,13 @@ def _summarise(drawn: Sample, plan: Plan, rounding: float) -> _Answer:
         levels = [of_depth[name] for of_depth in drawn.values]
         limit, extrapolation = extrapolate(levels, plan.depths)
         mean, sampling = mean_and_error(limit)
+        # se^2 = sampling^2 + extrapolation^2 + arithmetic^2
         # Where matched moments leave no sampling error at all, replicas agree better than their arithmetic does.
         largest = np.abs(mean).max(where=np.isfinite(mean), initial=0.0)
         arithmetic = rounding * largest
         values[name] = mean
-        values[f"{name}_se"] = np.hypot(np.hypot(sampling, extrapolation), arithmetic)
+        error = np.hypot(sampling, extrapolation)
+        values[f"{name}_se"] = np.hypot(error, arithmetic)
         if name == "loss":
             extrapolation_error = float(extrapolation.max())
     return _Answer(
@@ -229,5 +231,6 @@ def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> 
     one_replica = plan.size(plan.depths[-1], 1, reused=True)
     factor = min(factor, MOST_BYTES / lazy_bytes(problem, one_replica))
     particles = int(plan.particles * factor)
-    n = max(plan.particles, 64 * math.ceil(particles / 64))
+    whole_blocks = 64 * math.ceil(particles / 64)
+    n = max(plan.particles, whole_blocks)
     return dataclasses.replace(plan, particles=n)

@@ -35,7 +35,7 @@ def label_alignment(result: xr.Dataset) -> xr.DataArray:
     features, features_differ = _centred(kernel.values)
     # <K, Y>_F = sum_ab K_ab Y_ab
     products = (features * labels).sum((-2, -1))
-    norms = np.linalg.norm(features, axis=(-2, -1)) * np.linalg.norm(labels)
+    norms = _norm(features) * _norm(labels)
     defined = labels_differ & features_differ
     value = products / np.where(defined, norms, np.nan)
     return _labelled(result, value, "label_alignment", "centred alignment of features and labels")
@@ -47,6 +47,7 @@ def feature_distance(result: xr.Dataset) -> xr.DataArray:
     sqrt(mean_a <h^k - h^0, h^k - h^0> / mean_a <h^0, h^0>) over training samples a, at each step and layer time.
     """
     moved = _recorded(result, "displacement").mean("sample").values
+    # mean_a <h^0_a, h^0_a>: the trace of the initial kernel over the number of samples
     initial = result["stream_kernel"].values[0]
     size = np.einsum("taa->t", initial) / result.sizes["sample"]
     # Extrapolation to infinite depth can leave a mean square that is a little below 0.
@@ -68,7 +69,8 @@ def smallest_eigenvalue(result: xr.Dataset) -> xr.DataArray:
     # NaN where the run had diverged
     value = np.full(covariance.shape[:2], np.nan)
     finite = np.isfinite(covariance).all((-2, -1))
-    value[finite] = np.linalg.eigvalsh(covariance[finite])[:, 0]
+    eigenvalues = np.linalg.eigvalsh(covariance[finite])  # ascending
+    value[finite] = eigenvalues[:, 0]
     return _labelled(result, value, "smallest_eigenvalue", "smallest eigenvalue of the covariance of h and g")
 
 
@@ -78,9 +80,13 @@ def _centred(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     samples = kernels.shape[-1]
     centre = np.eye(samples) - 1 / samples
     centred = centre @ kernels @ centre
-    left = np.linalg.norm(centred, axis=(-2, -1))
-    whole = np.linalg.norm(kernels, axis=(-2, -1))
-    return centred, ~(left <= ROUNDING * whole)
+    constant = _norm(centred) <= ROUNDING * _norm(kernels)
+    return centred, ~constant
+
+
+def _norm(kernels: np.ndarray) -> np.ndarray:
+    """Frobenius norm of each kernel."""
+    return np.linalg.norm(kernels, axis=(-2, -1))
 
 
 def _recorded(result: xr.Dataset, name: str) -> xr.DataArray:
