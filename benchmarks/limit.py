@@ -119,7 +119,7 @@ def peak(dtype: str) -> float:
 
 KERNELS = {
     "noise": ("noise.py:rows",),
-    "activation and slope": ("<built-in method torch.tanh>", "activations.py:_tanh_slope"),
+    "activation and derivative": ("<built-in method torch.tanh>", "activations.py:_tanh_derivative"),
     "Gram-Schmidt": ("gaussian.py:_split", "gaussian.py:_polish"),
     "principal directions (eigh)": ("gaussian.py:_directions",),
     "moment matching (projection)": ("gaussian.py:match_moments",),

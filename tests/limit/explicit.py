@@ -47,7 +47,7 @@ class Explicit:
         g = top
         gradients = [g]
         for h, w in zip(reversed(stream[:-1]), reversed(self.back), strict=True):
-            g = g + self.scale * self.task.slope(h, self.task.phi(h)) * (g @ w) / self.n**0.5
+            g = g + self.scale * self.task.derivative(h, self.task.phi(h)) * (g @ w) / self.n**0.5
             gradients.append(g)
         return gradients[::-1]
 
@@ -91,7 +91,7 @@ class Explicit:
             for name, value in row.items():
                 out.setdefault(name, []).append(value)
             if k < self.task.steps:
-                chi = chi * self.task.shares[k][:, None]
+                chi = chi * self.task.batch_weights[k][:, None]
                 self.step([h[:, :p] for h in stream], chi)
         return {name: torch.stack(values, 1) for name, values in out.items()}
 

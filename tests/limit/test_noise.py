@@ -6,7 +6,7 @@ import torch
 from explicit import X, problem
 
 from isoscale.limit.network import Size, run
-from isoscale.limit.noise import BACKWARD, ENDS, FORWARD, GaussianNoise, QuasiNoise
+from isoscale.limit.noise import BACKWARD, FORWARD, INPUT_OUTPUT, GaussianNoise, QuasiNoise
 
 GRAM = X @ X.T / X.shape[1]
 LAYERS, ROWS = 3, len(X)
@@ -16,7 +16,7 @@ def everything(*seed: int, replicas: int, n: int, rows: int = ROWS) -> torch.Ten
     """All rows that a run asks for in its first step, and some of its second: (replicas, rows, n)."""
     noise = QuasiNoise(*seed, layers=LAYERS, gram=GRAM)
     shape = (replicas, rows, n)
-    parts = [noise.rows(ENDS, 0, (replicas, 1 + ROWS, n))]
+    parts = [noise.rows(INPUT_OUTPUT, 0, (replicas, 1 + ROWS, n))]
     parts += [noise.rows(kind, layer, shape) for kind in (FORWARD, BACKWARD) for layer in range(LAYERS)]
     return torch.cat([*parts, noise.rows(FORWARD, 0, shape)], dim=1)
 
@@ -44,7 +44,7 @@ def test_replicas_and_particles_are_right_together() -> None:
 
 def test_mini_batches_have_fewer_rows_of_the_same_law() -> None:
     noise = QuasiNoise(3, layers=LAYERS, gram=GRAM)
-    noise.rows(ENDS, 0, (4000, 1 + ROWS, 1))
+    noise.rows(INPUT_OUTPUT, 0, (4000, 1 + ROWS, 1))
     rows = torch.cat([noise.rows(BACKWARD, layer, (4000, 2, 1)) for layer in range(LAYERS)], dim=1)[..., 0]
     assert worst(rows[:, :, None] * rows[:, None, :], torch.eye(2 * LAYERS)) < 4.5
 
@@ -60,7 +60,7 @@ def test_the_sum_over_layers_is_even_along_the_principal_axes_of_the_inputs() ->
 def test_coarse_layers_are_normalised_sums_of_fine_ones() -> None:
     shape = (2, ROWS, 8)
     fine, coarse = (QuasiNoise(5, layers=4, gram=GRAM, refinement=m) for m in (1, 2))
-    ends = [noise.rows(ENDS, 0, (2, 1 + ROWS, 8)) for noise in (fine, coarse)]
+    ends = [noise.rows(INPUT_OUTPUT, 0, (2, 1 + ROWS, 8)) for noise in (fine, coarse)]
     torch.testing.assert_close(*ends, rtol=0, atol=0)
     pairs = [(fine.rows(FORWARD, 2 * i, shape) + fine.rows(FORWARD, 2 * i + 1, shape)) / 2**0.5 for i in range(2)]
     for i in range(2):

@@ -1,10 +1,10 @@
 """The infinite-width, infinite-depth limit of training, and finite networks exactly in law.
 
-Training a residual network of width n asks its n x n weight matrices for very little: the images of as many vectors
-as there are samples and steps. A Gaussian matrix can be revealed on just those vectors, so a network of any width is
-simulated without its matrices (`simulate`), and with noise that has no sampling error in its first moments a few
-hundred particles behave like infinitely many (`solve`). What remains is an error of O(1/depth) without surprises,
-which a ladder of depths extrapolates away.
+Training a residual network of width n queries its n x n weight matrices on few vectors: as many as there are samples
+and steps. A Gaussian matrix can be sampled lazily, on just those vectors, so a network of any width is simulated
+without its matrices (`simulate`), and with noise that has no sampling error in its first moments a few hundred
+particles behave like infinitely many (`solve`). What remains is an error that is a series in 1/depth, which a sequence
+of depths extrapolates away.
 
     simulate           width n, depth L, exactly in law
     solve              width infinity, depth L or infinity, with standard errors

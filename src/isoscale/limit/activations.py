@@ -11,26 +11,30 @@ from torch import Tensor
 from isoscale.errors import InvalidTypeError, unknown
 
 Function = Callable[[Tensor], Tensor]
-Slope = Callable[[Tensor, Tensor], Tensor]
-"""The derivative at h, given phi(h) too: some derivatives are cheaper from there."""
+Derivative = Callable[[Tensor, Tensor], Tensor]
+"""phi'(h) as a function of h and of phi(h): some derivatives are cheaper from the latter."""
 
 Phi = str | Function | tuple[Function, Function]
 
 
-def _tanh_slope(h: Tensor, a: Tensor) -> Tensor:
-    return torch.addcmul(torch.ones((), dtype=a.dtype, device=a.device), a, a, value=-1.0)
+def _tanh_derivative(h: Tensor, features: Tensor) -> Tensor:
+    # tanh'(h) = 1 - tanh(h)^2
+    one = torch.ones((), dtype=features.dtype, device=features.device)
+    return torch.addcmul(one, features, features, value=-1.0)
 
 
-def _step(h: Tensor, a: Tensor) -> Tensor:
+def _relu_derivative(h: Tensor, features: Tensor) -> Tensor:
     return (h > 0).to(h.dtype)
 
 
-def _gelu_slope(h: Tensor, a: Tensor) -> Tensor:
+def _gelu_derivative(h: Tensor, features: Tensor) -> Tensor:
+    # phi(h) = h F(h) with F the standard normal distribution function, so phi'(h) = F(h) + h exp(-h^2/2) / sqrt(2 pi)
     normal_cdf = (1 + torch.erf(h / math.sqrt(2))) / 2
-    return normal_cdf + h * torch.exp(-h.square() / 2) / math.sqrt(2 * math.pi)
+    weighted = h * torch.exp(-h.square() / 2)
+    return normal_cdf + weighted / math.sqrt(2 * math.pi)
 
 
-def _one(h: Tensor, a: Tensor) -> Tensor:
+def _linear_derivative(h: Tensor, features: Tensor) -> Tensor:
     return torch.ones_like(h)
 
 
@@ -38,15 +42,15 @@ def _identity(h: Tensor) -> Tensor:
     return h
 
 
-NAMED: dict[str, tuple[Function, Slope]] = {
-    "tanh": (torch.tanh, _tanh_slope),
-    "relu": (torch.relu, _step),
-    "gelu": (torch.nn.functional.gelu, _gelu_slope),
-    "linear": (_identity, _one),
+NAMED: dict[str, tuple[Function, Derivative]] = {
+    "tanh": (torch.tanh, _tanh_derivative),
+    "relu": (torch.relu, _relu_derivative),
+    "gelu": (torch.nn.functional.gelu, _gelu_derivative),
+    "linear": (_identity, _linear_derivative),
 }
 
 
-def resolve(phi: Phi) -> tuple[Function, Slope]:
+def resolve(phi: Phi) -> tuple[Function, Derivative]:
     """The activation and its derivative.
 
     Args:
@@ -61,23 +65,29 @@ def resolve(phi: Phi) -> tuple[Function, Slope]:
         if phi not in NAMED:
             raise unknown("activation (`phi`)", phi, NAMED)
         return NAMED[phi]
-    if isinstance(phi, tuple | list) and len(phi) == 2 and all(map(callable, phi)):
-        return phi[0], lambda h, a: phi[1](h)
+    if isinstance(phi, tuple | list) and len(phi) == 2:
+        function, derivative = phi
+        if callable(function) and callable(derivative):
+            return function, lambda h, features: derivative(h)
     if callable(phi):
-        return phi, _differentiate(phi)
+        return phi, _by_autograd(phi)
     raise InvalidTypeError(f"`phi` must be a name, a function or a pair (function, derivative), got {phi!r}")
 
 
 def name(phi: Phi) -> str:
-    """What to call it in a result's attributes."""
-    function = phi if isinstance(phi, str) else phi[0] if isinstance(phi, tuple | list) else phi
-    return function if isinstance(function, str) else getattr(function, "__name__", "custom")
+    """Label of the activation in a result's attributes."""
+    function = phi[0] if isinstance(phi, tuple | list) else phi
+    if isinstance(function, str):
+        return function
+    return getattr(function, "__name__", "custom")
 
 
-def _differentiate(phi: Function) -> Slope:
-    def slope(h: Tensor, a: Tensor) -> Tensor:
+def _by_autograd(phi: Function) -> Derivative:
+    def derivative(h: Tensor, features: Tensor) -> Tensor:
         with torch.enable_grad():
             point = h.detach().requires_grad_()
-            return torch.autograd.grad(phi(point).sum(), point)[0]
+            # phi is elementwise, so the gradient of the sum holds each entry's own derivative.
+            total = phi(point).sum()
+            return torch.autograd.grad(total, point)[0]
 
-    return slope
+    return derivative

@@ -1,9 +1,9 @@
-"""What is known exactly of the limit: kernels at initialisation, first steps, and linear networks (THEORY 2 and 3).
+"""Exact results on the limit: kernels at initialisation, first steps, and linear networks (THEORY 2 and 3).
 
 With phi, phi' evaluated on the Gaussian process h_t^0, at infinite depth and width:
 
     C_h(0) = Kx,   dC_h/dt = T C,   C = E[phi phi]        D(1) = 1,   dD/dt = -T Psi D,   Psi = E[phi' phi']
-    c_0 = -eta chi Kx (0 if the ends are frozen),         dc/dt = T (Psi c - eta chi C);   independent: no Psi c
+    c_0 = -eta chi Kx (0 if U is frozen),                 dc/dt = T (Psi c - eta chi C);   independent: no Psi c
     f^1(a) - f^0(a) = sum_b c_1(a, b) - eta sum_b chi_b C_h(1)(a, b) [trained readout] = -eta sum_b chi_b Theta(a, b)
 
 to first order in eta. Everything here is a plain numpy computation; `solve` and `simulate` must agree with it.
@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from isoscale.checks import whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.activations import Phi
-from isoscale.limit.expectations import features_and_slopes
+from isoscale.limit.expectations import features_and_derivatives
 from isoscale.limit.memory import check_memory, lazy_bytes
-from isoscale.limit.network import Size, run
+from isoscale.limit.network import Size
 from isoscale.limit.noise import BasisNoise
-from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
+from isoscale.limit.simulate import single_run
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,10 +41,14 @@ class InitialKernels:
     """Kernels at initialisation, infinite width and depth, on a grid of layer times."""
 
     time: Float[np.ndarray, " time"]
-    stream: Float[np.ndarray, "time samples samples"]  # C_h = <h, h>
-    features: Float[np.ndarray, "time samples samples"]  # C = <phi(h), phi(h)>
-    slopes: Float[np.ndarray, "time samples samples"]  # Psi = <phi'(h), phi'(h)>
-    gradient: Float[np.ndarray, "time samples samples"]  # D = <g, g>
+    # C_h = <h, h>
+    stream: Float[np.ndarray, "time samples samples"]
+    # C = <phi(h), phi(h)>
+    features: Float[np.ndarray, "time samples samples"]
+    # Psi = <phi'(h), phi'(h)>
+    slopes: Float[np.ndarray, "time samples samples"]
+    # D = <g, g>
+    gradient: Float[np.ndarray, "time samples samples"]
 
 
 def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialKernels:
@@ -61,28 +65,39 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
     """
     known = inputs.matrix("x", x)
     horizon = inputs.positive("horizon", horizon)
-    gram = known @ known.T / known.shape[1]
     times = np.linspace(0.0, 1.0, POINTS)
-    stream = _runge_kutta(lambda _, c: horizon * features_and_slopes(phi, c)[0], gram, times)
-    both = [features_and_slopes(phi, c) for c in stream]
-    slopes = np.stack([b[1] for b in both])
-    exponent = _integral_to_the_end(slopes, times)
+
+    # C_h(0) = Kx,   dC_h/dt = T C
+    def growth(_: float, stream: np.ndarray) -> np.ndarray:
+        features, _derivatives = features_and_derivatives(phi, stream)
+        return horizon * features
+
+    gram = known @ known.T / known.shape[1]
+    stream = _runge_kutta(growth, gram, times)
+    # C = E[phi phi] and Psi = E[phi' phi'] under the Gaussian law of covariance C_h
+    features = np.empty_like(stream)
+    derivatives = np.empty_like(stream)
+    for t, covariance in enumerate(stream):
+        features[t], derivatives[t] = features_and_derivatives(phi, covariance)
+    # D(1) = 1,   dD/dt = -T Psi D:   D(t) = exp(T int_t^1 Psi)
+    exponent = _integral_to_the_end(derivatives, times)
     return InitialKernels(
         time=times,
         stream=stream,
-        features=np.stack([b[0] for b in both]),
-        slopes=slopes,
+        features=features,
+        slopes=derivatives,
         gradient=np.exp(horizon * exponent),
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Response:
-    """How the first step moves the next forward pass: dh_t(a) = ... + sum_b dc_t(a, b) g_t^0(b)."""
+    """Effect of the first step on the next forward pass: dh_t(a) = ... + sum_b dc_t(a, b) g_t^0(b)."""
 
     time: Float[np.ndarray, " time"]
     c: Float[np.ndarray, "time samples samples"]
-    change: Float[np.ndarray, " samples"]  # f^1 - f^0, to first order in the learning rate
+    # f^1 - f^0, to first order in the learning rate
+    change: Float[np.ndarray, " samples"]
 
 
 def first_step_response(
@@ -107,15 +122,20 @@ def first_step_response(
     """
     kernels = initial_kernels(x, phi, horizon)
     reused = inputs.mode(backward_weights)
-    weights = np.asarray(chi, dtype=np.float64)
+    derivative_of_loss = np.asarray(chi, dtype=np.float64)
     samples = kernels.stream.shape[1]
-    if weights.shape != (samples,):
-        raise InvalidValueError(f"`chi` must have shape ({samples},), got {weights.shape}")
-    push = -inputs.positive("lr", lr, zero=True) * weights
-    start = push * kernels.stream[0] * bool(train_ends)
-    back = horizon * kernels.slopes * reused
-    c = _linear_equation(back, horizon * push * kernels.features, start, kernels.time)
-    change = c[-1].sum(1) + bool(train_ends) * kernels.stream[-1] @ push
+    if derivative_of_loss.shape != (samples,):
+        raise InvalidValueError(f"`chi` must have shape ({samples},), got {derivative_of_loss.shape}")
+    # -eta chi_b, which multiplies every update by sample b; kernels have a in rows and b in columns
+    push = -inputs.positive("lr", lr, zero=True) * derivative_of_loss
+    # c_0 = -eta chi Kx (0 if U is frozen),   dc/dt = T Psi c - T eta chi C;   independent: no Psi c
+    trained = bool(train_ends)
+    start = push * kernels.stream[0] * trained
+    rate = horizon * kernels.slopes * reused
+    source = horizon * push * kernels.features
+    c = _linear_equation(rate, source, start, kernels.time)
+    # f^1 - f^0 = sum_b c_1(a, b) - eta sum_b chi_b C_h(1)(a, b), the latter from the trained readout
+    change = c[-1].sum(1) + trained * kernels.stream[-1] @ push
     return Response(time=kernels.time, c=c, change=change)
 
 
@@ -133,13 +153,17 @@ def first_step_kernel(
     (array([[5.436564]]), array([[8.154845]]))
     """
     kernels = initial_kernels(x, phi, horizon)
-    backward = kernels.gradient if inputs.mode(backward_weights) else np.ones_like(kernels.gradient)
-    layers = _integral_to_the_end(kernels.features * backward, kernels.time)[0]
-    return kernels.stream[-1] + horizon * layers + kernels.stream[0] * backward[0]
+    reused = inputs.mode(backward_weights)
+    backward = kernels.gradient if reused else np.ones_like(kernels.gradient)
+    # Theta = C_h(1) [readout] + T int_0^1 C D dt [blocks] + Kx D(0) [input weights]
+    integral = _integral_to_the_end(kernels.features * backward, kernels.time)
+    blocks = horizon * integral[0]
+    input_weights = kernels.stream[0] * backward[0]
+    return kernels.stream[-1] + blocks + input_weights
 
 
 def one_step_linear(horizon: float = 1.0, backward_weights: str = "independent", depth: int | None = None) -> float:
-    """(f^1 - f^0) / (-lr chi) for phi linear, one sample with |x|^2 = features, frozen ends, small lr.
+    """(f^1 - f^0) / (-lr chi) for phi linear, one sample with |x|^2 = features, frozen U and v, small lr.
 
     Args:
         horizon: T.
@@ -151,19 +175,28 @@ def one_step_linear(horizon: float = 1.0, backward_weights: str = "independent",
     """
     reused = inputs.mode(backward_weights)
     if depth is None:
-        return horizon * math.exp(horizon) if reused else math.expm1(horizon)
-    growth = 1 + horizon / inputs.count("depth", depth, 1)
-    return horizon * growth ** (depth - 1) if reused else growth**depth - 1
+        # T e^T,   and e^T - 1
+        if reused:
+            return horizon * math.exp(horizon)
+        return math.expm1(horizon)
+    # T (1 + T/L)^(L-1),   and (1 + T/L)^L - 1
+    growth = 1 + horizon / whole("depth", depth)
+    if reused:
+        return horizon * growth ** (depth - 1)
+    return growth**depth - 1
 
 
 def one_step_relu(horizon: float = 1.0, backward_weights: str = "independent") -> float:
-    """(f^1 - f^0) / (-lr chi) for phi ReLU at infinite depth, one sample with |x|^2 = features, frozen ends.
+    """(f^1 - f^0) / (-lr chi) for phi ReLU at infinite depth, one sample with |x|^2 = features, frozen U and v.
 
     >>> round(one_step_relu(1.0, "reused"), 4), round(one_step_relu(1.0, "independent"), 4)
     (0.8244, 0.6487)
     """
+    # (T/2) e^(T/2),   and e^(T/2) - 1: half of the units are on
     half = horizon / 2
-    return half * math.exp(half) if inputs.mode(backward_weights) else math.expm1(half)
+    if inputs.mode(backward_weights):
+        return half * math.exp(half)
+    return math.expm1(half)
 
 
 def linear(
@@ -179,7 +212,7 @@ def linear(
     *,
     x_test: Any = None,
     batches: Sequence[Sequence[int]] | None = None,
-    kernels: Kernels = True,
+    kernels: inputs.Kernels = True,
 ) -> xr.Dataset:
     """Training of the infinitely wide linear network of finite depth: exact, without noise.
 
@@ -192,59 +225,84 @@ def linear(
     >>> round(float(exact.prediction[1, 0]) / 1e-6, 3), one_step_linear(depth=2)
     (1.25, 1.25)
     """
-    begin = time.perf_counter()
     problem = inputs.problem(
-        x, y, x_test=x_test, steps=steps, lr=lr, phi="linear", horizon=horizon, loss=loss, train_ends=train_ends,
+        x,
+        y,
+        x_test=x_test,
+        steps=steps,
+        lr=lr,
+        phi="linear",
+        horizon=horizon,
+        loss=loss,
+        train_ends=train_ends,
         batches=batches,
-    )  # fmt: skip
-    depth = inputs.count("depth", depth, 1)
-    n = problem.samples + problem.outputs + 2 * depth * (problem.steps + 1) * problem.samples
-    layers = kernel_layers(kernels, depth)
+    )
+    depth = whole("depth", depth)
+    # One basis vector for each row of noise: v and h_0; and a step, layer, direction and sample one more.
+    queries = 2 * depth * (problem.steps + 1) * problem.samples
+    n = problem.outputs + problem.samples + queries
     size = Size(
         n=n,
         depth=depth,
         reused=inputs.mode(backward_weights),
         explicit=False,
         tolerance=1e-14,
-        kernel_layers=layers,
+        kernel_layers=inputs.kernel_layers(kernels, depth),
     )
     check_memory(lazy_bytes(problem, size), "Use a smaller `depth` or fewer steps.")
-    history = run(problem, size, BasisNoise(n))
-    values = {name: value[0] for name, value in results.arrays(history, problem).items()}
-    attrs = {
-        "depths": [depth], "particles": n, "rank": history.rank, "seconds": time.perf_counter() - begin,
-        "diverged_step": diverged_step(history.diverged), "steps": steps, "lr": float(lr), "phi": "linear",
-        "horizon": float(horizon), "backward_weights": backward_weights, "train_ends": int(train_ends), "loss": loss,
-    }  # fmt: skip
-    return results.dataset(values, problem, np.array(layers) / depth, attrs)
+    settings = results.settings(
+        steps=steps,
+        lr=lr,
+        phi="linear",
+        horizon=horizon,
+        backward_weights=backward_weights,
+        train_ends=train_ends,
+        loss=loss,
+    )
+    return single_run(problem, size, BasisNoise(n), settings)
 
 
 def _runge_kutta(
-    slope: Callable[[float, np.ndarray], np.ndarray], start: np.ndarray, times: np.ndarray
+    derivative: Callable[[float, np.ndarray], np.ndarray],
+    start: np.ndarray,
+    times: np.ndarray,
 ) -> Float[np.ndarray, "time ..."]:
     """The classical fourth-order method on a grid."""
     path = [start]
     for t, step in zip(times[:-1], np.diff(times), strict=True):
         y = path[-1]
-        k1 = slope(t, y)
-        k2 = slope(t + step / 2, y + step / 2 * k1)
-        k3 = slope(t + step / 2, y + step / 2 * k2)
-        k4 = slope(t + step, y + step * k3)
-        path.append(y + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+        half = step / 2
+        k1 = derivative(t, y)
+        k2 = derivative(t + half, y + half * k1)
+        k3 = derivative(t + half, y + half * k2)
+        k4 = derivative(t + step, y + step * k3)
+        # y(t + step) = y + step (k1 + 2 k2 + 2 k3 + k4) / 6 + O(step^5)
+        total = k1 + 2 * k2 + 2 * k3 + k4
+        path.append(y + step / 6 * total)
     return np.stack(path)
 
 
 def _integral_to_the_end(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """int_t^1 of what is given on the grid, at each grid point."""
+    """int_t^1 of a function given on the grid, at each grid point."""
     from scipy.interpolate import CubicSpline
 
     primitive = CubicSpline(times, values, axis=0).antiderivative()
     return primitive(1.0) - primitive(times)
 
 
-def _linear_equation(rate: np.ndarray, source: np.ndarray, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _linear_equation(
+    rate: np.ndarray,
+    source: np.ndarray,
+    start: np.ndarray,
+    times: np.ndarray,
+) -> np.ndarray:
     """dc/dt = rate c + source, entry by entry, with both given on the grid."""
     from scipy.interpolate import CubicSpline
 
-    rate_at, source_at = CubicSpline(times, rate, axis=0), CubicSpline(times, source, axis=0)
-    return _runge_kutta(lambda t, c: rate_at(t) * c + source_at(t), start, times)
+    rate_at = CubicSpline(times, rate, axis=0)
+    source_at = CubicSpline(times, source, axis=0)
+
+    def derivative(t: float, c: np.ndarray) -> np.ndarray:
+        return rate_at(t) * c + source_at(t)
+
+    return _runge_kutta(derivative, start, times)

@@ -1,4 +1,4 @@
-"""How fast finite networks approach the limit, in both modes, and whether the modes approach each other.
+"""Rates at which finite networks approach the limit, in both modes, and whether the modes approach each other.
 
 Measured laws (THEORY section 2 states what to expect):
 
@@ -14,30 +14,34 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoscale import stats as laws
+from isoscale.checks import whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, results
-from isoscale.limit.choices import choose_plan, with_precision
+from isoscale.limit.choices import choose_plan, depth_sequence, with_precision
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise
-from isoscale.limit.particles import Plan, Progress, mean_and_error, sample
+from isoscale.limit.particles import Plan, groups, mean_and_error, sample
+from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays
-from isoscale.limit.richardson import extrapolate
+from isoscale.limit.richardson import append_limit
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MODES = ("reused", "independent")
-FINER = (4, 4)
+
+MORE_PARTICLES = 4
+MORE_REPLICAS = 4
 """Times the usual particles and replicas: with 16 samples and 10 steps the exponents' intervals are about +-0.15."""
 
-TOGETHER = 16384
-"""Units of finite networks that are advanced at once."""
+TOLERANCE = 1e-3
+"""Standard error of the losses that the precision is chosen for."""
 
 
 def convergence(
@@ -60,22 +64,17 @@ def convergence(
 ) -> xr.Dataset:
     """Errors against depth and width, and the exponents fitted to them.
 
+    `x`, `y`, `steps`, `lr`, `phi`, `horizon` and `train_ends` are those of `solve`; the loss is "mse".
+
     Args:
-        x: Inputs, shape (samples, features).
-        y: Targets, shape (samples,) or (samples, outputs).
         depths: Numbers of blocks, each dividing the next; infinite depth is extrapolated from the finest three.
         widths: Widths of the finite networks, which have the first of `depths` blocks (and for the initial gap
             against depth, the first of `widths` units).
-        steps: SGD updates.
-        lr: eta.
-        phi: The activation, as in `solve`.
-        horizon: T.
         particles: n of each replica of the infinitely wide network, even; None: four times what `solve` starts with,
             and as many replicas again: the change from one depth to the next is small.
         replicas: Repetitions, at least 3; None: chosen.
         networks: Finite networks drawn at each width.
         seed: Both modes share the noise of this seed.
-        train_ends: Whether U and v are trained too.
         dtype: "float64" or "float32" for the infinitely wide network; None: float32 where it can do it.
         progress: Called with the fraction done.
 
@@ -87,58 +86,109 @@ def convergence(
     """
     import xarray as xr
 
-    inputs.count("steps", steps, 1)
+    whole("steps", steps)
     make = functools.partial(
-        inputs.problem, x, y, steps=steps, lr=lr, phi=phi, horizon=horizon, loss="mse", train_ends=train_ends,
-        batches=None,
-    )  # fmt: skip
+        inputs.problem,
+        x,
+        y,
+        steps=steps,
+        lr=lr,
+        phi=phi,
+        horizon=horizon,
+        loss="mse",
+        train_ends=train_ends,
+    )
     problem = make()
-    depths, widths = _checked(depths, widths)
-    plan = choose_plan(problem, depths, particles, replicas, seed=seed, finer=FINER, least_replicas=3)
-    networks = inputs.count("networks", networks, 2)
-    tick = _ticker(progress, 2 + 3 * len(widths) + len(depths))
-    losses = {
-        mode: with_precision(dtype, 1e-3, lambda dtype, mode=mode: _losses(make(dtype=dtype), plan, mode, tick))
-        for mode in MODES
-    }
-    values: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    depths = depth_sequence("depths", depths, 3)
+    widths = _checked_widths(widths)
+    plan = choose_plan(
+        problem,
+        depths,
+        particles,
+        replicas,
+        seed=seed,
+        more_particles=MORE_PARTICLES,
+        more_replicas=MORE_REPLICAS,
+        least_replicas=3,
+    )
+    networks = whole("networks", networks, least=2)
+    # a part each: the infinitely wide network of each mode, its width error, and both initial gaps
+    total = 2 + 3 * len(widths) + len(depths)
+    tick = _ticker(progress, total)
 
-    def keep(name: str, dims: tuple[str, ...], pairs: list[Any]) -> None:
-        both = np.array(pairs)
-        values[name], values[f"{name}_se"] = (dims, both[..., 0]), (dims, both[..., 1])
+    losses = {}
+    for mode in MODES:
+        work = functools.partial(_losses, make, plan, mode)
+        losses[mode] = with_precision(dtype, TOLERANCE, work)
+        tick()
+    # loss_L - loss_infinity of each mode, and loss(independent) - loss(reused) at each finite depth
+    depth_errors = []
+    for mode in MODES:
+        errors = losses[mode][:-1] - losses[mode][-1]
+        depth_errors.append(_jackknives(errors))
+    gaps = losses["independent"] - losses["reused"]
+    training_gaps = _jackknives(gaps[:-1])
 
-    keep("depth_error", ("mode", "depth"), [_depth_errors(losses[mode]) for mode in MODES])
-    gap = losses["independent"] - losses["reused"]
-    keep("training_gap", ("depth",), [_jackknife(v) for v in gap[:-1]])
-    limits = {mode: losses[mode][0].mean(0) for mode in MODES}
-    finite = [[_width_error(problem, w, depths[0], m, limits[m], networks, seed, tick) for w in widths] for m in MODES]
-    keep("width_error", ("mode", "width"), finite)
-    keep("initial_gap", ("width",), [_initial_gap(problem, w, depths[0], networks, seed, tick) for w in widths])
-    at_depth = [_initial_gap(problem, widths[0], d, networks, seed, tick) for d in depths]
-    keep("initial_gap_at_depth", ("depth",), at_depth)
-    coords = {"mode": list(MODES), "depth": list(depths), "width": list(widths)}
-    attrs = {
-        "particles": plan.particles,
-        "replicas": plan.replicas,
-        "networks": networks,
-        "lr": float(lr),
-        "seed": seed,
-    }
-    attrs |= {"horizon": float(horizon), "phi": activations.name(phi), "steps": steps}
-    depth_laws = {mode: _depth_law(losses[mode][:-1], depths) for mode in MODES}
-    return _with_laws(xr.Dataset(values, coords=coords, attrs=attrs), depth_laws)
+    # E (loss_n - loss_infinity)^2 at the coarsest depth
+    width_errors = []
+    for mode in MODES:
+        coarsest = losses[mode][0]
+        limit = coarsest.mean(0)
+        of_mode = []
+        for width in widths:
+            size = Size(n=width, depth=depths[0], reused=mode == "reused")
+            of_mode.append(_width_error(problem, size, limit, networks, seed))
+            tick()
+        width_errors.append(of_mode)
+
+    # Before training the modes agree up to O(1/n) at any depth: seen against width at the coarsest depth, and against
+    # depth at the smallest width.
+    initial_gaps = []
+    for width in widths:
+        size = Size(n=width, depth=depths[0], kernel_layers=(0,))
+        initial_gaps.append(_initial_gap(problem, size, networks, seed))
+        tick()
+    initial_gaps_at_depth = []
+    for depth in depths:
+        size = Size(n=widths[0], depth=depth, kernel_layers=(0,))
+        initial_gaps_at_depth.append(_initial_gap(problem, size, networks, seed))
+        tick()
+
+    data = xr.Dataset(
+        {
+            **_with_error("depth_error", ("mode", "depth"), depth_errors),
+            **_with_error("training_gap", ("depth",), training_gaps),
+            **_with_error("width_error", ("mode", "width"), width_errors),
+            **_with_error("initial_gap", ("width",), initial_gaps),
+            **_with_error("initial_gap_at_depth", ("depth",), initial_gaps_at_depth),
+        },
+        coords={"mode": list(MODES), "depth": list(depths), "width": list(widths)},
+        attrs={
+            "particles": plan.particles,
+            "replicas": plan.replicas,
+            "networks": networks,
+            "lr": float(lr),
+            "seed": seed,
+            "horizon": float(horizon),
+            "phi": activations.name(phi),
+            "steps": steps,
+        },
+    )
+    depth_laws = {}
+    for mode in MODES:
+        finite = losses[mode][:-1]
+        depth_laws[mode] = _depth_law(finite, depths)
+    return _with_laws(data, depth_laws)
 
 
-def _losses(problem: Problem, plan: Plan, mode: str, tick: Any) -> np.ndarray:
+# --- infinite width, against depth --------------------------------------------------------------------------
+
+
+def _losses(make: Callable[..., Problem], plan: Plan, mode: str, dtype: str) -> np.ndarray:
     """Loss (depth, replica, step) of the infinitely wide network, infinite depth last."""
-    drawn = sample(problem, plan, reused=mode == "reused")
-    losses = [v["loss"] for v in drawn.values]
-    tick()
-    return np.stack([*losses, extrapolate(losses[-3:], plan.depths[-3:])[0]])
-
-
-def _depth_errors(losses: np.ndarray) -> list[tuple[float, float]]:
-    return [_jackknife(rung - losses[-1]) for rung in losses[:-1]]
+    drawn = sample(make(dtype=dtype), plan, reused=mode == "reused")
+    levels = [values["loss"] for values in drawn.values]
+    return np.stack(append_limit(levels, plan.depths))
 
 
 def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
@@ -149,17 +199,36 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
     """
     from scipy import stats
 
-    shrink = np.array([1 - low / high for low, high in itertools.pairwise(depths)])
+    sizes = np.array(depths, dtype=float)
+    # 1 - L / M
+    shrink = 1 - sizes[:-1] / sizes[1:]
 
     def fitted(means: np.ndarray) -> laws.PowerLaw:
-        sizes = np.sqrt(np.square(means[:-1] - means[1:]).mean(-1)) / shrink
-        return laws.fit_power_law(depths[:-1], sizes)
+        # rms over steps of (loss_L - loss_M) / (1 - L / M), at each L
+        changes = means[:-1] - means[1:]
+        errors = np.sqrt(np.square(changes).mean(-1)) / shrink
+        return laws.fit_power_law(depths[:-1], errors)
 
     count = losses.shape[1]
-    left_out = [fitted((losses.sum(1) - losses[:, i]) / (count - 1)).exponent for i in range(count)]
-    half = float(np.std(left_out) * np.sqrt(count - 1)) * float(stats.t.ppf(0.975, count - 1))
+    total = losses.sum(1)
+    left_out = []
+    for i in range(count):
+        without = (total - losses[:, i]) / (count - 1)
+        left_out.append(fitted(without).exponent)
+    error = _jackknife_error(left_out)
+    quantile = float(stats.t.ppf(0.975, count - 1))
+    half = error * quantile
     found = fitted(losses.mean(1))
-    return dataclasses.replace(found, exponent_low=found.exponent - half, exponent_high=found.exponent + half)
+    return dataclasses.replace(
+        found,
+        exponent_low=found.exponent - half,
+        exponent_high=found.exponent + half,
+    )
+
+
+def _jackknives(differences: np.ndarray) -> list[tuple[float, float]]:
+    """`_jackknife` at each depth; (depth, replica, step)."""
+    return [_jackknife(of_depth) for of_depth in differences]
 
 
 def _jackknife(differences: np.ndarray) -> tuple[float, float]:
@@ -169,40 +238,54 @@ def _jackknife(differences: np.ndarray) -> tuple[float, float]:
         return float(np.sqrt(np.square(curve).mean()))
 
     count = len(differences)
-    left_out = [size((differences.sum(0) - one) / (count - 1)) for one in differences]
-    return size(differences.mean(0)), float(np.std(left_out) * np.sqrt(count - 1))
+    total = differences.sum(0)
+    left_out = []
+    for one in differences:
+        without = (total - one) / (count - 1)
+        left_out.append(size(without))
+    return size(differences.mean(0)), _jackknife_error(left_out)
+
+
+def _jackknife_error(left_out: list[float]) -> float:
+    """Standard error of a statistic of R replicas, from its values with one replica left out each."""
+    # se^2 = (R - 1) / R sum_i (left_out_i - mean)^2
+    count = len(left_out)
+    return float(np.std(left_out) * np.sqrt(count - 1))
+
+
+# --- finite networks ----------------------------------------------------------------------------------------
 
 
 def _networks(problem: Problem, size: Size, count: int, seed: int) -> Arrays:
     """Finite networks exactly in law, a group at a time."""
-    group = max(1, min(count, TOGETHER // size.n))
     parts = []
-    for first in range(0, count, group):
-        part = dataclasses.replace(size, replicas=min(group, count - first))
-        parts.append(results.arrays(run(problem, part, GaussianNoise(seed, first)), problem))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    for first, replicas in groups(count, size.n):
+        group = dataclasses.replace(size, replicas=replicas)
+        history = run(problem, group, GaussianNoise(seed, first))
+        parts.append(results.arrays(history, problem))
+    return results.concatenate(parts)
 
 
-def _width_error(
-    problem: Problem, width: int, depth: int, mode: str, limit: np.ndarray, count: int, seed: int, tick: Any
-) -> tuple[float, float]:
+def _width_error(problem: Problem, size: Size, limit: np.ndarray, count: int, seed: int) -> tuple[float, float]:
     """Mean square over steps and networks of the loss's distance from the infinitely wide network's."""
-    found = _networks(problem, Size(n=width, depth=depth, reused=mode == "reused"), count, seed)
-    tick()
-    return _mean(np.square(found["loss"] - limit).mean(1))
+    losses = _networks(problem, size, count, seed)["loss"]
+    squares = np.square(losses - limit).mean(1)
+    return _mean(squares)
 
 
-def _initial_gap(problem: Problem, width: int, depth: int, count: int, seed: int, tick: Any) -> tuple[float, float]:
+def _initial_gap(problem: Problem, size: Size, count: int, seed: int) -> tuple[float, float]:
     """Root-mean-square difference of the modes' gradient kernels before training, with common noise."""
-    start = dataclasses.replace(problem, shares=problem.shares[:0])
-    size = Size(n=width, depth=depth, kernel_layers=(0,))
-    kernels = [
-        _networks(start, dataclasses.replace(size, reused=reused), count, seed)["gradient_kernel"]
-        for reused in (True, False)
-    ]
-    tick()
-    square, error = _mean(np.square(kernels[0] - kernels[1]).mean((1, 2, 3, 4)))
-    return math.sqrt(square), error / (2 * math.sqrt(square))
+    before_training = dataclasses.replace(problem, batch_weights=problem.batch_weights[:0])
+    kernels = {}
+    for mode in MODES:
+        of_mode = dataclasses.replace(size, reused=mode == "reused")
+        kernels[mode] = _networks(before_training, of_mode, count, seed)["gradient_kernel"]
+    difference = kernels["reused"] - kernels["independent"]
+    squares = np.square(difference).mean((1, 2, 3, 4))
+    square, error = _mean(squares)
+    # d sqrt(square) = d square / (2 sqrt(square))
+    root = math.sqrt(square)
+    return root, error / (2 * root)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
@@ -210,12 +293,27 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
     return float(mean), float(error)
 
 
+# --- the result ---------------------------------------------------------------------------------------------
+
+
+def _with_error(
+    name: str, dims: tuple[str, ...], pairs: Sequence[Any]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """A variable and its standard error, from pairs of the two."""
+    both = np.array(pairs)
+    return {
+        name: (dims, both[..., 0]),
+        f"{name}_se": (dims, both[..., 1]),
+    }
+
+
 def _with_laws(data: xr.Dataset, depth_laws: dict[str, laws.PowerLaw]) -> xr.Dataset:
     """Add the fitted exponents."""
     fits = {}
     for mode in MODES:
         fits[f"depth error, {mode}"] = depth_laws[mode]
-        fits[f"width error, {mode}"] = _fit(data.sel(mode=mode), "width_error", "width")
+        of_mode = data.sel(mode=mode)
+        fits[f"width error, {mode}"] = _fit(of_mode, "width_error", "width")
     fits["initial gap, width"] = _fit(data, "initial_gap", "width")
     fits["initial gap, depth"] = _fit(data, "initial_gap_at_depth", "depth")
     fits["training gap, depth"] = _fit(data, "training_gap", "depth")
@@ -226,19 +324,25 @@ def _with_laws(data: xr.Dataset, depth_laws: dict[str, laws.PowerLaw]) -> xr.Dat
 
 
 def _fit(data: xr.Dataset, name: str, axis: str) -> laws.PowerLaw:
-    return laws.fit_power_law(data[axis].values, data[name].values, data[f"{name}_se"].values)
+    sizes = data[axis].values
+    values = data[name].values
+    errors = data[f"{name}_se"].values
+    return laws.fit_power_law(sizes, values, errors)
 
 
-def _checked(depths: Sequence[int], widths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    rungs = tuple(sorted({inputs.count("depths", d, 1) for d in depths}))
-    if len(rungs) < 3 or any(b % a for a, b in itertools.pairwise(rungs)):
-        raise InvalidValueError(f"`depths` must hold three or more depths, each dividing the next, got {list(depths)}")
-    sizes = tuple(sorted({inputs.count("widths", w, 1) for w in widths}))
+def _checked_widths(widths: Sequence[int]) -> tuple[int, ...]:
+    sizes = {whole("widths", width) for width in widths}
     if len(sizes) < 2:
         raise InvalidValueError(f"`widths` must hold two or more widths, got {list(widths)}")
-    return rungs, sizes
+    return tuple(sorted(sizes))
 
 
-def _ticker(progress: Progress, total: int) -> Any:
-    done = iter(range(1, total + 1))
-    return lambda: None if progress is None else progress(next(done) / total)
+def _ticker(progress: Progress, total: int) -> Callable[[], None]:
+    """A function that reports one more of `total` equal parts each time."""
+    done = itertools.count(1)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(done) / total)
+
+    return tick

@@ -1,7 +1,7 @@
-"""A Gaussian matrix that is revealed only where it is looked at (THEORY section 3).
+"""A Gaussian matrix that is sampled lazily: only on the vectors that it is queried on (THEORY section 3).
 
-Training asks an n x n matrix W for its images of a few forward vectors and its transpose for a few backward
-vectors, never for its entries. So keep orthonormal bases E of what was asked, and what came back:
+Training queries an n x n matrix W on a few forward vectors and its transpose on a few backward vectors, and never
+reads its entries. So keep orthonormal bases E of the queried vectors, and their images:
 
     W   E_x = N_x + S_x E_v          N: raw noise,    S: a small matrix, conditional mean + training
     W^T E_v = N_v + S_v E_x
@@ -19,7 +19,6 @@ Arrays are (replicas, rows, particles): vectors are rows and the particles are c
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 
 import torch
@@ -31,10 +30,8 @@ Rows = Float[Tensor, "replicas rows n"]
 DENSE_ABOVE = 0.25
 """Share of n beyond which a basis costs more than the explicit matrix (THEORY section 3)."""
 
-
 ROUNDING = 256
-"""A residual below this many units of rounding of its vector has no direction: revealing it would corrupt the basis."""
-
+"""A residual below this many units of rounding of its vector has no direction: adding it would corrupt the basis."""
 
 UNEVEN = 64
 """Ratio of squared lengths of residuals beyond which their Gram matrix loses digits that are worth regaining."""
@@ -42,9 +39,16 @@ UNEVEN = 64
 
 def inner(a: Rows, b: Rows) -> Float[Tensor, "replicas rows_a rows_b"]:
     """The normalised inner products <a, b> = a . b / n of all rows with all rows."""
-    if a.shape[1] < b.shape[1]:  # matrix products are faster this way round
-        return torch.bmm(b, a.mT).mul_(1 / a.shape[-1]).mT
-    return torch.bmm(a, b.mT).mul_(1 / a.shape[-1])
+    per_n = 1 / a.shape[-1]
+    if a.shape[1] < b.shape[1]:
+        # matrix products are faster this way round
+        return torch.bmm(b, a.mT).mul_(per_n).mT
+    return torch.bmm(a, b.mT).mul_(per_n)
+
+
+def diagonal(gram: Float[Tensor, "replicas m m"]) -> Float[Tensor, "replicas m"]:
+    """Diagonals, as a view: writing to it writes to the matrices."""
+    return gram.diagonal(dim1=-2, dim2=-1)
 
 
 def eigh(gram: Float[Tensor, "replicas m m"]) -> tuple[Tensor, Tensor]:
@@ -71,14 +75,21 @@ def cholesky(gram: Float[Tensor, "replicas m m"]) -> Tensor:
 
 def symmetric_power(gram: Float[Tensor, "replicas m m"], power: float, tolerance: float = 1e-12) -> Tensor:
     """`gram ** power` of positive semi-definite matrices, zero on directions below `tolerance` of the largest."""
+    # gram = V diag(values) V^T, so gram^power = V diag(values^power) V^T
     values, vectors = eigh(gram)
-    kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(gram.dtype).tiny)
-    powers = torch.where(kept, values.clamp_min(torch.finfo(gram.dtype).tiny) ** power, 0.0)
+    tiny = torch.finfo(gram.dtype).tiny
+    largest = values[:, -1:]
+    kept = values > tolerance * largest.clamp_min(tiny)
+    powers = torch.where(kept, values.clamp_min(tiny) ** power, 0.0)
     return (vectors * powers[:, None, :]) @ vectors.mT
 
 
 def match_moments(
-    noise: Rows, others: Rows, orthonormal: Rows, turn: Float[Tensor, "replicas rows rows_out"], out: Rows
+    noise: Rows,
+    others: Rows,
+    orthonormal: Rows,
+    turn: Float[Tensor, "replicas rows rows_out"],
+    out: Rows,
 ) -> Tensor:
     """White noise without the sampling error of its first moments (THEORY section 3, `solve`).
 
@@ -98,13 +109,20 @@ def match_moments(
     Returns:
         Coefficients of the orthonormal rows that are still to be added.
     """
+    # G -= <G, O> <O, O>^-1 O with O the other rows: then <G, O> = 0
     known = inner(others, others).double()
-    known.diagonal(dim1=-2, dim2=-1).mul_(1 + 1e3 * torch.finfo(noise.dtype).eps).clamp_min_(1e-30)
-    along = torch.cholesky_solve(inner(others, noise).double(), cholesky(known))
-    noise.baddbmm_(along.mT.to(noise.dtype), others, alpha=-1.0)
+    ridge = 1 + 1e3 * torch.finfo(noise.dtype).eps
+    diagonal(known).mul_(ridge).clamp_min_(1e-30)
+    products = inner(others, noise).double()
+    along = torch.cholesky_solve(products, cholesky(known)).mT
+    noise.baddbmm_(along.to(noise.dtype), others, alpha=-1.0)
+    # <G', G'> = <G, G> - <G, E> <G, E>^T for G' = G - <G, E> E, its part off the orthonormal rows E
     overlap = inner(noise, orthonormal).double()
-    left = inner(noise, noise).double().baddbmm_(overlap, overlap.mT, alpha=-1.0)
-    white = torch.linalg.solve_triangular(cholesky(left), turn.mT, upper=False, left=False)
+    left = inner(noise, noise).double()
+    left.baddbmm_(overlap, overlap.mT, alpha=-1.0)
+    # turn^T Z^-1 G' with Z Z^T = <G', G'> is orthonormal: of it, turn^T Z^-1 G here and the rest along E by the caller
+    lower = cholesky(left)
+    white = torch.linalg.solve_triangular(lower, turn.mT, upper=False, left=False)
     torch.bmm(white.to(noise.dtype), noise, out=out)
     return -white @ overlap
 
@@ -113,53 +131,70 @@ def match_moments(
 class _Side:
     """One direction of the matrix: W (a = forward vectors) or W^T (a = backward vectors)."""
 
-    basis: Rows  # E, the first `rank` rows are in use
-    noise: Rows  # N
-    small: Float[Tensor, "replicas rank other_rank"]  # S
+    # E and N, of which the first `rank` rows are in use
+    basis: Rows
+    noise: Rows
+    # S, of which the first `rank` rows are in use, and as many columns as the other direction has rank
+    small: Float[Tensor, "replicas rank other_rank"]
     rank: int = 0
 
     @classmethod
     def empty(cls, storage: Float[Tensor, "2 replicas capacity n"]) -> _Side:
         replicas, capacity = storage.shape[1:3]
-        return cls(storage[0], storage[1], storage.new_zeros(replicas, capacity, capacity, dtype=torch.float64))
+        small = storage.new_zeros(replicas, capacity, capacity, dtype=torch.float64)
+        return cls(basis=storage[0], noise=storage[1], small=small)
 
     @property
     def e(self) -> Rows:
+        """E: the directions queried so far."""
         return self.basis[:, : self.rank]
 
     @property
     def n(self) -> Rows:
+        """N: the raw noise of their images."""
         return self.noise[:, : self.rank]
 
+    def s(self, other: _Side) -> Float[Tensor, "replicas rank other_rank"]:
+        """S, in the precision of the vectors."""
+        return self.small[:, : self.rank, : other.rank].to(self.noise.dtype)
+
     def room(self, count: int) -> tuple[Rows, Rows]:
-        """Where the next directions go, and their images' noise."""
+        """Memory for the next directions, and for their images' noise."""
         new = slice(self.rank, self.rank + count)
         return self.basis[:, new], self.noise[:, new]
 
     def append(self, small: Tensor) -> None:
-        """Take up the directions written to `room`."""
+        """Take up the directions written to `room`, with their rows of S."""
         new = slice(self.rank, self.rank + small.shape[1])
         self.small[:, new, : small.shape[2]] = small
         self.rank = new.stop
 
 
 class LazyGaussian:
-    """W with iid N(0, 1/n) entries and its training, `replicas` of them, revealed as they are asked.
+    """W with iid N(0, 1/n) entries and its training, `replicas` of them, sampled lazily as they are queried.
 
     Args:
         storage: Memory for both directions' bases and images, (4, replicas, capacity, n), of any content: capacity is
             the largest rank that either basis may reach.
         reused: Whether `backward` is W's own transpose or an independent copy's.
-        tolerance: Residual directions with less than this share of their vector's squared norm are not revealed;
-            only their conditional mean is kept (without it the response to W would vanish at small learning rates).
+        tolerance: Residual directions with less than this share of their vector's squared norm are not sampled; only
+            their conditional mean is kept (without it the response to W would vanish at small learning rates).
     """
 
     def __init__(
-        self, storage: Float[Tensor, "4 replicas capacity n"], *, reused: bool, tolerance: float = 1e-12
+        self,
+        storage: Float[Tensor, "4 replicas capacity n"],
+        *,
+        reused: bool,
+        tolerance: float = 1e-12,
     ) -> None:
-        self.n, self.reused, self.tolerance = storage.shape[-1], reused, tolerance
-        self._forward, self._backward = _Side.empty(storage[:2]), _Side.empty(storage[2:])
-        self._dense: tuple[Tensor, Tensor] | None = None  # W and the matrix whose transpose `backward` applies
+        self.n = storage.shape[-1]
+        self.reused = reused
+        self.tolerance = tolerance
+        self._forward = _Side.empty(storage[:2])
+        self._backward = _Side.empty(storage[2:])
+        # once explicit: W, and the matrix whose transpose `backward` applies (W itself if reused)
+        self._dense: tuple[Tensor, Tensor] | None = None
 
     @property
     def dense(self) -> bool:
@@ -168,8 +203,10 @@ class LazyGaussian:
 
     @property
     def rank(self) -> int:
-        """The number of directions revealed so far, on the larger side: all n of an explicit matrix."""
-        return self.n if self.dense else max(self._forward.rank, self._backward.rank)
+        """The number of directions sampled so far, on the larger side: all n of an explicit matrix."""
+        if self.dense:
+            return self.n
+        return max(self._forward.rank, self._backward.rank)
 
     def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
         """W a, and the coordinates of `a` that `update` wants.
@@ -181,19 +218,23 @@ class LazyGaussian:
         """
         if self._dense is not None:
             return a @ self._dense[0].mT, a
-        return self._reveal(self._forward, self._backward, a, noise, uncorrelated)
+        return self._query(self._forward, self._backward, a, noise, uncorrelated)
 
     def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
         """W^T g (or the independent copy's), and the coordinates of `g`."""
         if self._dense is not None:
             return g @ self._dense[1], g
-        return self._reveal(self._backward, self._forward, g, noise, uncorrelated)
+        return self._query(self._backward, self._forward, g, noise, uncorrelated)
 
     def update(self, coordinates: Tensor, coordinates_g: Tensor, weights: Float[Tensor, "replicas rows"]) -> None:
         """W -= (1/n) sum_b weights_b g_b a_b^T."""
-        change = coordinates.mT @ (weights[..., None].to(coordinates.dtype) * coordinates_g)
+        # With a_b = coordinates_b E_x and g_b = coordinates_g_b E_v, W E_x moves by -change E_v and W^T E_v by
+        # -change^T E_x, where change = sum_b coordinates_b^T weights_b coordinates_g_b.
+        weighted = weights[..., None].to(coordinates.dtype) * coordinates_g
+        change = coordinates.mT @ weighted
         if self._dense is not None:
-            for matrix in {id(m): m for m in self._dense}.values():
+            matrices = self._dense[:1] if self.reused else self._dense
+            for matrix in matrices:
                 matrix -= change.mT / self.n
             return
         _, p, q = change.shape
@@ -201,33 +242,65 @@ class LazyGaussian:
         self._backward.small[:, :q, :p] -= change.mT
 
     def densify(self, generator: torch.Generator) -> None:
-        """Draw what has not been revealed and go on with the explicit matrix: the same law, and O(n^2) memory."""
+        """Draw what has not been sampled and go on with the explicit matrix: the same law, and O(n^2) memory."""
         x, v = self._forward, self._backward
-        image_x = x.n + x.small[:, : x.rank, : v.rank].to(x.n.dtype) @ v.e  # W E_x
-        image_v = v.n + v.small[:, : v.rank, : x.rank].to(x.n.dtype) @ x.e  # W^T E_v
-        seen_x, seen_v = image_x.mT @ x.e / self.n, v.e.mT @ image_v / self.n
-        draw = functools.partial(_white, x.e, generator)
-        if self.reused:  # rows: what W^T of a backward vector says off E_x; the rest, off both bases, is fresh
-            matrix = seen_x + v.e.mT @ _off(v.n, x.e) / self.n + _off(_off(draw(), x.e).mT, v.e).mT
-            self._dense = (matrix, matrix)
+        # P_x = E_x^T E_x / n and P_v = E_v^T E_v / n project on the queried vectors, and W P_x = (W E_x)^T E_x / n.
+        image_x = x.n + x.s(v) @ v.e
+        sampled_x = image_x.mT @ x.e / self.n
+        # G (1 - P_x), G with iid N(0, 1/n) entries
+        fresh = _off(_white(x.e, generator), x.e)
+        if self.reused:
+            # W = W P_x + P_v W (1 - P_x) + (1 - P_v) G (1 - P_x); of W^T E_v only N_v has a part off E_x
+            sampled_v = v.e.mT @ _off(v.n, x.e) / self.n
+            fresh = _off(fresh.mT, v.e).mT
+            matrix = sampled_x + sampled_v + fresh
+            self._dense = matrix, matrix
         else:
-            self._dense = (seen_x + _off(draw(), x.e), seen_v + _off(draw().mT, v.e).mT)
-        self._forward = self._backward = _Side.empty(x.e.new_empty(2, x.e.shape[0], 0, self.n))
+            # W = W P_x + G (1 - P_x), and the copy is P_v W' + (1 - P_v) G'
+            image_v = v.n + v.s(x) @ x.e
+            sampled_v = v.e.mT @ image_v / self.n
+            fresh_copy = _off(_white(x.e, generator).mT, v.e).mT
+            matrix = sampled_x + fresh
+            copy = sampled_v + fresh_copy
+            self._dense = matrix, copy
+        # The bases have done their work.
+        replicas = x.e.shape[0]
+        nothing = x.e.new_empty(2, replicas, 0, self.n)
+        self._forward = self._backward = _Side.empty(nothing)
 
-    def _reveal(
-        self, here: _Side, there: _Side, a: Rows, noise: Rows, off: Rows | None
+    def _query(
+        self,
+        here: _Side,
+        there: _Side,
+        a: Rows,
+        noise: Rows,
+        uncorrelated: Rows | None,
     ) -> tuple[Rows, Float[Tensor, "replicas rows rank"]]:
+        """The image of a block, whose new directions join the basis, and its coordinates in the basis.
+
+        Args:
+            here: Side that is queried: E, N and S.
+            there: The other side: E' and N'.
+            a: Block of vectors.
+            noise: White noise, as many rows.
+            uncorrelated: Those of `forward`.
+        """
+        # a = alpha E + r, and r = down e + dropped with new directions e = up r
         alpha, residual = _split(a, here.e)
         down, up, turn, rough = _directions(alpha, residual, self.tolerance)
         basis, fresh = here.room(up.shape[1])
-        torch.bmm(up.to(a.dtype), residual, out=basis)  # residual = down basis + dropped, basis = up residual
+        torch.bmm(up.to(a.dtype), residual, out=basis)
         if rough:
             down, up = _polish(basis, down, up)
-        if off is not None:
-            small = match_moments(noise, off, there.e, turn, out=fresh)
+        # W e = turn^T G + small E'. First the fresh noise off E', which is -<turn^T G, E'> E' in exact sampling ...
+        if uncorrelated is not None:
+            small = match_moments(noise, uncorrelated, there.e, turn, out=fresh)
         else:
             torch.bmm(turn.mT.to(a.dtype), noise, out=fresh)
-            small = -inner(fresh, there.e).double() if self.reused else up.new_zeros(*up.shape[:2], there.rank)
+            small = up.new_zeros(*up.shape[:2], there.rank)
+            if self.reused:
+                small -= inner(fresh, there.e).double()
+        # ... then the mean, which W^T E' fixes: <r, N'> E' for r, up <r, N'> E' for e, the rest for what is dropped
         dropped = None
         if self.reused:
             mean = inner(residual, there.n).double()
@@ -240,22 +313,31 @@ class LazyGaussian:
 
 
 def _image(here: _Side, there: _Side, coordinates: Tensor, dropped: Tensor | None) -> Rows:
-    """What the coordinates are sent to, and the conditional mean of what they leave out."""
+    """The image of a vector with these coordinates, and the conditional mean of the part that they leave out."""
+    # coordinates (N + S E') + dropped E'
     along = coordinates @ here.small[:, : here.rank, : there.rank]
     if dropped is not None:
         along += dropped
     dtype = here.noise.dtype
-    return torch.bmm(coordinates.to(dtype), here.n).baddbmm_(along.to(dtype), there.e)
+    image = torch.bmm(coordinates.to(dtype), here.n)
+    return image.baddbmm_(along.to(dtype), there.e)
 
 
 def _off(rows: Rows, basis: Rows) -> Rows:
     """The rows' parts orthogonal to the basis."""
+    # rows - <rows, E> E
     return torch.baddbmm(rows, inner(rows, basis), basis, alpha=-1.0)
 
 
 def _white(like: Rows, generator: torch.Generator) -> Float[Tensor, "replicas n n"]:
+    """Matrices with iid N(0, 1/n) entries."""
     replicas, _, n = like.shape
-    draw = torch.randn(replicas, n, n, generator=generator, dtype=like.dtype, device=like.device)
+    draw = torch.randn(
+        (replicas, n, n),
+        generator=generator,
+        dtype=like.dtype,
+        device=like.device,
+    )
     return draw / n**0.5
 
 
@@ -268,9 +350,11 @@ def _split(a: Rows, basis: Rows) -> tuple[Float[Tensor, "replicas rows rank"], R
     alpha = inner(a, basis)
     if not basis.shape[1]:
         return alpha.double(), a
+    # alpha = <a, E>, r = a - alpha E, and the same of r
     residual = torch.baddbmm(a, alpha, basis, alpha=-1.0)
     again = inner(residual, basis)
-    return alpha.double().add_(again), residual.baddbmm_(again, basis, alpha=-1.0)
+    residual.baddbmm_(again, basis, alpha=-1.0)
+    return alpha.double().add_(again), residual
 
 
 def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,16 +364,21 @@ def _polish(e: Rows, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         `down` and `up` for the new directions.
     """
     gram = inner(e, e).double()
-    gram.diagonal(dim1=-2, dim2=-1).add_(gram.diagonal(dim1=-2, dim2=-1) < 0.5)  # a replica that needs fewer has 0
+    # A replica that needs fewer directions has rows of 0: a 1 on its diagonal leaves them alone.
+    norms = diagonal(gram)
+    norms.add_(norms < 0.5)
+    # <e, e> = Z Z^T, so Z^-1 e is orthonormal: r = (down Z) (Z^-1 e), and Z^-1 e = (Z^-1 up) r
     lower = cholesky(gram)
     inverse = _inverse(lower)
-    e.copy_(torch.bmm(inverse.to(e.dtype), e))
+    polished = torch.bmm(inverse.to(e.dtype), e)
+    e.copy_(polished)
     return down @ lower, inverse @ up
 
 
 def _inverse(lower: Tensor) -> Tensor:
     """Of small triangular matrices: multiplying the particles by it is faster than solving for them."""
-    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    m = lower.shape[-1]
+    eye = torch.eye(m, dtype=lower.dtype, device=lower.device)
     return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
@@ -298,20 +387,36 @@ def _directions(alpha: Tensor, residual: Rows, tolerance: float) -> tuple[Tensor
 
     Returns:
         down, up, turn with residual = down e + (what is dropped), e = up residual, and white noise turned into the
-        directions' own: the image's noise, down turn^T G, is then D (residual Gram matrix)^(1/2) D G in every basis,
-        which two runs with common noise need. And whether rounding will show in e.
+        directions' own: the image's noise, down turn^T G, is then D (D^-1 <r, r> D^-1)^(1/2) G in every basis, with
+        D the lengths of the vectors, which two runs with common noise need. And whether rounding will show in e.
     """
     gram = inner(residual, residual).double()
-    square = gram.diagonal(dim1=-2, dim2=-1) + alpha.square().sum(-1)  # of the vectors, as the basis is orthonormal
-    norm = square.sqrt()[..., None]  # (R, B, 1)
+    # |a|^2 = <r, r> + |alpha|^2, as the basis is orthonormal
+    square = diagonal(gram) + alpha.square().sum(-1)
+    norm = square.sqrt()[..., None]  # D as a column, (R, B, 1)
+    # 1/D, 0 for a vector of length 0
     per_norm = torch.where(norm > 0, norm, math.inf).reciprocal_()
-    values, vectors = eigh(per_norm * gram * per_norm.mT)
-    eps = torch.finfo(residual.dtype).eps
+    # D^-1 <r, r> D^-1 = V diag(values) V^T: the shares of the vectors' squared norms that are new
+    shares = per_norm * gram * per_norm.mT
+    values, vectors = eigh(shares)
+    rows = values.shape[1]
     largest = values[:, -1:]
-    kept = values > (8 * values.shape[1] * eps * largest).clamp_min_(max(tolerance, (ROUNDING * eps) ** 2))
-    first = values.shape[1] - int(kept.sum(1).max())
-    rough = bool((kept & (values * UNEVEN < largest)).any())
-    kept, values, turn = kept[:, first:], values[:, first:], vectors[:, :, first:]
-    inverse = torch.where(kept, values, math.inf).rsqrt_()[:, None, :]
-    up = (per_norm * turn * inverse).mT
-    return norm * turn * (inverse * values[:, None, :]), up, turn, rough
+    # Rounding leaves errors of rows eps in the eigenvalues, and residuals of eps in vectors that have none.
+    eps = torch.finfo(residual.dtype).eps
+    least = max(tolerance, (ROUNDING * eps) ** 2)
+    threshold = (8 * rows * eps * largest).clamp_min_(least)
+    kept = values > threshold
+    uneven = values * UNEVEN < largest
+    rough = bool((kept & uneven).any())
+    # Eigenvalues ascend. All replicas get as many directions as the one that needs the most; not kept, theirs are 0.
+    most = int(kept.sum(1).max())
+    first = rows - most
+    kept = kept[:, first:]
+    values = values[:, first:]
+    turn = vectors[:, :, first:]  # V
+    # up = values^(-1/2) V^T D^-1, and down = D V values^(1/2): <e, e> = 1 and r = down e + dropped
+    inverse_root = torch.where(kept, values, math.inf).rsqrt_()[:, None, :]
+    root = inverse_root * values[:, None, :]
+    up = (per_norm * turn * inverse_root).mT
+    down = norm * turn * root
+    return down, up, turn, rough

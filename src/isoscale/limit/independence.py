@@ -1,4 +1,4 @@
-"""How much it matters whether the backward pass reuses the forward pass's weights (THEORY section 2).
+"""The gap between a backward pass that reuses the forward pass's weights and one of independent weights (THEORY 2).
 
 The gradient-independence assumption replaces them by an independent copy. At initialisation the two agree in the
 limit of infinite width; in training they approach different limits, at any depth. Here both run with the same noise,
@@ -7,26 +7,28 @@ so their difference has a much smaller error than either.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs
-from isoscale.limit.choices import choose_plan
-from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.choices import choose_plan, depth_sequence
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, Progress, Sample, mean_and_error, sample
-from isoscale.limit.richardson import extrapolate
+from isoscale.limit.particles import Plan, mean_and_error, sample
+from isoscale.limit.progress import Progress, portion
+from isoscale.limit.richardson import append_limit
 
 if TYPE_CHECKING:
     import xarray as xr
 
-RUNGS = 3
-"""Depths that infinite depth is extrapolated from: the finest ones."""
+DESCRIPTIONS = {
+    "gap": "loss with independent minus loss with reused backward weights",
+    "prediction_gap": "prediction with independent minus prediction with reused backward weights",
+    "loss_independent": "loss with independent backward weights",
+    "loss_reused": "loss with reused backward weights",
+}
 
 
 def independence_gap(
@@ -49,21 +51,16 @@ def independence_gap(
 ) -> xr.Dataset:
     """The gap between independent and reused backward weights at infinite width, with error bars.
 
+    `x`, `y`, `steps`, `lr`, `phi`, `train_ends`, `loss` and `device` are those of `solve`.
+
     Args:
-        x: Inputs, shape (samples, features).
-        y: Targets, shape (samples,) or (samples, outputs).
         horizons: Values of T.
-        depths: Numbers of residual blocks, each finite one dividing the next; math.inf: extrapolated in 1/depth.
-        steps: SGD updates.
-        lr: eta.
-        phi: The activation, as in `solve`.
+        depths: Numbers of residual blocks, each finite one dividing the next; math.inf: extrapolated in 1/depth from
+            the finest three.
         particles: n of each replica; None: chosen as `solve` does at first.
         replicas: Repetitions that the errors come from; None: twice what `solve` chooses.
         seed: Both modes, all horizons and depths share the noise of this seed.
-        train_ends: Whether U and v are trained too.
-        loss: "mse" or "cross-entropy".
         dtype: "float64" or "float32".
-        device: A torch device.
         progress: Called with the fraction done.
 
     Returns:
@@ -77,30 +74,43 @@ def independence_gap(
     """
     import xarray as xr
 
-    finite, infinite = _depths(depths)
-    horizons = [inputs.positive("horizons", h) for h in horizons]
-    cells = []
+    # Infinite depth needs two finite ones to be extrapolated from.
+    infinite = math.inf in depths
+    least = 2 if infinite else 1
+    blocks: list[Any] = [depth for depth in depths if depth != math.inf]
+    finite = depth_sequence("depths", blocks, least)
+    horizons = [inputs.positive("horizons", horizon) for horizon in horizons]
+    by_horizon = []
     for i, horizon in enumerate(horizons):
         problem = inputs.problem(
-            x, y, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends, batches=None,
-            dtype=dtype, device=device,
-        )  # fmt: skip
-        plan = choose_plan(problem, finite, particles, replicas, seed=seed, finer=(1, 2))
-        part = None if progress is None else _part(progress, i, len(horizons))
-        cells.append(_gap(problem, plan, infinite, part))
-    names = ("horizon", "depth", "step", "sample", "output")
-    variables = {
-        name: (
-            names[: np.ndim(value)],
-            value,
-            {"units": "1", "long_name": DESCRIPTIONS[name.removesuffix("_se")]},
+            x,
+            y,
+            steps=steps,
+            lr=lr,
+            phi=phi,
+            horizon=horizon,
+            loss=loss,
+            train_ends=train_ends,
+            dtype=dtype,
+            device=device,
         )
-        for name, value in {key: np.stack([cell[key] for cell in cells]) for key in cells[0]}.items()
-    }
+        plan = choose_plan(problem, finite, particles, replicas, seed=seed, more_replicas=2)
+        part = portion(progress, i, 1, len(horizons))
+        by_horizon.append(_gap(problem, plan, infinite, part))
+    dims = ("horizon", "depth", "step", "sample", "output")
+    variables = {}
+    for name in by_horizon[0]:
+        value = np.stack([gaps[name] for gaps in by_horizon])
+        description = DESCRIPTIONS[name.removesuffix("_se")]
+        labels = {"units": "1", "long_name": description}
+        variables[name] = (dims[: value.ndim], value, labels)
+    all_depths = [float(depth) for depth in finite]
+    if infinite:
+        all_depths.append(math.inf)
     coords = {
         "horizon": horizons,
-        "depth": [*map(float, finite), *[math.inf] * infinite],
-        "step": range(steps + 1),
+        "depth": all_depths,
+        "step": list(range(steps + 1)),
     }
     attrs = {
         "particles": plan.particles,
@@ -109,57 +119,45 @@ def independence_gap(
         "phi": activations.name(phi),
         "seed": seed,
     }
-    return xr.Dataset(variables, coords={k: list(v) for k, v in coords.items()}, attrs=attrs)
-
-
-DESCRIPTIONS = {
-    "gap": "loss with independent minus loss with reused backward weights",
-    "prediction_gap": "prediction with independent minus prediction with reused backward weights",
-    "loss_independent": "loss with independent backward weights",
-    "loss_reused": "loss with reused backward weights",
-}
+    return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
 def _gap(problem: Problem, plan: Plan, infinite: bool, progress: Progress) -> dict[str, np.ndarray]:
     """All variables of one horizon, depth first."""
-    biggest = plan.size(plan.depths[-1], plan.group, reused=True)
-    check_memory(lazy_bytes(problem, biggest), "Use fewer `particles`, smaller `depths` or fewer steps.")
-    first, second = (None, None) if progress is None else (_part(progress, i, 2) for i in range(2))
-    independent = _by_depth(sample(problem, plan, reused=False, progress=first), plan, infinite)
-    reused = _by_depth(sample(problem, plan, reused=True, progress=second), plan, infinite)
+    loss = {}
+    prediction = {}
+    for i, mode in enumerate(inputs.MODES):
+        half = portion(progress, i, 1, len(inputs.MODES))
+        drawn = sample(problem, plan, reused=mode == "reused", progress=half)
+        loss[mode] = [values["loss"] for values in drawn.values]
+        prediction[mode] = [values["prediction"] for values in drawn.values]
+        if infinite:
+            loss[mode] = append_limit(loss[mode], plan.depths)
+            prediction[mode] = append_limit(prediction[mode], plan.depths)
+    # Replicas of both modes share their noise: differences are taken replica by replica, and then their error.
     replicas = {
-        "gap": [a["loss"] - b["loss"] for a, b in zip(independent, reused, strict=True)],
-        "prediction_gap": [a["prediction"] - b["prediction"] for a, b in zip(independent, reused, strict=True)],
-        "loss_independent": [a["loss"] for a in independent],
-        "loss_reused": [b["loss"] for b in reused],
+        "gap": _differences(loss),
+        "prediction_gap": _differences(prediction),
+        "loss_independent": loss["independent"],
+        "loss_reused": loss["reused"],
     }
     out = {}
-    for name, values in replicas.items():
-        both = [mean_and_error(value) for value in values]
-        mean, error = (np.stack([b[i] for b in both]) for i in range(2))
-        single = name == "prediction_gap" and problem.outputs == 1
-        out[name], out[f"{name}_se"] = (mean[..., 0], error[..., 0]) if single else (mean, error)
+    for name, levels in replicas.items():
+        means = []
+        errors = []
+        for values in levels:
+            mean, error = mean_and_error(values)
+            means.append(mean)
+            errors.append(error)
+        out[name] = np.stack(means)
+        out[f"{name}_se"] = np.stack(errors)
+    if problem.outputs == 1:
+        for name in ("prediction_gap", "prediction_gap_se"):
+            out[name] = out[name][..., 0]
     return out
 
 
-def _by_depth(drawn: Sample, plan: Plan, infinite: bool) -> list[dict[str, np.ndarray]]:
-    """What the replicas recorded at each depth, infinite depth last."""
-    values = [dict(v) for v in drawn.values]
-    if infinite:
-        finest, rungs = drawn.values[-RUNGS:], plan.depths[-RUNGS:]
-        values.append({name: extrapolate([v[name] for v in finest], rungs)[0] for name in finest[0]})
-    return values
-
-
-def _depths(depths: Sequence[float]) -> tuple[tuple[int, ...], bool]:
-    finite = tuple(sorted({inputs.count("depths", d, 1) for d in depths if d != math.inf}))
-    infinite = math.inf in depths
-    if len(finite) < 1 + infinite or any(b % a for a, b in itertools.pairwise(finite)):
-        raise InvalidValueError(
-            f"`depths` must hold depths that divide one another, two or more for infinite depth, got {list(depths)}"
-        )
-    return finite, infinite
-
-
-def _part(progress: Any, i: int, of: int) -> Any:
-    return lambda fraction: progress((i + fraction) / of)
+def _differences(levels: dict[str, list[np.ndarray]]) -> list[np.ndarray]:
+    """Independent minus reused, at each depth."""
+    pairs = zip(levels["independent"], levels["reused"], strict=True)
+    return [independent - reused for independent, reused in pairs]

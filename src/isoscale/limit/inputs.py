@@ -1,15 +1,16 @@
-"""Checks of what a user passes, and the `Problem` that it describes."""
+"""Checks of a user's arguments, and the `Problem` that they describe."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from isoscale.checks import whole
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.limit import activations
 from isoscale.limit.losses import LOSSES
@@ -18,14 +19,8 @@ from isoscale.limit.network import Problem
 MODES = ("independent", "reused")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
-
-def count(name: str, value: object, least: int) -> int:
-    """An integer argument of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidTypeError(f"`{name}` must be an integer, got {value!r}")
-    if value < least:
-        raise InvalidValueError(f"`{name}` must be >= {least}, got {value}")
-    return int(value)
+Kernels = bool | Sequence[float]
+"""Whether to record kernels; or the layer times in [0, 1] at which to."""
 
 
 def positive(name: str, value: object, *, zero: bool = False) -> float:
@@ -34,16 +29,31 @@ def positive(name: str, value: object, *, zero: bool = False) -> float:
         number = float(value)  # pyrefly: ignore
     except (TypeError, ValueError):
         raise InvalidTypeError(f"`{name}` must be a number, got {value!r}") from None
-    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise InvalidValueError(f"`{name}` must be finite and {'>=' if zero else '>'} 0, got {value}")
+    too_small = number < 0 or (number == 0 and not zero)
+    if not math.isfinite(number) or too_small:
+        bound = ">=" if zero else ">"
+        raise InvalidValueError(f"`{name}` must be finite and {bound} 0, got {value}")
     return number
 
 
 def mode(value: object) -> bool:
-    """Whether `backward_weights` asks for the forward pass's own weights."""
+    """Whether `backward_weights` requests the forward pass's own weights."""
     if value not in MODES:
         raise unknown("kind of `backward_weights`", value, MODES)
     return value == "reused"
+
+
+def kernel_layers(kernels: Kernels, depth: int) -> tuple[int, ...]:
+    """The layers, of 0 .. depth, whose kernels are recorded."""
+    if isinstance(kernels, bool):
+        return tuple(range(depth + 1)) if kernels else ()
+    layers = set()
+    for value in kernels:
+        layer_time = positive("kernels", value, zero=True)
+        if layer_time > 1:
+            raise InvalidValueError(f"`kernels` must be True, False or layer times in [0, 1], got {kernels!r}")
+        layers.add(round(layer_time * depth))
+    return tuple(sorted(layers))
 
 
 def matrix(name: str, value: Any, *, features: int | None = None) -> np.ndarray:
@@ -60,7 +70,7 @@ def matrix(name: str, value: Any, *, features: int | None = None) -> np.ndarray:
         raise InvalidValueError(f"`{name}` must have shape (samples, features), got {array.shape}")
     if features is not None and array.shape[1] != features:
         raise InvalidValueError(f"`{name}` must have {features} features as `x` has, got {array.shape[1]}")
-    _finite(name, array)
+    _check_finite(name, array)
     return array
 
 
@@ -73,11 +83,14 @@ def targets(y: Any, samples: int, loss: str) -> np.ndarray:
         raise InvalidValueError(
             f"`y` must have shape (samples,) or (samples, outputs) with {samples} samples as `x` has, got {array.shape}"
         )
+    # Classes are one-hot already here: from now on both losses have targets of shape (samples, outputs).
     if loss == "cross-entropy":
-        array = _classes(array)
+        array = _class_probabilities(array)
     array = array.astype(np.float64)
-    _finite("y", array)
-    return array if array.ndim == 2 else array[:, None]
+    _check_finite("y", array)
+    if array.ndim == 1:
+        return array[:, None]
+    return array
 
 
 def problem(
@@ -91,7 +104,7 @@ def problem(
     horizon: float,
     loss: str,
     train_ends: bool,
-    batches: Sequence[Sequence[int]] | None,
+    batches: Sequence[Sequence[int]] | None = None,
     dtype: str = "float64",
     device: str | torch.device = "cpu",
 ) -> Problem:
@@ -100,53 +113,68 @@ def problem(
         raise unknown("loss", loss, LOSSES)
     if dtype not in DTYPES:
         raise unknown("`dtype`", dtype, DTYPES)
-    known = matrix("x", x)
-    y = targets(y, len(known), loss)
-    everyone = known if x_test is None else np.vstack([known, matrix("x_test", x_test, features=known.shape[1])])
-    function, slope = activations.resolve(phi)
-    cast: Callable[[np.ndarray], Tensor] = lambda a: torch.tensor(a, dtype=DTYPES[dtype], device=device)  # noqa: E731
+    trained = matrix("x", x)
+    samples, features = trained.shape
+    y = targets(y, samples, loss)
+    everyone = trained
+    if x_test is not None:
+        unseen = matrix("x_test", x_test, features=features)
+        everyone = np.vstack([trained, unseen])
+    function, derivative = activations.resolve(phi)
+    weights = _batch_weights(batches, whole("steps", steps, least=0), samples)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.tensor(array, dtype=DTYPES[dtype], device=device)
+
     return Problem(
-        gram=cast(everyone @ everyone.T / known.shape[1]),
-        y=cast(y),
-        shares=cast(_shares(batches, count("steps", steps, 0), len(known))),
+        # Kx = x.x / d
+        gram=tensor(everyone @ everyone.T / features),
+        y=tensor(y),
+        batch_weights=tensor(weights),
         lr=positive("lr", lr, zero=True),
         horizon=positive("horizon", horizon),
         phi=function,
-        slope=slope,
+        derivative=derivative,
         loss=LOSSES[loss],
         train_ends=bool(train_ends),
     )
 
 
-def _finite(name: str, array: np.ndarray) -> None:
+def _check_finite(name: str, array: np.ndarray) -> None:
     bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        where = tuple(int(i) for i in bad[0])
-        raise InvalidValueError(f"`{name}` must be finite, got {array[where]} at {where} ({len(bad)} such entries)")
+    count = len(bad)
+    if count:
+        where = tuple(bad[0].tolist())
+        raise InvalidValueError(f"`{name}` must be finite, got {array[where]} at {where} ({count} such entries)")
 
 
-def _classes(y: np.ndarray) -> np.ndarray:
+def _class_probabilities(y: np.ndarray) -> np.ndarray:
     if y.ndim == 2:
-        if (y < 0).any() or not np.allclose(y.sum(1), 1):
+        sums_to_one = np.allclose(y.sum(1), 1)
+        if (y < 0).any() or not sums_to_one:
             raise InvalidValueError("`y` of shape (samples, outputs) must hold class probabilities for cross-entropy")
         return y
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+    integers = np.issubdtype(y.dtype, np.integer)
+    if not integers or y.min() < 0:
         raise InvalidValueError(f"`y` must hold classes 0, 1, ... as integers for cross-entropy, got dtype {y.dtype}")
-    return np.eye(max(2, int(y.max()) + 1))[y]
+    classes = max(2, int(y.max()) + 1)
+    return np.eye(classes)[y]
 
 
-def _shares(batches: Sequence[Sequence[int]] | None, steps: int, samples: int) -> np.ndarray:
-    """Each step's weights of the samples: 1 in a full batch, samples / batch size or 0 in a mini-batch."""
+def _batch_weights(batches: Sequence[Sequence[int]] | None, steps: int, samples: int) -> np.ndarray:
+    """Weight of each sample's loss at each step: 1 in a full batch, samples / batch size or 0 in a mini-batch."""
     if batches is None:
         return np.ones((steps, samples))
     if len(batches) != steps:
         raise InvalidValueError(f"`batches` must hold one index set for each of the {steps} steps, got {len(batches)}")
-    shares = np.zeros((steps, samples))
+    weights = np.zeros((steps, samples))
     for k, batch in enumerate(batches):
         index = np.asarray(batch)
-        if index.ndim != 1 or not index.size or not np.issubdtype(index.dtype, np.integer):
+        integers = np.issubdtype(index.dtype, np.integer)
+        if index.ndim != 1 or not index.size or not integers:
             raise InvalidValueError(f"`batches[{k}]` must be a non-empty list of sample indices, got {batch!r}")
         if index.min() < 0 or index.max() >= samples:
             raise InvalidValueError(f"`batches[{k}]` must hold indices in 0..{samples - 1}, got {batch!r}")
-        np.add.at(shares[k], index, samples / index.size)
-    return shares
+        # chi holds the 1/P of a mean over all samples: P/B makes it the mean over the batch. Repetitions add up.
+        np.add.at(weights[k], index, samples / index.size)
+    return weights

@@ -1,11 +1,10 @@
-"""What a run needs, and what the machine has."""
+"""Memory that a run needs, and that the machine has."""
 
 from __future__ import annotations
 
 import os
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit.gaussian import DENSE_ABOVE
 from isoscale.limit.network import KERNELS, Problem, Size
 
 SAFETY = 1.15
@@ -14,14 +13,21 @@ SAFETY = 1.15
 
 def lazy_bytes(problem: Problem, size: Size) -> int:
     """Upper bound of a run's memory in bytes: histories 4 n rank L (or matrices n^2 L) words, streams and kernels."""
+    # A step queries each matrix on at most one vector a sample and direction: rank <= samples (steps + 1).
     rank = problem.samples * (problem.steps + 1)
-    history = 4 * size.n * rank + 2 * rank**2
-    dense = size.explicit and not size.matched and rank > DENSE_ABOVE * size.n
-    if dense:
-        history = size.n**2 * (1 if size.reused else 2) + 4 * size.n * int(DENSE_ABOVE * size.n + problem.samples)
+    if size.can_densify and rank > size.largest_basis:
+        # explicit matrices, and the bases that they replace once these have grown to their largest
+        matrices = 1 if size.reused else 2
+        bases = 4 * size.n * (size.largest_basis + problem.samples)
+        history = size.n**2 * matrices + bases
+    else:
+        # bases and images of both directions, and the small matrices S in float64
+        history = 4 * size.n * rank + 2 * rank**2
     streams = 5 * size.n * problem.samples
-    records = len(size.kernel_layers) * (problem.steps + 1) * problem.trained**2 * len(KERNELS)
-    words = size.replicas * ((history + streams) * size.depth + records)
+    a_layer = history + streams
+    kernels = len(size.kernel_layers) * len(KERNELS)
+    records = kernels * problem.trained**2 * (problem.steps + 1)
+    words = size.replicas * (a_layer * size.depth + records)
     return int(SAFETY * words * problem.gram.element_size())
 
 
@@ -31,9 +37,10 @@ def available_bytes() -> int:
         with open("/proc/meminfo") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
+                    kibibytes = line.split()[1]
+                    return int(kibibytes) * 1024
     except OSError:
-        pass
+        pass  # not Linux: all that there is
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -41,7 +48,8 @@ def check_memory(needed: int, remedy: str) -> None:
     """Raise before a run that cannot fit."""
     available = available_bytes()
     if needed > available:
-        need, have = needed / 2**30, available / 2**30
+        need = needed / 2**30
+        have = available / 2**30
         raise InvalidValueError(
             f"this run needs about {need:.1f} GiB and the machine has {have:.1f} GiB free. {remedy}"
         )

@@ -19,33 +19,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isoscale.limit.activations import Function, Slope
+from isoscale.limit.activations import Derivative, Function
 from isoscale.limit.gaussian import DENSE_ABOVE, LazyGaussian, Rows, inner, symmetric_power
 from isoscale.limit.losses import Outputs
-from isoscale.limit.noise import BACKWARD, DENSE, ENDS, FORWARD, Noise
+from isoscale.limit.noise import BACKWARD, DENSE, FORWARD, INPUT_OUTPUT, Noise
+from isoscale.limit.progress import Progress
 
 KERNELS = ("feature_kernel", "stream_kernel", "gradient_kernel", "cross_kernel")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is trained, on what, and how: everything that does not depend on the size of the network."""
+    """Data, activation, loss and training: everything that does not depend on the size of the network."""
 
-    gram: Float[Tensor, "samples samples"]  # Kx, the training samples first, then the unseen ones
+    # Kx, the training samples first, then the unseen ones
+    gram: Float[Tensor, "samples samples"]
     y: Float[Tensor, "trained outputs"]
-    shares: Float[
-        Tensor, "steps trained"
-    ]  # each step's weights of the samples' losses: 1 full batch, P/B or 0 in a batch
+    # weight of each sample's loss at each step: 1 in a full batch, P/B or 0 in a mini-batch
+    batch_weights: Float[Tensor, "steps trained"]
     lr: float
     horizon: float
     phi: Function
-    slope: Slope
+    derivative: Derivative
     loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     train_ends: bool
 
     @property
     def steps(self) -> int:
-        return self.shares.shape[0]
+        return self.batch_weights.shape[0]
 
     @property
     def samples(self) -> int:
@@ -69,22 +70,37 @@ class Size:
     depth: int
     replicas: int = 1
     reused: bool = True
-    matched: bool = False  # n -> infinity by moment matching; else a network of width n, exactly in law
-    explicit: bool = True  # may a matrix become explicit once that is cheaper? Never if matched
+    # n -> infinity by moment matching; else a network of width n, exactly in law
+    matched: bool = False
+    # whether a matrix may become explicit once that is cheaper; never if matched
+    explicit: bool = True
     tolerance: float = 1e-12
-    kernel_layers: tuple[int, ...] = ()  # where kernels are recorded, of 0 .. depth
+    # where kernels are recorded, of 0 .. depth
+    kernel_layers: tuple[int, ...] = ()
+
+    @property
+    def can_densify(self) -> bool:
+        """Whether matrices become explicit once their bases are large."""
+        return self.explicit and not self.matched
+
+    @property
+    def largest_basis(self) -> int:
+        """Rank that a lazily sampled matrix may reach."""
+        return int(DENSE_ABOVE * self.n) if self.can_densify else self.n
 
 
 @dataclasses.dataclass
 class History:
-    """What a run leaves: replicas first, then steps (all + 1 of them, NaN from a divergence on)."""
+    """Record of a run: replicas first, then steps (all + 1 of them, NaN from a divergence on)."""
 
     loss: Float[Tensor, "replicas steps"]
     prediction: Float[Tensor, "replicas steps samples outputs"]
     kernels: dict[str, Float[Tensor, "replicas steps time samples samples"]]
-    displacement: Float[Tensor, "replicas steps time samples"]  # <h^k - h^0, h^k - h^0>
+    # <h^k - h^0, h^k - h^0>
+    displacement: Float[Tensor, "replicas steps time samples"]
     diverged: int | None = None
-    rank: int = 0  # the most directions revealed of a matrix
+    # the most directions sampled of a matrix
+    rank: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +121,11 @@ class Workspace:
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An array of any content, which must no longer be in use when the next is taken."""
         words = math.prod(shape)
-        if self._flat.numel() < words or self._flat.dtype != like.dtype or self._flat.device != like.device:
-            self._flat = like.new_empty(0)  # what there was goes first
+        enough = self._flat.numel() >= words
+        same_kind = self._flat.dtype == like.dtype and self._flat.device == like.device
+        if not enough or not same_kind:
+            # The old memory goes first, so that both are never held together.
+            self._flat = like.new_empty(0)
             self._flat = like.new_empty(words)
         return self._flat[:words].view(shape)
 
@@ -116,20 +135,27 @@ class Network:
 
     def __init__(self, problem: Problem, size: Size, noise: Noise, workspace: Workspace) -> None:
         self.problem, self.size, self.noise = problem, size, noise
+        # s = sqrt(T / L)
         self.scale = math.sqrt(problem.horizon / size.depth)
-        like, o = problem.gram, problem.outputs
-        ends = noise.rows(ENDS, 0, (size.replicas, o + problem.samples, size.n))
+        outputs, samples = problem.outputs, problem.samples
+        shape = size.replicas, outputs + samples, size.n
+        rows = noise.rows(INPUT_OUTPUT, 0, shape)
         if size.matched:
-            ends = symmetric_power(inner(ends, ends), -0.5) @ ends
-        self.v = ends[:, :o].clone()
-        self.h0 = symmetric_power(like[None], 0.5)[0] @ ends[:, o:]
+            # <G, G>^(-1/2) G has the orthonormal rows that G has in the limit.
+            rows = symmetric_power(inner(rows, rows), -0.5) @ rows
+        # v has iid N(0, 1) entries. h_0 = U x / sqrt(d) has covariance Kx between samples: h_0 = Kx^(1/2) G.
+        self.v = rows[:, :outputs].clone()
+        root = symmetric_power(problem.gram[None], 0.5)[0]
+        self.h0 = root @ rows[:, outputs:]
         self._v0 = self.v
-        capacity = min(problem.samples * (problem.steps + 1), self._most_rank() + problem.samples)
-        storage = workspace.take((size.depth, 4, size.replicas, capacity, size.n), like)
-        self.layers = [LazyGaussian(s, reused=size.reused, tolerance=size.tolerance) for s in storage]
-
-    def _most_rank(self) -> int:
-        return int(DENSE_ABOVE * self.size.n) if self.size.explicit and not self.size.matched else self.size.n
+        # A step queries each matrix on one vector a sample and direction, and densifies in time for the next.
+        most_queries = samples * (problem.steps + 1)
+        capacity = min(most_queries, size.largest_basis + samples)
+        shape = size.depth, 4, size.replicas, capacity, size.n
+        self.layers: list[LazyGaussian] = []
+        for storage in workspace.take(shape, problem.gram):
+            matrix = LazyGaussian(storage, reused=size.reused, tolerance=size.tolerance)
+            self.layers.append(matrix)
 
     def forward(self) -> Pass:
         """All samples through the network."""
@@ -137,62 +163,91 @@ class Network:
         out = Pass(stream=[h], features=[], coordinates=[])
         for layer, matrix in enumerate(self.layers):
             features = self.problem.phi(h)
-            off = torch.cat([h, self._v0], dim=1) if self.size.matched else None
-            image, where = matrix.forward(features, self.noise.rows(FORWARD, layer, _shape(h)), off)
+            # What the fresh noise of W_l is uncorrelated with in the limit, beside the bases: h_{l-1} and v at step 0
+            uncorrelated = None
+            if self.size.matched:
+                uncorrelated = torch.cat([h, self._v0], dim=1)
+            noise = self.noise.rows(FORWARD, layer, _shape(h))
+            image, coordinates = matrix.forward(features, noise, uncorrelated)
+            # h_l = h_{l-1} + s W_l phi(h_{l-1})
             h = torch.add(h, image, alpha=self.scale)
             out.stream.append(h)
             out.features.append(features)
-            out.coordinates.append(where)
+            out.coordinates.append(coordinates)
         return out
 
-    def backward(self, forward: Pass, chi: Outputs, share: Tensor | None) -> list[Rows]:
+    def backward(self, forward: Pass, chi: Outputs, weights: Tensor | None) -> list[Rows]:
         """The gradients g_0 .. g_L, and one step of SGD on the way.
 
         Args:
-            forward: What `forward` returned.
+            forward: Result of `forward`.
             chi: dloss/df of the trained samples.
-            share: The step's weight of each sample; None: no training. Without kernels to record, samples of
+            weights: The step's weight of each sample's loss; None: no training. Without kernels to record, samples of
                 weight 0 are left out.
         """
-        rows = self._rows(share)
+        problem = self.problem
+        rows = self._rows(weights)
         u, w = _direction(chi[:, rows])
+        # eta w_b, by which each sample's terms of all updates are multiplied
+        step = None
+        if weights is not None:
+            step = problem.lr * w * weights[rows]
+        # g_L = sum_c u_c v_c
         g = u @ self.v
         gradients = [g]
-        step = None if share is None else self.problem.lr * w * share[rows]
         for layer in reversed(range(self.size.depth)):
-            slope = self.problem.slope(forward.stream[layer][:, rows], forward.features[layer][:, rows])
-            off = slope * g if self.size.matched else None
-            image, where = self.layers[layer].backward(g, self.noise.rows(BACKWARD, layer, _shape(g)), off)
+            matrix = self.layers[layer]
+            h = forward.stream[layer][:, rows]
+            features = forward.features[layer][:, rows]
+            derivative = problem.derivative(h, features)
+            uncorrelated = derivative * g if self.size.matched else None
+            noise = self.noise.rows(BACKWARD, layer, _shape(g))
+            image, coordinates_g = matrix.backward(g, noise, uncorrelated)
             if step is not None:
-                self.layers[layer].update(forward.coordinates[layer][:, rows], where, self.scale * step)
-            g = torch.addcmul(g, slope, image, value=self.scale)
+                # W_l -= (eta s / n) sum_b w_b g_l(b) phi(h_{l-1}(b))^T
+                coordinates = forward.coordinates[layer][:, rows]
+                matrix.update(coordinates, coordinates_g, self.scale * step)
+            # g_{l-1} = g_l + s phi'(h_{l-1}) * W_l^T g_l, with the W_l of before the update
+            g = torch.addcmul(g, derivative, image, value=self.scale)
             gradients.append(g)
-        if step is not None and self.problem.train_ends:
-            self.h0 = self.h0 - self.problem.gram[:, rows] @ (step[..., None] * g)
-            self.v = self.v - (step[..., None] * u).mT @ forward.stream[-1][:, rows]
+        if step is not None and problem.train_ends:
+            by_sample = step[..., None]  # (R, B, 1)
+            # h_0(a) -= eta sum_b Kx(a, b) w_b g_0(b)
+            gram = problem.gram[:, rows]
+            self.h0 = self.h0 - gram @ (by_sample * g)
+            # v_c -= eta sum_b w_b u_c(b) h_L(b)
+            top = forward.stream[-1][:, rows]
+            self.v = self.v - (by_sample * u).mT @ top
         return gradients[::-1]
 
-    def _rows(self, share: Tensor | None) -> Tensor | slice:
+    def _rows(self, weights: Tensor | None) -> Tensor | slice:
         """The samples whose gradients are wanted."""
-        if share is None or self.size.kernel_layers or bool((share > 0).all()):
+        if weights is None or self.size.kernel_layers or bool((weights > 0).all()):
+            # a slice, unlike indices, makes no copies
             return slice(0, self.problem.trained)
-        return share.nonzero()[:, 0]
+        return weights.nonzero()[:, 0]
 
     def make_room(self) -> None:
         """Let matrices whose bases have grown too large go on explicitly."""
-        if self.size.explicit and not self.size.matched:
-            for layer, matrix in enumerate(self.layers):
-                if matrix.rank + self.problem.samples > self._most_rank() and not matrix.dense:
-                    matrix.densify(self.noise.generator(DENSE, layer))
+        if not self.size.can_densify:
+            return
+        for layer, matrix in enumerate(self.layers):
+            after_a_step = matrix.rank + self.problem.samples
+            if after_a_step > self.size.largest_basis and not matrix.dense:
+                matrix.densify(self.noise.generator(DENSE, layer))
 
 
 def _direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
     """chi = w u, with u = 1 for one output and |u| = 1 for several."""
-    if chi.shape[-1] == 1:
+    outputs = chi.shape[-1]
+    if outputs == 1:
         return torch.ones_like(chi), chi[..., 0]
     w = chi.norm(dim=-1)
-    even = torch.full_like(chi, chi.shape[-1] ** -0.5)
-    return torch.where(w[..., None] > 0, chi / w[..., None].clamp_min(1e-300), even), w
+    # A sample that is fitted exactly has no direction of its own; its w of 0 hides whichever it gets.
+    even = torch.full_like(chi, outputs**-0.5)
+    length = w[..., None]
+    u = chi / length.clamp_min(1e-300)
+    return torch.where(length > 0, u, even), w
 
 
 def _shape(rows: Rows) -> tuple[int, int, int]:
@@ -203,13 +258,14 @@ def run(
     problem: Problem,
     size: Size,
     noise: Noise,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = None,
     workspace: Workspace | None = None,
 ) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
-    history = _empty(problem, size)
+    history = _empty_history(problem, size)
     network = Network(problem, size, noise, workspace or Workspace())
     start: list[Rows] = []
+    # Step k is recorded before its update; the last one has none.
     for k in range(problem.steps + 1):
         if not _step(network, history, k, start):
             history.diverged = k
@@ -221,41 +277,59 @@ def run(
 
 
 def _step(network: Network, history: History, k: int, start: list[Rows]) -> bool:
-    """One step, recorded; whether it stayed finite."""
+    """One step, recorded; whether it stayed finite. `start` takes up the stream of step 0 where it is recorded."""
     problem, size = network.problem, network.size
     network.make_room()
     try:
         forward = network.forward()
         stream = forward.stream
+        # f_c = <v_c, h_L>
         f = inner(stream[-1], network.v)
-        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-        if not (loss.isfinite().all() and f.isfinite().all()):
+        trained = f[:, : problem.trained]
+        loss, chi = problem.loss(trained, problem.y)
+        finite = loss.isfinite().all() and f.isfinite().all()
+        if not finite:
             return False
-        share = problem.shares[k] if k < problem.steps else None
+        weights = problem.batch_weights[k] if k < problem.steps else None
         gradients = []
-        if share is not None or size.kernel_layers:
-            gradients = network.backward(forward, chi, share)
-    except OverflowError:
+        if weights is not None or size.kernel_layers:
+            gradients = network.backward(forward, chi, weights)
+    except OverflowError:  # a Gram matrix was not finite
         return False
-    history.loss[:, k], history.prediction[:, k] = loss, f
-    start.extend(stream[layer] for layer in size.kernel_layers if not k)
+    history.loss[:, k] = loss
+    history.prediction[:, k] = f
     for t, layer in enumerate(size.kernel_layers):
-        _record(history, problem, k, t, stream[layer][:, : problem.trained], gradients[layer])
-        history.displacement[:, k, t] = (stream[layer] - start[t]).square().mean(-1)
+        h = stream[layer]
+        if k == 0:
+            start.append(h)
+        moved = h - start[t]
+        history.displacement[:, k, t] = moved.square().mean(-1)
+        h = h[:, : problem.trained]
+        features = problem.phi(h)
+        g = gradients[layer]
+        pairs = {
+            "feature_kernel": (features, features),
+            "stream_kernel": (h, h),
+            "gradient_kernel": (g, g),
+            "cross_kernel": (h, g),
+        }
+        for name, (a, b) in pairs.items():
+            history.kernels[name][:, k, t] = inner(a, b)
     return True
 
 
-def _record(history: History, problem: Problem, k: int, t: int, h: Rows, g: Rows) -> None:
-    features = problem.phi(h)
-    pairs = zip(KERNELS, ((features, features), (h, h), (g, g), (h, g)), strict=True)
-    for name, (a, b) in pairs:
-        history.kernels[name][:, k, t] = inner(a, b)
+def _empty_history(problem: Problem, size: Size) -> History:
+    steps = problem.steps + 1
+    dtype = problem.gram.dtype
 
-
-def _empty(problem: Problem, size: Size) -> History:
     def nan(*shape: int) -> Tensor:
-        return torch.full((size.replicas, problem.steps + 1, *shape), math.nan, dtype=problem.gram.dtype)
+        return torch.full((size.replicas, steps, *shape), math.nan, dtype=dtype)
 
-    times, p, s = len(size.kernel_layers), problem.trained, problem.samples
-    kernels = {name: nan(times, p, p) for name in KERNELS}
-    return History(nan(), nan(s, problem.outputs), kernels, nan(times, s))
+    times = len(size.kernel_layers)
+    trained, samples = problem.trained, problem.samples
+    return History(
+        loss=nan(),
+        prediction=nan(samples, problem.outputs),
+        kernels={name: nan(times, trained, trained) for name in KERNELS},
+        displacement=nan(times, samples),
+    )

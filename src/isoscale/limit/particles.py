@@ -9,32 +9,47 @@ the bias: their ratio is about sqrt(replicas / particles) (*checked*: tanh, 4 sa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
 from isoscale.limit import results
+from isoscale.limit.memory import check_memory, lazy_bytes
 from isoscale.limit.network import History, Problem, Size, Workspace, run
 from isoscale.limit.noise import HalvedNoise, QuasiNoise
+from isoscale.limit.progress import Progress, portion
 from isoscale.limit.results import Arrays
 
 TOGETHER = 16384
-"""Particles advanced at once, over all replicas of a group: enough to hide call overhead."""
+"""Particles (or units of finite networks) advanced at once, over all replicas of a group: enough to hide call
+overhead."""
 
 PER_REPLICA = 64
 """Particles a replica, for each replica, from which on the bias is below a fifth of the standard error."""
 
-Progress = Callable[[float], None] | None
+
+def group_size(replicas: int, n: int) -> int:
+    """Replicas of n particles that are advanced together."""
+    return max(1, min(replicas, TOGETHER // n))
+
+
+def groups(replicas: int, n: int) -> Iterator[tuple[int, int]]:
+    """The groups of replicas that are advanced together: first replica and size of each."""
+    size = group_size(replicas, n)
+    for first in range(0, replicas, size):
+        yield first, min(size, replicas - first)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How to sample the n = infinity law: equal plans with equal seeds share their noise, whatever the mode."""
+    """Sampling of the n = infinity law: equal plans with equal seeds share their noise, whatever the mode."""
 
     particles: int
     replicas: int
-    depths: tuple[int, ...]  # increasing, each a divisor of the last
-    times: tuple[int, ...]  # layers of the coarsest depth at which kernels are recorded
+    # increasing, each a divisor of the last
+    depths: tuple[int, ...]
+    # layers of the coarsest depth at which kernels are recorded
+    times: tuple[int, ...]
     rank_tolerance: float
     seed: int
 
@@ -43,13 +58,9 @@ class Plan:
         """Whether the bias would show, so that the halves are to run too."""
         return self.particles < PER_REPLICA * self.replicas
 
-    @property
-    def group(self) -> int:
-        """Replicas advanced together."""
-        return max(1, min(self.replicas, TOGETHER // self.particles))
-
     def size(self, depth: int, replicas: int, *, reused: bool, parts: int = 1) -> Size:
         """Of a run at one depth, with whole replicas or with parts of them."""
+        finer = depth // self.depths[0]
         return Size(
             n=self.particles // parts,
             depth=depth,
@@ -57,18 +68,20 @@ class Plan:
             reused=reused,
             matched=True,
             tolerance=self.rank_tolerance,
-            kernel_layers=tuple(t * depth // self.depths[0] for t in self.times),
+            kernel_layers=tuple(finer * layer for layer in self.times),
         )
 
     def flops(self, problem: Problem) -> float:
-        """About what it costs (THEORY section 3)."""
+        """About what it costs (THEORY section 3): 14 n rank^2 flops a layer, twice with the halves."""
         rank = problem.samples * (problem.steps + 1)
-        return (28.0 if self.unbiased else 14.0) * self.replicas * self.particles * rank**2 * sum(self.depths)
+        factor = 28.0 if self.unbiased else 14.0
+        a_layer = factor * self.replicas * self.particles * rank**2
+        return a_layer * sum(self.depths)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What the replicas recorded: at each depth, arrays with replicas first."""
+    """Record of the replicas: at each depth, arrays with replicas first."""
 
     values: tuple[Arrays, ...]
     rank: int
@@ -77,29 +90,48 @@ class Sample:
 
 def least_particles(problem: Problem) -> int:
     """Below this, half of them cannot hold noise orthogonal to all that it is uncorrelated with in the limit."""
-    rank = problem.samples * (problem.steps + 1)
-    return 2 * (rank + (4 + problem.outputs) * problem.samples + problem.outputs)
+    basis = problem.samples * (problem.steps + 1)
+    # beside the other direction's basis: the noise itself, h or phi' g, and v; with room to spare
+    others = (4 + problem.outputs) * problem.samples + problem.outputs
+    return 2 * (basis + others)
 
 
 def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = None) -> Sample:
-    """Run all replicas at all depths."""
-    done, total = 0.0, float(plan.replicas * sum(plan.depths))
-    runs: list[list[Arrays]] = [[] for _ in plan.depths]
-    rank, diverged, workspace = 0, [], Workspace()
-    for first in range(0, plan.replicas, plan.group):
-        replicas = min(plan.group, plan.replicas - first)
-        for i, depth in enumerate(plan.depths):
-            share = _share(progress, done / total, replicas * depth / total)
-            values, histories = _replicas(problem, plan, (first, replicas), depth, reused, share, workspace)
-            runs[i].append(values)
-            rank = max(rank, *(history.rank for history in histories))
-            diverged += [history.diverged for history in histories if history.diverged is not None]
-            done += replicas * depth
-    values = tuple({name: np.concatenate([r[name] for r in group]) for name in group[0]} for group in runs)
-    return Sample(values=values, rank=rank, diverged=min(diverged, default=None))
+    """Run all replicas at all depths.
+
+    Raises:
+        InvalidValueError: It needs more memory than there is.
+    """
+    together = group_size(plan.replicas, plan.particles)
+    largest = plan.size(plan.depths[-1], together, reused=reused)
+    check_memory(
+        lazy_bytes(problem, largest),
+        "Use fewer `particles`, a smaller depth, fewer steps, or dtype='float32'.",
+    )
+    # work is counted in replicas x layers
+    total = plan.replicas * sum(plan.depths)
+    done = 0
+    parts: list[list[Arrays]] = [[] for _ in plan.depths]
+    histories: list[History] = []
+    workspace = Workspace()
+    for group in groups(plan.replicas, plan.particles):
+        _, replicas = group
+        for level, depth in enumerate(plan.depths):
+            work = replicas * depth
+            part = portion(progress, done, work, total)
+            values, runs = _group(problem, plan, group, depth, reused, part, workspace)
+            parts[level].append(values)
+            histories.extend(runs)
+            done += work
+    diverged = [history.diverged for history in histories if history.diverged is not None]
+    return Sample(
+        values=tuple(results.concatenate(of_level) for of_level in parts),
+        rank=max(history.rank for history in histories),
+        diverged=min(diverged, default=None),
+    )
 
 
-def _replicas(
+def _group(
     problem: Problem,
     plan: Plan,
     group: tuple[int, int],
@@ -107,27 +139,36 @@ def _replicas(
     reused: bool,
     progress: Progress,
     workspace: Workspace,
-) -> tuple[Arrays, tuple[History, ...]]:
+) -> tuple[Arrays, list[History]]:
     """A group (its first replica, its size) at one depth, free of the bias of order 1/n if the plan says so."""
     first, replicas = group
 
     def noise() -> QuasiNoise:
         finest = plan.depths[-1]
-        return QuasiNoise(plan.seed, first, layers=finest, gram=problem.gram, refinement=finest // depth)
+        return QuasiNoise(
+            plan.seed,
+            first,
+            layers=finest,
+            gram=problem.gram,
+            refinement=finest // depth,
+        )
 
-    whole = run(problem, plan.size(depth, replicas, reused=reused), noise(), progress, workspace)
+    size = plan.size(depth, replicas, reused=reused)
+    whole = run(problem, size, noise(), progress, workspace)
     values = results.arrays(whole, problem)
     if not plan.unbiased:
-        return values, (whole,)
-    halves = run(problem, plan.size(depth, replicas, reused=reused, parts=2), HalvedNoise(noise()), None, workspace)
-    pairs = {name: v.reshape(replicas, 2, *v.shape[1:]).mean(1) for name, v in results.arrays(halves, problem).items()}
-    return {name: 2 * v - pairs[name] for name, v in values.items()}, (whole, halves)
+        return values, [whole]
+    half_size = plan.size(depth, replicas, reused=reused, parts=2)
+    halves = run(problem, half_size, HalvedNoise(noise()), None, workspace)
+    # 2 M(n) - (M(n/2) + M'(n/2)) / 2
+    unbiased = {}
+    for name, of_halves in results.arrays(halves, problem).items():
+        pairs = of_halves.reshape(replicas, 2, *of_halves.shape[1:])
+        unbiased[name] = 2 * values[name] - pairs.mean(1)
+    return unbiased, [whole, halves]
 
 
 def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean over replicas (first axis) and its standard error."""
+    # se^2 = sum_r (value_r - mean)^2 / (R (R - 1))
     return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))
-
-
-def _share(progress: Progress, before: float, share: float) -> Progress:
-    return None if progress is None else lambda fraction: progress(before + share * fraction)

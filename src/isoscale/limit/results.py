@@ -1,12 +1,13 @@
-"""From the arrays of a run to a labelled xarray.Dataset."""
+"""Results: from the arrays of a run to a labelled xarray.Dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoscale.limit import activations
 from isoscale.limit.network import KERNELS, History, Problem
 
 if TYPE_CHECKING:
@@ -26,34 +27,83 @@ DESCRIPTIONS = {
     "target": "what the network is trained to output",
 }
 PAIR = ("step", "time", "sample", "sample2")
+OUTPUTS = ("prediction", "test_prediction", "target")
+"""Variables with a last dimension over outputs."""
 
 
 def arrays(history: History, problem: Problem) -> Arrays:
     """Every recorded variable as numpy in float64 (averages are to be finer than what they average), replicas first."""
-    p = problem.trained
-    out = {"loss": history.loss, "prediction": history.prediction[:, :, :p]}
-    if problem.samples > p:
-        out["test_prediction"] = history.prediction[:, :, p:]
-    if history.displacement.shape[2]:
-        out |= {name: history.kernels[name] for name in KERNELS} | {"displacement": history.displacement[..., :p]}
+    trained = problem.trained
+    out = {
+        "loss": history.loss,
+        "prediction": history.prediction[:, :, :trained],
+    }
+    if problem.samples > trained:
+        out["test_prediction"] = history.prediction[:, :, trained:]
+    # Kernels are recorded at some layers or at none.
+    recorded_times = history.displacement.shape[2]
+    if recorded_times:
+        for name in KERNELS:
+            out[name] = history.kernels[name]
+        out["displacement"] = history.displacement[..., :trained]
     return {name: value.double().cpu().numpy() for name, value in out.items()}
+
+
+def concatenate(parts: Sequence[Arrays]) -> Arrays:
+    """The replicas of several runs, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def settings(
+    *,
+    steps: int,
+    lr: float,
+    phi: activations.Phi,
+    horizon: float,
+    backward_weights: str,
+    train_ends: bool,
+    loss: str,
+) -> dict[str, Any]:
+    """Arguments of a run as attributes that every file format can hold."""
+    return {
+        "steps": steps,
+        "lr": float(lr),
+        "phi": activations.name(phi),
+        "horizon": float(horizon),
+        "backward_weights": backward_weights,
+        "train_ends": int(train_ends),
+        "loss": loss,
+    }
+
+
+def diverged_step(step: int | None) -> int:
+    """Step of a divergence as such an attribute: -1 for a run that stayed finite."""
+    return -1 if step is None else step
 
 
 def dataset(values: Mapping[str, np.ndarray], problem: Problem, times: np.ndarray, attrs: dict[str, Any]) -> xr.Dataset:
     """Label arrays without replicas: `values` are named as in `DESCRIPTIONS`, standard errors `<name>_se`."""
     import xarray as xr
 
+    # A network of one output has no dimension of outputs.
     single = problem.outputs == 1
     variables = {}
-    for name, value in {**values, "target": problem.y.cpu().numpy()}.items():
+    target = problem.y.cpu().numpy()
+    for name, value in {**values, "target": target}.items():
         base = name.removesuffix("_se")
-        dims = _dims(base, single)
         text = DESCRIPTIONS[base] if base == name else f"standard error of {base}"
-        squeeze = single and base in ("prediction", "test_prediction", "target")
-        variables[name] = (dims, value[..., 0] if squeeze else value, {"units": "1", "long_name": text})
-    coords: dict[str, Any] = {"step": np.arange(problem.steps + 1), "sample": np.arange(problem.trained)}
+        if single and base in OUTPUTS:
+            value = value[..., 0]
+        labels = {"units": "1", "long_name": text}
+        variables[name] = (_dims(base, single), value, labels)
+    samples = np.arange(problem.trained)
+    coords: dict[str, Any] = {
+        "step": np.arange(problem.steps + 1),
+        "sample": samples,
+    }
     if "feature_kernel" in values:
-        coords |= {"time": times, "sample2": np.arange(problem.trained)}
+        coords["time"] = times
+        coords["sample2"] = samples
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 

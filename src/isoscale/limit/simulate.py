@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError
+from isoscale.checks import whole
 from isoscale.limit import activations, inputs, results
 from isoscale.limit.memory import check_memory, lazy_bytes
-from isoscale.limit.network import Size, run
-from isoscale.limit.noise import GaussianNoise
+from isoscale.limit.network import Problem, Size, run
+from isoscale.limit.noise import GaussianNoise, Noise
+from isoscale.limit.progress import Progress
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Kernels = bool | Sequence[float]
 
 
 def simulate(
@@ -36,11 +35,11 @@ def simulate(
     *,
     x_test: Any = None,
     batches: Sequence[Sequence[int]] | None = None,
-    kernels: Kernels = True,
+    kernels: inputs.Kernels = True,
     rank_tolerance: float = 1e-12,
     dtype: str = "float64",
     device: str = "cpu",
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = None,
 ) -> xr.Dataset:
     """One network of this width and depth at initialisation and under SGD, drawn exactly in law.
 
@@ -60,12 +59,12 @@ def simulate(
         seed: The same seed gives the same numbers; torch's global generator is left alone.
         backward_weights: "reused": backpropagation. "independent": the backward pass uses an independent copy of
             each matrix that receives the same updates (THEORY section 2).
-        train_ends: Whether the input map U and the readout v are trained too.
+        train_ends: Whether the input weights U and the readout v are trained too.
         loss: "mse" (mean over samples of the sum over outputs of (f - y)^2 / 2) or "cross-entropy".
         x_test: Inputs whose predictions are carried along, never trained on.
         batches: The sample indices of each step's mini-batch; all samples at each step if None.
         kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
-        rank_tolerance: Parts of a vector below this share of its squared norm are not revealed on their own.
+        rank_tolerance: Directions with less than this share of a vector's squared norm are not sampled on their own.
         dtype: "float64" or "float32".
         device: A torch device.
         progress: Called with the fraction done after each step.
@@ -85,43 +84,59 @@ def simulate(
     >>> run.prediction.dims, run.feature_kernel.shape, run.sizes["step"]
     (('step', 'sample'), (3, 5, 2, 2), 3)
     """
-    begin = time.perf_counter()
     problem = inputs.problem(
-        x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss, train_ends=train_ends,
-        batches=batches, dtype=dtype, device=device,
-    )  # fmt: skip
-    depth = inputs.count("depth", depth, 1)
-    layers = kernel_layers(kernels, depth)
+        x,
+        y,
+        x_test=x_test,
+        steps=steps,
+        lr=lr,
+        phi=phi,
+        horizon=horizon,
+        loss=loss,
+        train_ends=train_ends,
+        batches=batches,
+        dtype=dtype,
+        device=device,
+    )
+    depth = whole("depth", depth)
     size = Size(
-        n=inputs.count("width", width, 1),
+        n=whole("width", width),
         depth=depth,
         reused=inputs.mode(backward_weights),
         tolerance=inputs.positive("rank_tolerance", rank_tolerance, zero=True),
-        kernel_layers=layers,
+        kernel_layers=inputs.kernel_layers(kernels, depth),
     )
     check_memory(lazy_bytes(problem, size), "Use a smaller `width` or `depth`, fewer steps, or dtype='float32'.")
-    noise = GaussianNoise(inputs.count("seed", seed, 0), like=problem.gram)
+    noise = GaussianNoise(whole("seed", seed, least=0), like=problem.gram)
+    settings = results.settings(
+        steps=steps,
+        lr=lr,
+        phi=phi,
+        horizon=horizon,
+        backward_weights=backward_weights,
+        train_ends=train_ends,
+        loss=loss,
+    )
+    settings["seed"] = seed
+    settings["dtype"] = dtype
+    return single_run(problem, size, noise, settings, progress)
+
+
+def single_run(
+    problem: Problem, size: Size, noise: Noise, settings: dict[str, Any], progress: Progress = None
+) -> xr.Dataset:
+    """Dataset of one replica."""
+    begin = time.perf_counter()
     history = run(problem, size, noise, progress)
+    arrays = results.arrays(history, problem)
+    values = {name: value[0] for name, value in arrays.items()}
     attrs = {
-        "depths": [depth], "particles": size.n, "rank": history.rank, "diverged_step": diverged_step(history.diverged),
-        "seconds": time.perf_counter() - begin, "steps": steps, "lr": float(lr), "phi": activations.name(phi),
-        "horizon": float(horizon), "backward_weights": backward_weights, "train_ends": int(train_ends),
-        "loss": loss, "seed": seed, "dtype": dtype,
-    }  # fmt: skip
-    values = {name: value[0] for name, value in results.arrays(history, problem).items()}
-    return results.dataset(values, problem, np.array(layers) / depth, attrs)
-
-
-def kernel_layers(kernels: Kernels, depth: int) -> tuple[int, ...]:
-    """The layers, of 0 .. depth, whose kernels are recorded."""
-    if isinstance(kernels, bool):
-        return tuple(range(depth + 1)) if kernels else ()
-    times = [inputs.positive("kernels", t, zero=True) for t in kernels]
-    if any(t > 1 for t in times):
-        raise InvalidValueError(f"`kernels` must be True, False or layer times in [0, 1], got {kernels!r}")
-    return tuple(sorted({round(t * depth) for t in times}))
-
-
-def diverged_step(step: int | None) -> int:
-    """As an attribute that every file format can hold: -1 for a run that stayed finite."""
-    return -1 if step is None else step
+        "depths": [size.depth],
+        "particles": size.n,
+        "rank": history.rank,
+        "diverged_step": results.diverged_step(history.diverged),
+        "seconds": time.perf_counter() - begin,
+        **settings,
+    }
+    times = np.array(size.kernel_layers) / size.depth
+    return results.dataset(values, problem, times, attrs)

@@ -14,18 +14,19 @@ import torch
 
 from isoscale.limit import activations, inputs, results
 from isoscale.limit.choices import choose_depths, choose_plan, with_precision
-from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, Progress, Sample, mean_and_error, sample
+from isoscale.limit.particles import Plan, Sample, mean_and_error, sample
+from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays
 from isoscale.limit.richardson import extrapolate
-from isoscale.limit.simulate import Kernels, diverged_step, kernel_layers
 
 if TYPE_CHECKING:
     import xarray as xr
 
-MOST_FLOPS, MOST_BYTES = 2e12, 2**33
-"""What `solve` spends of its own accord: some minutes of one core, 8 GiB. Pass `particles` to spend more."""
+MOST_FLOPS = 2e12
+MOST_BYTES = 2**33
+"""Largest cost that `solve` chooses by itself: some minutes of one core, 8 GiB. Pass `particles` to spend more."""
 
 
 def solve(
@@ -46,7 +47,7 @@ def solve(
     loss: str = "mse",
     x_test: Any = None,
     batches: Sequence[Sequence[int]] | None = None,
-    kernels: Kernels = True,
+    kernels: inputs.Kernels = True,
     ladder: Sequence[int] | None = None,
     rank_tolerance: float | None = None,
     dtype: str | None = None,
@@ -57,7 +58,7 @@ def solve(
 
     Moment-matched particles (THEORY section 3): a width-n system whose noise has no sampling error in its first
     moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With `depth=None`
-    the results at a ladder of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
+    the results at a sequence of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
 
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
@@ -71,15 +72,15 @@ def solve(
         replicas: Independent repetitions, at least 2; None: 8 to 32, fewer of larger ones.
         backward_weights: "independent": NFD, the backward pass has independent weights. "reused": backpropagation.
             At infinite width and depth the two differ once training begins (THEORY section 2).
-        tolerance: The standard error asked of the loss, at its worst step.
+        tolerance: The standard error requested of the loss, at its worst step.
         seed: The same seed gives the same numbers, and the same noise to both kinds of `backward_weights`.
-        train_ends: Whether the input map U and the readout v are trained too.
+        train_ends: Whether the input weights U and the readout v are trained too.
         loss: "mse" or "cross-entropy".
         x_test: Inputs whose predictions are carried along, never trained on.
         batches: The sample indices of each step's mini-batch; all samples at each step if None.
         kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
         ladder: The depths to extrapolate from when `depth` is None, each dividing the next.
-        rank_tolerance: Parts of a vector below this share of its squared norm are not revealed on their own;
+        rank_tolerance: Directions with less than this share of a vector's squared norm are not sampled on their own;
             None: a hundredth of `tolerance`, at most 1e-5.
         dtype: "float64" or "float32"; None: float32 (twice as fast) if `tolerance` >= 1e-4.
         device: A torch device.
@@ -102,45 +103,84 @@ def solve(
     begin = time.perf_counter()
     tolerance = inputs.positive("tolerance", tolerance)
     make = functools.partial(
-        inputs.problem, x, y, x_test=x_test, steps=steps, lr=lr, phi=phi, horizon=horizon, loss=loss,
-        train_ends=train_ends, batches=batches, device=device,
-    )  # fmt: skip
+        inputs.problem,
+        x,
+        y,
+        x_test=x_test,
+        steps=steps,
+        lr=lr,
+        phi=phi,
+        horizon=horizon,
+        loss=loss,
+        train_ends=train_ends,
+        batches=batches,
+        device=device,
+    )
     reused = inputs.mode(backward_weights)
     depths = choose_depths(depth, ladder, inputs.positive("horizon", horizon))
+    # Who sets the particles gets what they give.
     wanted = tolerance if particles is None else math.inf
 
     def work(dtype: str) -> tuple[Problem, Plan, _Answer]:
         problem = make(dtype=dtype)
         plan = choose_plan(
-            problem, depths, particles, replicas, seed=seed, tolerance=tolerance, rank_tolerance=rank_tolerance,
-            times=kernel_layers(kernels, depths[0]),
-        )  # fmt: skip
+            problem,
+            depths,
+            particles,
+            replicas,
+            seed=seed,
+            tolerance=tolerance,
+            rank_tolerance=rank_tolerance,
+            times=inputs.kernel_layers(kernels, depths[0]),
+        )
         return problem, *_to_tolerance(problem, plan, reused, wanted, progress)
 
     problem, plan, answer = with_precision(dtype, tolerance, work)
+    settings = results.settings(
+        steps=steps,
+        lr=lr,
+        phi=phi,
+        horizon=horizon,
+        backward_weights=backward_weights,
+        train_ends=train_ends,
+        loss=loss,
+    )
     attrs = {
-        "depths": list(plan.depths), "particles": plan.particles, "replicas": plan.replicas, "rank": answer.rank,
-        "seconds": time.perf_counter() - begin, "error": answer.error, "tolerance": tolerance,
-        "tolerance_met": int(answer.error <= tolerance), "ladder_error": answer.ladder_error,
-        "diverged_step": diverged_step(answer.diverged), "steps": steps, "lr": float(lr),
-        "phi": activations.name(phi), "horizon": float(horizon), "backward_weights": backward_weights,
-        "train_ends": int(train_ends), "loss": loss, "seed": seed,
+        "depths": list(plan.depths),
+        "particles": plan.particles,
+        "replicas": plan.replicas,
+        "rank": answer.rank,
+        "seconds": time.perf_counter() - begin,
+        "error": answer.error,
+        "tolerance": tolerance,
+        "tolerance_met": int(answer.error <= tolerance),
+        "ladder_error": answer.extrapolation_error,
+        "diverged_step": results.diverged_step(answer.diverged),
+        **settings,
+        "seed": seed,
         "dtype": str(problem.gram.dtype).removeprefix("torch."),
-    }  # fmt: skip
-    return results.dataset(answer.values, problem, np.array(plan.times) / plan.depths[0], attrs)
+    }
+    times = np.array(plan.times) / plan.depths[0]
+    return results.dataset(answer.values, problem, times, attrs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Answer:
-    values: Arrays  # means and standard errors
+    # means and standard errors
+    values: Arrays
+    # the loss's standard error at its worst step, and the part of it that is the extrapolation's
     error: float
-    ladder_error: float
+    extrapolation_error: float
     rank: int
     diverged: int | None
 
 
 def _to_tolerance(
-    problem: Problem, plan: Plan, reused: bool, tolerance: float, progress: Progress
+    problem: Problem,
+    plan: Plan,
+    reused: bool,
+    tolerance: float,
+    progress: Progress,
 ) -> tuple[Plan, _Answer]:
     """A trial, and if its error misses the tolerance a second run with as many particles as that needs."""
     answer = _solve(problem, plan, reused, progress)
@@ -152,31 +192,32 @@ def _to_tolerance(
 
 
 def _solve(problem: Problem, plan: Plan, reused: bool, progress: Progress) -> _Answer:
-    biggest = plan.size(plan.depths[-1], plan.group, reused=reused)
-    check_memory(
-        lazy_bytes(problem, biggest),
-        "Use fewer `particles`, a smaller `depth`, fewer steps, or dtype='float32'.",
-    )
+    drawn = sample(problem, plan, reused=reused, progress=progress)
     rounding = torch.finfo(problem.gram.dtype).eps
-    return _summarise(sample(problem, plan, reused=reused, progress=progress), plan, rounding)
+    return _summarise(drawn, plan, rounding)
 
 
 def _summarise(drawn: Sample, plan: Plan, rounding: float) -> _Answer:
-    """Means over replicas; errors of the sampling, of the ladder and of the arithmetic, in quadrature."""
+    """Means over replicas; errors of the sampling, of the extrapolation and of the arithmetic, in quadrature."""
     values: Arrays = {}
-    ladder_error = 0.0
+    extrapolation_error = 0.0
     for name in drawn.values[0]:
-        limit, ladder = extrapolate([rung[name] for rung in drawn.values], plan.depths)
-        mean, error = mean_and_error(limit)
+        levels = [of_depth[name] for of_depth in drawn.values]
+        limit, extrapolation = extrapolate(levels, plan.depths)
+        mean, sampling = mean_and_error(limit)
+        # se^2 = sampling^2 + extrapolation^2 + arithmetic^2
         # Where matched moments leave no sampling error at all, replicas agree better than their arithmetic does.
-        arithmetic = rounding * np.abs(mean).max(where=np.isfinite(mean), initial=0.0)
-        values[name], values[f"{name}_se"] = mean, np.hypot(np.hypot(error, ladder), arithmetic)
+        largest = np.abs(mean).max(where=np.isfinite(mean), initial=0.0)
+        arithmetic = rounding * largest
+        values[name] = mean
+        error = np.hypot(sampling, extrapolation)
+        values[f"{name}_se"] = np.hypot(error, arithmetic)
         if name == "loss":
-            ladder_error = float(ladder.max())
+            extrapolation_error = float(extrapolation.max())
     return _Answer(
         values=values,
         error=float(values["loss_se"].max()),
-        ladder_error=ladder_error,
+        extrapolation_error=extrapolation_error,
         rank=drawn.rank,
         diverged=drawn.diverged,
     )
@@ -184,9 +225,12 @@ def _summarise(drawn: Sample, plan: Plan, rounding: float) -> _Answer:
 
 def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> Plan:
     """The plan with as many particles as bring the error down to four fifths of the tolerance, or as may be spent."""
+    # The variance falls as 1/n; time and memory grow as n.
     factor = (answer.error / (0.8 * tolerance)) ** 2
     factor = min(factor, MOST_FLOPS / plan.flops(problem))
-    most = MOST_BYTES / lazy_bytes(problem, plan.size(plan.depths[-1], 1, reused=True))
-    particles = int(plan.particles * min(factor, most))
-    n = max(plan.particles, 64 * math.ceil(particles / 64))
+    one_replica = plan.size(plan.depths[-1], 1, reused=True)
+    factor = min(factor, MOST_BYTES / lazy_bytes(problem, one_replica))
+    particles = int(plan.particles * factor)
+    whole_blocks = 64 * math.ceil(particles / 64)
+    n = max(plan.particles, whole_blocks)
     return dataclasses.replace(plan, particles=n)

@@ -1,4 +1,4 @@
-"""What users ask of the kernels: have the features aligned with the labels, how far have they moved, do they collapse?
+"""Summaries of the kernels: have the features aligned with the labels, how far have they moved, do they collapse?
 
 Functions of the Dataset that `simulate` and `solve` return.
 """
@@ -14,6 +14,9 @@ from isoscale.errors import InvalidValueError
 if TYPE_CHECKING:
     import xarray as xr
 
+ROUNDING = 1e-6
+"""Share of a kernel's norm below which its centred part is rounding."""
+
 
 def label_alignment(result: xr.Dataset) -> xr.DataArray:
     """Centred alignment of the feature kernel with the labels' kernel, in [-1, 1], at each step and layer time.
@@ -26,23 +29,29 @@ def label_alignment(result: xr.Dataset) -> xr.DataArray:
     >>> label_alignment(run).sel(step=1, time=1.0).round(3).item()
     1.0
     """
-    kernel = _need(result, "feature_kernel")
+    kernel = _recorded(result, "feature_kernel")
     target = result["target"].values.reshape(result.sizes["sample"], -1)
-    labels, some = _centred(target @ target.T)
-    features, others = _centred(kernel.values)
-    norms = np.linalg.norm(features, axis=(-2, -1)) * np.linalg.norm(labels)
-    value = (features * labels).sum((-2, -1)) / np.where(some & others, norms, np.nan)
+    labels, labels_differ = _centred(target @ target.T)
+    features, features_differ = _centred(kernel.values)
+    # <K, Y>_F = sum_ab K_ab Y_ab
+    products = (features * labels).sum((-2, -1))
+    norms = _norm(features) * _norm(labels)
+    defined = labels_differ & features_differ
+    value = products / np.where(defined, norms, np.nan)
     return _labelled(result, value, "label_alignment", "centred alignment of features and labels")
 
 
 def feature_distance(result: xr.Dataset) -> xr.DataArray:
-    """How far the residual stream has travelled since initialisation, relative to its size there.
+    """Distance that the residual stream has travelled since initialisation, relative to its size there.
 
     sqrt(mean_a <h^k - h^0, h^k - h^0> / mean_a <h^0, h^0>) over training samples a, at each step and layer time.
     """
-    moved = _need(result, "displacement").mean("sample")
-    size = np.einsum("taa->t", result["stream_kernel"].values[0]) / result.sizes["sample"]
-    value = np.sqrt(np.maximum(moved.values, 0.0) / size)
+    moved = _recorded(result, "displacement").mean("sample").values
+    # mean_a <h^0_a, h^0_a>: the trace of the initial kernel over the number of samples
+    initial = result["stream_kernel"].values[0]
+    size = np.einsum("taa->t", initial) / result.sizes["sample"]
+    # Extrapolation to infinite depth can leave a mean square that is a little below 0.
+    value = np.sqrt(np.maximum(moved, 0.0) / size)
     return _labelled(result, value, "feature_distance", "relative distance travelled by the residual stream")
 
 
@@ -52,25 +61,35 @@ def smallest_eigenvalue(result: xr.Dataset) -> xr.DataArray:
     The matrix is [[<h, h>, <h, g>], [<g, h>, <g, g>]], 2 samples x 2 samples, at each step and layer time. With
     duplicated samples it is 0; a large negative value means that the standard errors of the kernels are larger than it.
     """
-    stream, gradient = _need(result, "stream_kernel").values, result["gradient_kernel"].values
+    stream = _recorded(result, "stream_kernel").values
+    gradient = result["gradient_kernel"].values
     cross = result["cross_kernel"].values
-    whole = np.block([[stream, cross], [np.swapaxes(cross, -1, -2), gradient]])
-    value = np.full(whole.shape[:2], np.nan)
-    finite = np.isfinite(whole).all((-2, -1))
-    value[finite] = np.linalg.eigvalsh(whole[finite])[:, 0]
+    transposed = np.swapaxes(cross, -1, -2)
+    covariance = np.block([[stream, cross], [transposed, gradient]])
+    # NaN where the run had diverged
+    value = np.full(covariance.shape[:2], np.nan)
+    finite = np.isfinite(covariance).all((-2, -1))
+    eigenvalues = np.linalg.eigvalsh(covariance[finite])  # ascending
+    value[finite] = eigenvalues[:, 0]
     return _labelled(result, value, "smallest_eigenvalue", "smallest eigenvalue of the covariance of h and g")
 
 
 def _centred(kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Kernels with rows and columns centred, and whether more than rounding is left of each."""
+    # H K H with H = 1 - 11^T / P
     samples = kernels.shape[-1]
     centre = np.eye(samples) - 1 / samples
     centred = centre @ kernels @ centre
-    size, whole = (np.linalg.norm(k, axis=(-2, -1)) for k in (centred, kernels))
-    return centred, ~(size <= 1e-6 * whole)
+    constant = _norm(centred) <= ROUNDING * _norm(kernels)
+    return centred, ~constant
 
 
-def _need(result: xr.Dataset, name: str) -> xr.DataArray:
+def _norm(kernels: np.ndarray) -> np.ndarray:
+    """Frobenius norm of each kernel."""
+    return np.linalg.norm(kernels, axis=(-2, -1))
+
+
+def _recorded(result: xr.Dataset, name: str) -> xr.DataArray:
     if name not in result:
         raise InvalidValueError(f"the result has no `{name}`: run `simulate` or `solve` with kernels=True")
     return result[name]
@@ -79,5 +98,10 @@ def _need(result: xr.Dataset, name: str) -> xr.DataArray:
 def _labelled(result: xr.Dataset, value: np.ndarray, name: str, text: str) -> xr.DataArray:
     import xarray as xr
 
-    coords = {"step": result["step"], "time": result["time"]}
-    return xr.DataArray(value, coords, ("step", "time"), name, {"units": "1", "long_name": text})
+    return xr.DataArray(
+        value,
+        coords={"step": result["step"], "time": result["time"]},
+        dims=("step", "time"),
+        name=name,
+        attrs={"units": "1", "long_name": text},
+    )
