@@ -35,7 +35,8 @@ def inlined(svg: bytes, prefix: str, label: str) -> str:
         for name, text in element.attrib.items():
             attributes[_plain(name)] = _renamed(name, text, prefix)
         element.attrib = attributes
-    # The view box stays: the figure takes the page's width, up to a size at which its text is not larger than ours.
+    # The view box stays, so that the figure fills the page's width; 1.4 pixels to the point is where its text would
+    # grow larger than the page's.
     points = float(root.get("width", "0pt").removesuffix("pt"))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)

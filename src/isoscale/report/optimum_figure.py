@@ -195,7 +195,8 @@ def _labels(
         law = _exponent(data, rule)
         laws.append(textwrap.wrap(law, letters))
     fractions = [axes.transLimits.transform(end) for end in ends]
-    # In points: a name and its leading take 19, a line of the law 11, and the lowest label reaches 13 up.
+    # In points: a name with its leading takes 19, a line of the law 11. A label is anchored between the two, so that
+    # the lowest needs room below for all but its name, which takes 13.
     points = inches * POINTS
     lines = max(len(law) for law in laws)
     gap = (19 + 11 * lines) / points

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def label_sizes(axes: Axes, name: str, sizes: np.ndarray) -> None:
     axes.set(xlabel=name, xticks=sizes, xticklabels=labels)
 
 
-def thinned(labels: Sequence[str], places: Sequence[float], room: float) -> list[str]:
+def thinned(labels: Sequence[str], places: Iterable[float], room: float) -> list[str]:
     """The labels, emptied wherever the last one before leaves less than the room.
 
     >>> thinned(["4", "5", "8"], [2.0, 2.3, 3.0], 0.5)
