@@ -49,6 +49,10 @@ def test_files_appear_together_and_read_back(tmp_path):
     paths = report.write_figures(tmp_path / "out", {"training": report.training({"reused": run})}, {"reused": run})
     assert sorted(path.name for path in paths) == ["reused.nc", "training.png", "training.svg"]
     xr.testing.assert_allclose(xr.load_dataset(tmp_path / "out" / "reused.nc"), run)
+    beyond_32_bits = run.assign_coords(step=2**40 + run.step)
+    report.write_figures(tmp_path / "large", {}, {"run": beyond_32_bits})
+    kept = xr.load_dataset(tmp_path / "large" / "run.nc")
+    assert kept["step"].values.tolist() == beyond_32_bits["step"].values.tolist()
     (tmp_path / "file").touch()
     with pytest.raises(InvalidValueError, match="cannot write"):
         report.write_figures(tmp_path / "file", {}, {"reused": run})

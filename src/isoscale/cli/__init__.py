@@ -42,6 +42,7 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
+# Commands whose trials are kept in a store: interrupted, they go on where they were.
 _SWEEPS = (TransferCommand, SweepCommand, LawCommand)
 
 _DESCRIPTION = (
@@ -63,10 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = command.run()
     except IsoscaleError as error:
+        # Anything else that is raised is our own mistake and shows its traceback.
         print_error(error)
         code = 1 if isinstance(error, ClusterError) else 2
     except KeyboardInterrupt:
-        kept = ": every finished shard is in the store; the same command goes on from there"
-        error_console().print(f"interrupted{kept if isinstance(command, _SWEEPS) else ''}")
-        code = 130
+        said = "interrupted"
+        if isinstance(command, _SWEEPS):
+            said += ": every finished shard is in the store; the same command goes on from there"
+        error_console().print(said)
+        code = 130  # what a shell says of a command that Ctrl-C ended
     sys.exit(code)

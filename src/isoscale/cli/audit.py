@@ -51,10 +51,13 @@ class AuditCommand:
     def run(self) -> int:
         from isoscale import measure, report
 
+        # The first step of training sees one batch.
         problem = self.on.problem(self.model, batches=1)
-        out = console(quiet=self.quiet or self.json)
+        by = "tensor" if self.by_tensor else "role"
+        silent = self.quiet or self.json
+        out = console(quiet=silent)
         out.print(f"{self.model}, {self.rule}, {self.optimizer}: first-order effects of one step at each size")
-        with bar("audit", quiet=self.quiet or self.json) as show:
+        with bar("audit", quiet=silent) as show:
             found = measure.audit(
                 problem.make,
                 problem.batches[0],
@@ -63,25 +66,33 @@ class AuditCommand:
                 rule=self.rule,
                 optimizer=self.optimizer,
                 seeds=self.seeds,
-                by="tensor" if self.by_tensor else "role",
+                by=by,
                 progress=show,
             )
-        exponents.show(found.exponents, "tensor" if self.by_tensor else "role", out)
-        written = report.write_figures(Path(self.out), {"audit": report.audit(found.data)}, {"audit": found.data})
-        extra = self._suggest(found, out) if self.suggest else {}
+        exponents.show(found.exponents, by, out)
+        figures = {"audit": report.audit(found.data)}
+        written = report.write_figures(Path(self.out), figures, {"audit": found.data})
+        extra = _suggestion(found, out) if self.suggest else {}
         exponents.close(found, out, written, extra, as_json=self.json)
         return 0 if found.ok else 1
 
-    def _suggest(self, found: Audit, out: Console) -> dict[str, object]:
-        from isoscale import measure
 
-        suggestion = measure.suggest(found)
-        rows = [
-            (row.what, f"L^{row.exponent:+.2f}", f"[{row.low:+.2f}, {row.high:+.2f}]", f"{row.simplest:+.2g}")
-            for row in suggestion.exponents.itertuples()
-        ]
-        out.print("\nSuggested", style="bold")
-        out.print(framed(["", "exponent in depth", "95 %", "simplest in it"], rows))
-        out.print(suggestion.statement)
-        table = suggestion.exponents.to_dict("records")
-        return {"suggestion": {"exponents": table, "flat": suggestion.flat, "statement": suggestion.statement}}
+def _suggestion(found: Audit, out: Console) -> dict[str, object]:
+    """Print the depth exponents that would make every effect flat; the same for JSON."""
+    from isoscale import measure
+
+    suggestion = measure.suggest(found)
+    rows = []
+    for row in suggestion.exponents.itertuples():
+        exponent = f"L^{row.exponent:+.2f}"
+        interval = f"[{row.low:+.2f}, {row.high:+.2f}]"
+        rows.append((row.what, exponent, interval, f"{row.simplest:+.2g}"))
+    out.print("\nSuggested", style="bold")
+    out.print(framed(["", "exponent in depth", "95 %", "simplest in it"], rows))
+    out.print(suggestion.statement)
+    details = {
+        "exponents": suggestion.exponents.to_dict("records"),
+        "flat": suggestion.flat,
+        "statement": suggestion.statement,
+    }
+    return {"suggestion": details}

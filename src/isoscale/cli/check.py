@@ -50,10 +50,12 @@ class CheckCommand:
 
         if self.steps < 1:
             raise InvalidValueError(f"`--steps` must be >= 1, got {self.steps}")
+        # Every step has a batch of its own; all sizes see the same ones.
         problem = self.on.problem(self.model, batches=self.steps)
-        out = console(quiet=self.quiet or self.json)
+        silent = self.quiet or self.json
+        out = console(quiet=silent)
         out.print(f"{self.model}, {self.rule}, {self.optimizer}, lr {self.lr:g}: {self.steps} steps at each size")
-        with bar("check", quiet=self.quiet or self.json) as show:
+        with bar("check", quiet=silent) as show:
             found = measure.coordinate_check(
                 problem.make,
                 problem.batches,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
-from isoscale.cli.terminal import console
+from isoscale.cli.terminal import console, print_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +29,14 @@ class Doctor:
         checks = []
         for check in doctor.examine(self.store, self.data):
             checks.append(check)
+            # Printed one by one: the last of them take seconds.
             mark, style = ("ok   ", "green") if check.ok else ("WRONG", "bold red")
             out.print(mark, style=style, end="  ")
             out.print(f"{check.name}: {check.detail}", soft_wrap=True)
         ok = all(check.ok for check in checks)
         if self.json:
-            console().print_json(json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in checks]}))
-        out.print("isoscale is sound" if ok else "isoscale is not sound here: see the lines marked WRONG", style="bold")
+            rows = [dataclasses.asdict(check) for check in checks]
+            print_json({"ok": ok, "checks": rows})
+        verdict = "isoscale is sound" if ok else "isoscale is not sound here: see the lines marked WRONG"
+        out.print(verdict, style="bold")
         return 0 if ok else 1

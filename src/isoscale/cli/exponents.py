@@ -1,4 +1,4 @@
-"""What `audit` and `check` print: a table of exponents an axis, a verdict in words, where the files are."""
+"""What `audit` and `check` print: a table of exponents per axis, a verdict in words, where the files are."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.text import Text
 
-from isoscale.cli.terminal import console, finite, framed
+from isoscale.cli.terminal import framed, print_json, print_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,34 +20,46 @@ if TYPE_CHECKING:
 
 _SYMBOL = {"width": "n", "depth": "L"}
 
+# Failures that a verdict names; the others are counted.
+_NAMED = 4
+
 
 def sizes(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> dict[str, Sequence[int] | None]:
     """The sizes that the model's factory takes."""
-    given = {"width": widths, "depth": depths}
-    return {f"{name}s": given[name] if name in problem.takes else None for name in given}
+    return {
+        "widths": widths if "width" in problem.takes else None,
+        "depths": depths if "depth" in problem.takes else None,
+    }
 
 
 def show(table: pd.DataFrame, by: str, out: Console) -> None:
-    """One table an axis: a row a role (or module), a column a quantity, each cell exponent, interval and sign."""
+    """One table per axis: a row per role (or module), a column per quantity, each cell exponent, interval and sign."""
     for axis in table["axis"].unique():
         part = table[table["axis"] == axis]
         quantities = list(part["quantity"].unique())
         rows = []
         for label in part[by].unique():
             of = part[part[by] == label].set_index("quantity")
-            rows.append([label, *(_cell(of.loc[quantity], axis) for quantity in quantities)])
+            cells = [_cell(of.loc[quantity], axis) for quantity in quantities]
+            rows.append([label, *cells])
+        headings = [quantity.replace("_", " ") for quantity in quantities]
         out.print(f"\nexponents in {axis} (95 % interval; expected where it is not 0)", style="bold")
-        out.print(framed([by, *(quantity.replace("_", " ") for quantity in quantities)], rows))
+        out.print(framed([by, *headings], rows))
 
 
 def _cell(row: pd.Series, axis: str) -> str:
+    """One exponent: "L^-0.48±0.02 (-0.5) ✓"."""
     if row["verdict"] == "not measured":
         return "-"
+    text = f"{_SYMBOL[axis]}^{row['exponent']:+.2f}"
+    # Too few sizes give an exponent without an interval.
     half = (row["high"] - row["low"]) / 2
-    interval = f"±{half:.2f}" if math.isfinite(half) else ""
-    expected = f" ({row['expected']:+.2g})" if row["expected"] else ""
+    if math.isfinite(half):
+        text += f"±{half:.2f}"
+    if row["expected"]:
+        text += f" ({row['expected']:+.2g})"
     mark = "✓" if row["verdict"] == "stable" else "✗"
-    return f"{_SYMBOL[axis]}^{row['exponent']:+.2f}{interval}{expected} {mark}"
+    return f"{text} {mark}"
 
 
 def close(
@@ -56,21 +67,31 @@ def close(
 ) -> None:
     """The verdict, notes and files; or everything as JSON."""
     if as_json:
+        # pandas writes what a table holds as JSON would, NaN as null and numpy's numbers as numbers.
         table = json.loads(found.exponents.to_json(orient="records"))
-        console().print_json(data=finite({"ok": found.ok, "exponents": table, "notes": list(found.notes), **extra}))
+        result = {"ok": found.ok, "exponents": table, "notes": list(found.notes)}
+        print_json(result | extra)
         return
-    for note in found.notes:
-        out.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
-    out.print(f"\nVerdict: {verdict(found.exponents)}", style="bold green" if found.ok else "bold red", soft_wrap=True)
-    out.print(f"Figure: {written[1]}      Data: {written[-1]}")
+    print_notes(out, found.notes)
+    style = "bold green" if found.ok else "bold red"
+    out.print(f"\nVerdict: {verdict(found.exponents)}", style=style, soft_wrap=True)
+    # Figures come as SVG and PNG, then the data.
+    image, data = written[1], written[-1]
+    out.print(f"Figure: {image}      Data: {data}")
 
 
 def verdict(table: pd.DataFrame) -> str:
     """Which rows fail, in words."""
-    bad = table[~table["verdict"].isin(["stable", "not measured"])]
-    if bad.empty:
+    fine = table["verdict"].isin(["stable", "not measured"])
+    if fine.all():
         return "the same at every size"
-    by = "tensor" if "tensor" in table else "role" if "role" in table else "module"
-    said = [f"{row[by]} {row['quantity'].replace('_', ' ')} {row['verdict']}" for _, row in bad.iterrows()]
-    more = f"; and {len(said) - 4} more" if len(said) > 4 else ""
-    return f"{len(said)} of {len(table)} effects depend on the size: {'; '.join(said[:4])}{more}"
+    # The finest of the columns that say what a row is about.
+    by = next(name for name in ("tensor", "role", "module") if name in table)
+    failures = []
+    for _, row in table[~fine].iterrows():
+        quantity = row["quantity"].replace("_", " ")
+        failures.append(f"{row[by]} {quantity} {row['verdict']}")
+    named = "; ".join(failures[:_NAMED])
+    if len(failures) > _NAMED:
+        named += f"; and {len(failures) - _NAMED} more"
+    return f"{len(failures)} of {len(table)} effects depend on the size: {named}"

@@ -49,6 +49,7 @@ class Factory:
         import torch
 
         if meta:
+            # Code that computes with its weights cannot run there; it is run for real instead.
             with contextlib.suppress(Exception), torch.device("meta"):
                 return self._called(sizes)
         return self._called(sizes)
@@ -76,11 +77,19 @@ def factory(name: str) -> Factory:
         return _built_in(name)
     path, _, attribute = name.rpartition(":")
     module = _import(path)
-    if not callable(make := getattr(module, attribute, None)):
-        offered = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise InvalidValueError(f"{path} has no function `{attribute}`; it has: {offered or 'none'}")
+    make = getattr(module, attribute, None)
+    if not callable(make):
+        offered = ", ".join(_functions(module)) or "none"
+        raise InvalidValueError(f"{path} has no function `{attribute}`; it has: {offered}")
     inputs = getattr(module, "example_inputs", None)
-    return Factory(name, make, inputs() if callable(inputs) else inputs, module)
+    if callable(inputs):
+        inputs = inputs()
+    return Factory(name, make, inputs, module)
+
+
+def _functions(module: Any) -> list[str]:
+    """What of a module could be a factory."""
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
 
 
 # Shapes of a sample and numbers of outputs where only the model matters: those of digits, and short texts.
@@ -93,6 +102,7 @@ def _built_in(name: str) -> Factory:
     in_shape, out_features = _SHAPES[registry.takes(name)]
 
     def make(**sizes: Any) -> nn.Module:
+        # Every model has sizes and a seed; what else was given is an option of this one.
         options = {key: sizes.pop(key) for key in set(sizes) - {"width", "depth", "seed"}}
         return registry.build(name, options, in_shape=in_shape, out_features=out_features, **sizes)
 
@@ -102,7 +112,8 @@ def _built_in(name: str) -> Factory:
 def _import(path: str) -> Any:
     try:
         if path.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(os.path.basename(path)[:-3], path)
+            name = os.path.basename(path).removesuffix(".py")
+            spec = importlib.util.spec_from_file_location(name, path)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
@@ -117,8 +128,9 @@ def _import(path: str) -> Any:
 @contextlib.contextmanager
 def _here_on_path() -> Iterator[None]:
     """A module beside the user is found, as by `python -m`; and stays importable for what it imports later."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
     yield
 
 
@@ -130,10 +142,11 @@ def keywords(text: str, flag: str) -> dict[str, Any]:
     """
     found = {}
     for item in text.split(","):
-        name, equals, value = item.partition("=")
-        if not equals or not name.strip().isidentifier() or not value.strip():
+        name, _, value = (part.strip() for part in item.partition("="))
+        # Without an equals sign the value is empty.
+        if not name.isidentifier() or not value:
             raise InvalidValueError(f"`{flag}` is written width=512,depth=8, got {text!r}")
-        found[name.strip()] = value_of(value.strip())
+        found[name] = value_of(value)
     return found
 
 
@@ -162,8 +175,10 @@ def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> A
         return made.inputs
     if isinstance(getattr(model, "roles", None), dict) or getattr(model, "example_inputs", None) is not None:
         return None
+    # A property of Hugging Face's models, which raises for some of them.
     with contextlib.suppress(Exception):
-        if isinstance(dummy := getattr(model, "dummy_inputs", None), dict):
+        dummy = getattr(model, "dummy_inputs", None)
+        if isinstance(dummy, dict):
             return dummy
     raise InvalidValueError(
         f"`--inputs` is needed to trace {made.name}: --inputs int:2x16 for token numbers, --inputs float:2x3x32x32 for "
@@ -175,7 +190,10 @@ def _zeros(spec: str) -> Any:
     import torch
 
     match = re.fullmatch(r"([a-z]+\d*):(\d+(?:x\d+)*)", spec)
-    dtype = getattr(torch, _DTYPES.get(match[1], match[1]), None) if match else None
-    if match is None or not isinstance(dtype, torch.dtype):
-        raise InvalidValueError(f"`--inputs` is written dtype:shape, as float:2x3x32x32 or int:2x16, got {spec!r}")
-    return torch.zeros([int(size) for size in match[2].split("x")], dtype=dtype)
+    if match:
+        name, shape = match.groups()
+        dtype = getattr(torch, _DTYPES.get(name, name), None)
+        if isinstance(dtype, torch.dtype):
+            sizes = [int(size) for size in shape.split("x")]
+            return torch.zeros(sizes, dtype=dtype)
+    raise InvalidValueError(f"`--inputs` is written dtype:shape, as float:2x3x32x32 or int:2x16, got {spec!r}")

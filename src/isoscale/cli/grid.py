@@ -75,14 +75,18 @@ class Grid:
         if self.config is not None:
             self._refuse_flags_beside_file()
             return Sweep.from_toml(self.config)
+        # Most flags are settings of a sweep under the same name.
         shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args"}
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name in shared}
-        flags = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
+        of_model = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
+        model_args = _joined("--model-args", self.model_args, of_model)
+        dataset_args = _joined("--dataset-args", self.dataset_args, {"batches": self.batches})
+        lrs = log2_grid(*self.log2_lr, self.per_octave) if self.lrs is None else self.lrs
         return Sweep(
             **values,
-            model_args=_STATED.get(self.model, {}) | _joined("--model-args", self.model_args, flags),
-            dataset_args=_joined("--dataset-args", self.dataset_args, {"batches": self.batches}),
-            lrs=log2_grid(*self.log2_lr, self.per_octave) if self.lrs is None else self.lrs,
+            model_args=_STATED.get(self.model, {}) | model_args,
+            dataset_args=dataset_args,
+            lrs=lrs,
         )
 
     def _refuse_flags_beside_file(self) -> None:
@@ -94,10 +98,14 @@ class Grid:
 
 def _joined(flag: str, options: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The options given by name and those that have a flag of their own."""
+    by_name = dict(options or {})
+    # Of two values for one option neither is more the user's.
     given = {name: value for name, value in flags.items() if value is not None}
-    for name in given.keys() & (options or {}).keys():
-        raise InvalidValueError(f"`{name}` is given twice: by `--{name.replace('_', '-')}` and by `{flag}`")
-    return given | dict(options or {})
+    for name in given:
+        if name in by_name:
+            own_flag = f"--{name.replace('_', '-')}"
+            raise InvalidValueError(f"`{name}` is given twice: by `{own_flag}` and by `{flag}`")
+    return given | by_name
 
 
 @dataclass(frozen=True, kw_only=True)

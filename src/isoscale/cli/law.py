@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from isoscale.cli import running
 from isoscale.cli.grid import Place, Value
-from isoscale.cli.terminal import console, framed, typed_command
+from isoscale.cli.terminal import console, counted, framed, print_json, typed_command
 
 if TYPE_CHECKING:
     from isoscale.runs import Sweep
@@ -110,8 +109,10 @@ class LawCommand:
             return {self.model: networks[self.model]}
         if self.model not in names():
             raise unknown("network or model", self.model, ["all", *names(), *networks])
-        args = _INIT.get(self.model, {}) | (self.model_args or {})
-        return {self.model: Sweep(**(sized(self.preset) | changes | {"model": self.model, "model_args": args}))}
+        published = _INIT.get(self.model, {})
+        chosen: dict[str, Any] = {"model": self.model, "model_args": published | (self.model_args or {})}
+        settings = sized(self.preset) | changes | chosen
+        return {self.model: Sweep(**settings)}
 
     def _changes(self) -> dict[str, Any]:
         """The settings that flags change, as those of a sweep."""
@@ -119,10 +120,20 @@ class LawCommand:
         from isoscale.models import names
         from isoscale.runs import log2_grid
 
+        # The networks of a preset differ in their models' options.
         if self.model_args and self.model not in names():
             raise InvalidValueError("`--model-args` needs one model: conv-net, conv-resnet, vit, gpt or residual-mlp")
-        plain = ("optimizer", "dataset", "depths", "steps", "batch_size", "seeds")
-        changes = {name: getattr(self, name) for name in plain if getattr(self, name) is not None}
+        changes: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "dataset": self.dataset,
+            "depths": self.depths,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "seeds": self.seeds,
+        }
+        # A flag that is not given leaves the preset's setting.
+        changes = {name: value for name, value in changes.items() if value is not None}
+        # The preset's options are those of its own data set.
         if self.dataset is not None or self.dataset_args is not None:
             changes["dataset_args"] = self.dataset_args or {}
         if self.width is not None:
@@ -134,20 +145,21 @@ class LawCommand:
     def _announce(self, networks: dict[str, Sweep], out: Console) -> None:
         first = next(iter(networks.values()))
         trials = sum(spec.trials for spec in networks.values())
-        how = f"adaptive search instead of {trials} trials of the grid"
         if self.grid:
             how = f"every one of {trials} trials, and more where the best learning rate is at an end"
-        out.print("How does the best learning rate fall with depth?", style="bold")
-        depths = ", ".join(map(str, first.depths))
+        else:
+            how = f"adaptive search instead of {trials} trials of the grid"
+        count = counted(len(networks), "network")
+        depths = ", ".join(str(depth) for depth in first.depths)
         sizes = f"width {first.widths[0]}, depths {depths}, {first.steps} batches of {first.batch_size}"
-        count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
+        out.print("How does the best learning rate fall with depth?", style="bold")
         out.print(f"{count} on {first.dataset}, {sizes}; {how}.  Store: {self.place.store}")
 
     def _print(self, found: DepthLaw, out: Console) -> None:
         from isoscale import report
 
         if self.place.json:
-            console().print_json(_json(found))
+            print_json(_result(found))
             return
         for title, table in report.law_tables(found).items():
             out.print()
@@ -162,31 +174,32 @@ class LawCommand:
         from isoscale.report.files import write_all
 
         folder = Path(self.report)
-        report.write_figures(folder, {"depth-law": report.depth_law(found.data)}, {"depth-law": found.data})
-        heading = "The depth law of learning rates"
-        page = report.law_page(found, heading=heading, command=typed_command(), figure="depth-law.svg")
+        figures = {"depth-law": report.depth_law(found.data)}
+        report.write_figures(folder, figures, {"depth-law": found.data})
+        page = report.law_page(
+            found,
+            heading="The depth law of learning rates",
+            command=typed_command(),
+            figure="depth-law.svg",
+        )
         runs = found.runs.to_csv(index=False, float_format="%.6g")
         write_all(folder, {"depth-law.md": page.encode(), "runs.csv": runs.encode()})
         return folder / "depth-law.md"
 
 
-def _json(found: DepthLaw) -> str:
-    columns = ("exponent", "exponent_low", "exponent_high", "r2", "curvature", "estimate_exponent")
+def _result(found: DepthLaw) -> dict[str, Any]:
+    """The law of each network and its optima by depth, for programs."""
+    numbers = ("exponent", "exponent_low", "exponent_high", "r2", "curvature", "estimate_exponent")
+    verdicts = ("claim_verdict", "published_verdict")
     networks = {}
-    for name in found.data["network"].values.tolist():
-        of = found.data.sel(network=name)
-        numbers = {column: _finite(of[column].item()) for column in columns}
-        words = {column: of[column].item() for column in ("claim_verdict", "published_verdict")}
-        depths = {name: _by_depth(of, name) for name in ("lr", "lr_low", "lr_high", "at_edge", "estimate")}
-        networks[name] = numbers | words | depths
+    for network in found.data["network"].values.tolist():
+        of = found.data.sel(network=network)
+        result = {name: of[name].item() for name in (*numbers, *verdicts)}
+        depths = [str(int(depth)) for depth in of["depth"].values]
+        for name in ("lr", "lr_low", "lr_high", "at_edge", "estimate"):
+            values = of[name].values.tolist()
+            result[name] = dict(zip(depths, values, strict=True))
+        networks[network] = result
+    # pandas writes what a table holds as JSON would, NaN as null and numpy's numbers as numbers.
     zero_shot = json.loads(found.zero_shot.to_json(orient="records"))
-    return json.dumps({"networks": networks, "zero_shot": zero_shot})
-
-
-def _by_depth(of: Any, name: str) -> dict[str, Any]:
-    return {str(int(depth)): _finite(value) for depth, value in zip(of["depth"].values, of[name].values, strict=True)}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return str(value) if isinstance(value, str) else float(value) if math.isfinite(value) else None
+    return {"networks": networks, "zero_shot": zero_shot}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat
 
 from rich.console import Console
 
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    import numpy as np
     import xarray as xr
+
+Table = tuple[list[str], list[list[str]]]
 
 
 def sizes(text: str) -> dict[str, int]:
@@ -23,40 +23,80 @@ def sizes(text: str) -> dict[str, int]:
     {'width': 512, 'depth': 8}
     """
     found = dict(re.findall(r"(width|depth)=(\d+)", text))
-    if set(found) != {"width", "depth"} or re.sub(r"(width|depth)=\d+,?", "", text):
+    rest = re.sub(r"(width|depth)=\d+,?", "", text)
+    # What is left over would be ignored in silence.
+    if set(found) != {"width", "depth"} or rest:
         raise InvalidValueError(f"sizes are written width=512,depth=8, got {text!r}")
     return {name: int(value) for name, value in found.items()}
 
 
-def finite_networks(
-    x: np.ndarray,
-    y: np.ndarray,
-    size: dict[str, int],
-    networks: int,
-    settings: dict[str, Any],
-    progress: Callable[[float], None],
-) -> xr.Dataset:
-    """Mean loss of finite networks over seeds, with its standard error."""
-    import xarray as xr
+# --- tables: columns and rows ---
+def losses(runs: dict[str, xr.Dataset], steps: int) -> Table:
+    """The loss of every run, at about ten steps and the last."""
+    # A long training fits a screen too.
+    every = max(1, steps // 10)
+    columns = ["step"]
+    for label in runs:
+        columns.append(f"loss ({label})")
+    rows = []
+    for step in range(steps + 1):
+        if step % every and step != steps:
+            continue
+        row = [str(step)]
+        for run in runs.values():
+            row.append(plus_minus(run["loss"][step], run["loss_se"][step]))
+        rows.append(row)
+    return columns, rows
 
-    from isoscale import limit
 
-    losses = []
-    for seed in range(networks):
-        asked: dict[str, Any] = settings | size | {"seed": settings["seed"] + seed, "kernels": False}
-        run = limit.simulate(x, y, **asked)
-        losses.append(run["loss"])
-        progress((seed + 1) / networks)
-    every = xr.concat(losses, dim="network")
-    return xr.Dataset({"loss": every.mean("network"), "loss_se": every.std("network", ddof=1) / networks**0.5})
+def exponents(data: xr.Dataset) -> Table:
+    """The fitted exponents of convergence with their intervals."""
+    rows = []
+    for law in data["law"].values.tolist():
+        fit = data.sel(law=law)
+        row = [law]
+        for name in ("exponent", "exponent_low", "exponent_high"):
+            row.append(f"{float(fit[name]):+.2f}")
+        rows.append(row)
+    return ["law", "exponent", "95 % from", "to"], rows
+
+
+def gaps(data: xr.Dataset) -> Table:
+    """The gap between the versions at the last step, by horizon and depth."""
+    last = data.isel(step=-1)
+    depths = last["depth"].values
+    columns = ["T"]
+    for depth in depths:
+        columns.append(f"depth {depth:g}")
+    rows = []
+    for horizon in last["horizon"].values:
+        row = [f"{horizon:g}"]
+        for depth in depths:
+            cell = last.sel(horizon=horizon, depth=depth)
+            row.append(plus_minus(cell["gap"], cell["gap_se"]))
+        rows.append(row)
+    return columns, rows
+
+
+# --- sentences ---
+def claim(training_gap: list[str]) -> str:
+    """What was claimed of the gap between the versions and what was found, from its row of the exponents."""
+    _, exponent, low, high = training_gap
+    return (
+        "Claim (Neural Feature Dynamics): the gap between independent and reused backward weights closes with "
+        "depth. Measured: at step 0 it falls with width; in training its exponent in depth is "
+        f"{exponent} [{low}, {high}]. An exponent of 0 means that it does not close."
+    )
 
 
 def verdict(runs: dict[str, xr.Dataset], out: Console) -> None:
+    """Where the two versions differ most, and what is to be said of each run."""
     reused, independent = runs["reused"], runs["independent"]
     difference = independent["loss"] - reused["loss"]
     step = int(abs(difference).argmax("step"))
-    se = float((reused["loss_se"][step] ** 2 + independent["loss_se"][step] ** 2) ** 0.5)
-    out.print(f"The two versions differ most at step {step}, by {plus_minus(float(difference[step]), se)} in the loss.")
+    se = _joint(reused["loss_se"][step], independent["loss_se"][step])
+    most = plus_minus(difference[step], se)
+    out.print(f"The two versions differ most at step {step}, by {most} in the loss.")
     for mode, run in runs.items():
         if run.attrs.get("diverged_step", -1) >= 0:
             out.print(f"{mode}: diverged at step {run.attrs['diverged_step']}")
@@ -67,18 +107,35 @@ def verdict(runs: dict[str, xr.Dataset], out: Console) -> None:
 
 def distance(limit: xr.Dataset, at_depth: xr.Dataset, finite: xr.Dataset, size: dict[str, int], out: Console) -> None:
     """How far a finite network is from the limit, and how much of that is depth, how much width."""
-    total, depth, width = (
-        abs(float(a["loss"][-1] - b["loss"][-1])) for a, b in ((finite, limit), (at_depth, limit), (finite, at_depth))
-    )
+    # finite - limit = (finite - infinitely wide at its depth) + (infinitely wide at its depth - limit)
+    total = _apart(finite, limit)
+    depth = _apart(at_depth, limit)
+    width = _apart(finite, at_depth)
     if not math.isfinite(total + depth + width):
         out.print("A run diverged: there is no distance to the limit at the last step.")
         return
-    se = float((finite["loss_se"][-1] ** 2 + limit["loss_se"][-1] ** 2) ** 0.5)
+    se = _joint(finite["loss_se"][-1], limit["loss_se"][-1])
+    # The error of finite depth is of order 1 / depth: twice the depth, half of it.
+    gain = depth / 2
     out.print(
         f"Width {size['width']}, depth {size['depth']} is {plus_minus(total, se)} from the limit at the last step: "
-        f"depth makes {depth:.4f} of it, width {width:.4f}. Doubling the depth would gain about {depth / 2:.4f}."
+        f"depth makes {depth:.4f} of it, width {width:.4f}. Doubling the depth would gain about {gain:.4f}."
     )
 
 
-def plus_minus(value: float, se: float) -> str:
-    return f"{value:.4f} ± {se:.4f}" if math.isfinite(value) else "diverged"
+def _apart(a: xr.Dataset, b: xr.Dataset) -> float:
+    """The distance of two runs' losses at the last step."""
+    return abs(float(a["loss"][-1] - b["loss"][-1]))
+
+
+def _joint(a: xr.DataArray, b: xr.DataArray) -> float:
+    """The standard error of a difference: sqrt(a^2 + b^2)."""
+    return float((a**2 + b**2) ** 0.5)
+
+
+def plus_minus(value: SupportsFloat, se: SupportsFloat) -> str:
+    """A loss with its standard error."""
+    value, se = float(value), float(se)
+    if not math.isfinite(value):
+        return "diverged"
+    return f"{value:.4f} ± {se:.4f}"

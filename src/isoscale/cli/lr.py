@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from isoscale.cli.factory import keywords
 from isoscale.cli.problem import On, Problem
-from isoscale.cli.terminal import bar, console, finite
+from isoscale.cli.terminal import bar, console, print_json, print_notes
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class LrCommand:
         for flag, value in (("--batches", self.batches), ("--steps", self.steps)):
             if value < 1:
                 raise InvalidValueError(f"`{flag}` must be >= 1, got {value}")
-        problem = self.on.problem(self.model, batches=max(self.batches, self.steps if self.sweep else 0))
+        # The sweep trains on a batch for each step; the first of them are what the learning rate is measured on.
+        needed = max(self.batches, self.steps) if self.sweep else self.batches
+        problem = self.on.problem(self.model, batches=needed)
         sizes = keywords(self.size, "--size")
         batches = problem.batches[: self.batches]
         found = measure.max_update_lr(
@@ -71,22 +74,24 @@ class LrCommand:
         self._print(found, len(batches), out)
         confirmed = self._confirm(found, problem, sizes, out) if self.sweep else {}
         if self.json:
-            shown = asdict(found) | {"lowest": found.lowest, "highest": found.highest}
-            console().print_json(data=finite(shown | confirmed))
+            extremes = {"lowest": found.lowest, "highest": found.highest}
+            print_json(asdict(found) | extremes | confirmed)
         return 0
 
     def _print(self, found: MaxUpdate, batches: int, out: Console) -> None:
-        error = f" ± {found.lr_se:.2g}" if found.lr_se == found.lr_se else ""
-        (low, at_low), (high, at_high) = found.lowest[::-1], found.highest[::-1]
-        out.print(Text.assemble("Maximal-update learning rate (no sweep): ", (f"{found.lr:.3g}{error}", "bold")))
+        lr = f"{found.lr:.3g}"
+        if not math.isnan(found.lr_se):
+            lr += f" ± {found.lr_se:.2g}"
+        out.print(Text.assemble("Maximal-update learning rate (no sweep): ", (lr, "bold")))
+        at_low, low = found.lowest
+        at_high, high = found.highest
         out.print(f"Layer by layer: min {low:.3g} at {at_low}, max {high:.3g} at {at_high}")
         passes = self.seeds * batches
         out.print(
             f"Cost: {passes} gradients and {passes} Jacobian-vector products ({found.method}), "
             f"{self.seeds} seeds x {batches} batches"
         )
-        for note in found.notes:
-            out.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
+        print_notes(out, found.notes)
         if not self.sweep:
             out.print("Confirm with: --sweep")
 
@@ -94,8 +99,9 @@ class LrCommand:
         from isoscale import measure
         from isoscale.measure.confirm import OCTAVES
 
-        runs = len(OCTAVES) * self.seeds
-        out.print(f"Sweep: {len(OCTAVES)} learning rates x {self.seeds} seeds, {runs * self.steps} training steps")
+        rates = len(OCTAVES)
+        steps = rates * self.seeds * self.steps
+        out.print(f"Sweep: {rates} learning rates x {self.seeds} seeds, {steps} training steps")
         with bar("sweep", quiet=self.quiet or self.json) as show:
             confirmed = measure.confirm_lr(
                 lambda **given: problem.make(**sizes, **given),
@@ -108,4 +114,8 @@ class LrCommand:
                 progress=show,
             )
         out.print(Text.assemble("Found: ", (confirmed.statement, "bold")), soft_wrap=True)
-        return {"best_lr": confirmed.lr, "octaves": confirmed.octaves, "statement": confirmed.statement}
+        return {
+            "best_lr": confirmed.lr,
+            "octaves": confirmed.octaves,
+            "statement": confirmed.statement,
+        }

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.text import Text
 
-from isoscale.cli.terminal import console, framed
+from isoscale.cli.terminal import console, counted, framed, print_labelled, print_notes
 
 if TYPE_CHECKING:
     from torch import nn
 
     from isoscale.parametrization import Plan
+    from isoscale.scaling.tensor import TensorPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +60,24 @@ class PlanCommand:
         from isoscale.cli.factory import example_inputs, factory, keywords
 
         made = factory(self.model)
-        base_sizes, sizes = keywords(self.base, "--base"), keywords(self.target, "--target")
-        base, model = made.build(base_sizes), made.build(sizes, meta=True)
-        plan = self._plan(model, base, example_inputs(self.inputs, made, base))
+        base_sizes = keywords(self.base, "--base")
+        sizes = keywords(self.target, "--target")
+        base = made.build(base_sizes)
+        model = made.build(sizes, meta=True)
+        inputs = example_inputs(self.inputs, made, base)
+        plan = self._plan(model, base, inputs)
         out = console(quiet=self.quiet or self.json)
-        self._print(plan, model, _ratios(base_sizes, sizes), out)
+        out.print(_summary(plan, model, _ratios(base_sizes, sizes)))
+        out.print(framed(["tensor", "role", "init std", "lr", "decay", "eps", "why"], _rows(plan)))
+        # A plan with unresolved issues would train something else than the rule: it is not left lying about.
         written = self.force or not plan.open_items
         if written:
             plan.save(self.out)
         if self.json:
             console().print_json(data=plan.to_dict())
         for item in plan.open_items:
-            out.print(Text.assemble(("to fix: ", "bold red"), item), soft_wrap=True)
-        for note in plan.notes:
-            out.print(Text.assemble(("note: ", "bold"), note), soft_wrap=True)
+            print_labelled(out, "to fix", "bold red", item)
+        print_notes(out, plan.notes)
         out.print(_ending(plan, self.out, written), style="bold", soft_wrap=True)
         return 0 if written else 1
 
@@ -92,40 +97,62 @@ class PlanCommand:
             force=True,
         )
 
-    def _print(self, plan: Plan, model: nn.Module, ratios: str, out: Console) -> None:
-        blocks = len({entry.block for entry in plan.entries if entry.block})
-        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        out.print(
-            Text.assemble(
-                (type(model).__name__, "bold"),
-                f", {blocks} residual blocks, {millions:,.3g} M parameters.  {ratios}.  {plan.scaling.rule.name}, "
-                f"{plan.settings.optimizer}.  Init and groups only: forward untouched",
-            )
-        )
-        out.print(framed(["tensor", "role", "init std", "lr", "decay", "eps", "why"], _rows(plan)))
+
+def _summary(plan: Plan, model: nn.Module, ratios: str) -> Text:
+    """What was planned, on one line."""
+    blocks = {entry.block for entry in plan.entries if entry.block}
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return Text.assemble(
+        (type(model).__name__, "bold"),
+        f", {len(blocks)} residual blocks, {millions:,.3g} M parameters.  {ratios}.  ",
+        f"{plan.scaling.rule.name}, {plan.settings.optimizer}.  Init and groups only: forward untouched",
+    )
 
 
 def _ratios(base: dict[str, Any], target: dict[str, Any]) -> str:
     """ "width x4, depth x8": the sizes that were given for both and differ."""
-    shared = [name for name in target if isinstance(base.get(name), int) and isinstance(target[name], int)]
-    return ", ".join(f"{name} x{target[name] / base[name]:.4g}" for name in shared) or "same sizes"
+    ratios = []
+    for name, size in target.items():
+        if isinstance(size, int) and isinstance(base.get(name), int):
+            ratios.append(f"{name} x{size / base[name]:.4g}")
+    return ", ".join(ratios) or "same sizes"
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     """One line for all tensors that differ in their block's index alone."""
-    kinds: dict[tuple[str, ...], list[float]] = {}
-    for entry, row in zip(plan.entries, plan.table().to_dict("records"), strict=True):
-        numbers = (f"{row[key]:.3g}" if row[key] == row[key] else "-" for key in ("lr", "weight_decay", "eps"))
-        role = row["role"].replace("_", " ") + (f", {row['place']}" if row["place"].startswith("map ") else "")
-        kinds.setdefault((entry.kind, role, *numbers, row["reason"]), []).append(float(row["init_std"]))
-    for (kind, role, lr, decay, eps, reason), stds in kinds.items():
-        init = f"{sum(stds) / len(stds):.3g}" if stds[0] == stds[0] else "-"
-        yield kind, role, init, lr, decay, eps, reason
+    # Tensors with the same numbers share a line, which shows the mean of their initial standard deviations:
+    # the base was drawn at random, so these differ a little from block to block.
+    stds: dict[tuple[str, ...], list[float]] = {}
+    for entry in plan.entries:
+        lr = 0.0 if entry.frozen else entry.lr
+        eps = "-" if entry.eps is None else f"{entry.eps:.3g}"
+        kind = (
+            entry.kind,
+            _role(entry),
+            f"{lr:.3g}",
+            f"{entry.weight_decay:.3g}",
+            eps,
+            entry.reason,
+        )
+        stds.setdefault(kind, []).append(entry.init_std)
+    for (name, role, lr, decay, eps, reason), of_kind in stds.items():
+        mean = sum(of_kind) / len(of_kind)
+        init = "-" if math.isnan(of_kind[0]) else f"{mean:.3g}"
+        yield name, role, init, lr, decay, eps, reason
+
+
+def _role(entry: TensorPlan) -> str:
+    """The role in words, and which layer of its branch the tensor is."""
+    role = entry.role.replace("_", " ")
+    if entry.place.startswith("map "):
+        return f"{role}, {entry.place}"
+    return role
 
 
 def _ending(plan: Plan, path: str, written: bool) -> str:
-    things, warnings = len(plan.open_items), len(plan.notes)
-    counted = f"{things} thing{'s' * (things != 1)} to fix, {warnings} note{'s' * (warnings != 1)}."
+    things = counted(len(plan.open_items), "thing")
+    notes = counted(len(plan.notes), "note")
     if not written:
-        return f"{counted} {path} not written (use --force to write a plan with open items)"
-    return f'{counted} Plan: {Path(path)}   Use it: isoscale.Plan.load("{path}").apply(model).param_groups()'
+        return f"{things} to fix, {notes}. {path} not written (use --force to write a plan with open items)"
+    use = f'isoscale.Plan.load("{path}").apply(model).param_groups()'
+    return f"{things} to fix, {notes}. Plan: {Path(path)}   Use it: {use}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isoscale.cli.factory import Factory, factory
+from isoscale.cli.factory import Factory, factory, value_of
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ class On:
         """
         if self.batch_size < 1:
             raise InvalidValueError(f"`--batch-size` must be >= 1, got {self.batch_size}")
-        from isoscale.cli.factory import value_of
-
         made = factory(name)
         options = {key: value_of(value) for key, value in self.options.items()}
         if made.module is None:
@@ -49,9 +47,16 @@ class On:
         if own is not None and self.dataset is None:
             found = _own_batches(name, own, batches)
         else:
-            found = _from_data(_dataset(self, made), self, batches, flat=False)
-        loss = _told(name, getattr(made.module, "loss_fn", standard_loss))
-        return Problem(name, _maker(made, options), found, loss, made)
+            dataset = _dataset(self, made)
+            found = _from_data(dataset, self, batches, flat=False)
+        loss_fn = getattr(made.module, "loss_fn", standard_loss)
+        return Problem(
+            name=name,
+            make=_maker(made, options),
+            batches=found,
+            loss_fn=_named(name, loss_fn),
+            made=made,
+        )
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,16 @@ class Problem:
 
 
 def _has(make: Callable[..., Any], argument: str) -> bool:
-    parameters = inspect.signature(make).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD or p.name == argument for p in parameters)
+    for parameter in inspect.signature(make).parameters.values():
+        if parameter.name == argument or parameter.kind is parameter.VAR_KEYWORD:
+            return True
+    return False
 
 
 def _maker(made: Factory, options: dict[str, Any]) -> Callable[..., Any]:
     """The user's factory; one that knows no seed draws from the global generator, which its caller has seeded."""
 
+    # Options win over sizes: a user may hold the depth of a model fixed.
     def make(**given: Any) -> Any:
         if not _has(made.make, "seed"):
             given.pop("seed", None)
@@ -93,13 +101,15 @@ def _own_batches(name: str, own: Any, count: int) -> list[tuple[Any, Any]]:
     from isoscale.measure.tools.building import checked_batches
 
     try:
-        found = list(itertools.islice(own() if callable(own) else own, count))
+        every = own() if callable(own) else own
+        # A generator may never end: no more is asked of it than is needed.
+        found = list(itertools.islice(every, count))
     except Exception as error:
         raise InvalidValueError(f"`batches` beside {name} fails: {type(error).__name__}: {error}") from error
     return checked_batches(found)
 
 
-def _told(name: str, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _named(name: str, loss_fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """The loss, which names itself when it fails."""
 
     def loss(output: Any, y: Any) -> Any:
@@ -118,13 +128,20 @@ def _built_in(name: str, options: dict[str, Any], on: On, batches: int) -> Probl
     from isoscale import data, models
 
     kind = models.takes(name)
-    found = data.load(on.dataset or _DEFAULT_DATA[kind], on.data)
+    dataset = on.dataset or _DEFAULT_DATA[kind]
+    found = data.load(dataset, on.data)
     pairs = _from_data(found, on, batches, flat=kind == "features")
 
     def make(**sizes: Any) -> Any:
         return models.build(name, options, in_shape=found.in_shape, out_features=found.classes, **sizes)
 
-    return Problem(name, make, pairs, standard_loss, factory(name))
+    return Problem(
+        name=name,
+        make=make,
+        batches=pairs,
+        loss_fn=standard_loss,
+        made=factory(name),
+    )
 
 
 def _dataset(on: On, made: Factory) -> Any:
@@ -142,8 +159,15 @@ def _dataset(on: On, made: Factory) -> Any:
 def _from_data(found: Any, on: On, batches: int, *, flat: bool) -> list[tuple[Any, Any]]:
     from isoscale.training.config import batch_order
 
-    order = batch_order(len(found.train_x), min(on.batch_size, len(found.train_x)), batches, seed=0)
-    return [(found.train_x[rows].flatten(1) if flat else found.train_x[rows], found.train_y[rows]) for rows in order]
+    samples = len(found.train_x)
+    batch_size = min(on.batch_size, samples)
+    pairs = []
+    for rows in batch_order(samples, batch_size, batches, seed=0):
+        x = found.train_x[rows]
+        if flat:
+            x = x.flatten(1)
+        pairs.append((x, found.train_y[rows]))
+    return pairs
 
 
 def standard_loss(output: Any, y: Any) -> Any:
@@ -152,7 +176,9 @@ def standard_loss(output: Any, y: Any) -> Any:
 
     from isoscale.measure.tools.observe import tensors
 
+    # The first tensor of whatever the model returns.
     logits = next(tensor for _, tensor in tensors(output))
     if y.is_floating_point():
-        return 0.5 * (logits.reshape(y.shape) - y).square().mean()
+        errors = logits.reshape(y.shape) - y
+        return 0.5 * errors.square().mean()
     return F.cross_entropy(logits.flatten(0, -2), y.flatten())

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
-from isoscale.cli.terminal import console, framed
+from isoscale.cli.terminal import console, framed, print_failures
 
 if TYPE_CHECKING:
     from isoscale.runs import SweepResult
@@ -42,11 +42,14 @@ class SweepCommand:
     def _print(self, result: SweepResult, out: Console) -> None:
         from isoscale import stats as laws
 
-        best = laws.optimal_lr(result.loss).to_dataframe().reset_index()
+        optima = laws.optimal_lr(result.loss)
+        best = optima.to_dataframe().reset_index()
         if self.place.json:
             console().print_json(best.to_json(orient="records"))
             return
+        # Trials that were in the store already count too.
+        done = result.count("done")
+        diverged = result.count("diverged")
         out.print(framed(best.columns, best.values))
-        out.print(f"{result.count('done')} trials done, {result.count('diverged')} diverged, in {self.place.store}")
-        for reason in result.reasons:
-            out.print(f"failed: {reason}", style="red")
+        out.print(f"{done} trials done, {diverged} diverged, in {self.place.store}")
+        print_failures(out, result.reasons)

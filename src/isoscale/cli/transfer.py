@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
-from isoscale.cli.terminal import console, framed, typed_command
+from isoscale.cli.terminal import console, framed, print_failures, print_json, typed_command
 
 if TYPE_CHECKING:
     from isoscale.studies.transfer import Transfer
@@ -39,12 +38,9 @@ class TransferCommand:
 
         out = console(quiet=self.place.quiet or self.place.json)
         axis, base, target = hp_transfer.question(spec)
-        out.print(
-            Text.assemble(
-                (hp_transfer.ask(axis, base, target), "bold"),
-                f"   {hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}",
-            )
-        )
+        question = hp_transfer.ask(axis, base, target)
+        setting = f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}"
+        out.print(Text.assemble((question, "bold"), f"   {setting}"))
         running.announce(spec, self.place, out)
         if self.place.dry_run:
             return 0
@@ -60,40 +56,42 @@ class TransferCommand:
         from isoscale import report
 
         if self.place.json:
-            console().print_json(_json(found))
+            print_json(_result(found))
             return
         for rule in report.ordered(found.data):
-            verdict = Text.assemble("\n", (rule, "bold"), f"  {report.verdict_cell(found.data, rule)}")
-            out.print(verdict, style="green" if found.is_good(rule) else "red")
+            verdict = report.verdict_cell(found.data, rule)
+            heading = Text.assemble("\n", (rule, "bold"), f"  {verdict}")
+            out.print(heading, style="green" if found.is_good(rule) else "red")
             cells = report.by_size(found.data, rule)
             out.print(framed(cells.columns, cells.values))
+        # The answer comes last: that is where a reader of a terminal looks.
         out.print()
         out.print(found.answer, style="bold")
-        for reason in found.result.reasons:
-            out.print(f"failed: {reason}", style="red")
+        print_failures(out, found.result.reasons)
 
     def _exit_code(self, found: Transfer) -> int:
-        drifting = self.fail_on_drift is not None and found.drifts_beyond(self.fail_on_drift)
-        return 1 if drifting or found.result.count("failed") else 0
+        # A verdict without the failed trials is not on what was asked for.
+        if found.result.count("failed"):
+            return 1
+        if self.fail_on_drift is None:
+            return 0
+        return 1 if found.drifts_beyond(self.fail_on_drift) else 0
 
 
-def _json(found: Transfer) -> str:
+def _result(found: Transfer) -> dict[str, Any]:
+    """The verdict of each rule and its numbers by size, for programs."""
     data = found.data
     sizes = data[found.axis].values.tolist()
-    rules = {
-        rule: {
-            "verdict": found.verdicts[rule],
-            "good": found.is_good(rule),
-            **{
-                name: dict(zip(sizes, _finite(data[name].sel(rule=rule).values.tolist()), strict=True))
-                for name in ("optimal_lr", "at_edge", "drift", "regret", "best_loss")
-            },
-        }
-        for rule in data["rule"].values.tolist()
+    rules = {}
+    for rule in data["rule"].values.tolist():
+        of = data.sel(rule=rule)
+        numbers: dict[str, Any] = {"verdict": found.verdicts[rule], "good": found.is_good(rule)}
+        for name in ("optimal_lr", "at_edge", "drift", "regret", "best_loss"):
+            values = of[name].values.tolist()
+            numbers[name] = dict(zip(sizes, values, strict=True))
+        rules[rule] = numbers
+    return {
+        "question": data.attrs["question"],
+        "answer": found.answer,
+        "rules": rules,
     }
-    return json.dumps({"question": data.attrs["question"], "answer": found.answer, "rules": rules})
-
-
-def _finite(values: list) -> list:
-    """JSON has no NaN and no infinity."""
-    return [value if not isinstance(value, float) or abs(value) < float("inf") else None for value in values]

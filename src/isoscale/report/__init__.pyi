@@ -1,4 +1,3 @@
-from .drawing import write_figures as write_figures
 from .feature_figure import collapse as collapse
 from .formats import by_size as by_size
 from .formats import drift_cell as drift_cell
@@ -9,14 +8,15 @@ from .formats import regret_cell as regret_cell
 from .formats import table as table
 from .formats import verdict_cell as verdict_cell
 from .law_figure import depth_law as depth_law
-from .law_tables import law_page as law_page
-from .law_tables import law_summary as law_summary
 from .law_tables import law_tables as law_tables
+from .law_words import law_page as law_page
+from .law_words import law_summary as law_summary
 from .limit_figures import gap as gap
 from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves
 from .optimum_figure import optimum as optimum
+from .output import write_figures as write_figures
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates

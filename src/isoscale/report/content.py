@@ -7,55 +7,95 @@ from typing import Any
 
 import xarray as xr
 
-from isoscale.report import formats
+from isoscale.report import formats, numbers
 
 
 def rules(data: xr.Dataset) -> list[dict[str, Any]]:
-    """One entry a rule, good ones first: its row of the table and, size by size, every number."""
-    return [
-        {**formats.row(data, rule), "good": formats.is_good(data, rule), **_by_size(data, rule)}
-        for rule in formats.ordered(data)
-    ]
+    """One entry per rule, good ones first: its row of the table and, size by size, every number."""
+    entries = []
+    for rule in formats.ordered(data):
+        entry = {
+            **formats.row(data, rule),
+            "good": formats.is_good(data, rule),
+            **_by_size(data, rule),
+        }
+        entries.append(entry)
+    return entries
 
 
 def _by_size(data: xr.Dataset, rule: str) -> dict[str, list[Any]]:
     """The cells of a rule, a list over the sizes for each quantity."""
-    cells = {
-        "lrs": lambda size: (formats.lr_cell(data, rule, size), formats.lr_interval(data, rule, size)),
-        "drifts": lambda size: formats.drift_cell(data, rule, size),
-        "regrets": lambda size: formats.regret_cell(data, rule, size),
-        "losses": lambda size: formats.loss_cell(data, rule, size),
-    }
-    return {name: [cell(size) for size in formats.sizes(data)] for name, cell in cells.items()}
+    cells: dict[str, list[Any]] = {"lrs": [], "drifts": [], "regrets": [], "losses": []}
+    for size in formats.sizes(data):
+        lr = formats.lr_cell(data, rule, size)
+        interval = formats.lr_interval(data, rule, size)
+        drift = formats.drift_cell(data, rule, size)
+        regret = formats.regret_cell(data, rule, size)
+        loss = formats.loss_cell(data, rule, size)
+        cells["lrs"].append((lr, interval))
+        cells["drifts"].append(drift)
+        cells["regrets"].append(regret)
+        cells["losses"].append(loss)
+    return cells
 
 
 def facts(data: xr.Dataset) -> dict[str, str]:
     """How the experiment was run, as pairs of a word and what stands behind it."""
     attrs = data.attrs
+    axis = formats.axis(data)
+    sizes = formats.sizes(data)
+    seeds = [int(seed) for seed in data.seed.values]
+    seconds = float(attrs["seconds"])
     return {
         "Model": str(attrs["model"]),
-        formats.axis(data).capitalize(): formats.listing(formats.sizes(data)),
-        "Data": " \N{EM DASH} ".join(str(attrs[name]) for name in ("dataset", "dataset_note") if attrs[name]),
+        axis.capitalize(): numbers.listing(sizes),
+        "Data": _dataset(data),
         "Optimizer": str(attrs["optimizer"]),
-        "Learning rates": _grid(data),
-        "Seeds": formats.listing(int(seed) for seed in data.seed.values),
+        "Learning rates": _learning_rates(data),
+        "Seeds": numbers.listing(seeds),
         "Trials": _trials(data),
-        "Time of this run": duration(float(attrs["seconds"])),
-        "Finished": str(attrs["created"]).replace("T", " ").replace("Z", " UTC"),
-        "Versions": ", ".join(f"{name} {version}" for name, version in json.loads(attrs["versions"]).items()),
+        "Time of this run": duration(seconds),
+        "Finished": _finished(data),
+        "Versions": _versions(data),
     }
 
 
-def _grid(data: xr.Dataset) -> str:
-    """The learning rates: "11, from 2⁻⁸ to 2²"."""
-    first, last = (formats.power(float(data.lr[end])) for end in (0, -1))
-    return f"{data.sizes['lr']}, from {first} to {last}" if data.sizes["lr"] > 1 else first
+def _dataset(data: xr.Dataset) -> str:
+    """The data set's name and what is to be said of it, if anything."""
+    name = str(data.attrs["dataset"])
+    note = str(data.attrs["dataset_note"])
+    return " \N{EM DASH} ".join(part for part in (name, note) if part)
+
+
+def _learning_rates(data: xr.Dataset) -> str:
+    """The grid: "11, from 2⁻⁸ to 2²"."""
+    count = data.sizes["lr"]
+    first = numbers.power(float(data.lr[0]))
+    last = numbers.power(float(data.lr[-1]))
+    if count == 1:
+        return first
+    return f"{count}, from {first} to {last}"
 
 
 def _trials(data: xr.Dataset) -> str:
     """How many, and what became of them."""
-    trials, diverged, failed = (int(data.attrs[name]) for name in ("trials", "diverged", "failed"))
-    return f"{trials:,}: {trials - diverged - failed:,} finished, {diverged:,} diverged, {failed:,} failed"
+    trials = int(data.attrs["trials"])
+    diverged = int(data.attrs["diverged"])
+    failed = int(data.attrs["failed"])
+    finished = trials - diverged - failed
+    return f"{trials:,}: {finished:,} finished, {diverged:,} diverged, {failed:,} failed"
+
+
+def _finished(data: xr.Dataset) -> str:
+    """The ISO date without its letters."""
+    date = str(data.attrs["created"])
+    return date.replace("T", " ").replace("Z", " UTC")
+
+
+def _versions(data: xr.Dataset) -> str:
+    """Packages with their versions."""
+    versions = json.loads(data.attrs["versions"])
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def duration(seconds: float) -> str:
@@ -70,14 +110,22 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s"
 
 
 def spoken(data: xr.Dataset, figure: str) -> str:
     """What a figure shows, in words, for those who hear the page."""
+    rules = formats.ordered(data)
     if figure == "loss":
-        verdicts = ". ".join(f"{rule}: {data.verdict.sel(rule=rule).item()}" for rule in formats.ordered(data))
-        return f"Final training loss against learning rate, one panel a rule. {verdicts}."
-    size = formats.axis(data)
-    laws = (f"{rule}: exponent {formats.exponent_text(data, rule) or 'unknown'}" for rule in formats.ordered(data))
-    return f"Best learning rate against {size}, one line a rule. {'. '.join(laws)}."
+        verdicts = [f"{rule}: {formats.verdict(data, rule)}" for rule in rules]
+        words = ". ".join(verdicts)
+        return f"Final training loss against learning rate, one panel a rule. {words}."
+    exponents = []
+    for rule in rules:
+        exponent = formats.exponent_text(data, rule) or "unknown"
+        exponents.append(f"{rule}: exponent {exponent}")
+    axis = formats.axis(data)
+    words = ". ".join(exponents)
+    return f"Best learning rate against {axis}, one line a rule. {words}."

@@ -1,4 +1,4 @@
-"""What the figures share: type and colour, log2 axes, labels that keep apart, files that repeat.
+"""What the figures share: type and colour, panels, lines with bands, labels that keep apart.
 
 Figures are built on `matplotlib.figure.Figure`, never through pyplot, and in a style of their own, so that
 neither the caller's rcParams nor ours leak; the same data give the same bytes.
@@ -10,22 +10,20 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import matplotlib
 import matplotlib.style
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from isoscale.report.files import write_all
-from isoscale.report.formats import BAD, GOOD, superscript
+from isoscale.report.formats import BAD, GOOD
+from isoscale.report.numbers import SE
 
 INK, MUTED, FAINT, GRID, STRIP = "#1b1f24", "#57606a", "#b8bfc8", "#e7eaee", "#f3f4f6"
 PASS, FAIL = "#0b63a5", "#b2430b"
@@ -34,12 +32,12 @@ PASS, FAIL = "#0b63a5", "#b2430b"
 RULES = ("#0072b2", "#d55e00", "#009e73", "#b05a92", "#3a9bd1", "#b98300", "#444c56")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
-# Half-width of an interval in standard errors.
-_SE = 1.96
+POINTS = 72  # to the inch
 
 STYLE = {
     # Text stays text: selectable, searchable, small, and in the reader's own font.
     "svg.fonttype": "none",
+    # Matplotlib names clip paths and markers at random unless it is given a salt to hash them with.
     "svg.hashsalt": "isoscale",
     # A rule may be called anything: a dollar sign in its name is not mathematics.
     "text.parse_math": False,
@@ -64,6 +62,7 @@ STYLE = {
 }
 
 
+# --- figures ---
 @contextlib.contextmanager
 def style() -> Generator[None, None, None]:
     """Matplotlib's defaults and ours on top, whatever the caller's settings, which come back afterwards."""
@@ -78,10 +77,17 @@ def blank(width: float, height: float) -> Figure:
     return figure
 
 
+def panel(figure: Figure, *, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in the figure, all in inches."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
 def encoded(figure: Figure, kind: str) -> bytes:
     """The figure as the bytes of a file: "svg" or "png". The same figure gives the same bytes."""
-    buffer = io.BytesIO()
+    # Matplotlib signs an SVG with the date and a PNG with its own version: neither comes from the data.
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    buffer = io.BytesIO()
     with style(), warnings.catch_warnings():
         # A rule's name may hold letters that our font lacks: boxes in the PNG, but right in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -89,9 +95,18 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+# --- colours ---
 def sequence(count: int) -> list[str]:
     """Colours for ordered sizes, light to dark: viridis without the yellow that white swallows."""
-    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.05, 0.74, count)[::-1])]
+    shades = np.linspace(0.05, 0.74, count)[::-1]
+    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](shades)]
+
+
+def colours(count: int) -> list[str]:
+    """Colours for things without an order; more of them than can be told apart get shades."""
+    if count > len(RULES):
+        return sequence(count)
+    return list(RULES[:count])
 
 
 def sign(good: bool) -> tuple[str, str]:
@@ -99,44 +114,82 @@ def sign(good: bool) -> tuple[str, str]:
     return (GOOD, PASS) if good else (BAD, FAIL)
 
 
+# --- lines and their labels ---
+def line(axes: Axes, x: np.ndarray, y: np.ndarray, se: np.ndarray, color: str, marker: str = "") -> float:
+    """A line with its 95 % band; the height of its end."""
+    axes.plot(
+        x,
+        y,
+        color=color,
+        lw=1.6,
+        marker=marker,
+        ms=4,
+    )
+    axes.fill_between(
+        x,
+        y - SE * se,
+        y + SE * se,
+        color=color,
+        alpha=0.2,
+        lw=0,
+    )
+    finite = y[np.isfinite(y)]
+    if not len(finite):
+        return math.nan
+    return float(finite[-1])
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Labels (text, colour, height) to the right of the axes, at the heights of the lines' ends, kept apart."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    right = axes.get_xlim()[1]
+    wanted = []
+    for _, _, height in ends:
+        # A line that never had a value has its label in the middle.
+        place = to_axes.transform((right, height))[1] if math.isfinite(height) else 0.5
+        wanted.append(float(place))
+    lines = max(text.count("\n") + 1 for text, _, _ in ends)
+    places = spread(wanted, 0.065 * lines, 0.02, 0.98)
+    for (text, color, _), place in zip(ends, places, strict=True):
+        write(
+            axes,
+            text,
+            at=(1.0, place),
+            shift=(8, 0),
+            color=color,
+            va="center",
+            fontsize=8.5,
+        )
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Positions as near to the wanted ones as possible that keep their order and a gap, within bounds.
-
-    With z_i = y_i - i gap the gap becomes "z never falls", which is isotonic regression.
 
     >>> [round(y, 2) for y in spread([0.5, 0.5, 0.9], 0.1, 0.0, 1.0)]
     [0.45, 0.55, 0.9]
     """
     order = np.argsort(wanted, kind="stable")
+    # With z_i = y_i - i gap the gap becomes "z never falls", which is isotonic regression.
     steps = gap * np.arange(len(order))
     free = isotonic_regression(np.asarray(wanted, float)[order] - steps).x
+    # The lowest z is y_0 and the highest y_n - n gap, so these bounds keep every y within low and high.
+    highest = max(low, high - gap * (len(order) - 1))
     placed = np.empty(len(order))
-    placed[order] = np.clip(free, low, max(low, high - gap * (len(order) - 1))) + steps
+    placed[order] = np.clip(free, low, highest) + steps
     return placed.tolist()
 
 
-def write(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **look: Any) -> None:
+def write(axes: Axes, text: str, *, at: tuple[float, float], shift: tuple[float, float], **look: Any) -> None:
     """Text at a fraction of the axes, shifted by points."""
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(text, at, shift, **place, **look)
-
-
-def line(axes: Axes, x: np.ndarray, y: np.ndarray, se: np.ndarray, color: str, marker: str = "") -> float:
-    """A line with its 95 % band; the height of its end."""
-    axes.plot(x, y, color=color, lw=1.6, marker=marker, ms=4)
-    axes.fill_between(x, y - _SE * se, y + _SE * se, color=color, alpha=0.2, lw=0)
-    finite = y[np.isfinite(y)]
-    return float(finite[-1]) if len(finite) else math.nan
-
-
-def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Labels to the right of the axes, at the heights of the lines' ends, kept apart."""
-    to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[1]
-    wanted = [float(to_axes.transform((x, end))[1]) if math.isfinite(end) else 0.5 for _, _, end in ends]
-    lines = max(label.count("\n") + 1 for label, _, _ in ends)
-    for (label, color, _), place in zip(ends, spread(wanted, 0.065 * lines, 0.02, 0.98), strict=True):
-        write(axes, label, (1.0, place), (8, 0), color=color, va="center", fontsize=8.5)
+    axes.annotate(
+        text,
+        at,
+        shift,
+        xycoords="axes fraction",
+        textcoords="offset points",
+        annotation_clip=False,
+        **look,
+    )
 
 
 def shortened(text: str, most: int) -> str:
@@ -146,30 +199,8 @@ def shortened(text: str, most: int) -> str:
     'residual_fam… beta=0.75)'
     """
     line = " ".join(text.split())
-    half = (most - 1) // 2
-    return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
-
-
-def power_ticks(low: float, high: float, most: int = 7) -> list[int]:
-    """The exponents of two that label an axis from 2^low to 2^high, evenly spaced and not too many."""
-    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
-    step = max(1, math.ceil((last - first + 1) / most))
-    return list(range(last, first - 1, -step))[::-1]
-
-
-def label_powers(axes: Axes, which: str, ticks: Sequence[int]) -> None:
-    """Write the ticks of a log2 axis ("x" or "y") as powers of two."""
-    axes.set(**{f"{which}ticks": ticks, f"{which}ticklabels": [f"2{superscript(tick)}" for tick in ticks]})
-
-
-def log2(numbers: object) -> np.ndarray:
-    """log2 of positive numbers; NaN stays NaN."""
-    return np.log2(np.asarray(numbers, dtype=float))
-
-
-def write_figures(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
-    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
-    files = {f"{name}.{kind}": encoded(figure, kind) for name, figure in figures.items() for kind in ("svg", "png")}
-    files |= {f"{name}.nc": bytes(dataset.to_netcdf(engine="scipy")) for name, dataset in data.items()}
-    write_all(folder, files)
-    return [folder / name for name in files]
+    if len(line) <= most:
+        return line
+    tail = (most - 1) // 2
+    head = most - 1 - tail
+    return f"{line[:head]}…{line[-tail:]}"

@@ -31,15 +31,18 @@ def inlined(svg: bytes, prefix: str, label: str) -> str:
                 parent.remove(child)
     for element in root.iter():
         element.tag = _plain(element.tag)
-        element.attrib = {_plain(name): _renamed(name, text, prefix) for name, text in element.attrib.items()}
+        attributes = {}
+        for name, text in element.attrib.items():
+            attributes[_plain(name)] = _renamed(name, text, prefix)
+        element.attrib = attributes
+    # The view box stays, so that the figure fills the page's width; 1.4 pixels to the point is where its text would
+    # grow larger than the page's.
     points = float(root.get("width", "0pt").removesuffix("pt"))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {
-        "role": "img",
-        "aria-label": label,
-        "style": f"{INHERITED};max-width:{points * 1.4:.0f}px",
-    }
+    root.attrib["role"] = "img"
+    root.attrib["aria-label"] = label
+    root.attrib["style"] = f"{INHERITED};max-width:{points * 1.4:.0f}px"
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
@@ -52,5 +55,6 @@ def _renamed(name: str, text: str, prefix: str) -> str:
     """An attribute's text with the prefix in every id that it is or points to."""
     if name == "id":
         return f"{prefix}-{text}"
-    text = re.sub(r"^#", f"#{prefix}-", text) if _plain(name) == "href" else text
+    if _plain(name) == "href":
+        text = re.sub(r"^#", f"#{prefix}-", text)
     return text.replace("url(#", f"url(#{prefix}-")

@@ -1,52 +1,25 @@
-"""The depth law in tables and words: published, measured and verdict for every network, nothing left out.
+"""The depth law in tables: published, measured and verdict for every network, nothing left out.
 
 The tables are `isoscale.depth_law`'s own numbers as text, for the terminal and for a page in Markdown.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from isoscale.report.formats import NOTHING
+from isoscale.report import formats
+from isoscale.report.numbers import NOTHING, SE, ends, with_ends, written
 
-# Half-width of an interval in standard errors.
-_SE = 1.96
-
-_BENT = {True: "no, it bends", False: "not refuted"}
-
-_NOTES = {
-    "Law": "Exponent of the swept optimum in the number of blocks (plain nets: layers), with the t-based 95 % interval "
-    "of least squares in log-log. Curvature: change of the exponent each time the depth doubles; where its "
-    "interval excludes 0 no power law holds. `agrees`: the interval meets the published one (or -3/2) and is at most "
-    "0.5 wide on either side; a wider one that meets it cannot tell. Of depths learn: at how many the optimum ends "
-    "below chance; all optima enter the fit, but one that learns nothing says nothing of learning rates.",
-    "Optima": "lr*: least mean training loss over all steps, averaged over seeds; interval over seeds. Loss, "
-    "final (last tenth of the steps), learns (final loss two standard errors below chance, ln of the classes) and "
-    "diverged seeds: at the trained learning rate nearest to lr*. Seeds that diverge are left out of means, unless "
-    "they are half of them: beside a cliff lr* leans towards it. Sweep-free: "
-    "maximal-update learning rate at initialisation ± 2 standard errors. Trials: counted by length (a pilot is a "
-    "quarter), all that ran. Where the best learning rate lay at an end of the range, or none was stable, the range "
-    "was extended, as far as lr_limits (settings) say. `<=`, `>=`: an optimum at the end even so; `none stable`: no "
-    "learning rate trains most seeds. Neither enters a fit.",
-    "Without a sweep": "Exponent of the sweep-free estimate, and how far the swept optimum lies above it, in octaves, "
-    "at the shallowest and at the deepest depth.",
-    "Which depth predicts": "The deepest optimum is left out of the fit; error in octaves, predicted above measured "
-    "positive. With the fitted exponent, and with -3/2 and a fitted constant. Blocks: residual blocks or layers. "
-    "Effective: shortest path. PathSum: its cube root.",
-    "Segments": "Fit on the first depths, mean and largest absolute error on the others, in octaves.",
-    "Zero-shot": "The deepest network trained at learning rates from shallower ones only. Tuned: its own trained "
-    "learning rate of least loss that every seed survived. Sweep-free: its estimate, times the mean ratio of optimum "
-    "and estimate of the shallower ones. Loss: mean over all steps (± standard error over seeds); final: last tenth of "
-    "the steps; regret: loss above the tuned one's, seed by seed. "
-    "`unchanged`, `depth-mup`, `completep`: the shallowest network's optimum, under rule sp, depth-mup, completep.",
-}
+# Names of the papers for what the numbers call otherwise.
+_MEASURES = {"path_sum": "PathSum"}
+_LAWS = {"claimed": "-3/2"}
+_BOUND = {"low": "<= ", "high": ">= ", "": ""}
 
 
 def law_tables(law: Any) -> dict[str, pd.DataFrame]:
@@ -55,223 +28,210 @@ def law_tables(law: Any) -> dict[str, pd.DataFrame]:
     Args:
         law: A `DepthLaw`, or anything with its `data`, `predictions`, `segments` and `zero_shot`.
     """
-    networks = [str(name) for name in law.data["network"].values]
-    of = {network: law.data.sel(network=network) for network in networks}
     tables = {
-        "Law": _table(of, _law_row),
-        "Without a sweep": _table(of, _free_row),
-        "Which depth predicts": _pivoted(law.predictions, "octaves", "{:+.2f}"),
+        "Law": _by_network(law.data, _law_row),
+        "Without a sweep": _by_network(law.data, _free_row),
+        "Which depth predicts": _predictions(law.predictions),
         "Segments": _segments(law.segments),
         "Zero-shot": _zero_shot(law.zero_shot),
-        "Optima": pd.concat([_optima(cell, name) for name, cell in of.items()], ignore_index=True),
+        "Optima": _optima(law.data),
     }
     return {title: table for title, table in tables.items() if len(table)}
 
 
-def law_page(law: Any, *, heading: str, command: str, figure: str | None = None) -> str:
-    """The same as a page in Markdown, with the settings and the command that gives it.
-
-    Args:
-        law: As for `law_tables`.
-        heading: Of the page.
-        command: That gives these numbers again.
-        figure: Path of the figure, beside the page.
-    """
-    parts = [f"# {heading}", law_summary(law.data), f"    {command}"]
-    if figure:
-        parts.append(f"![Best learning rate against depth]({figure})")
-    for title, table in law_tables(law).items():
-        parts += [f"## {title}", _NOTES[title], markdown(table)]
-    parts += ["## Settings", markdown(_settings(law.data)), _count(law.runs)]
-    return "\n\n".join(parts) + "\n"
+def learning(of: xr.Dataset) -> int:
+    """At how many depths a network learns anything."""
+    return int((of["learns"] == 1).sum())
 
 
-def law_summary(data: xr.Dataset) -> str:
-    """Where the claim holds and where it does not, in one paragraph."""
-    names = data["network"].values.astype(str)
-    verdicts = data["claim_verdict"].values.astype(str)
-    bent = np.array([_bent(data.sel(network=name)) for name in names])
-    groups = {
-        "The claimed exponent -3/2 lies inside the interval, and no curvature is seen": (verdicts == "agrees") & ~bent,
-        "-3/2 lies inside the interval, but the optima bend: no power law": (verdicts == "agrees") & bent,
-        "The interval has -3/2 in it but is too wide to tell it from -1 or -2": verdicts == "cannot tell",
-        "The learning rate falls less steeply than -3/2": verdicts == "shallower",
-        "It falls more steeply than -3/2": verdicts == "steeper",
-        "No verdict, for want of optima": verdicts == "no verdict",
-    }
-    parts = [f"{words}: {', '.join(names[which])}." for words, which in groups.items() if which.any()]
-    idle = np.array([_learning(data.sel(network=name)) < 3 for name in names])
-    if idle.any():
-        listed = ", ".join(names[idle])
-        parts.append(f"Fewer than three depths end below chance, so no exponent of learning is measured: {listed}.")
-    return " ".join(parts)
+def bent(of: xr.Dataset) -> bool:
+    """Whether a network's optima refute a power law: the curvature's interval excludes 0."""
+    return bool(of["curvature_low"] > 0 or of["curvature_high"] < 0)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.values]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
-
-
-# --- rows ---
-def _table(networks: Mapping[str, xr.Dataset], row: Any) -> pd.DataFrame:
-    return pd.DataFrame([{"network": name} | row(cell) for name, cell in networks.items()])
+# --- one row per network ---
+def _by_network(data: xr.Dataset, cells: Callable[[xr.Dataset], dict[str, str]]) -> pd.DataFrame:
+    rows = []
+    for network in data["network"].values:
+        name = str(network)
+        of = data.sel(network=name)
+        rows.append({"network": name} | cells(of))
+    return pd.DataFrame(rows)
 
 
 def _law_row(of: xr.Dataset) -> dict[str, str]:
-    low, high = float(of["published_low"]), float(of["published_high"])
-    kind = str(of["published_kind"].item())
-    printed = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+    depths = int(np.isfinite(of["trials"]).sum())
     return {
-        "published": f"{printed} ({kind})" if kind else NOTHING,
-        "measured": _exponent(of, ""),
-        "R²": _number(of["r2"], "{:.3f}"),
+        "published": _published(of),
+        "measured": _with_ends(of, "exponent", ".2f"),
+        "R²": written(of["r2"], ".3f"),
         "optima": f"{float(of['points']):.0f}",
-        "of depths learn": f"{_learning(of)} of {int(np.isfinite(of['trials']).sum())}",
-        "curvature": _interval(of, "curvature", "{:+.2f}"),
-        "power law?": _BENT[_bent(of)] if math.isfinite(float(of["curvature_low"])) else NOTHING,
+        "of depths learn": f"{learning(of)} of {depths}",
+        "curvature": _with_ends(of, "curvature", "+.2f"),
+        "power law?": _power_law(of),
         "against -3/2": str(of["claim_verdict"].item()),
         "against published": str(of["published_verdict"].item()),
     }
 
 
-def _learning(of: xr.Dataset) -> int:
-    return int((of["learns"] == 1).sum())
+def _published(of: xr.Dataset) -> str:
+    """The published exponents of networks of this kind: "-1.39 to -1.34 (CNN)"."""
+    kind = str(of["published_kind"].item())
+    if not kind:
+        return NOTHING
+    low = float(of["published_low"])
+    high = float(of["published_high"])
+    printed = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+    return f"{printed} ({kind})"
 
 
-def _bent(of: xr.Dataset) -> bool:
-    return bool(of["curvature_low"] > 0 or of["curvature_high"] < 0)
+def _power_law(of: xr.Dataset) -> str:
+    if not math.isfinite(float(of["curvature_low"])):
+        return NOTHING
+    return "no, it bends" if bent(of) else "not refuted"
 
 
 def _free_row(of: xr.Dataset) -> dict[str, str]:
-    octaves = np.log2((of["lr"] / of["estimate"]).where(of["at_edge"] == "").values)
+    inside = of["at_edge"] == ""
+    ratios = (of["lr"] / of["estimate"]).where(inside)
+    octaves = np.log2(ratios.values)
     octaves = octaves[np.isfinite(octaves)]
-    first, last = (f"{octaves[at]:+.1f}" if len(octaves) else NOTHING for at in (0, -1))
+    shallowest, deepest = NOTHING, NOTHING
+    if len(octaves):
+        shallowest = f"{octaves[0]:+.1f}"
+        deepest = f"{octaves[-1]:+.1f}"
     return {
-        "swept": _exponent(of, ""),
-        "sweep-free": _exponent(of, "estimate_"),
-        "curvature of sweep-free": _interval(of, "estimate_curvature", "{:+.2f}"),
-        "swept above it, shallowest": first,
-        "deepest": last,
+        "swept": _with_ends(of, "exponent", ".2f"),
+        "sweep-free": _with_ends(of, "estimate_exponent", ".2f"),
+        "curvature of sweep-free": _with_ends(of, "estimate_curvature", "+.2f"),
+        "swept above it, shallowest": shallowest,
+        "deepest": deepest,
     }
 
 
-def _optima(of: xr.Dataset, network: str) -> pd.DataFrame:
+def _with_ends(of: xr.Dataset, name: str, form: str) -> str:
+    middle, low, high = formats.interval(of, name)
+    return with_ends(middle, low, high, form)
+
+
+# --- one row per depth ---
+def _optima(data: xr.Dataset) -> pd.DataFrame:
     rows = []
-    for depth in of["depth"].values:
-        at = of.sel(depth=depth)
-        if not math.isfinite(float(at["trials"])):
-            continue
-        error = _SE * float(at["estimate_se"])
-        row = {"network": network, "L": f"{int(depth)}", "lr*": _optimum(at)}
-        row["interval"] = _bounds(float(at["lr_low"]), float(at["lr_high"]), "{:.3g}")
-        row["± octaves"], row["loss"] = _number(at["half_width"], "{:.2f}"), _number(at["loss"], "{:.4f}")
-        row["final"] = _plus_minus(float(at["final_loss"]), float(at["final_loss_se"]), 0)
-        row["learns"] = "yes" if float(at["learns"]) == 1 else "no"
-        row["diverged seeds"] = _number(at["seeds_diverged"], "{:.0f}")
-        row["sweep-free"] = f"{float(at['estimate']):.3g} ± {error:.1g}" if math.isfinite(error) else NOTHING
-        rows.append(row | {"trials": _number(at["full_trials"], "{:.0f}")})
+    for network in data["network"].values:
+        for depth in data["depth"].values:
+            at = data.sel(network=network, depth=depth)
+            trials = float(at["trials"])
+            # Networks share the depth axis; a depth without trials is another network's.
+            if math.isfinite(trials):
+                cells = _optimum_row(at, str(network))
+                rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def _optimum_row(at: xr.Dataset, network: str) -> dict[str, str]:
+    _, low, high = formats.interval(at, "lr")
+    final, final_se = float(at["final_loss"]), float(at["final_loss_se"])
+    return {
+        "network": network,
+        "L": f"{int(at['depth'])}",
+        "lr*": _optimum(at),
+        "interval": ends(low, high, ".3g"),
+        "± octaves": written(at["half_width"], ".2f"),
+        "loss": written(at["loss"], ".4f"),
+        "final": _plus_minus(final, final_se),
+        "learns": "yes" if float(at["learns"]) == 1 else "no",
+        "diverged seeds": written(at["seeds_diverged"], ".0f"),
+        "sweep-free": _estimate(at),
+        "trials": written(at["full_trials"], ".0f"),
+    }
 
 
 def _optimum(at: xr.Dataset) -> str:
     edge = str(at["at_edge"].item())
     if edge == "none":
         return "none stable"
-    return {"low": "<= ", "high": ">= ", "": ""}[edge] + f"{float(at['lr']):.3g}"
+    lr = float(at["lr"])
+    return f"{_BOUND[edge]}{lr:.3g}"
 
 
-def _pivoted(table: pd.DataFrame, value: str, form: str) -> pd.DataFrame:
-    """A row a network, a column each measure of depth and law."""
+def _estimate(at: xr.Dataset) -> str:
+    """The sweep-free learning rate with half its 95 % interval."""
+    lr = float(at["estimate"])
+    half = SE * float(at["estimate_se"])
+    if not math.isfinite(half):
+        return NOTHING
+    return f"{lr:.3g} ± {half:.1g}"
+
+
+# --- what the laws predict ---
+def _predictions(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per network, a column for each measure of depth with each law: errors in octaves, and the best."""
     if table.empty:
         return table
-    keys = table["measure"].replace({"path_sum": "PathSum"}) + ", " + table["law"].replace({"claimed": "-3/2"})
-    wide = table.assign(key=keys).pivot(index="network", columns="key", values=value)
-    wide = wide.loc[list(dict.fromkeys(table["network"])), list(dict.fromkeys(keys))]
-    nearest = wide.abs().idxmin(axis=1)
-    return wide.map(form.format).assign(best=nearest).reset_index()
+    measures = table["measure"].replace(_MEASURES)
+    laws = table["law"].replace(_LAWS)
+    keys = measures + ", " + laws
+    keyed = table.assign(key=keys)
+    errors = keyed.pivot(index="network", columns="key", values="octaves")
+    # A pivot sorts; the reader gets networks and measures in the order in which they were measured.
+    errors = errors.loc[_distinct(table["network"]), _distinct(keys)]
+    best = errors.abs().idxmin(axis=1)
+    cells = errors.map("{:+.2f}".format)
+    return cells.assign(best=best).reset_index()
 
 
 def _segments(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per network and segment: the exponent, and the errors of both laws on the other depths."""
     if table.empty:
         return table
     of_blocks = table[table["measure"] == "blocks"]
     keys = ["network", "segment", "depths"]
     wide = of_blocks.pivot(index=keys, columns="law", values=["exponent", "octaves", "worst"])
-    rows = wide.reindex(list(dict.fromkeys(of_blocks[keys].itertuples(index=False, name=None))))
-    cells: dict[str, Any] = {"exponent fitted": rows[("exponent", "fitted")].map("{:.2f}".format)}
-    for law, name in (("fitted", "fitted"), ("claimed", "-3/2")):
-        both = zip(rows[("octaves", law)], rows[("worst", law)], strict=True)
-        cells[f"{name}: mean (worst)"] = [f"{mean:.2f} ({worst:.2f})" for mean, worst in both]
+    in_order = of_blocks[keys].itertuples(index=False, name=None)
+    rows = wide.reindex(_distinct(in_order))
+    exponents = rows[("exponent", "fitted")]
+    cells: dict[str, Any] = {"exponent fitted": exponents.map("{:.2f}".format)}
+    for law in ("fitted", "claimed"):
+        name = _LAWS.get(law, law)
+        means = rows[("octaves", law)]
+        worsts = rows[("worst", law)]
+        errors = [f"{mean:.2f} ({worst:.2f})" for mean, worst in zip(means, worsts, strict=True)]
+        cells[f"{name}: mean (worst)"] = errors
     return pd.DataFrame(cells, index=rows.index).reset_index()
 
 
 def _zero_shot(table: pd.DataFrame) -> pd.DataFrame:
-    if table.empty:
-        return table
-    rows = [
-        {
+    """One row per network and way to a learning rate: what the deepest network makes of it."""
+    rows = []
+    for row in table.to_dict("records"):
+        diverged = row["diverged"]
+        # Regret is measured against the tuned learning rate, which so has none.
+        is_tuned = row["method"] == "tuned"
+        regret = _plus_minus(row["regret"], row["regret_se"], sign="+")
+        cells = {
             "network": row["network"],
             "method": row["method"],
             "lr": f"{row['lr']:.3g}",
-            "loss": _plus_minus(row["loss"], row["loss_se"], row["diverged"]),
-            "final": _plus_minus(row["final_loss"], row["final_loss_se"], row["diverged"]),
-            "regret": NOTHING if row["method"] == "tuned" else _plus_minus(row["regret"], row["regret_se"], 0, "+"),
+            "loss": _plus_minus(row["loss"], row["loss_se"], diverged),
+            "final": _plus_minus(row["final_loss"], row["final_loss_se"], diverged),
+            "regret": NOTHING if is_tuned else regret,
         }
-        for row in table.to_dict("records")
-    ]
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
-def _settings(data: xr.Dataset) -> pd.DataFrame:
-    """What every network shares once, what differs network by network."""
-    both = zip(data["network"].values, data["settings"].values, strict=True)
-    settings = {str(name): json.loads(str(text)) for name, text in both}
-    first = next(iter(settings.values()))
-    shared = {key: value for key, value in first.items() if all(of.get(key) == value for of in settings.values())}
-    rows = [{"network": "all", "setting": _words(shared)}]
-    for name, of in settings.items():
-        own = {key: value for key, value in of.items() if key not in shared}
-        rows += [{"network": name, "setting": _words(own)}] if own else []
-    return pd.DataFrame(rows)
-
-
-def _words(settings: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{key} {json.dumps(value) if isinstance(value, (dict, list)) else value}" for key, value in settings.items()
-    )
-
-
-def _count(runs: pd.DataFrame) -> str:
-    counts = runs["status"].value_counts()
-    return f"{len(runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + "."
-
-
-# --- numbers ---
-def _number(value: Any, form: str) -> str:
-    return form.format(float(value)) if math.isfinite(float(value)) else NOTHING
-
-
-def _bounds(low: float, high: float, form: str) -> str:
-    if not (math.isfinite(low) or math.isfinite(high)):
-        return NOTHING
-    return f"[{_number(low, form)}, {_number(high, form)}]"
-
-
-def _interval(of: xr.Dataset, name: str, form: str) -> str:
-    value = _number(of[name], form)
-    low, high = float(of[f"{name}_low"]), float(of[f"{name}_high"])
-    return f"{value} {_bounds(low, high, form)}" if math.isfinite(low) else value
-
-
-def _exponent(of: xr.Dataset, prefix: str) -> str:
-    return _interval(of, f"{prefix}exponent", "{:.2f}")
-
-
-def _plus_minus(value: float, error: float, diverged: int, sign: str = "") -> str:
+def _plus_minus(value: float, error: float, diverged: int = 0, sign: str = "") -> str:
+    """A loss with its standard error, or how many seeds have none."""
     if diverged:
         return f"{diverged} diverged"
     if not math.isfinite(value):
         return NOTHING
-    tail = f" ± {error:.2g}" if math.isfinite(error) else ""
-    return f"{value:{sign}.4f}{tail}"
+    number = f"{value:{sign}.4f}"
+    if not math.isfinite(error):
+        return number
+    return f"{number} ± {error:.2g}"
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    """Each once, in the order of their first appearance."""
+    return list(dict.fromkeys(items))

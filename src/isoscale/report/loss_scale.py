@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.ticker import MaxNLocator
 
-from isoscale.report import formats
+from isoscale.report import formats, numbers
+from isoscale.report.ticks import round_numbers
 
 DONE, DIVERGED = 0, 1
 ROW = 10.0  # points between the strip's rows of crosses
@@ -32,48 +33,63 @@ class Scale:
         Left of the valley a loss is at most that of an untrained network; right of it, on the way to
         divergence, it can be anything, and one huge value would press all the valleys flat.
         """
-        curves = mean_loss(data).transpose(..., "lr").values.reshape(-1, data.sizes["lr"])
+        curves = mean_loss(data).transpose(..., "lr").values
+        curves = curves.reshape(-1, data.sizes["lr"])  # (curves, learning rates)
         curves = curves[np.isfinite(curves).any(axis=1)]
         if not len(curves):
             return cls(bottom=0.0, top=1.0, log=False, cut=False)
-        valley = np.nanargmin(curves, axis=1)[:, None]
-        arms = np.where(np.arange(curves.shape[1]) <= valley, curves, np.nan)
-        bottom, top = float(np.nanmin(data.loss)), max(float(np.nanmax(arms)), float(np.nanmedian(curves)))
+        valleys = np.nanargmin(curves, axis=1)[:, None]
+        left_of_valley = np.arange(curves.shape[1]) <= valleys
+        highest = float(np.nanmax(np.where(left_of_valley, curves, np.nan)))
+        # Where every valley stands at the smallest learning rate, there is nothing on its left.
+        usual = float(np.nanmedian(curves))
+        bottom = float(np.nanmin(data.loss))
+        top = max(highest, usual)
         log = bottom > 0 and top > LOG_FROM * bottom
         bottom, top = _padded(bottom, top, log=log)
         return cls(bottom=bottom, top=top, log=log, cut=bool((curves > top).any()))
 
     def fraction(self, loss: float) -> float:
         """Where a loss stands between the axis's ends, 0 to 1; losses beyond them stand at the ends."""
-        ends = (self.bottom, min(max(loss, self.bottom), self.top), self.top)
-        low, here, high = (math.log(end) if self.log else end for end in ends)
+        here = min(max(loss, self.bottom), self.top)
+        low, high = self.bottom, self.top
+        if self.log:
+            low, here, high = math.log(low), math.log(here), math.log(high)
         return (here - low) / (high - low)
 
     def ticks(self) -> list[float]:
         """Round numbers for the axis, 3 to 8 of them where the range allows."""
         if not self.log:
             return [tick for tick in MaxNLocator(6).tick_values(self.bottom, self.top) if self._shows(tick)]
-        decades = range(math.floor(math.log10(self.bottom)), math.ceil(math.log10(self.top)) + 1)
+        first = math.floor(math.log10(self.bottom))
+        last = math.ceil(math.log10(self.top))
+        ticks: list[float] = []
+        # As many digits of each decade as leave no more than eight ticks.
         for digits in ((1, 2, 5), (1, 3), (1,)):
-            ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-            ticks = [tick for tick in ticks if self._shows(tick)]
+            candidates = round_numbers(first, last, digits)
+            ticks = [number for number in candidates if self._shows(number)]
             if len(ticks) <= 8:
                 break
         return ticks
 
-    def _shows(self, tick: float) -> bool:
-        return self.bottom <= tick <= self.top
+    def _shows(self, loss: float) -> bool:
+        return self.bottom <= loss <= self.top
 
     def caption(self) -> str:
         """What the axis shows and what it leaves out."""
-        notes = ["log scale"] if self.log else []
-        notes += [f"cut at {formats.significant(self.top)}"] if self.cut else []
-        return "final training loss" + (f"\n({', '.join(notes)})" if notes else "")
+        notes = []
+        if self.log:
+            notes.append("log scale")
+        if self.cut:
+            notes.append(f"cut at {numbers.significant(self.top)}")
+        if not notes:
+            return "final training loss"
+        return f"final training loss\n({', '.join(notes)})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Rows above a panel, one a size, for the crosses of diverged runs; in fractions of the panel."""
+    """Rows above a panel, one per size, for the crosses of diverged runs; in fractions of the panel."""
 
     bottom: float
     row: float
@@ -82,7 +98,8 @@ class Strip:
     @classmethod
     def of(cls, data: xr.Dataset, points: float) -> Strip:
         """The strip for panels so many points high: no rows where nothing diverged."""
-        rows = data.sizes[formats.axis(data)] if bool((data.status == DIVERGED).any()) else 0
+        any_diverged = bool((data.status == DIVERGED).any())
+        rows = data.sizes[formats.axis(data)] if any_diverged else 0
         return cls(bottom=1 + 6 / points, row=ROW / points, rows=rows)
 
     @property
@@ -114,5 +131,6 @@ def mean_loss(data: xr.Dataset) -> xr.DataArray:
 
 def diverged(data: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """Where no seed finished because runs diverged, and where only some diverged."""
-    some, finished = (data.status == DIVERGED).any("seed"), (data.status == DONE).any("seed")
+    some = (data.status == DIVERGED).any("seed")
+    finished = (data.status == DONE).any("seed")
     return some & ~finished, some & finished

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from isoscale.report import content, drawing, formats
+from isoscale.report import content, drawing, formats, numbers
 from isoscale.report.files import write_all
 from isoscale.report.inline import inlined
 from isoscale.report.loss_figure import loss_curves
 from isoscale.report.optimum_figure import optimum
+from isoscale.report.output import images, netcdf
 
 FIGURES = {"loss": loss_curves, "optimum": optimum}
-LARGEST = np.iinfo("int32").max
 
 
 def write(data: xr.Dataset, folder: str | Path) -> Path:
@@ -39,10 +38,13 @@ def write(data: xr.Dataset, folder: str | Path) -> Path:
     files: dict[str, bytes] = {}
     inlines: dict[str, dict[str, Markup]] = {}
     for name, draw in FIGURES.items():
-        wide, narrow = draw(data), draw(data, narrow=True)
-        files |= {f"{name}.{kind}": drawing.encoded(wide, kind) for kind in ("svg", "png")}
-        forms = {"wide": files[f"{name}.svg"], "narrow": drawing.encoded(narrow, "svg")}
-        inlines[name] = {form: _inline(data, name, form, svg) for form, svg in forms.items()}
+        files |= images(name, draw(data))
+        # The page has each figure twice: its style sheet shows the one that fits the screen.
+        narrow = drawing.encoded(draw(data, narrow=True), "svg")
+        inlines[name] = {
+            "wide": _inline(data, name, "wide", files[f"{name}.svg"]),
+            "narrow": _inline(data, name, "narrow", narrow),
+        }
     files["transfer.nc"] = netcdf(data)
     files["index.html"] = _page(data, inlines).encode()
     write_all(folder, files)
@@ -51,17 +53,20 @@ def write(data: xr.Dataset, folder: str | Path) -> Path:
 
 def _inline(data: xr.Dataset, name: str, form: str, svg: bytes) -> Markup:
     """A figure's element for the page; `inlined` escapes whatever the data brought into it."""
-    return Markup(inlined(svg, f"{name}-{form}", content.spoken(data, name)))
+    label = content.spoken(data, name)
+    return Markup(inlined(svg, f"{name}-{form}", label))
 
 
 def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]]) -> str:
-    """The page as HTML, each figure twice in it: the style sheet shows the one that fits the screen."""
-    loader = jinja2.PackageLoader("isoscale.report", ".")
-    strict = jinja2.StrictUndefined
+    """The page as HTML; `figures` holds the element of each figure by its name and form."""
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("isoscale.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters["typeset"] = formats.typeset
+    environment.filters["typeset"] = numbers.typeset
     return environment.get_template("template.html.j2").render(
         figures=figures,
         rules=content.rules(data),
@@ -69,19 +74,9 @@ def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]]) -> str:
         sizes=formats.sizes(data),
         target=formats.target(data),
         command=data.attrs.get("command"),
-        **{name: data.attrs[name] for name in ("axis", "base", "question", "answer", "spec")},
+        axis=data.attrs["axis"],
+        base=data.attrs["base"],
+        question=data.attrs["question"],
+        answer=data.attrs["answer"],
+        spec=data.attrs["spec"],
     )
-
-
-def netcdf(data: xr.Dataset) -> bytes:
-    """The data as a NetCDF 3 file, which `xarray.load_dataset` reads back.
-
-    NetCDF 3 has no 64-bit integers: coordinates that need them (seeds may) become floats, exact up to 2^53.
-    """
-    large = {name: values.astype(float) for name, values in data.coords.items() if _is_large(values)}
-    return bytes(data.assign_coords(large).to_netcdf(engine="scipy"))
-
-
-def _is_large(values: xr.DataArray) -> bool:
-    """Whether integers among the values do not fit 32 bits."""
-    return values.dtype.kind in "iu" and bool((abs(values.astype(float)) > LARGEST).any())
