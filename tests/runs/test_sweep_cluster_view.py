@@ -58,12 +58,12 @@ def test_what_a_shard_needs_is_on_one_node(ray: Ray):
     ray.has({"CPU": 8, "GPU": 2}, {"CPU": 16}, {"CPU": 1, "GPU": 4}, {})
     view = View(ray, NEEDS)
     view.look()
-    assert view.seats == 4 + 0 + 1 + 0
+    assert view.slots == 4 + 0 + 1 + 0
     found = [{"Alive": True, "Resources": {"CPU": 3.0}}, {"Alive": False, "Resources": {"CPU": 5.0}}]
     ray.nodes = lambda: found
     cpus = View(ray, {"CPU": 1.0})
     cpus.look()
-    assert cpus.seats == 3
+    assert cpus.slots == 3
 
 
 def test_the_cluster_is_asked_once_a_second(ray: Ray, clock: Callable[[float], None]):
@@ -72,10 +72,10 @@ def test_the_cluster_is_asked_once_a_second(ray: Ray, clock: Callable[[float], N
     view.look()
     ray.has({"CPU": 5})
     view.look()
-    assert view.seats == 2
+    assert view.slots == 2
     clock(1.1)
     view.look()
-    assert view.seats == 5
+    assert view.slots == 5
 
 
 def test_a_node_that_nobody_replaces(ray: Ray, clock: Callable[[float], None], caplog: pytest.LogCaptureFixture):
@@ -106,11 +106,11 @@ def test_a_head_that_is_away_for_a_while(ray: Ray, clock: Callable[[float], None
     ray.head.close()
     clock(cluster_view.HEAD_SECONDS)
     view.look()
-    assert view.seats == 0  # nothing is given to a cluster without a head
+    assert view.slots == 0  # nothing is given to a cluster without a head
     ray.head = socket.create_server((host, port), reuse_port=False)
     clock(1.1)
     view.look()
-    assert view.seats == 2
+    assert view.slots == 2
     ray.head.close()
     for seconds in (2, cluster_view.HEAD_SECONDS):
         view.look()
@@ -142,7 +142,7 @@ def test_an_error_of_the_head_is_no_answer(ray: Ray, clock: Callable[[float], No
     ray.nodes = fail
     clock(1.1)
     view.look()
-    assert (view.seats, view.is_lost) == (0, False)
+    assert (view.slots, view.is_lost) == (0, False)
 
 
 def test_what_a_call_raises_is_raised(ray: Ray):

@@ -19,8 +19,8 @@ CLAIM = """
     import sys, time
     from pathlib import Path
     from isoscale.runs.engines.local import _claim
-    seat = _claim("seats", ["cuda:0", "cuda:1"])
-    Path(f"{NAME}.claimed").write_text(seat.device)
+    claim = _claim("claims", ["cuda:0", "cuda:1"])
+    Path(f"{NAME}.claimed").write_text(claim.device)
     time.sleep(60)
 """
 
@@ -28,7 +28,7 @@ CLAIM = """
 def test_workers_share_out_the_gpus_and_inherit_them(
     tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]
 ):
-    (tmp_path / "seats").mkdir()
+    (tmp_path / "claims").mkdir()
     first, second, third = (start(f"    NAME = {name!r}\n{CLAIM}") for name in "abc")
     assert until(lambda: len(list(tmp_path.glob("*.claimed"))) == 2, 30)
     claimed = {path.stem: path.read_text() for path in tmp_path.glob("*.claimed")}
@@ -41,16 +41,16 @@ def test_workers_share_out_the_gpus_and_inherit_them(
     assert until(lambda: (tmp_path / f"{waits}.claimed").read_text() == claimed[dies], 5)
 
 
-def test_more_workers_than_gpus_sit_evenly():
+def test_more_workers_than_gpus_share_them_evenly():
     with LocalEngine(8, 6, "cuda", 2) as engine:
-        assert engine._seats == ["cuda:0", "cuda:1"] * 3
+        assert engine._devices == ["cuda:0", "cuda:1"] * 3
     with LocalEngine(8, 6, "cuda:1", 1) as engine:
-        assert engine._seats == []
+        assert engine._devices == []
 
 
-def test_a_seat_is_free_when_its_process_lets_go(tmp_path: Path):
-    seat = _claim(str(tmp_path), ["cuda:0"])
-    seat.file.close()
+def test_a_gpu_is_free_when_its_process_lets_go(tmp_path: Path):
+    claim = _claim(str(tmp_path), ["cuda:0"])
+    claim.file.close()
     again = _claim(str(tmp_path), ["cuda:0"])
     again.file.close()
     assert again.device == "cuda:0"

@@ -25,10 +25,10 @@ SCRIPT = """
     import isoscale
     from isoscale.runs.engines.local import LocalEngine
     submit = LocalEngine.submit
-    def spy(self, shard, slot):
+    def spy(self, shard, index):
         with open("ran.txt", "a") as file:
             print(WHO, shard.id, file=file, flush=True)
-        return submit(self, shard, slot)
+        return submit(self, shard, index)
     LocalEngine.submit = spy
     result = isoscale.sweep(isoscale.Sweep(**SPEC), store="s.db", workers=WORKERS)
     print(result.count("done"))
@@ -170,7 +170,7 @@ def test_an_engine_whose_workers_die_at_once_says_so_every_time(
             futures = [engine.submit(shard, 0), engine.submit(other, 1)]
             end = time.monotonic() + 30
             while not all(future.done() for future in futures) and time.monotonic() < end:
-                engine.mend()
+                engine.repair()
                 time.sleep(0.05)
             for future in futures:
                 with pytest.raises(WorkerLostError, match="worker process died"):

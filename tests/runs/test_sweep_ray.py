@@ -27,7 +27,7 @@ from isoscale import cli  # noqa: E402
 from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
-from isoscale.runs.engines.engine import find  # noqa: E402
+from isoscale.runs.engines.engine import choose, find  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
@@ -67,9 +67,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each shard was submitted."""
     submit, counts = cluster.RayEngine.submit, Counter()
 
-    def spy(self: cluster.RayEngine, shard: Any, slot: int) -> Any:
+    def spy(self: cluster.RayEngine, shard: Any, index: int) -> Any:
         counts[shard.id] += 1
-        return submit(self, shard, slot)
+        return submit(self, shard, index)
 
     monkeypatch.setattr(cluster.RayEngine, "submit", spy)
     return counts
@@ -129,6 +129,35 @@ def test_no_cluster_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(InvalidValueError, match=r"pip install 'isoscale\[ray\]'"):
         sweep(SPEC, store=tmp_path / "s.db", engine="ray")
+
+
+@pytest.mark.parametrize("workers", [None, 3])
+def test_a_dry_run_neither_asks_nor_starts_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: int | None
+):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a cluster was asked")
+
+    for name in ("init", "nodes", "is_initialized"):
+        monkeypatch.setattr(ray, name, refuse)
+    monkeypatch.chdir(tmp_path)
+    given = ["--workers", str(workers)] if workers else []
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", "--steps", "5", "--widths", "8", "--engine", "ray", "--dry-run", *given])
+    out, errors = capsys.readouterr()
+    assert (ended.value.code, errors) == (0, "")
+    assert ("on 3 workers of a Ray cluster" in out) == (workers == 3)
+    assert ("on one worker of a Ray cluster (how many it has is not asked" in out) == (workers is None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backend_knows_nothing_of_the_cluster_until_it_is_connected(nodes: Any):
+    backend = choose("ray", address=nodes.address)
+    assert (backend.device, backend.workers) == ("auto", None)
+    backend.connect()
+    assert (backend.device, backend.workers) == ("cpu", 3)
+    backend.close()  # not the one that connected
+    assert ray.is_initialized()
 
 
 def test_the_same_bits_as_local(nodes: Any, alone: SweepResult, ran: Counter[str], tmp_path: Path):
@@ -220,9 +249,9 @@ def test_what_a_task_raises_is_raised_here(nodes: Any):
     assert _task_workers() == []
 
 
-def test_what_a_site_says_of_the_cluster(nodes: Any):
-    site = find("ray", address=nodes.address)
-    assert (site.device, site.workers) == ("cpu", len([n for n in ray.nodes() if n["Alive"]]))
+def test_what_a_backend_says_of_the_cluster(nodes: Any):
+    backend = find("ray", address=nodes.address)
+    assert (backend.device, backend.workers) == ("cpu", len([n for n in ray.nodes() if n["Alive"]]))
     assert find("ray", workers=7, address=nodes.address).workers == 7
     with pytest.raises(InvalidValueError, match="the Ray cluster has no GPU"):
         find("ray", device="cuda", address=nodes.address)
@@ -236,8 +265,8 @@ def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
     nodes.wait_for_nodes()
     try:
         assert cluster.resolve_device("auto") == "cuda"
-        assert cluster.seats("cuda", 0.25) == 8
-        assert cluster.seats("cuda", 1.0) == 2
+        assert cluster.slots("cuda", 0.25) == 8
+        assert cluster.slots("cuda", 1.0) == 2
         assert find("ray", gpu_share=0.5, address=nodes.address).workers == 4
         assert cluster.RayEngine(None, "cuda", 0.25)._task._default_options["num_gpus"] == 0.25
     finally:

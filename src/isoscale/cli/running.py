@@ -17,29 +17,41 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from isoscale.runs import Progress
+    from isoscale.runs.engines.engine import Backend
     from isoscale.runs.shards import Shard
 
 
 def announce(spec: Sweep, place: Place, out: Console) -> None:
     """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
     from isoscale.runs import cost, driver
-    from isoscale.runs.engines.engine import find, usable_here
+    from isoscale.runs.engines.engine import choose, usable_here
 
-    site = find(place.engine, place.workers, place.device, place.address, place.gpu_share)
+    backend = choose(place.engine, place.workers, place.device, place.address, place.gpu_share)
+    if not place.dry_run:  # which neither connects to a cluster nor starts one
+        backend.connect()
     plan = driver.prepare(spec, place.data)
     left = _left(plan, place.store)
     if out.quiet:  # the estimate trains for a moment, and nobody would read it
         return
     todo = sum(len(shard.members) for shard in left)
-    seconds = cost.estimate_seconds(left, site.workers, usable_here(site.device))
-    workers = f"{site.workers} worker{'s' * (site.workers > 1)}{' of a Ray cluster' * (site.engine == 'ray')}"
-    price = f"at most about {duration(seconds)} on {workers}" if left else "nothing to run"
+    price = "nothing to run"
+    if left:
+        seconds = cost.estimate_seconds(left, backend.workers or 1, usable_here(backend.device))
+        price = f"at most about {duration(seconds)} on {_workers(backend)}"
     out.print(
         f"{spec.trials} trials in {len(plan)} shards, {price}.  "
         f"Store: {place.store} ({spec.trials - todo} of {spec.trials} done)"
     )
     if place.dry_run:
         out.print(_grid(spec))
+
+
+def _workers(backend: Backend) -> str:
+    if backend.workers is None:
+        return "one worker of a Ray cluster (how many it has is not asked in a dry run: give --workers)"
+    plural = "s" if backend.workers > 1 else ""
+    of_what = " of a Ray cluster" if backend.engine == "ray" else ""
+    return f"{backend.workers} worker{plural}{of_what}"
 
 
 @contextlib.contextmanager
@@ -56,8 +68,15 @@ def progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
 
 def run_arguments(place: Place) -> dict[str, Any]:
     """What `isoscale.sweep` takes from the flags."""
-    names = ("store", "engine", "workers", "device", "data", "gpu_share")
-    return {name: getattr(place, name) for name in names} | {"engine_address": place.address}
+    return {
+        "store": place.store,
+        "engine": place.engine,
+        "engine_address": place.address,
+        "workers": place.workers,
+        "device": place.device,
+        "data": place.data,
+        "gpu_share": place.gpu_share,
+    }
 
 
 def _left(plan: list[Shard], path: str) -> list[Shard]:
@@ -71,8 +90,8 @@ def _left(plan: list[Shard], path: str) -> list[Shard]:
 
 
 def _grid(spec: Sweep) -> Table:
-    rows = (
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in spec.to_mapping().items()
-    )
+    rows = []
+    for name, value in spec.to_mapping().items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append((name, shown))
     return framed(["", "values"], rows)

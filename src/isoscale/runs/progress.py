@@ -38,11 +38,13 @@ def bars() -> Iterator[Callable[[Progress], None]]:
         tasks: dict[str, TaskID] = {}
 
         def show(progress: Progress) -> None:
-            width = max(map(len, progress.total))
+            longest = max(map(len, progress.total))
             for rule, total in progress.total.items():
-                if rule not in tasks:
-                    # What an earlier run finished is not counted into this run's speed.
-                    tasks[rule] = rich.add_task(rule.ljust(width), total=total, completed=int(progress.done[rule]))
-                rich.update(tasks[rule], completed=int(progress.done[rule]))
+                done = int(progress.done[rule])
+                if rule in tasks:
+                    rich.update(tasks[rule], completed=done)
+                else:
+                    # Begun with what an earlier run finished, so that it is not counted into this run's speed.
+                    tasks[rule] = rich.add_task(rule.ljust(longest), total=total, completed=done)
 
         yield show

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs import worker
@@ -46,10 +46,10 @@ class RayEngine:
     @property
     def capacity(self) -> int:
         """One shard ready for each that runs, so that no core waits for the driver; none while the head is silent."""
-        most = 2 * self._view.seats
+        most = 2 * self._view.slots
         return min(most, self._limit) if self._limit else most
 
-    def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
+    def submit(self, shard: Shard, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as the cluster has room.
 
         Raises:
@@ -76,13 +76,16 @@ class RayEngine:
         except errors.RayError as error:
             raise WorkerLostError(f"Ray worker lost ({type(error).__name__})") from error
 
-    def mend(self) -> None:
-        """Ray starts workers by itself; what it cannot mend is an error, not a sweep that waits for ever.
+    def repair(self) -> None:
+        """Ray starts workers by itself; what it cannot repair is an error, not a sweep that waits for ever.
 
         Raises:
             ClusterError: The head is gone, or every node that a shard could run on.
         """
         self._view.look()
+
+    # The earlier name.
+    mend = repair
 
     def member_steps(self) -> Sequence[int]:
         """A task on another machine is done or it is not."""
@@ -99,6 +102,63 @@ class RayEngine:
             disconnect()
 
 
+class RayBackend:
+    """A Ray cluster; nothing is asked of it before `connect`.
+
+    Args:
+        limit: How many shards train at once at most; None: as many as the cluster has room for.
+        device: "auto", "cpu" or "cuda".
+        address: Of the cluster, if it is not the one that `$RAY_ADDRESS` names, nor one started here.
+        gpu_share: Share of a GPU that a shard takes.
+
+    Raises:
+        InvalidValueError: Ray is not installed, or no such device.
+    """
+
+    engine: ClassVar[str] = "ray"
+
+    def __init__(self, limit: int | None, device: str, address: str | None, gpu_share: float) -> None:
+        _ray()
+        if device not in ("auto", "cpu", "cuda"):
+            raise InvalidValueError(f"`device` must be auto, cpu or cuda with engine='ray', got {device!r}")
+        self._limit, self._device, self._address, self._share = limit, device, address, gpu_share
+        self._workers = limit
+        self._is_owner = False
+
+    @property
+    def workers(self) -> int | None:
+        """As many as were asked for, else as many as the cluster had room for when it was asked."""
+        return self._workers
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def connect(self) -> None:
+        """Connect to the cluster, and see what it has.
+
+        Raises:
+            InvalidValueError: No cluster answers, or it has no GPU and one was asked for.
+            ClusterError: It answered, and then no more.
+        """
+        self._is_owner = connect(self._address)
+        try:
+            self._device = resolve_device(self._device)
+            self._workers = self._limit or slots(self._device, self._share)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, shards: int) -> RayEngine:
+        """The engine; the cluster says how many shards it takes at once."""
+        return RayEngine(self._limit, self._device, self._share)
+
+    def close(self) -> None:
+        """Disconnect, if `connect` made the connection."""
+        if self._is_owner:
+            disconnect()
+
+
 def connect(address: str | None) -> bool:
     """Connect this process to the cluster at `address`, else `$RAY_ADDRESS`, else to one started here.
 
@@ -112,7 +172,9 @@ def connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS") or None
-    where: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    where: dict[str, Any] = {"address": address or "local"}
+    if not address:
+        where["include_dashboard"] = False
     try:
         ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -135,25 +197,29 @@ def resolve_device(device: str) -> str:
     """The device of the cluster that "auto" means.
 
     Raises:
-        InvalidValueError: Another name than auto, cpu and cuda, or GPUs that the cluster does not have.
+        InvalidValueError: GPUs that the cluster does not have.
     """
     has_gpus = any(node.get("GPU", 0.0) > 0 for node in _nodes())
     if device == "auto":
         return "cuda" if has_gpus else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise InvalidValueError(f"`device` must be auto, cpu or cuda with engine='ray', got {device!r}")
     if device == "cuda" and not has_gpus:
-        raise InvalidValueError("`device` 'cuda' cannot be used: the Ray cluster has no GPU")
+        raise InvalidValueError(
+            "`device` 'cuda' cannot be used: the Ray cluster has no GPU: choose --device cpu, or add a node"
+        )
     return device
 
 
-def seats(device: str, gpu_share: float) -> int:
+def slots(device: str, gpu_share: float) -> int:
     """How many shards the cluster can train at once, by what it has now."""
-    return max(1, cluster_view.seats(_nodes(), _needs(device, gpu_share)))
+    return max(1, cluster_view.slots(_nodes(), _needs(device, gpu_share)))
 
 
 def _needs(device: str, gpu_share: float) -> dict[str, float]:
-    return {"CPU": 1.0} | ({"GPU": gpu_share} if device == "cuda" else {})
+    """What a shard takes of one node."""
+    needs = {"CPU": 1.0}
+    if device == "cuda":
+        needs["GPU"] = gpu_share
+    return needs
 
 
 def _nodes() -> list[dict[str, float]]:

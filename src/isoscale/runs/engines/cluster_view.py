@@ -38,7 +38,7 @@ class View:
         needs: What a shard takes of one node.
 
     Attributes:
-        seats: How many shards it can train at once, by the last look; 0 while the head does not answer.
+        slots: How many shards it can train at once, by the last look; 0 while the head does not answer.
         is_lost: Whether the head was given up.
     """
 
@@ -46,8 +46,8 @@ class View:
         self._ray, self._needs = ray, needs
         self._head = ray.get_runtime_context().gcs_address
         self._answered = self._had_room = time.monotonic()
-        self._next_look, self._said = 0.0, False
-        self.seats, self.is_lost = 0, False
+        self._next_look, self._has_warned = 0.0, False
+        self.slots, self.is_lost = 0, False
 
     def look(self) -> None:
         """Look again, if the last look is old.
@@ -64,7 +64,7 @@ class View:
         elif time.monotonic() - self._answered > HEAD_SECONDS:
             raise self._gone()
         else:
-            self.seats = 0
+            self.slots = 0
         self._next_look = time.monotonic() + _LOOK_SECONDS
 
     def _ask(self) -> list[dict[str, float]] | None:
@@ -94,9 +94,9 @@ class View:
             return False
 
     def _count(self, found: Sequence[Mapping[str, float]]) -> None:
-        self.seats = seats(found, self._needs)
-        if self.seats:
-            self._had_room, self._said = time.monotonic(), False
+        self.slots = slots(found, self._needs)
+        if self.slots:
+            self._had_room, self._has_warned = time.monotonic(), False
             return
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in self._needs.items())
         silent = time.monotonic() - self._had_room
@@ -106,9 +106,9 @@ class View:
                 f"finished is kept. Add a node (`ray start --address={self._head}`) or choose another --device, "
                 "then run the same command again"
             )
-        if not self._said:
+        if not self._has_warned:
             _log.warning("no node of the Ray cluster has %s: waiting %.0f s for one", wanted, ROOM_SECONDS)
-        self._said = True
+        self._has_warned = True
 
     def _gone(self) -> ClusterError:
         self.is_lost = True
@@ -123,14 +123,18 @@ def nodes(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def seats(found: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+def slots(found: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
     """How many shards fit: what one needs must be on one node.
 
-    >>> seats([{"CPU": 8, "GPU": 2}, {"CPU": 4}], {"CPU": 1, "GPU": 0.5})
+    >>> slots([{"CPU": 8, "GPU": 2}, {"CPU": 4}], {"CPU": 1, "GPU": 0.5})
     4
     """
-    fits = (min(node.get(name, 0.0) / amount for name, amount in needs.items()) for node in found)
-    return sum(math.floor(fit + 1e-9) for fit in fits)
+    total = 0
+    for node in found:
+        fits = min(node.get(name, 0.0) / amount for name, amount in needs.items())
+        # Shares are fractions such as 0.1, whose multiples round down.
+        total += math.floor(fits + 1e-9)
+    return total
 
 
 def within(seconds: float, call: Callable[..., T], *args: Any) -> T:

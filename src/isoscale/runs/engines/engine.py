@@ -1,4 +1,4 @@
-"""Where shards run: an engine takes shards and hands back futures; a site says which engine, and what it has.
+"""Where shards run: an engine takes shards and hands back futures; a backend says which engine, and what it has.
 
 The driver knows nothing else of an engine: it submits, waits, asks for the result, and submits again what was lost.
 Only the driver writes the store.
@@ -10,7 +10,7 @@ import concurrent.futures
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from isoscale.checks import whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
@@ -29,60 +29,92 @@ class Engine(Protocol):
         """How many shards to submit before the first comes back."""
         ...
 
-    def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
-        """Start a shard as soon as there is room; `slot` is its place in `member_steps`."""
+    def submit(self, shard: Shard, index: int) -> concurrent.futures.Future:
+        """Start a shard as soon as there is room; `index` is where `member_steps` counts it."""
         ...
 
     def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
         """The trials of a finished shard; raises `WorkerLostError` if the worker died, else what it raised."""
         ...
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Called now and then while waiting."""
         ...
 
+    def mend(self) -> None:
+        """The earlier name of `repair`."""
+        ...
+
     def member_steps(self) -> Sequence[int]:
-        """How many member-steps each slot has done; empty if the engine cannot tell."""
+        """How many member-steps each shard has done; empty if the engine cannot tell."""
         ...
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where a sweep runs.
+class Backend(Protocol):
+    """What a sweep runs on.
 
     Attributes:
         engine: "local" or "ray".
-        workers: How many shards train at once, as far as is known now.
-        device: Where each trains.
-        limit: `workers` as it was asked for, or None: all that there is.
-        gpu_share: Share of a GPU that a shard takes.
-        owned: Whether this site connected to the cluster, and so disconnects.
     """
 
-    engine: str
-    workers: int
-    device: str
-    limit: int | None = None
-    gpu_share: float = 1.0
-    owned: bool = False
+    engine: ClassVar[str]
 
-    def open(self, slots: int) -> Engine:
-        """The engine, for that many shards."""
-        if self.engine == "local":
-            return LocalEngine(slots, self.workers, self.device, gpus(self.device))
-        from isoscale.runs.engines.cluster import RayEngine
+    @property
+    def workers(self) -> int | None:
+        """How many shards train at once; None if nobody said so and the cluster was not asked."""
+        ...
 
-        return RayEngine(self.limit, self.device, self.gpu_share)
+    @property
+    def device(self) -> str:
+        """Where each shard trains; of a cluster that was not asked, as it was given."""
+        ...
+
+    def connect(self) -> None:
+        """Ask what there is; before, no cluster is connected to and none is started.
+
+        Raises:
+            InvalidValueError: No such cluster, or not with that device.
+        """
+        ...
+
+    def open(self, shards: int) -> Engine:
+        """The engine, for that many shards; connect first."""
+        ...
 
     def close(self) -> None:
-        """Disconnect from the cluster, if this site connected to it."""
-        if self.owned:
-            from isoscale.runs.engines import cluster
+        """End what `connect` began."""
+        ...
 
-            cluster.disconnect()
+
+# The earlier name.
+Site = Backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalBackend:
+    """The processes of this machine.
+
+    Attributes:
+        workers: How many train at once.
+        device: Where.
+    """
+
+    engine: ClassVar[str] = "local"
+
+    workers: int
+    device: str
+
+    def connect(self) -> None:
+        """There is nothing to connect to."""
+
+    def open(self, shards: int) -> Engine:
+        return LocalEngine(shards, self.workers, self.device, gpus(self.device))
+
+    def close(self) -> None:
+        """The engine ends its processes itself."""
 
 
 def find(
@@ -91,11 +123,28 @@ def find(
     device: str = "auto",
     address: str | None = None,
     gpu_share: float = 1.0,
-) -> Site:
-    """The site that the arguments of `isoscale.sweep` mean.
+) -> Backend:
+    """The backend that the arguments of `isoscale.sweep` mean, connected.
 
     Raises:
         InvalidValueError, InvalidTypeError: No such engine, device or cluster, or a number that makes no sense.
+    """
+    backend = choose(engine, workers, device, address, gpu_share)
+    backend.connect()
+    return backend
+
+
+def choose(
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    address: str | None = None,
+    gpu_share: float = 1.0,
+) -> Backend:
+    """The same before it is connected: arguments are checked, and no cluster is asked.
+
+    Raises:
+        InvalidValueError, InvalidTypeError: No such engine or device, or a number that makes no sense.
     """
     if engine not in ENGINES:
         raise InvalidValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {engine!r}")
@@ -105,21 +154,17 @@ def find(
         raise InvalidValueError(f"`gpu_share` must be above 0 and at most 1, got {gpu_share}")
     limit = None if workers is None else whole("workers", workers)
     if engine == "ray":
-        return _on_ray(limit, device, address, gpu_share)
+        from isoscale.runs.engines.cluster import RayBackend
+
+        return RayBackend(limit, device, address, gpu_share)
     if address is not None:
         raise InvalidValueError("`engine_address` is where a cluster is: give it with engine='ray'")
     device = resolve_device(device)
-    seats = math.floor(gpus(device) / gpu_share + 1e-9) if device.startswith("cuda") else cores()
-    return Site(engine=engine, workers=limit or max(1, seats), device=device, gpu_share=gpu_share)
-
-
-def _on_ray(limit: int | None, device: str, address: str | None, gpu_share: float) -> Site:
-    from isoscale.runs.engines import cluster
-
-    owned = cluster.connect(address)
-    device = cluster.resolve_device(device)
-    workers = limit or cluster.seats(device, gpu_share)
-    return Site(engine="ray", workers=workers, device=device, limit=limit, gpu_share=gpu_share, owned=owned)
+    room = cores()
+    if device.startswith("cuda"):
+        # Shares are fractions such as 0.1, whose multiples round down.
+        room = math.floor(gpus(device) / gpu_share + 1e-9)
+    return LocalBackend(workers=limit or max(1, room), device=device)
 
 
 def resolve_device(device: str) -> str:

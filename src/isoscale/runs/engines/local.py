@@ -1,4 +1,4 @@
-"""Engine on this machine: a worker process a core, a thread each."""
+"""Engine on this machine: one worker process per core, one thread each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from isoscale.runs.shards import Shard
 _CLAIM_SECONDS = 0.05
 
 _progress: Any = None
-_seat: _Seat | None = None
+_claimed: _Claim | None = None
 
 
 class WorkerLostError(Exception):
@@ -38,18 +38,22 @@ class LocalEngine:
     """Runs shards in worker processes; a worker that dies loses its shard and nothing else.
 
     Args:
-        slots: How many shards will be submitted at most.
+        shards: How many will be submitted at most.
         workers: How many processes.
         device: Where they train.
         gpus: With "cuda", how many GPUs the processes share out among themselves.
     """
 
-    def __init__(self, slots: int, workers: int, device: str = "cpu", gpus: int = 0) -> None:
-        self.device, self.workers, self._slots = device, workers, slots
-        self._seats = [f"cuda:{seat % gpus}" for seat in range(workers)] if device == "cuda" and gpus > 1 else []
+    def __init__(self, shards: int, workers: int, device: str = "cpu", gpus: int = 0) -> None:
+        self.device, self.workers, self._shards = device, workers, shards
+        # One entry for each worker, which claims it; empty where all of them train on `device`.
+        self._devices: list[str] = []
+        if device == "cuda" and gpus > 1:
+            for number in range(workers):
+                self._devices.append(f"cuda:{number % gpus}")
         self._locks = tempfile.TemporaryDirectory(prefix="isoscale-gpus-")
-        # One counter a shard, written by its worker alone and without a lock: a killed worker cannot hold one.
-        self._counters = multiprocessing.get_context("spawn").RawArray(c_int64, slots)
+        # One counter per shard, written by its worker alone and without a lock: a killed worker cannot hold one.
+        self._counters = multiprocessing.get_context("spawn").RawArray(c_int64, shards)
         self._futures: set[concurrent.futures.Future] = set()
         self._pool = self._new_pool()
 
@@ -58,12 +62,12 @@ class LocalEngine:
         """Every worker busy and one shard ready for each; more would only keep other drivers waiting."""
         return 2 * self.workers
 
-    def submit(self, shard: Shard, slot: int) -> concurrent.futures.Future:
+    def submit(self, shard: Shard, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as a worker is free."""
-        self._counters[slot] = 0
-        self.mend()
+        self._counters[index] = 0
+        self.repair()
         try:
-            future = self._pool.schedule(_run, args=(shard, self.device, slot))
+            future = self._pool.schedule(_run, args=(shard, self.device, index))
         except RuntimeError:  # the pool broke this very moment
             future = concurrent.futures.Future()
             future.set_exception(BrokenProcessPool())
@@ -85,7 +89,7 @@ class LocalEngine:
         except BrokenProcessPool as error:
             raise WorkerLostError("worker process died before it took a shard") from error
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Start a new pool if pebble gave up this one, as it does when a worker dies while none has a shard.
 
         Call it now and then while waiting.
@@ -98,8 +102,11 @@ class LocalEngine:
                 future.set_exception(BrokenProcessPool())
         self._pool = self._new_pool()
 
+    # The earlier name.
+    mend = repair
+
     def member_steps(self) -> Sequence[int]:
-        """How many member-steps each slot has done."""
+        """How many member-steps each shard has done."""
         return list(self._counters)
 
     def __enter__(self) -> LocalEngine:
@@ -115,23 +122,26 @@ class LocalEngine:
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
-            min(self.workers, self._slots),
+            min(self.workers, self._shards),
             context=_Spawn(),
             initializer=_start_worker,
-            initargs=(self._counters, self._locks.name, self._seats),
+            initargs=(self._counters, self._locks.name, self._devices),
         )
 
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def _start_worker(counters: Any, folder: str, seats: Sequence[str]) -> None:
-    global _progress, _seat
+def _start_worker(counters: Any, folder: str, devices: Sequence[str]) -> None:
+    global _progress, _claimed
     _progress = counters
     worker.pin()
-    _seat = _claim(folder, seats) if seats else None
+    if devices:
+        _claimed = _claim(folder, devices)
     threading.Thread(target=_end_with_driver, daemon=True).start()
 
 
@@ -143,33 +153,35 @@ def _end_with_driver() -> None:
     os._exit(1)
 
 
-def _run(shard: Shard, device: str, slot: int) -> list[TrialRecord]:
+def _run(shard: Shard, device: str, index: int) -> list[TrialRecord]:
     def count(member_steps: int) -> None:
-        _progress[slot] += member_steps
+        _progress[index] += member_steps
 
-    return worker.run(shard, _seat.device if _seat else device, count)
+    if _claimed is not None:
+        device = _claimed.device
+    return worker.run(shard, device, count)
 
 
-class _Seat(NamedTuple):
+class _Claim(NamedTuple):
     """A GPU of this process's own; the lock on the file ends with the process, however it ends."""
 
     device: str
     file: IO[bytes]
 
 
-def _claim(folder: str, seats: Sequence[str]) -> _Seat:
-    """The first seat that no living worker has."""
+def _claim(folder: str, devices: Sequence[str]) -> _Claim:
+    """The first entry that no living worker has."""
     import fcntl  # where there are several GPUs, there is a Unix
 
     while True:
-        for number, device in enumerate(seats):
+        for number, device in enumerate(devices):
             file = Path(folder, str(number)).open("ab")  # noqa: SIM115  held until the process ends
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
             else:
-                return _Seat(device, file)
+                return _Claim(device, file)
         time.sleep(_CLAIM_SECONDS)  # one that died has not been buried yet
 
 
