@@ -22,6 +22,7 @@ from isoscale.errors import InvalidTypeError, TraceError
 from isoscale.graph.graph import Graph, Kind, Node, Use
 from isoscale.graph.multiplier import Multiplier
 from isoscale.graph.ops import ATTENTION, NORMS, SHAPE_ONLY
+from isoscale.graph.swapping import restored, swapped
 from isoscale.graph.weight_views import Weight, derive
 
 _BY_HAND = 'Give roles by hand: `roles={"pattern.*": isoscale.Role.HIDDEN, ...}`'
@@ -36,7 +37,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
             matter where the forward looks at them.
 
     Raises:
-        TraceError: The forward fails, or needs numbers that the model does not have (meta device).
+        TraceError: The forward fails, is TorchScript, or needs numbers that the model does not have (meta device).
 
     >>> graph = trace(nn.Linear(3, 2, bias=False), (torch.zeros(1, 3),))
     >>> [node.op for node in graph.nodes], graph.nodes[1].uses[0].name
@@ -45,6 +46,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     args, kwargs = _arguments(example_inputs)
+    _check_not_scripted(model)
     try:
         return _record_fake(model, args, kwargs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -67,6 +69,16 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             f"got {type(example_inputs).__name__}"
         )
     return tuple(example_inputs), {}
+
+
+def _check_not_scripted(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            which = f"`{name}`" if name else "the model"
+            raise TraceError(
+                f"cannot trace {type(model).__name__}: {which} is TorchScript, whose operations cannot be followed. "
+                f"Trace the module before torch.jit. {_BY_HAND.replace('Give', 'Or give')}"
+            )
 
 
 def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -94,21 +106,19 @@ def _record_real(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Run the forward on converted tensors under a recorder."""
-    converted: dict[int, Tensor] = {}
-    state = {}
-    for name, tensor in _state(model).items():
-        converted.setdefault(id(tensor), convert(tensor))
-        state[name] = converted[id(tensor)]
+    stand_ins = {name: convert(tensor) for name, tensor in _state(model).items()}
     args, kwargs = tree_map(convert, (args, kwargs))
     recorder = _Recorder()
     for name, _ in model.named_parameters():
-        recorder.add_parameter(name, state[name])
+        recorder.add_parameter(name, stand_ins[name])
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)
-    with _as_for_inference(model), _modules_reported(model, recorder), recorder, torch.no_grad():
+    with restored(model), swapped(model, stand_ins), _as_for_inference(model), torch.no_grad():
+        _report_modules(model, recorder)
         try:
-            out = torch.func.functional_call(model, state, args, kwargs, strict=False)
+            with recorder:
+                out = model(*args, **kwargs)
         except Exception as error:
             from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -122,10 +132,8 @@ def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    """Each parameter and buffer once, by the first of its names."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @contextlib.contextmanager
@@ -141,21 +149,21 @@ def _one_report() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_for_inference(model: nn.Module) -> Iterator[None]:
-    """Dropout and the like off, and no fused inference path that would hide a layer's parts."""
-    training = [module for module in model.modules() if module.training]
+    """Dropout and the like off, and no fused inference path that would hide a layer's parts.
+
+    The flags are set one by one and not by `model.eval()`, which some models override: there it may merge weights.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        for module in model.modules():
+            module.training = False
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module in training:
-            module.training = True
 
 
-@contextlib.contextmanager
-def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _report_modules(model: nn.Module, recorder: _Recorder) -> None:
     """Have each submodule say which values it was given and returned, and each Multiplier that it was one."""
 
     def report(module: nn.Module, args: Any, out: Any, name: str) -> None:
@@ -163,16 +171,9 @@ def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         if isinstance(module, Multiplier):
             recorder.mark(out, name)
 
-    handles = [
-        module.register_forward_hook(functools.partial(report, name=name))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(functools.partial(report, name=name))
 
 
 class _Recorder(TorchDispatchMode):

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoscale.graph.swapping import swapped
 from isoscale.measure.tools.observe import observe
-from isoscale.measure.tools.passes import call, parameters, swapped, widest
+from isoscale.measure.tools.passes import call, parameters, widest
 
 
 def own_updates(
