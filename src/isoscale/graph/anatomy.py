@@ -18,7 +18,6 @@ from torch import Tensor
 from isoscale.errors import PlanError, unknown
 from isoscale.graph.branches import Branch, Carriers, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
-from isoscale.graph.ops import ATTENTION, LINEAR
 from isoscale.scaling.roles import Role
 
 Roles = Mapping[str, Role | str]
@@ -206,7 +205,7 @@ def _is_readout(graph: Graph, node: Node) -> bool:
 
 def _past_views(graph: Graph, nodes: Iterable[Node]) -> Iterable[Node]:
     for node in nodes:
-        while not node.is_map and not node.uses and node.op in LINEAR and len(node.inputs) == 1:
+        while not node.is_map and not node.uses and node.row.is_linear and len(node.inputs) == 1:
             node = graph.nodes[node.inputs[0]]
         yield node
 
@@ -225,7 +224,7 @@ def _before_readouts(graph: Graph) -> set[str]:
 
 def _past_views_to_multiplier(graph: Graph, nodes: Iterable[Node]) -> Iterable[Node]:
     for node in nodes:
-        while not node.multiplier and not node.uses and node.op in LINEAR and len(node.inputs) == 1:
+        while not node.multiplier and not node.uses and node.row.is_linear and len(node.inputs) == 1:
             node = graph.nodes[node.inputs[0]]
         yield node
 
@@ -251,23 +250,25 @@ def block_pattern(block: str) -> re.Pattern[str]:
 
 def _what(node: Node, use: Use) -> str:
     if use.kind == "map":
-        return "convolution" if node.op == "convolution" else "map"
+        contraction = node.row.contraction
+        return "convolution" if contraction and contraction.weight == "convolution" else "map"
     return {"lookup": "embedding", "gain": "gain", "bias": "bias", "source": "learned input"}.get(use.kind, node.op)
 
 
 # --- attention ---
 def _queries(graph: Graph, node: Node) -> bool:
     """Whether queries meet keys here."""
-    if node.op in ATTENTION:
+    if node.row.effect == "attention":
         return True
-    if node.op not in ("bmm", "matmul", "baddbmm") or len(node.inputs) != 2 or node.uses:
+    contraction = node.row.contraction
+    if contraction is None or not contraction.batched or len(node.inputs) != 2 or node.uses:
         return False
     at = node.index
     while len(graph.readers[at]) == 1:
         at = graph.readers[at][0]
-        if graph.nodes[at].op in ("_softmax", "softmax", "_safe_softmax"):
+        if graph.nodes[at].row.effect == "softmax":
             return True
-        if graph.nodes[at].op not in LINEAR:
+        if not graph.nodes[at].row.is_linear:
             return False
     return False
 

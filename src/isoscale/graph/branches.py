@@ -11,10 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoscale.graph.graph import Graph, Node, bits, members
-from isoscale.graph.ops import ADDS, ATTENTION, HOMOGENEOUS, LINEAR, NORMS, VIEWS
-
-_CONTRACTIONS = frozenset(["mm", "bmm", "matmul", "addmm", "baddbmm"])
-_SKIP_OPS = VIEWS | NORMS | frozenset(["max_pool2d_with_indices", "avg_pool2d", "mean", "native_dropout", "add", "mul"])
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def residual_additions(graph: Graph) -> set[int]:
 
 def _residual(graph: Graph, node: Node) -> tuple[int, int, int] | None:
     """(start, end of the branch, addition) if the node is a residual addition."""
-    if node.op not in ADDS or len(node.inputs) != 2 or not node.is_float:
+    if not node.row.adds or len(node.inputs) != 2 or not node.is_float:
         return None
     for skip, branch in (node.inputs, node.inputs[::-1]):
         start, projected = _start_of_skip(graph, skip, branch)
@@ -80,7 +76,7 @@ def _start_of_skip(graph: Graph, skip: int, branch: int) -> tuple[int | None, bo
         node = graph.nodes[at]
         if len(node.inputs) != 1 or (node.is_map and projected):
             return None, projected
-        if not node.is_map and node.op not in _SKIP_OPS:
+        if not node.is_map and not node.row.may_be_on_skip:
             return None, projected
         projected = projected or node.is_map
         at = node.inputs[0]
@@ -95,7 +91,7 @@ def _between(graph: Graph, start: int, end: int) -> int:
 def _bends(graph: Graph, start: int, end: int) -> bool:
     """Whether anything between is nonlinear: W_1 x + W_2 W_3 x is one linear map, not a residual block."""
     inside = (graph.nodes[i] for i in members(_between(graph, start, end)))
-    return any(not node.is_map and node.op not in LINEAR and node.op not in NORMS for node in inside)
+    return any(not node.is_map and not node.row.is_linear and not node.row.is_norm for node in inside)
 
 
 def _branch(graph: Graph, start: int, end: int, add: int, adds: int) -> Branch:
@@ -147,7 +143,7 @@ class Carriers:
         here = 1 << node.index
         if node.multiplier:
             return _Found(frozenset((node.multiplier,)), here)
-        if node.is_map or (node.op in NORMS and node.uses):
+        if node.is_map or (node.row.is_norm and node.uses):
             return _own(node, "map", "gain", "bias")
         found = self._through(node)
         if found.stuck and any(use.kind == "gain" for use in node.uses):
@@ -157,13 +153,13 @@ class Carriers:
 
     def _through(self, node: Node) -> _Found:
         """Past an operation without carriers of its own."""
-        if node.op in ATTENTION:
+        if node.row.effect == "attention":
             return self._one_factor(node.inputs[2:], node.inputs[:2])
-        if node.op in ("mul", "div", *_CONTRACTIONS) and len(node.inputs) == 2:
+        if (node.row.multiplies or node.row.contraction) and len(node.inputs) == 2:
             a, b = node.inputs
-            scaled = self._one_factor((b,), (a,)) if node.op != "div" else _Found(stuck="div")
+            scaled = self._one_factor((b,), (a,)) if not node.row.divides else _Found(stuck="div")
             return self._one_factor((a,), (b,)) if scaled.stuck else scaled
-        if node.op not in HOMOGENEOUS or not node.inputs:
+        if not node.row.is_homogeneous or not node.inputs:
             return _Found(stuck=node.op)
         found = _Found()
         for parent in node.inputs:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from isoscale.graph.ops import Operation, operation
+
 Kind = Literal["map", "lookup", "gain", "bias", "source", "other"]
 
 
@@ -54,6 +56,11 @@ class Node:
     is_float: bool = True
     uses: list[Use] = field(default_factory=list)
     multiplier: str | None = None
+
+    @cached_property
+    def row(self) -> Operation:
+        """What is known of the operation."""
+        return operation(self.op)
 
     @property
     def is_map(self) -> bool:

@@ -1,172 +1,291 @@
-"""What an ATen operation does to the numbers that pass through it.
+"""What an ATen operation does to the numbers that pass through it: one table, one row for each operation.
 
-Only operations named here count as linear or as a norm; any other is taken to be nonlinear, which is the safe
-mistake: a multiplier is then never folded through it.
+Whatever this room knows about an operation stands in its row, so adding an operation is adding a row. An operation
+without a row is taken to be nonlinear, which is the safe mistake: a multiplier is then never folded through it.
 """
 
 from __future__ import annotations
 
-# Move, select, cast or copy entries: the result holds the same numbers.
-VIEWS = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "_reshape_alias",
-        "t",
-        "transpose",
-        "permute",
-        "unsqueeze",
-        "squeeze",
-        "expand",
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "narrow",
-        "flatten",
-        "unflatten",
-        "movedim",
-        "swapaxes",
-        "_to_copy",
-        "to",
-        "copy",
-        "lift_fresh",
-        "index",
-        "index_select",
-        "gather",
-        "roll",
-        "flip",
-        "unfold",
-        "as_strided",
-        "constant_pad_nd",
-        "pad",
-        "repeat",
-        "repeat_interleave",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "masked_select",
-        "take_along_dim",
-        "view_as_real",
-        "view_as_complex",
-        "im2col",
-        "tril",
-        "triu",
-        "diagonal",
-        "squeeze_",
-        "broadcast_to",
-        "expand_as",
-        "resolve_conj",
-        "resolve_neg",
-        "set",
-    ]
-)
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-# Linear in the activation: views, scaling by constants, sums over positions, averaging.
-LINEAR = VIEWS | frozenset(
-    [
-        "mul",
-        "div",
-        "neg",
-        "sum",
-        "mean",
-        "add",
-        "sub",
-        "rsub",
-        "cat",
-        "stack",
-        "avg_pool1d",
-        "avg_pool2d",
-        "avg_pool3d",
-        "_adaptive_avg_pool2d",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "_adaptive_avg_pool3d",
-        "upsample_nearest1d",
-        "upsample_nearest2d",
-        "upsample_bilinear2d",
-        "upsample_linear1d",
-        "index_add",
-        "scatter_add",
-        "index_put",
-        "native_dropout",
-        "dropout",
-        "cumsum",
-        "mm",
-        "bmm",
-        "matmul",
-        "addmm",
-        "baddbmm",
-        "linear",
-        "convolution",
-        "masked_fill",
-        "where",
-        "scatter",
-        "slice_scatter",
-        "select_scatter",
-    ]
-)
+# What becomes of an activation, z being the operation's input and c > 0:
+#   "view"         the result holds the same numbers, moved, selected, cast or copied
+#   "linear"       f(c z) = c f(z), f(y + z) = f(y) + f(z): sums, averages, products with constants
+#   "homogeneous"  f(c z) = c f(z) only
+#   "norm"         f(c z) = f(z)
+#   "attention"    softmax(q k) v, linear in v
+#   "softmax"      on its own: what precedes it are logits
+#   "shape only"   the result depends on the shape of z alone
+Effect = Literal["view", "linear", "homogeneous", "norm", "attention", "softmax", "shape only", "nonlinear"]
 
-# phi(c z) = c phi(z) for c > 0: a positive multiplier passes through.
-HOMOGENEOUS = LINEAR | frozenset(
-    ["relu", "leaky_relu", "abs", "max_pool2d_with_indices", "max_pool2d", "amax", "max", "amin", "min"]
-)
+# What a view does with the dimensions of its argument.
+Dimensions = Literal["kept", "reshaped", "transposed", "permuted", "inserted", "removed", "expanded", "selected"]
 
-NORMS = frozenset(
-    [
-        "native_layer_norm",
-        "layer_norm",
-        "native_group_norm",
-        "group_norm",
-        "native_batch_norm",
-        "_native_batch_norm_legit",
-        "_native_batch_norm_legit_no_training",
-        "_native_batch_norm_legit_functional",
-        "batch_norm",
-        "cudnn_batch_norm",
-        "miopen_batch_norm",
-        "_batch_norm_with_update",
-        "_batch_norm_no_update",
-        "_fused_rms_norm",
-        "rms_norm",
-        "instance_norm",
-        "_batch_norm_impl_index",
-    ]
-)
 
-ADDS = frozenset(("add", "sub", "rsub"))
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over an axis that two arguments share.
 
-ATTENTION = frozenset(
-    [
-        "scaled_dot_product_attention",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_attention_math",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_fused_attention_overrideable",
-    ]
-)
+    Attributes:
+        first: Position of the first of the two factors; an argument before it is added to their product.
+        batched: Whether the leading axis of a factor with three counts separate matrices, as of experts.
+        weight: How the second factor is laid out: a "matrix" (in, out), or as F.linear and convolutions have theirs.
+    """
 
-# Read the shape of their argument, not its numbers: what they make does not depend on it.
-SHAPE_ONLY = frozenset(
-    [
-        "empty_like",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "rand_like",
-        "randn_like",
-        "new_empty",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-    ]
-)
+    first: int = 0
+    batched: bool = False
+    weight: Literal["matrix", "linear", "convolution"] = "matrix"
+
+    def summed(self, position: int | None, dimensions: int, args: Sequence[Any]) -> tuple[int, ...] | None:
+        """The axes of the argument at this position that are summed over; None if it is not a factor."""
+        if self.weight == "matrix":
+            if position is None or position < self.first:
+                return None
+            return (dimensions - 1,) if position == self.first else (max(dimensions - 2, 0),)
+        if position != 1:
+            return None
+        if self.weight == "linear":  # (out, in)
+            return (1,)
+        transposed = args[6]
+        kept = 1 if transposed else 0  # (in, out, ...) or (out, in, ...)
+        return tuple(axis for axis in range(dimensions) if axis != kept)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A row of the table.
+
+    Attributes:
+        name: Without overload and in-place mark: "addmm".
+        effect: What it does to activations.
+        parameter: How a parameter enters that is no factor of a contraction: it adds ("bias"), it multiplies
+            ("gain"), its rows are selected ("lookup").
+        contraction: What it sums over, if it multiplies matrices.
+        dimensions: What it does with the dimensions of a parameter of which it is a view.
+        adds: Whether it is the sum or difference of two arguments.
+        multiplies: Whether it is the product or quotient of two arguments, entry by entry.
+        divides: Whether it is the quotient.
+        masks: Whether one argument says where the other is kept.
+        on_skip: Whether it may stand on the skip of a residual block (views and norms always may).
+        plain: Whether a parameter that passed it still scales as it does (views always leave it so).
+        selects: For a lookup, the axes of the parameter that are indexed.
+    """
+
+    name: str
+    effect: Effect = "nonlinear"
+    parameter: Literal["bias", "gain", "lookup", "other"] = "other"
+    contraction: Contraction | None = None
+    dimensions: Dimensions = "kept"
+    adds: bool = False
+    multiplies: bool = False
+    divides: bool = False
+    masks: bool = False
+    on_skip: bool = False
+    plain: bool = False
+    selects: tuple[int, ...] = ()
+
+    @property
+    def is_view(self) -> bool:
+        return self.effect == "view"
+
+    @property
+    def is_linear(self) -> bool:
+        return self.effect in ("view", "linear")
+
+    @property
+    def is_homogeneous(self) -> bool:
+        return self.is_linear or self.effect == "homogeneous"
+
+    @property
+    def is_norm(self) -> bool:
+        return self.effect == "norm"
+
+    @property
+    def may_be_on_skip(self) -> bool:
+        """Whether the skip of a residual block may pass here."""
+        return self.on_skip or self.is_view or self.is_norm
+
+    @property
+    def combines(self) -> bool:
+        """Whether one argument adds to, gates or masks another."""
+        return self.effect == "attention" or self.adds or self.multiplies or self.masks
+
+
+_ROWS = [
+    # --- views ---
+    Operation("view", "view", dimensions="reshaped"),
+    Operation("_unsafe_view", "view", dimensions="reshaped"),
+    Operation("reshape", "view", dimensions="reshaped"),
+    Operation("_reshape_alias", "view"),
+    Operation("flatten", "view"),
+    Operation("unflatten", "view"),
+    Operation("t", "view", dimensions="transposed"),
+    Operation("transpose", "view", dimensions="transposed"),
+    Operation("swapaxes", "view", dimensions="transposed"),
+    Operation("permute", "view", dimensions="permuted"),
+    Operation("movedim", "view"),
+    Operation("unsqueeze", "view", dimensions="inserted"),
+    Operation("squeeze", "view"),
+    Operation("select", "view", dimensions="removed"),
+    Operation("unbind", "view", dimensions="removed"),
+    Operation("expand", "view", dimensions="expanded"),
+    Operation("broadcast_to", "view", dimensions="expanded"),
+    Operation("repeat", "view", dimensions="expanded"),
+    Operation("expand_as", "view"),
+    Operation("repeat_interleave", "view"),
+    Operation("slice", "view"),
+    Operation("narrow", "view"),
+    Operation("split", "view"),
+    Operation("split_with_sizes", "view"),
+    Operation("chunk", "view"),
+    Operation("diagonal", "view"),
+    Operation("as_strided", "view"),
+    Operation("unfold", "view"),
+    Operation("im2col", "view"),
+    Operation("pixel_shuffle", "view"),
+    Operation("pixel_unshuffle", "view"),
+    Operation("channel_shuffle", "view"),
+    Operation("roll", "view"),
+    Operation("flip", "view"),
+    Operation("tril", "view"),
+    Operation("triu", "view"),
+    Operation("pad", "view"),
+    Operation("constant_pad_nd", "view"),
+    Operation("clone", "view"),
+    Operation("contiguous", "view"),
+    Operation("copy", "view", "bias"),
+    Operation("detach", "view"),
+    Operation("alias", "view"),
+    Operation("lift_fresh", "view"),
+    Operation("set", "view"),
+    Operation("to", "view"),
+    Operation("_to_copy", "view"),
+    Operation("view_as_real", "view"),
+    Operation("view_as_complex", "view"),
+    Operation("resolve_conj", "view"),
+    Operation("resolve_neg", "view"),
+    Operation("masked_select", "view"),
+    Operation("take_along_dim", "view"),
+    Operation("index", "view", "lookup", dimensions="selected", selects=(0,)),
+    Operation("index_select", "view", "lookup", selects=(0,)),
+    Operation("gather", "view", "lookup"),
+    # --- lookups that are no views of an activation ---
+    Operation("embedding", parameter="lookup", dimensions="selected", plain=True, selects=(0,)),
+    Operation("embedding_bag", parameter="lookup", selects=(0,)),
+    Operation("_embedding_bag", parameter="lookup", selects=(0,)),
+    Operation("take", parameter="lookup", selects=(0,)),
+    # --- sums ---
+    Operation("add", "linear", "bias", adds=True, on_skip=True),
+    Operation("sub", "linear", "bias", adds=True),
+    Operation("rsub", "linear", "bias", adds=True),
+    Operation("cat", "linear", "bias"),
+    Operation("stack", "linear", "bias"),
+    Operation("where", "linear", "bias", masks=True),
+    Operation("masked_fill", "linear", "bias", masks=True),
+    Operation("index_put", "linear", "bias"),
+    Operation("index_add", "linear"),
+    Operation("scatter", "linear"),
+    Operation("scatter_add", "linear"),
+    Operation("slice_scatter", "linear"),
+    Operation("select_scatter", "linear"),
+    Operation("sum", "linear"),
+    Operation("mean", "linear", on_skip=True),
+    Operation("cumsum", "linear"),
+    Operation("addcmul", parameter="bias"),
+    # --- averages over positions ---
+    Operation("avg_pool1d", "linear"),
+    Operation("avg_pool2d", "linear", on_skip=True),
+    Operation("avg_pool3d", "linear"),
+    Operation("adaptive_avg_pool1d", "linear"),
+    Operation("adaptive_avg_pool2d", "linear"),
+    Operation("_adaptive_avg_pool2d", "linear"),
+    Operation("_adaptive_avg_pool3d", "linear"),
+    Operation("upsample_nearest1d", "linear"),
+    Operation("upsample_nearest2d", "linear"),
+    Operation("upsample_linear1d", "linear"),
+    Operation("upsample_bilinear2d", "linear"),
+    # --- products entry by entry ---
+    Operation("mul", "linear", "gain", multiplies=True, on_skip=True, plain=True),
+    Operation("div", "linear", "gain", multiplies=True, divides=True, plain=True),
+    Operation("neg", "linear", plain=True),
+    Operation("dropout", "linear"),
+    Operation("native_dropout", "linear", on_skip=True),
+    # --- products of matrices ---
+    Operation("mm", "linear", contraction=Contraction()),
+    Operation("matmul", "linear", contraction=Contraction(batched=True)),
+    Operation("bmm", "linear", contraction=Contraction(batched=True)),
+    Operation("mv", "linear", contraction=Contraction()),
+    Operation("dot", "linear", contraction=Contraction()),
+    Operation("addmm", "linear", "bias", Contraction(first=1)),
+    Operation("baddbmm", "linear", "bias", Contraction(first=1, batched=True)),
+    Operation("addbmm", "linear", "bias", Contraction(first=1)),
+    Operation("addmv", "linear", "bias", Contraction(first=1)),
+    Operation("_grouped_mm", "linear", contraction=Contraction(batched=True)),
+    Operation("linear", "linear", "bias", Contraction(weight="linear")),
+    Operation("convolution", "linear", "bias", Contraction(weight="convolution")),
+    # --- homogeneous activations ---
+    Operation("relu", "homogeneous"),
+    Operation("leaky_relu", "homogeneous"),
+    Operation("abs", "homogeneous"),
+    Operation("max", "homogeneous"),
+    Operation("amax", "homogeneous"),
+    Operation("min", "homogeneous"),
+    Operation("amin", "homogeneous"),
+    Operation("max_pool2d", "homogeneous"),
+    Operation("max_pool2d_with_indices", "homogeneous", on_skip=True),
+    # --- nonlinear ones that a parameter enters ---
+    Operation("prelu", parameter="gain"),
+    Operation("_prelu_kernel", parameter="gain"),
+    # --- norms ---
+    Operation("layer_norm", "norm"),
+    Operation("native_layer_norm", "norm"),
+    Operation("rms_norm", "norm"),
+    Operation("_fused_rms_norm", "norm"),
+    Operation("group_norm", "norm"),
+    Operation("native_group_norm", "norm"),
+    Operation("instance_norm", "norm"),
+    Operation("batch_norm", "norm"),
+    Operation("native_batch_norm", "norm"),
+    Operation("cudnn_batch_norm", "norm"),
+    Operation("miopen_batch_norm", "norm"),
+    Operation("_batch_norm_impl_index", "norm"),
+    Operation("_batch_norm_with_update", "norm"),
+    Operation("_batch_norm_no_update", "norm"),
+    Operation("_native_batch_norm_legit", "norm"),
+    Operation("_native_batch_norm_legit_functional", "norm"),
+    Operation("_native_batch_norm_legit_no_training", "norm"),
+    # --- attention ---
+    Operation("scaled_dot_product_attention", "attention", "bias"),
+    Operation("_scaled_dot_product_attention_math", "attention", "bias"),
+    Operation("_scaled_dot_product_flash_attention", "attention", "bias"),
+    Operation("_scaled_dot_product_flash_attention_for_cpu", "attention", "bias"),
+    Operation("_scaled_dot_product_efficient_attention", "attention", "bias"),
+    Operation("_scaled_dot_product_cudnn_attention", "attention", "bias"),
+    Operation("_scaled_dot_product_fused_attention_overrideable", "attention", "bias"),
+    Operation("softmax", "softmax"),
+    Operation("_softmax", "softmax"),
+    Operation("_safe_softmax", "softmax"),
+    # --- new tensors ---
+    Operation("empty_like", "shape only"),
+    Operation("zeros_like", "shape only"),
+    Operation("ones_like", "shape only"),
+    Operation("full_like", "shape only"),
+    Operation("rand_like", "shape only"),
+    Operation("randn_like", "shape only"),
+    Operation("new_empty", "shape only"),
+    Operation("new_zeros", "shape only"),
+    Operation("new_ones", "shape only"),
+    Operation("new_full", "shape only"),
+]
+
+TABLE = {row.name: row for row in _ROWS}
+
+VIEWS = frozenset(row.name for row in _ROWS if row.is_view)
+NORMS = frozenset(row.name for row in _ROWS if row.is_norm)
+
+
+def operation(name: str) -> Operation:
+    """The row of that name; of an operation that has none, a nonlinear one."""
+    return TABLE.get(name) or Operation(name)

@@ -13,11 +13,6 @@ from collections.abc import Iterator
 from isoscale.errors import TraceError
 from isoscale.graph.branches import residual_additions
 from isoscale.graph.graph import Graph, Node, members
-from isoscale.graph.ops import ADDS, ATTENTION
-
-# Where untouched input meets features it is a mask or a gate, not a path: only a residual addition or a
-# concatenation carries data on.
-_MASKING = ATTENTION | ADDS | frozenset(("mul", "div", "where", "masked_fill"))
 
 # Length of a path -> number of such paths.
 Lengths = Counter[int]
@@ -68,7 +63,9 @@ def _steps(graph: Graph) -> Iterator[tuple[int, list[int]]]:
 
 
 def _parents(graph: Graph, node: Node, additions: set[int]) -> Iterator[int]:
-    raw_stops = node.op in _MASKING and node.index not in additions and len(node.inputs) > 1
+    # Where untouched input meets features it is a mask or a gate, not a path: only a residual addition or a
+    # concatenation carries data on.
+    raw_stops = node.row.combines and node.index not in additions and len(node.inputs) > 1
     for parent in node.inputs:
         if not raw_stops or graph.above[parent] & graph.entries:
             yield parent

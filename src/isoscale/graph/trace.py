@@ -19,9 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from isoscale.errors import InvalidTypeError, TraceError
-from isoscale.graph.graph import Graph, Kind, Node, Use
+from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.multiplier import Multiplier
-from isoscale.graph.ops import ATTENTION, NORMS, SHAPE_ONLY
+from isoscale.graph.ops import operation
+from isoscale.graph.swapping import restored, swapped
+from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
 
 _BY_HAND = 'Give roles by hand: `roles={"pattern.*": isoscale.Role.HIDDEN, ...}`'
@@ -36,7 +38,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
             matter where the forward looks at them.
 
     Raises:
-        TraceError: The forward fails, or needs numbers that the model does not have (meta device).
+        TraceError: The forward fails, is TorchScript, or needs numbers that the model does not have (meta device).
 
     >>> graph = trace(nn.Linear(3, 2, bias=False), (torch.zeros(1, 3),))
     >>> [node.op for node in graph.nodes], graph.nodes[1].uses[0].name
@@ -45,6 +47,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     args, kwargs = _arguments(example_inputs)
+    _check_not_scripted(model)
     try:
         return _record_fake(model, args, kwargs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -67,6 +70,16 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             f"got {type(example_inputs).__name__}"
         )
     return tuple(example_inputs), {}
+
+
+def _check_not_scripted(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            which = f"`{name}`" if name else "the model"
+            raise TraceError(
+                f"cannot trace {type(model).__name__}: {which} is TorchScript, whose operations cannot be followed. "
+                f"Trace the module before torch.jit. {_BY_HAND.replace('Give', 'Or give')}"
+            )
 
 
 def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
@@ -94,21 +107,19 @@ def _record_real(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     """Run the forward on converted tensors under a recorder."""
-    converted: dict[int, Tensor] = {}
-    state = {}
-    for name, tensor in _state(model).items():
-        converted.setdefault(id(tensor), convert(tensor))
-        state[name] = converted[id(tensor)]
+    stand_ins = {name: convert(tensor) for name, tensor in _state(model).items()}
     args, kwargs = tree_map(convert, (args, kwargs))
     recorder = _Recorder()
     for name, _ in model.named_parameters():
-        recorder.add_parameter(name, state[name])
+        recorder.add_parameter(name, stand_ins[name])
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)
-    with _as_for_inference(model), _modules_reported(model, recorder), recorder, torch.no_grad():
+    with restored(model), swapped(model, stand_ins), _as_for_inference(model), torch.no_grad():
+        _report_modules(model, recorder)
         try:
-            out = torch.func.functional_call(model, state, args, kwargs, strict=False)
+            with recorder:
+                out = model(*args, **kwargs)
         except Exception as error:
             from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
@@ -122,10 +133,8 @@ def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    """Each parameter and buffer once, by the first of its names."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @contextlib.contextmanager
@@ -141,21 +150,21 @@ def _one_report() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _as_for_inference(model: nn.Module) -> Iterator[None]:
-    """Dropout and the like off, and no fused inference path that would hide a layer's parts."""
-    training = [module for module in model.modules() if module.training]
+    """Dropout and the like off, and no fused inference path that would hide a layer's parts.
+
+    The flags are set one by one and not by `model.eval()`, which some models override: there it may merge weights.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        for module in model.modules():
+            module.training = False
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module in training:
-            module.training = True
 
 
-@contextlib.contextmanager
-def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _report_modules(model: nn.Module, recorder: _Recorder) -> None:
     """Have each submodule say which values it was given and returned, and each Multiplier that it was one."""
 
     def report(module: nn.Module, args: Any, out: Any, name: str) -> None:
@@ -163,16 +172,9 @@ def _modules_reported(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         if isinstance(module, Multiplier):
             recorder.mark(out, name)
 
-    handles = [
-        module.register_forward_hook(functools.partial(report, name=name))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(functools.partial(report, name=name))
 
 
 class _Recorder(TorchDispatchMode):
@@ -224,32 +226,39 @@ class _Recorder(TorchDispatchMode):
             self._see(op.rstrip("_") if writes and not op.startswith("__") else op, args, kwargs, results, writes)
         return out
 
-    def _see(self, op: str, args: Any, kwargs: Any, results: list[Tensor], writes: bool) -> None:
+    def _see(self, name: str, args: Any, kwargs: Any, results: list[Tensor], writes: bool) -> None:
+        row = operation(name)
         given = [value for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)]
-        origins = [(tensor, self._origin(tensor)) for tensor in given]
-        weights = [(tensor, origin) for tensor, origin in origins if isinstance(origin, Weight)]
-        nodes = tuple(dict.fromkeys(origin for _, origin in origins if isinstance(origin, int)))
-        if op in SHAPE_ONLY or not (weights or nodes):
+        weights: list[tuple[Tensor, Weight]] = []
+        nodes: list[int] = []
+        for tensor in given:
+            origin = self._origin(tensor)
+            if isinstance(origin, Weight):
+                weights.append((tensor, origin))
+            elif origin is not None and origin not in nodes:
+                nodes.append(origin)
+        if row.effect == "shape only" or not (weights or nodes):
             return
-        if not nodes and not (len(weights) > 1 and (op in _CONTRACTS or op in NORMS)):
-            shape = weights[0][0].shape
-            origin: int | Weight = derive(op, args, [weight for _, weight in weights], shape, results[0].shape)
+        if not nodes and len(weights) > 1 and (row.contraction or row.is_norm):
+            # Two parameters that meet as an activation and a weight would: the first serves as data.
+            nodes = [self._source(*weights.pop(0))]
+        made: int | Weight
+        if nodes:
+            made = self._node(name, tuple(nodes), results[0])
+            for tensor, weight in weights:
+                self.nodes[made].uses += uses_of(row, args, tensor, weight)
         else:
-            if not nodes:
-                nodes, weights = (self._source(*weights[0]),), weights[1:]
-            origin = self._node(op, nodes, results[0])
-            self.nodes[origin].uses += [
-                use for tensor, weight in weights for use in _uses(op, args, tensor, weight, results[0])
-            ]
+            first, _ = weights[0]
+            made = derive(row, args, [weight for _, weight in weights], first.shape, results[0].shape)
         for result in results:
-            self._know(result, origin)
-        if writes and isinstance(origin, int):
-            self._written[_storage(results[0])] = origin
+            self._know(result, made)
+        if writes and isinstance(made, int):
+            self._written[_storage(results[0])] = made
 
     def _source(self, tensor: Tensor, weight: Weight) -> int:
         """A parameter that serves as data: learned queries."""
         index = self._node("source", (), tensor)
-        self.nodes[index].uses += [Use(name, "source", fan_out=_held(weight)) for name in weight.names]
+        self.nodes[index].uses += [Use(name, "source", fan_out=held_axes(weight)) for name in weight.names]
         return index
 
     def _node(self, op: str, inputs: tuple[int, ...], result: Tensor) -> int:
@@ -297,76 +306,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield leaf
         elif isinstance(leaf, Mapping):
             yield from _tensors(dict(leaf))
-
-
-# --- uses -------------------------------------------------------------------------------------------------
-_CONTRACTS = frozenset(
-    ["mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "convolution", "_grouped_mm", "matmul"]
-)
-_JOINS = frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "convolution",
-        "linear",
-        "cat",
-        "stack",
-        "where",
-        "addcmul",
-        "index_put",
-        "copy",
-        "masked_fill",
-    ]
-)
-_BATCHED = frozenset(["bmm", "baddbmm", "_grouped_mm"])  # a leading axis of separate matrices, of experts
-
-
-def _uses(op: str, args: Any, tensor: Tensor, weight: Weight, result: Tensor) -> list[Use]:
-    kind, contracted = _kind(op, args, tensor)
-    if weight.axes is None or contracted is None:
-        fan_in: tuple[int, ...] = ()
-        fan_out = _held(weight)
-    else:
-        fan_in = _sorted(weight.axes[axis] for axis in contracted)
-        batch = (0,) if op in _BATCHED and tensor.dim() == 3 else ()
-        kept = (weight.axes[axis] for axis in range(tensor.dim()) if axis not in (*contracted, *batch))
-        fan_out = tuple(axis for axis in _sorted(kept) if axis not in fan_in)
-    if kind == "map" and not fan_in:
-        kind = "other"
-    if kind == "lookup":  # rows are picked, not summed over
-        fan_in = ()
-    return [Use(name, kind, fan_in, fan_out, weight.computed_by) for name in weight.names]
-
-
-def _held(weight: Weight) -> tuple[int, ...]:
-    return _sorted(weight.axes or ())
-
-
-def _sorted(axes: Any) -> tuple[int, ...]:
-    return tuple(sorted(frozenset().union(*axes)))
-
-
-def _kind(op: str, args: Any, tensor: Tensor) -> tuple[Kind, tuple[int, ...] | None]:
-    """How a weight-like tensor enters an operation with an activation, and which of its axes are summed over."""
-    at = next((i for i, value in enumerate(args) if value is tensor), None)
-    if op == "convolution" and at == 1:
-        kept = 1 if args[6] else 0  # transposed: (in, out, ...)
-        return "map", tuple(axis for axis in range(tensor.dim()) if axis != kept)
-    if op == "linear" and at == 1:
-        return "map", (1,)
-    if op in _CONTRACTS and at is not None and op not in ("convolution", "linear"):
-        first = 1 if op in ("addmm", "baddbmm", "addbmm", "addmv") else 0
-        if at < first:
-            return "bias", None
-        return "map", (tensor.dim() - 1 if at == first else max(tensor.dim() - 2, 0),)
-    if op in ("embedding", "index", "index_select", "gather", "embedding_bag", "_embedding_bag", "take"):
-        return "lookup", (() if op == "gather" else (0,))
-    if op in NORMS:
-        norm_args = [value for value in args if isinstance(value, Tensor)]
-        return ("bias" if len(norm_args) > 2 and norm_args[2] is tensor else "gain"), None
-    if op in _JOINS or op in ATTENTION:
-        return "bias", None
-    if op in ("mul", "div", "_prelu_kernel", "prelu"):
-        return "gain", None
-    return "other", None

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from isoscale.graph.ops import VIEWS
+from isoscale.graph.ops import Operation
 
 Axes = tuple[frozenset[int], ...]
 _NONE: frozenset[int] = frozenset()
-
-# Elementwise operations by constants that only scale: folding a multiplier into the parameter passes through them.
-_SCALING = frozenset(["mul", "div", "neg"])
 
 
 @dataclass(frozen=True)
@@ -39,66 +36,73 @@ class Weight:
 
 
 def derive(
-    op: str, args: Sequence[Any], weights: Sequence[Weight], before: Sequence[int], after: Sequence[int]
+    row: Operation, args: Sequence[Any], weights: Sequence[Weight], before: Sequence[int], after: Sequence[int]
 ) -> Weight:
     """What an operation on parameters (and constants) alone returns.
 
     Args:
-        op: Name of the operation.
+        row: The operation.
         args: Its positional arguments.
         weights: Its tensor arguments that come from parameters.
         before: Shape of the first of them.
         after: Shape of the result.
     """
-    first = weights[0]
-    names = tuple(dict.fromkeys(name for weight in weights for name in weight.names))
-    made = next((weight.computed_by for weight in weights if weight.computed_by), None)
+    computed_by = next((weight.computed_by for weight in weights if weight.computed_by), None)
     if len(weights) > 1:
+        names = dict.fromkeys(name for weight in weights for name in weight.names)
         largest = max(weights, key=lambda weight: len(weight.axes or ()))
-        same = largest.axes if largest.axes is not None and len(largest.axes) == len(after) else None
-        return Weight(names, same, made or op)
-    axes = _axes(op, args, first.axes, tuple(before), tuple(after)) if first.axes is not None else None
-    plain = op in VIEWS or op in _SCALING or op == "embedding"
-    return replace(first, axes=axes, computed_by=made or (None if plain else op))
+        # Entry by entry, dimensions stay what they are; any other way of combining parameters loses track of them.
+        same_rank = largest.axes is not None and len(largest.axes) == len(after)
+        return Weight(tuple(names), largest.axes if same_rank else None, computed_by or row.name)
+    (only,) = weights
+    axes = None
+    if only.axes is not None:
+        axes = _axes(row, args, only.axes, tuple(before), tuple(after))
+    if not (row.is_view or row.plain):
+        computed_by = computed_by or row.name
+    return replace(only, axes=axes, computed_by=computed_by)
 
 
-def _axes(op: str, args: Sequence[Any], axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Axes | None:
+def _axes(
+    row: Operation, args: Sequence[Any], axes: Axes, before: tuple[int, ...], after: tuple[int, ...]
+) -> Axes | None:
     rank = len(before)
-    if op in ("t", "transpose", "permute", "swapaxes"):
-        return tuple(axes[i] for i in _order(op, args, rank))
-    if op == "unsqueeze":
+    if row.dimensions == "transposed":
+        order = list(range(rank))
+        if rank >= 2:
+            i, j = (args[1] % rank, args[2] % rank) if len(args) > 2 else (0, 1)
+            order[i], order[j] = order[j], order[i]
+        return tuple(axes[i] for i in order)
+    if row.dimensions == "permuted":
+        return tuple(axes[i % rank] for i in args[1])
+    if row.dimensions == "inserted":
         at = args[1] % (rank + 1)
         return (*axes[:at], _NONE, *axes[at:])
-    if op in ("select", "unbind"):
+    if row.dimensions == "removed":
         at = (args[1] if len(args) > 1 else 0) % rank
         return (*axes[:at], *axes[at + 1 :])
-    if op in ("expand", "repeat", "broadcast_to"):
-        kept = tuple(a if n > 1 else _NONE for a, n in zip(axes, before, strict=True))
-        return (*([_NONE] * (len(after) - rank)), *kept)
-    if op in ("index", "index_select", "embedding", "gather"):
-        return _looked_up(op, args, axes, after)
-    if before == after or (op in VIEWS and len(before) == len(after) and op not in ("view", "_unsafe_view", "reshape")):
+    if row.dimensions == "expanded":
+        added = [_NONE] * (len(after) - rank)
+        kept = [held if size > 1 else _NONE for held, size in zip(axes, before, strict=True)]
+        return (*added, *kept)
+    if row.dimensions == "selected":
+        return _selected(args[1], axes, after)
+    part_of_each = row.is_view and row.dimensions == "kept" and len(before) == len(after)
+    if before == after or part_of_each:
         return axes
     return _reshaped(axes, before, after)
 
 
-def _order(op: str, args: Sequence[Any], rank: int) -> list[int]:
-    if op == "permute":
-        return [i % rank for i in args[1]]
-    order = list(range(rank))
-    if rank >= 2:
-        i, j = (0, 1) if op == "t" else (args[1] % rank, args[2] % rank)
-        order[i], order[j] = order[j], order[i]
-    return order
-
-
-def _looked_up(op: str, args: Sequence[Any], axes: Axes, after: tuple[int, ...]) -> Axes | None:
-    """Rows picked by constant indices: the indexed axis becomes positions, the rest stays."""
-    if op in ("index_select", "gather"):
-        return axes
-    picked = sum(index is not None for index in args[1]) if op == "index" else 1
+def _selected(indices: Any, axes: Axes, after: tuple[int, ...]) -> Axes | None:
+    """Rows picked by constant indices: each indexed axis becomes positions, the rest stays."""
+    picked = 1
+    if isinstance(indices, Sequence):  # one for each leading axis; None takes it whole
+        picked = sum(index is not None for index in indices)
     kept = axes[picked:]
-    return (*([_NONE] * (len(after) - len(kept))), *kept) if len(kept) <= len(after) else None
+    if len(kept) > len(after):
+        return None
+    positions = [_NONE] * (len(after) - len(kept))
+    return (*positions, *kept)
 
 
 def _reshaped(axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Axes | None:
@@ -106,16 +110,25 @@ def _reshaped(axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Ax
     out: list[frozenset[int]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        left, right, a, b = i, j, 1, 1
-        a, i = (a * before[i], i + 1) if i < len(before) else (a, i)
-        b, j = (b * after[j], j + 1) if j < len(after) else (b, j)
+        # The shortest runs before[left:i] and after[right:j] with equal products a = b.
+        left, right = i, j
+        a = b = 1
+        if i < len(before):
+            a *= before[i]
+            i += 1
+        if j < len(after):
+            b *= after[j]
+            j += 1
         while a != b:
             if a < b and i < len(before):
-                a, i = a * before[i], i + 1
+                a *= before[i]
+                i += 1
             elif b < a and j < len(after):
-                b, j = b * after[j], j + 1
+                b *= after[j]
+                j += 1
             else:
                 return None
-        held = frozenset().union(*(axes[k] for k in range(left, i) if before[k] > 1))
+        # Dimensions of size 1 hold no axis. Of the others in a run each may hold any axis of the run.
+        held = _NONE.union(*(axes[k] for k in range(left, i) if before[k] > 1))
         out += [held if after[k] > 1 else _NONE for k in range(right, j)]
     return tuple(out)

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isoscale.graph.swapping import swapped
 from isoscale.measure.tools.observe import module_of, observe
-from isoscale.measure.tools.passes import call, mean_square, parameters, swapped, widest
+from isoscale.measure.tools.passes import call, mean_square, parameters, widest
 
 
 def direct_updates(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.graph.swapping import swapped
 from isoscale.measure.tools.observe import linear_layers, module_of, observe
 
 LossFn = Callable[[Any, Any], Tensor]
@@ -73,26 +74,6 @@ def _plain_attention() -> Generator[None, None, None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextlib.contextmanager
-def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None, None, None]:
-    """Inside, the model has these tensors in place of its parameters and buffers of the same names.
-
-    By the identity of tensors, so that a weight or module in two places is replaced in both, and comes back to both:
-    `torch.func.functional_call` loses the originals of a module that has two names.
-    """
-    own = {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if name in tensors}
-    new = {id(tensor): tensors[name] for name, tensor in own.items()}
-    shelves: list[dict[str, Any]] = [s for module in model.modules() for s in (module._parameters, module._buffers)]
-    places = [(shelf, leaf, old) for shelf in shelves for leaf, old in shelf.items() if id(old) in new]
-    try:
-        for shelf, leaf, old in places:
-            shelf[leaf] = new[id(old)]
-        yield
-    finally:
-        for shelf, leaf, old in places:
-            shelf[leaf] = old
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
