@@ -30,11 +30,11 @@ from isoscale.measure.tools.building import (
     check_seeds,
     grid,
     make_optimizer,
-    mean_and_se,
     seed_list,
 )
 from isoscale.measure.tools.observe import maps, observe
 from isoscale.measure.tools.passes import Batch, LossFn, call, called_maps, parameters, training_step
+from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -25,12 +25,12 @@ from isoscale.measure.tools.building import (
     check_seeds,
     grid,
     make_optimizer,
-    mean_and_se,
     seed_list,
 )
 from isoscale.measure.tools.observe import maps, observe
 from isoscale.measure.tools.passes import Batch, LossFn, called_maps, loss_gradient, training_step
 from isoscale.measure.tools.selection import Select, chosen
+from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -94,16 +94,6 @@ def another_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, 0xB]).generate_state(1)[0])
 
 
-def mean_and_se(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over seeds and its standard error (NaN for one seed)."""
-    count = values.shape[axis]
-    # A run about to diverge is too large to square: it has no standard error.
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = values.mean(axis)
-        error = values.std(axis, ddof=1) / count**0.5 if count > 1 else np.full_like(mean, np.nan)
-    return mean, np.where(np.isfinite(error), error, np.nan)
-
-
 def make_optimizer(
     optimizer: str | Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module, lr: float
 ) -> torch.optim.Optimizer:
