@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.stats import intervals
+from isoscale.stats import bootstrap
+from isoscale.stats.summary import seed_mean
 from isoscale.stats.vertex import vertices
 
 LRS = 2.0 ** np.arange(-8, 3)
@@ -105,9 +106,9 @@ def ragged(rng, *shape):
 def test_resamples_of_all_are_the_resamples_of_each(seeds):
     """However many are added up at a time, and whether any run diverged or none: the sum over seeds is in order."""
     for losses in (ragged(np.random.default_rng(seeds), 6, seeds), np.random.default_rng(seeds).random((6, seeds))):
-        picks = intervals.resamples(seeds, 0)
-        each = [intervals.seed_mean(np.asfortranarray(losses)[:, one]) for one in picks]
-        np.testing.assert_array_equal(intervals.resampled_means(losses, picks), each)
+        picks = bootstrap.resamples(seeds, 0)
+        each = [seed_mean(np.asfortranarray(losses)[:, one]) for one in picks]
+        np.testing.assert_array_equal(bootstrap.resampled_means(losses, picks), each)
 
 
 @pytest.mark.parametrize("rates", [1, 2, 3, 8])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from isoscale.checks import number
 from isoscale.errors import InvalidValueError
-from isoscale.stats.intervals import LEVEL, RESAMPLES, need_dims
+from isoscale.stats.axes import ascending, need_dims
+from isoscale.stats.bootstrap import RESAMPLES, smooth_interval, unpaired_means
+from isoscale.stats.least_squares import least_squares
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,8 +32,8 @@ def diminishing_returns(
     Args:
         loss_at_depths: Losses over `depth`, and over `seed` if there are several; or {depth: loss}.
         limit: The loss at infinite depth, from `isoscale.limit.solve`; None fits it too.
-        loss_se: Standard errors of the losses where there is no `seed` dimension; without either, they are
-            taken from the scatter about the fit.
+        loss_se: Standard errors of the losses where there is no `seed` dimension, one for each depth or one for all;
+            without either, they are taken from the scatter about the fit.
         limit_se: Standard error of a given `limit`.
         seed: Of the resampling that the intervals come from.
 
@@ -41,8 +43,8 @@ def diminishing_returns(
         the smallest one: its loss - limit); each but `loss` with `_low` and `_high`, the 95 % interval.
 
     Raises:
-        InvalidValueError: Fewer depths than the fit needs (two, three without `limit` and errors), a loss that is
-            not finite.
+        InvalidValueError: Fewer depths than the fit needs (two, three without `limit` and errors), a depth that is not
+            positive, a loss that is not finite.
 
     >>> found = diminishing_returns({4: 1.25, 8: 1.125, 16: 1.0625}, loss_se=[1e-6] * 3)
     >>> round(float(found.limit), 4), round(float(found.share.sel(depth=4)), 4)
@@ -50,85 +52,145 @@ def diminishing_returns(
     """
     import xarray as xr
 
-    losses = _losses_by_depth(loss_at_depths)
-    inverse = 1 / losses["depth"].values
+    losses = _losses_by_depth(loss_at_depths, loss_se)
+    depths = losses["depth"].values
     means = losses.mean("seed").values
-    freedom = len(inverse) - (1 if limit is not None else 2)
-    if freedom < 0 or (freedom == 0 and losses.sizes["seed"] < 2 and loss_se is None):
-        raise InvalidValueError(f"`loss_at_depths` has too few depths for the fit: {losses['depth'].values.tolist()}")
+    has_errors = loss_se is not None or losses.sizes["seed"] > 1
+    coefficients = 2 if limit is None else 1
+    spare = len(depths) - coefficients
+    if spare < 0 or (spare == 0 and not has_errors):
+        raise InvalidValueError(f"`loss_at_depths` has too few depths for the fit: {depths.tolist()}")
+
     rng = np.random.default_rng(seed)
-    fitted = _inverse_law(inverse, means[None], None if limit is None else np.array([limit]))
-    draws = _draws(losses.values, loss_se, means - fitted[0] - fitted[1] * inverse, freedom, rng)
-    limits = None if limit is None else limit + limit_se * rng.standard_normal(len(draws))
-    found = _returns(inverse, means[None], *fitted)
-    resampled = _returns(inverse, draws, *_inverse_law(inverse, draws, limits))
+    inverse = 1 / depths
+    if limit is None:
+        law = _free_limit(inverse, means[None])
+        draws = _draws(losses, law, rng)
+        drawn_laws = _free_limit(inverse, draws)
+    else:
+        limit = number("limit", float(limit))
+        limit_se = number("limit_se", float(limit_se), least=0.0)
+        law = _given_limit(inverse, means[None], np.array([limit]))
+        draws = _draws(losses, law, rng)
+        noise = rng.standard_normal(len(draws))
+        drawn_laws = _given_limit(inverse, draws, limit + limit_se * noise)
+
+    found = _returns(inverse, means[None], law)
+    resampled = _returns(inverse, draws, drawn_laws)
     data: dict[str, Any] = {"loss": ("depth", means)}
     for name, (value,) in found.items():
-        low, high = np.quantile(resampled[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        low, high = smooth_interval(resampled[name])
         dims = ("depth",) if np.ndim(value) else ()
-        data |= {name: (dims, value), f"{name}_low": (dims, low), f"{name}_high": (dims, high)}
-    return xr.Dataset(data, {"depth": losses["depth"].values})
+        for key, array in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
+            data[key] = (dims, array)
+    return xr.Dataset(data, {"depth": depths})
 
 
-def _losses_by_depth(losses: xr.DataArray | Mapping[int, float]) -> xr.DataArray:
-    """Losses over (depth, seed), sorted by depth."""
+def _losses_by_depth(
+    losses: xr.DataArray | Mapping[int, float],
+    loss_se: ArrayLike | None,
+) -> xr.DataArray:
+    """Losses over (depth, seed) in ascending order, with their standard errors, if there are, as a coordinate `se`."""
     import xarray as xr
 
+    name = "loss_at_depths"
     if isinstance(losses, Mapping):
-        losses = xr.DataArray(list(losses.values()), {"depth": list(losses)}, dims="depth")
+        depths = list(losses)
+        losses = xr.DataArray(list(losses.values()), {"depth": depths}, dims="depth")
     if "seed" not in losses.dims:
         losses = losses.expand_dims("seed")
-    need_dims(losses, "depth", "seed")
-    losses = losses.transpose("depth", "seed").sortby("depth").astype(float)
-    if not np.isfinite(losses.values).all():
-        raise InvalidValueError("`loss_at_depths` must be finite: leave out depths at which training diverged")
+    need_dims(losses, "depth", name=name)
+    if loss_se is not None:
+        # As a coordinate, the errors stay with their depths when these are sorted.
+        errors = _standard_errors(loss_se, losses.sizes["depth"])
+        losses = losses.assign_coords(se=("depth", errors))
+    losses = ascending(losses, "depth", name=name)
+    losses = losses.transpose("depth", "seed")
+    losses = losses.astype(float)
+    is_finite = np.isfinite(losses.values)
+    if not is_finite.all():
+        raise InvalidValueError(f"`{name}` must be finite: leave out depths at which training diverged")
     return losses
 
 
+def _standard_errors(loss_se: ArrayLike, depths: int) -> Float[np.ndarray, " depth"]:
+    errors = np.asarray(loss_se, float)
+    if errors.shape not in ((), (depths,)):
+        raise InvalidValueError(f"`loss_se` must hold one error, or one for each of {depths} depths, got {loss_se!r}")
+    is_usable = np.isfinite(errors) & (errors >= 0)
+    if not is_usable.all():
+        raise InvalidValueError(f"`loss_se` must be >= 0 and finite, got {loss_se!r}")
+    return np.broadcast_to(errors, depths)
+
+
+class _InverseLaws(NamedTuple):
+    """loss = limit + coefficient / L, one law for each draw of the losses; `variance` is the losses' about the law."""
+
+    limits: Float[np.ndarray, " draw"]
+    coefficients: Float[np.ndarray, " draw"]
+    variance: Float[np.ndarray, " draw"]
+    freedom: int
+
+
+def _free_limit(
+    inverse: Float[np.ndarray, " depth"],
+    losses: Float[np.ndarray, "draw depth"],
+) -> _InverseLaws:
+    """Least squares against 1 / L."""
+    ones = np.ones_like(inverse)
+    design = np.stack([ones, inverse], axis=1)
+    fit = least_squares(design, losses.T)
+    limits, coefficients = fit.coefficients
+    return _InverseLaws(limits, coefficients, fit.variance, fit.freedom)
+
+
+def _given_limit(
+    inverse: Float[np.ndarray, " depth"],
+    losses: Float[np.ndarray, "draw depth"],
+    limits: Float[np.ndarray, " draw"],
+) -> _InverseLaws:
+    """Least squares of what lies above the limit, against 1 / L."""
+    above = losses - limits[:, None]
+    fit = least_squares(inverse[:, None], above.T)
+    (coefficients,) = fit.coefficients
+    return _InverseLaws(limits, coefficients, fit.variance, fit.freedom)
+
+
 def _draws(
-    losses: Float[np.ndarray, "depth seed"],
-    loss_se: ArrayLike | None,
-    residuals: Float[np.ndarray, " depth"],
-    freedom: int,
+    losses: xr.DataArray,
+    law: _InverseLaws,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draw depth"]:
     """Plausible mean losses: from the seeds, from standard errors, or from the scatter about the fit."""
     depths, seeds = losses.shape
     if seeds > 1:
         # Seeds at different depths share data but not weights; each depth is resampled alone.
-        picks = rng.integers(seeds, size=(RESAMPLES, depths, seeds))
-        return np.take_along_axis(losses[None], picks, axis=2).mean(2)
-    if loss_se is not None:
-        noise = rng.standard_normal((RESAMPLES, depths)) * np.asarray(loss_se, float)
+        return unpaired_means(losses.values, rng)
+    shape = (RESAMPLES, depths)
+    if "se" in losses.coords:
+        unit, scale = rng.standard_normal(shape), losses["se"].values
     else:
-        noise = rng.standard_t(freedom, (RESAMPLES, depths)) * math.sqrt(residuals @ residuals / freedom)
-    return losses[:, 0] + noise
-
-
-def _inverse_law(
-    inverse: Float[np.ndarray, " depth"],
-    losses: Float[np.ndarray, "draw depth"],
-    limits: Float[np.ndarray, " draw"] | None,
-) -> tuple[Float[np.ndarray, " draw"], Float[np.ndarray, " draw"]]:
-    """Least squares of loss = limit + c * inverse, with the limit given or free."""
-    if limits is not None:
-        return limits, (losses - limits[:, None]) @ inverse / (inverse @ inverse)
-    centred = inverse - inverse.mean()
-    slope = losses @ centred / (centred @ centred)
-    return losses.mean(1) - slope * inverse.mean(), slope
+        unit, scale = rng.standard_t(law.freedom, shape), np.sqrt(law.variance)
+    return losses.values[:, 0] + unit * scale
 
 
 def _returns(
     inverse: Float[np.ndarray, " depth"],
     losses: Float[np.ndarray, "draw depth"],
-    limits: Float[np.ndarray, " draw"],
-    slopes: Float[np.ndarray, " draw"],
+    laws: _InverseLaws,
 ) -> dict[str, np.ndarray]:
-    gain = slopes[:, None] * inverse / 2
+    """Limit, coefficient, fitted losses, gain and share of each draw."""
+    limits = laws.limits[:, None]
+    coefficients = laws.coefficients[:, None]
+    # From L to 2 L the loss falls by c / L - c / 2L.
+    gain = coefficients * inverse / 2
+    in_all = losses[:, :1] - limits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = gain / in_all
     return {
-        "limit": limits,
-        "coefficient": slopes,
-        "fitted": limits[:, None] + 2 * gain,
+        "limit": laws.limits,
+        "coefficient": laws.coefficients,
+        "fitted": limits + 2 * gain,
         "gain": gain,
-        "share": gain / (losses[:, :1] - limits[:, None]),
+        "share": share,
     }

@@ -8,16 +8,16 @@ out of the means; a learning rate at which half of the seeds or more diverged co
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
-from isoscale.stats.intervals import interval, need_dims, resampled_means, resamples, seed_mean
-from isoscale.stats.vertex import Vertices, interpolate, vertices
+from isoscale.stats.axes import ascending
+from isoscale.stats.bootstrap import interval, resampled_means, resamples
+from isoscale.stats.summary import seed_mean, standard_error
+from isoscale.stats.vertex import interpolate, vertices
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +27,7 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
     """The best learning rate of each curve, with a 95 % interval over seeds.
 
     Args:
-        loss: Final loss over `lr`, `seed` and any other dimensions; NaN where a run diverged.
+        loss: Final loss over `lr`, `seed` and any other dimensions, in any order; NaN where a run diverged.
         seed: Of the bootstrap, where there are too many seeds to enumerate every resample.
 
     Returns:
@@ -38,7 +38,7 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
         extrapolated towards it, but the interval reaches to it: the cliff lies somewhere before.
 
     Raises:
-        InvalidValueError: A missing dimension.
+        InvalidValueError: A missing dimension; learning rates that are not positive, finite and distinct.
 
     >>> import xarray as xr
     >>> lrs = [0.125, 0.25, 0.5, 1.0]
@@ -46,10 +46,17 @@ def optimal_lr(loss: xr.DataArray, *, seed: int = 0) -> xr.Dataset:
     >>> round(float(optimal_lr(loss).lr), 4)
     0.3536
     """
-    return Optima(loss, seed=seed).best()
+    optima = Optima(loss, seed=seed)
+    return optima.best()
 
 
-def drift(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dataset:
+def drift(
+    loss: xr.DataArray,
+    axis: str,
+    base: int,
+    *,
+    seed: int = 0,
+) -> xr.Dataset:
     """How far the optimum moves from the base size, in octaves: log2(optimum / base's optimum).
 
     Args:
@@ -62,10 +69,17 @@ def drift(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Data
         Dataset over `loss`'s other dimensions: `drift`, `drift_low`, `drift_high`; NaN where either size has
         no stable learning rate.
     """
-    return Optima(loss, seed=seed).drift(axis, base)
+    optima = Optima(loss, seed=seed)
+    return optima.drift(axis, base)
 
 
-def regret(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dataset:
+def regret(
+    loss: xr.DataArray,
+    axis: str,
+    base: int,
+    *,
+    seed: int = 0,
+) -> xr.Dataset:
     """What it costs to train each size at the base's best learning rate: loss there - loss at its own optimum.
 
     The loss between two learning rates of the grid is interpolated linearly in log2(lr); next to a diverged
@@ -75,7 +89,8 @@ def regret(loss: xr.DataArray, axis: str, base: int, *, seed: int = 0) -> xr.Dat
         Dataset over `loss`'s other dimensions: `regret`, `regret_low`, `regret_high`; inf where the base's
         learning rate diverges, NaN where there is no optimum to compare with.
     """
-    return Optima(loss, seed=seed).regret(axis, base)
+    optima = Optima(loss, seed=seed)
+    return optima.regret(axis, base)
 
 
 class Optima:
@@ -94,88 +109,147 @@ class Optima:
     """
 
     def __init__(self, loss: xr.DataArray, *, seed: int = 0) -> None:
-        need_dims(loss, "lr", "seed")
-        self._loss, self._dims = loss, [str(dim) for dim in loss.dims if dim not in ("lr", "seed")]
-        self._values = loss.transpose(*self._dims, "lr", "seed").values
-        self._log2_lrs = np.log2(loss["lr"].values)
+        loss = ascending(loss, "lr")
+        loss = loss.transpose(..., "lr", "seed")
+        self._dims = [str(dim) for dim in loss.dims[:-2]]
+        self._loss = loss
+        self._values = loss.values
+        self._shape = self._values.shape[:-2]
+        self._cells = list(np.ndindex(self._shape))
+
+        lrs = loss["lr"].values
+        self._log2_lrs = np.log2(lrs)
+        self._means = seed_mean(self._values)
+        self._found = vertices(self._log2_lrs, self._means)
         self._picks = resamples(loss.sizes["seed"], seed)
-        self._found = vertices(self._log2_lrs, seed_mean(self._values))
 
     @functools.cached_property
-    def _resampled(self) -> Float[np.ndarray, "optimum *cell n"]:
-        """Vertex of every resample: its log2(lr), then its loss."""
-        out = np.empty((2, *self._values.shape[:-2], len(self._picks)))
-        for at in np.ndindex(self._values.shape[:-2]):
-            out[(slice(None), *at)] = vertices(self._log2_lrs, resampled_means(self._values[at], self._picks))[:2]
-        return out
+    def _resampled(self) -> tuple[Float[np.ndarray, "*cell n"], Float[np.ndarray, "*cell n"]]:
+        """Vertex of every resample: its log2(lr), and its loss."""
+        shape = (*self._shape, len(self._picks))
+        log2_lrs = np.empty(shape)
+        losses = np.empty_like(log2_lrs)
+        for at in self._cells:
+            means = resampled_means(self._values[at], self._picks)
+            found = vertices(self._log2_lrs, means)
+            log2_lrs[at] = found.log2_lr
+            losses[at] = found.loss
+        return log2_lrs, losses
 
     def best(self) -> xr.Dataset:
         """As `isoscale.laws.optimal_lr`."""
-        import xarray as xr
-
-        shape, (lows, highs) = self._values.shape[:-2], interval(self._resampled[0])
-        rows = [
-            self._summary(Vertices(*(part[at] for part in self._found)), (lows[at], highs[at]), self._values[at])
-            for at in np.ndindex(shape)
-        ]
-        names, columns = ("lr", "lr_low", "lr_high", "loss", "loss_se"), np.array(rows, float).reshape(*shape, 5)
-        arrays = {name: (self._dims, columns[..., k]) for k, name in enumerate(names)}
-        return xr.Dataset(arrays | {"at_edge": (self._dims, self._found.edge)}, self._coords())
+        found = self._found
+        log2_lrs, _ = self._resampled
+        low, high = interval(log2_lrs)
+        # The cliff lies somewhere below the learning rate that diverged.
+        high = np.fmax(high, found.cliff)
+        # At an end of the grid the optimum is only a bound: the interval is open on that side.
+        is_nothing = found.edge == "none"
+        is_open_low = is_nothing | (found.edge == "low")
+        is_open_high = is_nothing | (found.edge == "high")
+        low = np.where(is_open_low, np.nan, low)
+        high = np.where(is_open_high, np.nan, high)
+        return self._dataset(
+            lr=2.0**found.log2_lr,
+            lr_low=2.0**low,
+            lr_high=2.0**high,
+            loss=found.loss,
+            loss_se=self._loss_se(),
+            at_edge=found.edge,
+        )
 
     def drift(self, axis: str, base: int) -> xr.Dataset:
         """As `isoscale.laws.drift`."""
-        found, resampled = self._found.log2_lr, self._resampled[0]
-        of_base = self._of_base(axis, base)
-        return self._with_interval("drift", axis, found - of_base(found), resampled - of_base(resampled))
+        log2_lr = self._found.log2_lr
+        drift = log2_lr - self._of_base(log2_lr, axis, base)
+        # The same seeds at both sizes: what a seed does to all sizes alike cancels.
+        log2_lrs, _ = self._resampled
+        drifts = log2_lrs - self._of_base(log2_lrs, axis, base)
+        return self._with_interval("drift", axis, drift, drifts)
 
     def regret(self, axis: str, base: int) -> xr.Dataset:
         """As `isoscale.laws.regret`."""
-        of_base = self._of_base(axis, base)
-        wanted, resampled = of_base(self._found.log2_lr), of_base(self._resampled[0])
-        there = np.empty(resampled.shape)
-        for at in np.ndindex(self._values.shape[:-2]):
+        found = self._found
+        transferred = self._of_base(found.log2_lr, axis, base)
+        there = interpolate(self._log2_lrs, self._means, transferred)
+        regret = _cost(there, transferred, found.loss)
+
+        log2_lrs, lowest = self._resampled
+        transferred = self._of_base(log2_lrs, axis, base)
+        there = np.empty_like(lowest)
+        for at in self._cells:
             means = resampled_means(self._values[at], self._picks)
-            there[at] = interpolate(self._log2_lrs, means, resampled[at])
-        found = _cost(interpolate(self._log2_lrs, seed_mean(self._values), wanted), wanted, self._found.loss)
-        return self._with_interval("regret", axis, found, _cost(there, resampled, self._resampled[1]))
+            there[at] = interpolate(self._log2_lrs, means, transferred[at])
+        regrets = _cost(there, transferred, lowest)
+        return self._with_interval("regret", axis, regret, regrets)
 
-    def _summary(
-        self, found: Vertices, interval: tuple[float, float], curves: Float[np.ndarray, "lr seed"]
-    ) -> list[float]:
-        """Optimum, interval, loss and its standard error of one curve."""
-        log2_lr, loss, edge, cliff = (part.item() for part in found)
-        if edge == "none":
-            return [math.nan] * 5
-        low, high = map(float, interval)
-        if math.isfinite(cliff):
-            high = max(high, cliff)
-        ends = [math.nan if edge == side else 2**end for side, end in (("low", low), ("high", high))]
-        nearest = curves[np.argmin(np.abs(self._log2_lrs - log2_lr))]
-        nearest = nearest[np.isfinite(nearest)]
-        se = float(nearest.std(ddof=1) / math.sqrt(len(nearest))) if len(nearest) > 1 else math.nan
-        return [2**log2_lr, *ends, loss, se]
+    def _loss_se(self) -> Float[np.ndarray, "*cell"]:
+        """Standard error over the seeds that finished, at the learning rate of the grid nearest to the optimum."""
+        found = self._found
+        errors = np.full(self._shape, np.nan)
+        for at in self._cells:
+            if found.edge[at] == "none":
+                continue
+            distance = np.abs(self._log2_lrs - found.log2_lr[at])
+            nearest = np.argmin(distance)
+            losses = self._values[at][nearest]
+            is_finished = np.isfinite(losses)
+            errors[at] = standard_error(losses[is_finished])
+        return errors
 
-    def _of_base(self, axis: str, base: int) -> Callable[[np.ndarray], np.ndarray]:
-        """What takes the base's values, for every size, from values over the cells."""
-        need_dims(self._loss, axis)
-        sizes = self._loss[axis].values
-        if base not in sizes:
-            raise InvalidValueError(f"`base` {axis} {base} is not in the sweep: {axis}s {sizes.tolist()}")
-        at, place = [int(np.flatnonzero(sizes == base)[0])], self._dims.index(axis)
-        return lambda values: np.broadcast_to(values.take(at, axis=place), values.shape)
+    def _of_base(
+        self,
+        values: Float[np.ndarray, "*cell"] | Float[np.ndarray, "*cell n"],
+        axis: str,
+        base: int,
+    ) -> np.ndarray:
+        """The base's values, at every size."""
+        if axis not in self._dims:
+            raise InvalidValueError(f"`axis` must be a size of the sweep, {self._dims}, got {axis!r}")
+        sizes = self._loss[axis].values.tolist()
+        times = sizes.count(base)
+        if times != 1:
+            how = "more than once" if times else "not"
+            raise InvalidValueError(f"`base` {axis} {base} is {how} in the sweep: {axis}s {sizes}")
+        place = self._dims.index(axis)
+        index = sizes.index(base)
+        of_base = values.take([index], axis=place)
+        return np.broadcast_to(of_base, values.shape)
 
-    def _with_interval(self, name: str, axis: str, found: np.ndarray, resampled: np.ndarray) -> xr.Dataset:
+    def _with_interval(
+        self,
+        name: str,
+        axis: str,
+        found: Float[np.ndarray, "*cell"],
+        resampled: Float[np.ndarray, "*cell n"],
+    ) -> xr.Dataset:
+        """What was found and the interval of its resamples; the dimension in question comes last."""
+        low, high = interval(resampled)
+        values = {
+            name: found,
+            f"{name}_low": low,
+            f"{name}_high": high,
+        }
+        data = self._dataset(**values)
+        return data.transpose(..., axis)
+
+    def _dataset(self, **values: np.ndarray) -> xr.Dataset:
+        """Values over the cells, labelled."""
         import xarray as xr
 
-        values = zip((name, f"{name}_low", f"{name}_high"), (found, *interval(resampled)), strict=True)
-        data = xr.Dataset({key: (self._dims, array) for key, array in values}, self._coords())
-        return data.transpose(*(dim for dim in self._dims if dim != axis), axis)
-
-    def _coords(self) -> dict[str, xr.DataArray]:
-        return {dim: self._loss[dim] for dim in self._dims}
+        data = {name: (self._dims, array) for name, array in values.items()}
+        coords = {dim: self._loss[dim] for dim in self._dims}
+        return xr.Dataset(data, coords)
 
 
-def _cost(there: np.ndarray, wanted: np.ndarray, lowest: np.ndarray) -> np.ndarray:
+def _cost(
+    there: Float[np.ndarray, "*of"],
+    wanted: Float[np.ndarray, "*of"],
+    lowest: Float[np.ndarray, "*of"],
+) -> Float[np.ndarray, "*of"]:
     """Loss at the wanted learning rate over the lowest; NaN where either size trains at no learning rate."""
     # Interpolation can fall a little below the vertex; a cost is not negative.
-    return np.where(np.isnan(wanted) | np.isnan(lowest), np.nan, np.maximum(there - lowest, 0.0))
+    cost = there - lowest
+    cost = np.maximum(cost, 0.0)
+    is_unknown = np.isnan(wanted) | np.isnan(lowest)
+    return np.where(is_unknown, np.nan, cost)

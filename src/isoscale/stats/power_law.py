@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from isoscale.errors import InvalidValueError
-from isoscale.stats.intervals import LEVEL
+from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.stats.least_squares import least_squares
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -36,7 +36,8 @@ class PowerLaw:
 
     def __call__(self, x: Any) -> Any:
         """The law's value at x."""
-        return self.coefficient * np.asarray(x, float) ** self.exponent
+        power = np.asarray(x, float) ** self.exponent
+        return self.coefficient * power
 
 
 def fit_power_law(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> PowerLaw:
@@ -54,24 +55,43 @@ def fit_power_law(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> 
     >>> round(law.exponent, 6), round(law.coefficient, 6), law.points
     (-1.0, 3.0, 3)
     """
-    from scipy import stats
+    log_x, log_y = _points("a power law", x, y, least=2)
+    weights = _weights(y_se, log_x, log_y, least=2)
 
-    log_x, log_y = _logs("x", x), _logs("y", y)
-    if len(log_x) != len(log_y) or len(np.unique(log_x)) < 2:
-        raise InvalidValueError(f"a power law needs as many `y` as `x` and two different `x`, got {x!r}, {y!r}")
-    weights = np.ones_like(log_y) if y_se is None else np.exp(-2 * (_logs("y_se", y_se) - log_y))
-    weights = weights / weights.sum()
-    centred = log_x - weights @ log_x
-    spread = weights @ centred**2
-    slope = float(weights @ (centred * log_y) / spread)
-    intercept = float(weights @ (log_y - slope * log_x))
-    residual = weights @ (log_y - intercept - slope * log_x) ** 2
-    total = weights @ (log_y - weights @ log_y) ** 2
-    freedom = len(log_x) - 2
-    se = math.sqrt(residual / spread / freedom) if freedom else math.nan
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * se if freedom else math.nan
-    r2 = 1 - residual / total if total > 0 else math.nan
-    return PowerLaw(slope, slope - half, slope + half, math.exp(intercept), float(r2), len(log_x))
+    # log y = constant + exponent log x, counted from the heaviest point: weights of any range then cost no digits.
+    origin = np.argmax(weights)
+    along = log_x - log_x[origin]
+    up = log_y - log_y[origin]
+    ones = np.ones_like(along)
+    design = np.stack([ones, along], axis=1)
+    found = least_squares(design, up, weights)
+    offset, exponent = found.coefficients.tolist()
+    half = float(found.half_width(1))
+    constant = log_y[origin] + offset - exponent * log_x[origin]
+    with np.errstate(over="ignore"):
+        coefficient = np.exp(constant)
+    return PowerLaw(
+        exponent=exponent,
+        exponent_low=exponent - half,
+        exponent_high=exponent + half,
+        coefficient=float(coefficient),
+        r2=_r2(up, design @ found.coefficients, weights),
+        points=len(log_x),
+    )
+
+
+def _r2(
+    values: Float[np.ndarray, " n"],
+    fitted: Float[np.ndarray, " n"],
+    weights: Float[np.ndarray, " n"],
+) -> float:
+    """R^2 = 1 - (scatter about the law) / (scatter about the mean)."""
+    if np.ptp(values) == 0:
+        return math.nan
+    mean = weights @ values
+    about_law = weights @ (values - fitted) ** 2
+    about_mean = weights @ (values - mean) ** 2
+    return float(1 - about_law / about_mean)
 
 
 @dataclass(frozen=True)
@@ -94,11 +114,12 @@ class Curvature:
         return self.low > 0 or self.high < 0
 
 
-def fit_curvature(x: ArrayLike, y: ArrayLike) -> Curvature:
+def fit_curvature(x: ArrayLike, y: ArrayLike, y_se: ArrayLike | None = None) -> Curvature:
     """Least squares of a parabola in log-log: is it a power law at all?
 
     Args:
         x, y: Positive numbers, at least three different x.
+        y_se: Standard errors of y, as for `fit_power_law`.
 
     Raises:
         InvalidValueError: Not enough points, or numbers that have no logarithm.
@@ -106,25 +127,73 @@ def fit_curvature(x: ArrayLike, y: ArrayLike) -> Curvature:
     >>> fit_curvature([1, 2, 4], [1.0, 0.5, 0.125]).per_octave     # exponent -1, then -2
     -1.0
     """
-    from scipy import stats
+    log_x, log_y = _points("curvature", x, y, least=3)
+    weights = _weights(y_se, log_x, log_y, least=3)
+    octaves = log_x / math.log(2)
+    # log2 y = a u^2 + b u + c, and the slope 2 a u + b grows by 2 a with each octave.
+    design = np.vander(octaves - octaves.mean(), 3)
+    found = least_squares(design, log_y / math.log(2), weights)
+    change = 2 * float(found.coefficients[0])
+    half = 2 * float(found.half_width(0))
+    # Round-off of a curve that is straight is no curvature.
+    change = round(change, 12)
+    return Curvature(
+        per_octave=change,
+        low=change - half,
+        high=change + half,
+        points=len(log_x),
+    )
 
-    log_x, log_y = _logs("x", x) / math.log(2), _logs("y", y) / math.log(2)
-    if len(log_x) != len(log_y) or len(np.unique(log_x)) < 3:
-        raise InvalidValueError(f"curvature needs as many `y` as `x` and three different `x`, got {x!r}, {y!r}")
-    basis = np.vander(log_x - log_x.mean(), 3)
-    solution = np.linalg.lstsq(basis, log_y)[0]
-    freedom = len(log_x) - 3
-    half = math.nan
-    if freedom:
-        variance = float(np.sum((log_y - basis @ solution) ** 2)) / freedom
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance * np.linalg.inv(basis.T @ basis)[0, 0])
-    # The slope of c u^2 grows by 2 c with each octave.
-    value = round(2 * float(solution[0]), 12)
-    return Curvature(value, value - 2 * half, value + 2 * half, len(log_x))
+
+def _points(
+    what: str,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    least: int,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """log x and log y of points with so many different x or more."""
+    log_x = _logs("x", x)
+    log_y = _logs("y", y)
+    different = len(np.unique(log_x))
+    if len(log_x) != len(log_y) or different < least:
+        words = {2: "two", 3: "three"}[least]
+        raise InvalidValueError(
+            f"{what} needs as many `y` as `x` and {words} different `x`, got {x!r}, {y!r}",
+        )
+    return log_x, log_y
+
+
+def _weights(
+    y_se: ArrayLike | None,
+    log_x: Float[np.ndarray, " n"],
+    log_y: Float[np.ndarray, " n"],
+    *,
+    least: int,
+) -> Float[np.ndarray, " n"]:
+    """Weights (y / y_se)^2, the reciprocal of log y's variance, whose sum is 1; all equal without errors."""
+    points = len(log_y)
+    if y_se is None:
+        return np.full(points, 1 / points)
+    log_se = _logs("y_se", y_se)
+    if len(log_se) != points:
+        raise InvalidValueError(f"`y_se` must hold an error for each of {points} points, got {y_se!r}")
+    log_weights = 2 * (log_y - log_se)
+    # From the largest down: none overflows.
+    weights = np.exp(log_weights - log_weights.max())
+    weighed = log_x[weights > 0]
+    if len(np.unique(weighed)) < least:
+        raise InvalidValueError(f"`y_se` leaves weight to fewer than {least} different `x`, got {y_se!r}")
+    return weights / weights.sum()
 
 
 def _logs(name: str, values: ArrayLike) -> Float[np.ndarray, " n"]:
-    array = np.asarray(values, float)
-    if array.ndim != 1 or not (np.isfinite(array).all() and (array > 0).all()):
+    """Logarithms of what must be positive."""
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"`{name}` of a power law must be numbers, got {values!r}") from None
+    is_usable = np.isfinite(array) & (array > 0)
+    if array.ndim != 1 or not is_usable.all():
         raise InvalidValueError(f"`{name}` of a power law must be positive and finite, got {values!r}")
     return np.log(array)

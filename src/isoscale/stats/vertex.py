@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 
 class Vertices(NamedTuple):
@@ -17,64 +17,135 @@ class Vertices(NamedTuple):
     cliff: Float[np.ndarray, "*curve"]  # log2 of the next learning rate up if it diverged, else NaN
 
 
-def vertices(log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "*curve lr"]) -> Vertices:
+def vertices(
+    log2_lrs: Float[np.ndarray, " lr"],
+    curves: Float[np.ndarray, "*curve lr"],
+) -> Vertices:
     """Vertex of the quadratic around each curve's smallest loss, kept within half a grid step of it.
 
-    A loss that is not finite belongs to a learning rate that diverged.
+    Args:
+        log2_lrs: Ascending.
+        curves: A loss that is not finite belongs to a learning rate that diverged.
     """
-    found = _vertices(log2_lrs, curves.reshape(-1, len(log2_lrs)))
-    return Vertices(*(part.reshape(curves.shape[:-1]) for part in found))
+    is_stable = np.isfinite(curves)
+    finite = np.where(is_stable, curves, np.inf)
+    best = finite.argmin(-1)
+    lowest = _at(curves, best)
+    edge = _edge(best, is_stable)
+    is_inside = edge == ""
 
-
-def _vertices(log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "curve lr"]) -> Vertices:
-    stable = np.isfinite(curves)
-    best, last = np.where(stable, curves, np.inf).argmin(-1), len(log2_lrs) - 1
-    is_end = [(best == end) & (last > 0) for end in (0, last)]
-    edge = np.select([~stable.any(-1), *is_end], ["none", "low", "high"], "")
+    last = len(log2_lrs) - 1
     above = np.minimum(best + 1, last)
-    cliff = np.where((edge == "") & ~_at(stable, above), log2_lrs[above], np.nan)
-    shift, loss = _parabola(log2_lrs, curves, best, is_cliff=np.isfinite(cliff))
-    is_bound = edge != ""
-    loss = np.where(is_bound, _at(curves, best), loss)
-    shift = np.where(is_bound, np.where(edge == "none", np.nan, 0.0), shift)
-    return Vertices(log2_lrs[best] + shift, np.where(edge == "none", np.nan, loss), edge, cliff)
+    is_stable_above = _at(is_stable, above)
+    has_cliff = is_inside & ~is_stable_above
+    cliff = np.where(has_cliff, log2_lrs[above], np.nan)
+
+    shift, loss = _parabola(
+        log2_lrs,
+        curves,
+        best,
+        has_cliff,
+    )
+    # At an end of the grid the smallest loss itself is the bound.
+    shift = np.where(is_inside, shift, 0.0)
+    loss = np.where(is_inside, loss, lowest)
+    log2_lr = log2_lrs[best] + shift
+    is_nothing = edge == "none"
+    return Vertices(
+        log2_lr=np.where(is_nothing, np.nan, log2_lr),
+        loss=np.where(is_nothing, np.nan, loss),
+        edge=edge,
+        cliff=cliff,
+    )
+
+
+def _edge(
+    best: Int[np.ndarray, "*curve"],
+    is_stable: Bool[np.ndarray, "*curve lr"],
+) -> Shaped[np.ndarray, "*curve"]:
+    """At which end of the grid each smallest loss lies; one learning rate alone has no ends."""
+    last = is_stable.shape[-1] - 1
+    has_ends = last > 0
+    is_nothing = ~is_stable.any(-1)
+    is_low = has_ends & (best == 0)
+    is_high = has_ends & (best == last)
+    return np.select(
+        [is_nothing, is_low, is_high],
+        ["none", "low", "high"],
+        default="",
+    )
 
 
 def _parabola(
-    log2_lrs: np.ndarray, curves: np.ndarray, best: np.ndarray, *, is_cliff: np.ndarray
+    log2_lrs: Float[np.ndarray, " lr"],
+    curves: Float[np.ndarray, "*curve lr"],
+    best: Int[np.ndarray, "*curve"],
+    has_cliff: Bool[np.ndarray, "*curve"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far the vertex is from the smallest loss, and the loss there; the smallest itself without two neighbours."""
-    away = np.where(np.isfinite(curves), np.abs(log2_lrs - log2_lrs[best][..., None]), np.inf)
-    around = np.argsort(away, axis=-1, kind="stable")[..., :3]
-    if around.shape[-1] < 3:
-        return np.zeros(best.shape), _at(curves, best)
+    lowest = _at(curves, best)
+    if len(log2_lrs) < 3:
+        return np.zeros(best.shape), lowest
+    is_stable = np.isfinite(curves)
+    centre = log2_lrs[best][..., None]
+    distance = abs(log2_lrs - centre)
+    distance = np.where(is_stable, distance, np.inf)
+    order = np.argsort(distance, axis=-1, kind="stable")
+    nearest = order[..., :3]
+
     # The parabola a x^2 + b x + c through the best point, at x = 0, and its two nearest neighbours.
-    x1, x2 = np.moveaxis(log2_lrs[around[..., 1:]] - log2_lrs[best][..., None], -1, 0)
-    c, y1, y2 = np.moveaxis(np.take_along_axis(curves, around, -1), -1, 0)
+    x = log2_lrs[nearest] - centre
+    y = np.take_along_axis(curves, nearest, -1)
+    _, x1, x2 = np.moveaxis(x, -1, 0)
+    c, y1, y2 = np.moveaxis(y, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        a = ((y2 - c) / x2 - (y1 - c) / x1) / (x2 - x1)
-        b = (y1 - c) / x1 - a * x1
-        half_step = np.minimum(np.abs(x1), np.abs(x2)) / 2
-        x = np.minimum(np.maximum(-b / (2 * a), -half_step), np.where(is_cliff, 0.0, half_step))
-        x = np.where(a > 0, x, 0.0)
-        loss = a * x**2 + b * x + c
-    has_neighbours = np.isfinite(curves).sum(-1) >= 3
-    return np.where(has_neighbours, x, 0.0), np.where(has_neighbours, loss, _at(curves, best))
+        slope1 = (y1 - c) / x1
+        slope2 = (y2 - c) / x2
+        a = (slope2 - slope1) / (x2 - x1)
+        b = slope1 - a * x1
+        # Beyond half a step another point of the grid would be nearer; towards a cliff nothing is extrapolated.
+        half_step = np.minimum(abs(x1), abs(x2)) / 2
+        highest = np.where(has_cliff, 0.0, half_step)
+        vertex = -b / (2 * a)
+        vertex = np.clip(vertex, -half_step, highest)
+        vertex = np.where(a > 0, vertex, 0.0)
+        loss = a * vertex**2 + b * vertex + c
+    has_neighbours = is_stable.sum(-1) >= 3
+    vertex = np.where(has_neighbours, vertex, 0.0)
+    loss = np.where(has_neighbours, loss, lowest)
+    return vertex, loss
 
 
 def interpolate(
-    log2_lrs: Float[np.ndarray, " lr"], curves: Float[np.ndarray, "*curve lr"], at: Float[np.ndarray, "*curve"]
+    log2_lrs: Float[np.ndarray, " lr"],
+    curves: Float[np.ndarray, "*curve lr"],
+    at: Float[np.ndarray, "*curve"],
 ) -> Float[np.ndarray, "*curve"]:
     """Loss of each curve at a learning rate of the grid's range; inf if the nearest one of the grid diverged."""
-    above = np.clip(np.searchsorted(log2_lrs, at), min(1, len(log2_lrs) - 1), len(log2_lrs) - 1)
-    below = np.maximum(above - 1, 0)
-    step = np.where(above == below, 1.0, log2_lrs[above] - log2_lrs[below])
-    share = np.where(above == below, 0.0, (at - log2_lrs[below]) / step)
-    low, high = _at(curves, below), _at(curves, above)
+    last = len(log2_lrs) - 1
+    if last == 0:
+        only = curves[..., 0]
+        return np.where(np.isfinite(only), only, np.inf)
+    above = np.searchsorted(log2_lrs, at)
+    above = np.clip(above, 1, last)
+    below = above - 1
+    low = _at(curves, below)
+    high = _at(curves, above)
+    start = log2_lrs[below]
+    step = log2_lrs[above] - start
+    share = (at - start) / step
+    between = (1 - share) * low + share * high
     nearest = np.where(share > 0.5, high, low)
-    between = np.isfinite(low) & np.isfinite(high)
-    return np.where(between, (1 - share) * low + share * high, np.where(np.isfinite(nearest), nearest, np.inf))
+    nearest = np.where(np.isfinite(nearest), nearest, np.inf)
+    is_between = np.isfinite(low) & np.isfinite(high)
+    return np.where(is_between, between, nearest)
 
 
-def _at(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(values, index[..., None], -1)[..., 0]
+def _at(
+    values: Shaped[np.ndarray, "*curve lr"],
+    index: Int[np.ndarray, "*curve"],
+) -> Shaped[np.ndarray, "*curve"]:
+    """One learning rate's value of each curve."""
+    index = index[..., None]
+    taken = np.take_along_axis(values, index, -1)
+    return taken[..., 0]

@@ -85,13 +85,3 @@ def pair(batch: Any, wanted: str) -> Batch:
         raise InvalidTypeError(wanted)
     x, y = batch
     return x, y
-
-
-def mean_and_se(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over seeds and its standard error (NaN for one seed)."""
-    count = values.shape[axis]
-    # A run about to diverge is too large to square: it has no standard error.
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = values.mean(axis)
-        error = values.std(axis, ddof=1) / count**0.5 if count > 1 else np.full_like(mean, np.nan)
-    return mean, np.where(np.isfinite(error), error, np.nan)

@@ -22,12 +22,13 @@ from torch import nn
 
 from isoscale import checks
 from isoscale.errors import InvalidValueError
-from isoscale.measure.tools.building import Factory, build, check_seeds, mean_and_se
+from isoscale.measure.tools.building import Factory, build, check_seeds
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
 from isoscale.parametrization import Plan, parametrize, shapes
 from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, Family, family_of
 from isoscale.scaling.rules import Rule
+from isoscale.stats.summary import mean_and_se
 from isoscale.training import torch_optimizers
 
 if TYPE_CHECKING:

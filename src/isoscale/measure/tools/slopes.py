@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.stats.intervals import LEVEL
+from isoscale.stats.least_squares import least_squares, t_quantile
+from isoscale.stats.summary import LEVEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +39,7 @@ class Slope:
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The t-based interval of that level."""
-        from scipy import stats
-
-        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.se if self.freedom > 0 else math.nan
+        half = t_quantile(self.freedom, level) * self.se
         return self.exponent - half, self.exponent + half
 
     def verdict(self, expected: float, axis: str, comparisons: int = 1) -> str:
@@ -76,18 +75,20 @@ def fit(sizes: Sequence[float], values: np.ndarray, *, correction: bool = False)
         return Slope(exponent=math.nan, se=math.nan, freedom=0)
     if not np.isfinite(values).all():
         return Slope(exponent=math.inf, se=math.nan, freedom=0)
+    seeds = values.shape[1]
     x = np.asarray(sizes, float)
-    regressors = [np.log(x)] + ([1 / x] if correction and len(x) >= 4 else [])
-    design = np.stack([r - r.mean() for r in regressors], axis=1)  # (sizes, regressors)
-    y = np.log(values)
-    y = y - y.mean(0)  # one intercept a seed
-    solution = np.linalg.lstsq(design, y.mean(1), rcond=None)[0]
-    seeds = y.shape[1]
-    freedom = y.size - seeds - len(regressors)
-    residual = float(((y - (design @ solution)[:, None]) ** 2).sum())
-    unit = float(np.linalg.inv(design.T @ design)[0, 0]) / seeds
-    se = math.sqrt(residual / freedom * unit) if freedom > 0 else math.nan
-    return Slope(exponent=float(solution[0]), se=se, freedom=freedom)
+    regressors = [np.log(x)]
+    if correction and len(x) >= 4:
+        regressors.append(1 / x)
+    # log y = exponent log x (+ c / x) + an intercept for each seed, which goes with the means over the sizes.
+    centred = [regressor - regressor.mean() for regressor in regressors]
+    design = np.stack(centred, axis=1)  # (sizes, regressors)
+    log_y = np.log(values)
+    log_y = log_y - log_y.mean(0)
+    # One row for each size and seed.
+    rows = np.repeat(design, seeds, axis=0)
+    found = least_squares(rows, log_y.ravel(), absorbed=seeds)
+    return Slope(exponent=float(found.coefficients[0]), se=float(found.se(0)), freedom=found.freedom)
 
 
 def judged(rows: Sequence[tuple[dict[str, Any], Slope, float]]) -> Iterator[dict[str, Any]]:

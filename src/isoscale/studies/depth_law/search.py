@@ -21,7 +21,7 @@ import xarray as xr
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
-from isoscale.stats.intervals import seed_mean
+from isoscale.stats.summary import seed_mean
 
 # Learning rates are 2^(k / LATTICE): a finer search meets the points of a coarser one.
 LATTICE = 8
