@@ -10,13 +10,20 @@ import errno
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from isoscale.data.dataset import ARRAYS, META, Dataset
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+
+
+class _Meta(NamedTuple):
+    """What the arrays do not say themselves."""
+
+    classes: int
+    note: str
 
 
 def arrays(folder: Path) -> Dataset:
@@ -30,17 +37,22 @@ def arrays(folder: Path) -> Dataset:
     Raises:
         DataError: A file is missing, unreadable or damaged, or the four do not fit together.
     """
-    train_x, train_y, test_x, test_y = (_mapped(folder / f"{name}.npy") for name in ARRAYS)
+    found = {}
+    for name in ARRAYS:
+        found[name] = _mapped(folder / f"{name}.npy")
     meta = _meta(folder / META)
+    if meta is None:
+        largest = max(int(found["train_y"].max()), int(found["test_y"].max()))
+        meta = _Meta(
+            classes=1 + largest,
+            note=f"the arrays of {folder.name}",
+        )
     try:
         return Dataset(
             name="arrays",
-            note=meta.get("note", f"the arrays of {folder.name}"),
-            classes=meta.get("classes", 1 + max(int(train_y.max()), int(test_y.max()))),
-            train_x=train_x,
-            train_y=train_y,
-            test_x=test_x,
-            test_y=test_y,
+            note=meta.note,
+            classes=meta.classes,
+            **found,
         )
     except (InvalidValueError, InvalidTypeError) as error:
         raise DataError(f"the arrays of {folder} do not fit together: {error}") from error
@@ -59,21 +71,27 @@ def _mapped(path: Path) -> torch.Tensor:
 def _copy_on_write(path: Path) -> torch.Tensor:
     """What is written into the tensor does not reach the file."""
     try:
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        numbers = np.load(path, mmap_mode="c", allow_pickle=False)
+        return torch.from_numpy(numbers)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
     # The system does not promise copies of more pages than there is memory: these can be read only.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False))
+        numbers = np.load(path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(numbers)
 
 
-def _meta(path: Path) -> dict[str, Any]:
+def _meta(path: Path) -> _Meta | None:
+    """None where there is no such file: the arrays may be anybody's."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        return {"classes": int(meta["classes"]), "note": str(meta["note"])}
+        return _Meta(
+            classes=int(meta["classes"]),
+            note=str(meta["note"]),
+        )
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error}. Write it again, or take it away") from error

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int16
 
+from isoscale import checks
 from isoscale.data import class_folders, files
 from isoscale.data.dataset import Dataset
 from isoscale.data.decoded import Source, decoded
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+from isoscale.errors import DataError
 
 SUFFIXES = (".wav",)
 _FULL_SCALE = 2**15
@@ -40,15 +41,15 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
         DataError: A class is missing or empty, a file is damaged, has another rate or length than the first, all is
             silence, or the cache folder has no room.
     """
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
-        raise InvalidTypeError(f"`length` must be a whole number, got {length!r}")
-    if length is not None and length < 1:
-        raise InvalidValueError(f"`length` must be >= 1, got {length}")
+    if length is not None:
+        length = checks.whole("length", length)
     found = class_folders.find(folder, SUFFIXES, "sounds")
+    train = len(found.train.paths)
+    test = len(found.test.paths)
     first = found.train.paths[0]
     sound = _read(first)
-    note = f"{len(found.train.paths):,} training sounds of {len(found.classes)} classes from {folder.name}, "
-    note += f"{sound.rate:,} Hz, {len(found.test.paths):,} test sounds{found.note}"
+    note = f"{train:,} training sounds of {len(found.classes)} classes from {folder.name}, "
+    note += f"{sound.rate:,} Hz, {test:,} test sounds{found.note}"
     return decoded(
         Source(
             name="audio-folder",
@@ -69,10 +70,14 @@ def _reader(first: str, rate: int, samples: int, length: int | None) -> Callable
         sound = _read(path)
         if sound.rate != rate:
             raise DataError(f"{path} has {sound.rate:,} Hz, {first} {rate:,} Hz. Bring all sounds to one rate")
-        if length is None and len(sound.samples) != samples:
-            lengths = f"{len(sound.samples):,} samples, {first} {samples:,}"
-            raise DataError(f"{path} has {lengths}. Give them one `length`")
-        return _sized(sound.samples, length)[None]
+        count = len(sound.samples)
+        if length is None:
+            if count != samples:
+                raise DataError(f"{path} has {count:,} samples, {first} {samples:,}. Give them one `length`")
+            return sound.samples[None]
+        missing = max(0, length - count)
+        silence_after = np.pad(sound.samples[:length], (0, missing))
+        return silence_after[None]
 
     return read
 
@@ -106,10 +111,7 @@ def _as_16_bit(samples: np.ndarray) -> Int16[np.ndarray, " length ..."]:
 def _mono(samples: Int16[np.ndarray, " length ..."]) -> Int16[np.ndarray, " length"]:
     if samples.ndim == 1:
         return samples
-    return (samples.sum(1, dtype=np.int64) // samples.shape[1]).astype(np.int16)
-
-
-def _sized(samples: Int16[np.ndarray, " length"], length: int | None) -> Int16[np.ndarray, " length"]:
-    if length is None:
-        return samples
-    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+    channels = samples.shape[1]
+    # Whole levels, rounded down: the same on every machine.
+    mean = samples.sum(1, dtype=np.int64) // channels
+    return mean.astype(np.int16)

@@ -44,23 +44,44 @@ def cifar10(folder: Path, *, batches: Sequence[int] | None = None, pool: int = 1
             divide 32.
         DataError: A file is missing, unreadable or damaged.
     """
-    chosen = None if batches is None else _checked(batches)
+    chosen = None
+    if batches is not None:
+        chosen = _checked(batches)
     _check_pool(pool)
     version = _version(folder)
-    home = files.find_home(folder, version.homes, map(version.name, BATCHES), "binary CIFAR-10 training batch")
+    home = files.find_home(folder, version.homes, version.names(), "binary CIFAR-10 training batch")
     train_paths = _train_paths(home, chosen, version)
     test_path, test_records = _test_file(home, version)
-    parts = [version.read(path, RECORDS_PER_BATCH, _without(k, train_paths)) for k, path in train_paths.items()]
-    train, test = _pooled(_join(parts), pool), _pooled(version.read(test_path, test_records, ""), pool)
-    note = f"{len(train.labels):,} CIFAR-10 training images{_which(list(train_paths))}, "
-    note += f"{len(test.labels):,} test images" + (f", pooled to {32 // pool}x{32 // pool}" if pool > 1 else "")
-    return standardised(name="cifar10", train=train, test=test, classes=_CLASSES, note=note)
+
+    parts = []
+    for k, path in train_paths.items():
+        remedy = _without(k, train_paths)
+        parts.append(version.read(path, RECORDS_PER_BATCH, remedy))
+    train = _pooled(_join(parts), pool)
+    test = _pooled(version.read(test_path, test_records, ""), pool)
+
+    train_count = len(train.labels)
+    test_count = len(test.labels)
+    which = _which(list(train_paths))
+    note = f"{train_count:,} CIFAR-10 training images{which}, {test_count:,} test images"
+    if pool > 1:
+        side = _SHAPE[-1] // pool
+        note += f", pooled to {side}x{side}"
+    return standardised(
+        name="cifar10",
+        train=train,
+        test=test,
+        classes=_CLASSES,
+        note=note,
+    )
 
 
 def _checked(batches: Sequence[int]) -> list[int]:
-    if not isinstance(batches, Sequence) or not all(isinstance(k, int) for k in batches):
+    sequence = isinstance(batches, Sequence)
+    if not sequence or not all(isinstance(k, int) for k in batches):
         raise InvalidTypeError(f"`batches` is {batches!r}, expected a sequence of integers such as (1, 2)")
-    if not batches or len(set(batches)) < len(batches) or not set(batches) <= set(BATCHES):
+    different = set(batches)
+    if not batches or len(different) < len(batches) or not different <= set(BATCHES):
         raise InvalidValueError(f"`batches` is {batches!r}, expected at least one of 1 to 5, each once")
     # Sorted, so that the same batches are the same data set however they were asked for.
     return sorted(batches)
@@ -77,9 +98,14 @@ def _pooled(split: Split, pool: int) -> Split:
     """Mean level of each square of pixels, half a level rounded up: whole numbers, the same on every machine."""
     if pool == 1:
         return split
-    side, area = _SHAPE[-1] // pool, pool * pool
-    squares = split.levels.reshape(-1, _SHAPE[0], side, pool, side, pool)
-    levels = (squares.sum((3, 5), dtype=np.uint32) + area // 2) // area
+    side = _SHAPE[-1] // pool
+    area = pool * pool
+    # (N, 3, 32, 32) -> (N, 3, side, pool, side, pool): a square of pixels is a pair of the two short axes.
+    channels = _SHAPE[0]
+    squares = split.levels.reshape(-1, channels, side, pool, side, pool)
+    # floor(sum / area + 1/2) in integers.
+    sums = squares.sum((3, 5), dtype=np.uint32)
+    levels = (sums + area // 2) // area
     return Split(levels.astype(np.uint8), split.labels)
 
 
@@ -94,56 +120,90 @@ class _Version(NamedTuple):
     def name(self, k: int) -> str:
         return f"data_batch_{k}{self.suffix}"
 
+    def names(self) -> list[str]:
+        return [self.name(k) for k in BATCHES]
+
 
 def _version(folder: Path) -> _Version:
     """The binary version, unless there is only the other."""
-    binary = _Version(HOMES, ".bin", TEST_FILES, _read)
-    python = _Version(PYTHON_HOMES, "", {"test_batch": RECORDS_PER_BATCH}, cifar_python.read)
+    binary = _Version(
+        homes=HOMES,
+        suffix=".bin",
+        test_files=TEST_FILES,
+        read=_read,
+    )
+    python = _Version(
+        homes=PYTHON_HOMES,
+        suffix="",
+        test_files={"test_batch": RECORDS_PER_BATCH},
+        read=cifar_python.read,
+    )
     for version in (binary, python):
         for home in version.homes:
-            if files.find(folder / home, *map(version.name, BATCHES)):
+            if files.find(folder / home, *version.names()):
                 return version
     return binary
 
 
 def _train_paths(home: Path, chosen: list[int] | None, version: _Version) -> dict[int, Path]:
     """The files to read, by batch number, in ascending order."""
-    found = {k: path for k in BATCHES if (path := files.find(home, version.name(k)))}
-    for k in chosen or ():
+    found: dict[int, Path] = {}
+    for k in BATCHES:
+        path = files.find(home, version.name(k))
+        if path:
+            found[k] = path
+    if chosen is None:
+        return found
+    for k in chosen:
         if k not in found:
-            wanted, there = files.any_of([version.name(k)]), " ".join(map(str, found))
+            wanted = files.any_of([version.name(k)])
+            there = " ".join(map(str, found))
             raise DataError(f"no {wanted} in {home}. Get it, or choose from those there: --batches {there}")
-    return {k: found[k] for k in chosen or found}
+    return {k: found[k] for k in chosen}
 
 
 def _test_file(home: Path, version: _Version) -> tuple[Path, int]:
     for name, records in version.test_files.items():
-        if path := files.find(home, name):
+        path = files.find(home, name)
+        if path:
             return path, records
-    raise DataError(f"no CIFAR-10 test images in {home}. Put {files.any_of(version.test_files)} there")
+    wanted = files.any_of(version.test_files)
+    raise DataError(f"no CIFAR-10 test images in {home}. Put {wanted} there")
 
 
 def _without(k: int, paths: dict[int, Path]) -> str:
-    others = " ".join(str(other) for other in paths if other != k)
-    return f", or leave it out with --batches {others}" if others else ""
+    """The remedy for a damaged batch k."""
+    others = [str(other) for other in paths if other != k]
+    if not others:
+        return ""
+    listed = " ".join(others)
+    return f", or leave it out with --batches {listed}"
 
 
 def _which(batches: list[int]) -> str:
     """Nothing for the first n batches, which their number of images tells already."""
-    if batches == list(BATCHES[: len(batches)]):
+    count = len(batches)
+    if batches == list(BATCHES[:count]):
         return ""
-    return f" (batch{'es' if len(batches) > 1 else ''} {', '.join(map(str, batches))})"
+    plural = "es" if count > 1 else ""
+    listed = ", ".join(map(str, batches))
+    return f" (batch{plural} {listed})"
 
 
 def _read(path: Path, records: int, remedy: str) -> Split:
     unpacked = files.unpack(path)
     files.check_size(path, unpacked, records * _RECORD, remedy)
+    numbers = np.frombuffer(unpacked.data, np.uint8)
     # (N, 3073): the label, then the red, green and blue planes, each row by row.
-    table = np.frombuffer(unpacked.data, np.uint8).reshape(records, _RECORD)
+    table = numbers.reshape(records, _RECORD)
     labels = table[:, 0]
     files.check_labels(path, labels, _CLASSES, remedy)
-    return Split(table[:, 1:].reshape(records, *_SHAPE), labels)
+    images = table[:, 1:]
+    images = images.reshape(records, *_SHAPE)
+    return Split(images, labels)
 
 
 def _join(parts: list[Split]) -> Split:
-    return Split(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    levels = np.concatenate([part.levels for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    return Split(levels, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +25,39 @@ def read(path: Path, records: int, remedy: str) -> Split:
     if unpacked.fault:
         raise files.damaged(path, unpacked.fault, remedy)
     try:
-        images, labels = _parts(inert_pickle.load(unpacked.data))
+        value = inert_pickle.load(unpacked.data)
+        images, labels = _parts(value)
     except DataError as error:
         raise files.damaged(path, str(error), remedy) from error
-    if images.shape != (records, 3 * 32 * 32) or labels.shape != (records,):
-        fact = f"images {images.shape} and labels {labels.shape}, expected ({records}, 3072) and ({records},)"
+    images_expected = (records, math.prod(_SHAPE))
+    labels_expected = (records,)
+    if images.shape != images_expected or labels.shape != labels_expected:
+        found = f"images {images.shape} and labels {labels.shape}"
+        fact = f"{found}, expected {images_expected} and {labels_expected}"
         raise files.damaged(path, fact, remedy)
     files.check_labels(path, labels, _CLASSES, remedy)
-    return Split(images.reshape(records, *_SHAPE), labels)
+    # (N, 3072) -> (N, 3, 32, 32): the red, green and blue planes, each row by row.
+    images = images.reshape(records, *_SHAPE)
+    return Split(images, labels)
 
 
 def _parts(value: object) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(value, dict):
-        raise DataError(f"a {type(value).__name__}, expected a dict")
-    parts = {name.decode("latin1") if isinstance(name, bytes) else name: part for name, part in value.items()}
+        kind = type(value).__name__
+        raise DataError(f"a {kind}, expected a dict")
+    parts = {}
+    for name, part in value.items():
+        # Python 2, which wrote the published files, has its text as bytes.
+        if isinstance(name, bytes):
+            name = name.decode("latin1")
+        parts[name] = part
     labels = parts.get("labels")
     if "data" not in parts or not isinstance(labels, list):
-        raise DataError(f"no data and labels among {', '.join(sorted(map(str, parts)))}")
-    if not all(type(label) is int and 0 <= label < 256 for label in labels):
-        raise DataError("labels that are no small numbers")
-    return inert_pickle.array(parts["data"]), np.array(labels, dtype=np.uint8)
+        there = ", ".join(sorted(map(str, parts)))
+        raise DataError(f"no data and labels among {there}")
+    for label in labels:
+        # Not isinstance: True is no label.
+        if type(label) is not int or not 0 <= label < 256:
+            raise DataError("labels that are no small numbers")
+    images = inert_pickle.array(parts["data"])
+    return images, np.array(labels, dtype=np.uint8)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,48 +41,88 @@ def find(folder: Path, suffixes: Sequence[str], what: str) -> Found:
     """
     train_home = folder / "train"
     if not train_home.is_dir():
-        return _split(_classes(folder, suffixes, what), what)
-    homes = [folder / name for name in _TEST_NAMES if (folder / name).is_dir()]
-    if not homes:
-        raise DataError(f"{folder} has a folder train and none for testing. Put test/<class>/ beside it")
-    train, test = _classes(train_home, suffixes, what), _classes(homes[0], suffixes, what)
-    for one, other, home in ((train, test, homes[0]), (test, train, train_home)):
-        if missing := sorted(set(one) - set(other)):
-            raise DataError(f"{home} has no class {', '.join(missing)}. Each class needs {what} in both splits")
-    return Found(_numbered(train), _numbered(test), sorted(train), "")
+        classes = _classes(folder, suffixes, what)
+        return _split(classes, what)
+    test_home = _test_home(folder)
+    train = _classes(train_home, suffixes, what)
+    test = _classes(test_home, suffixes, what)
+    _check_same_classes(test_home, train, test, what)
+    _check_same_classes(train_home, test, train, what)
+    return Found(
+        train=_numbered(train),
+        test=_numbered(test),
+        classes=sorted(train),
+        note="",
+    )
+
+
+def _test_home(folder: Path) -> Path:
+    for name in _TEST_NAMES:
+        home = folder / name
+        if home.is_dir():
+            return home
+    raise DataError(f"{folder} has a folder train and none for testing. Put test/<class>/ beside it")
+
+
+def _check_same_classes(home: Path, wanted: Iterable[str], there: Iterable[str], what: str) -> None:
+    missing = set(wanted) - set(there)
+    if missing:
+        listed = ", ".join(sorted(missing))
+        raise DataError(f"{home} has no class {listed}. Each class needs {what} in both splits")
 
 
 def _classes(home: Path, suffixes: Sequence[str], what: str) -> dict[str, list[Path]]:
     """The files of each class, sorted; hidden folders are none."""
-    folders = sorted(path for path in home.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        raise DataError(f"{home} has {len(folders)} class folders, expected at least two with {what} in each")
-    found = {folder.name: _below(folder, suffixes) for folder in folders}
-    for name, paths in found.items():
+    folders = []
+    for path in sorted(home.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            folders.append(path)
+    count = len(folders)
+    if count < 2:
+        raise DataError(f"{home} has {count} class folders, expected at least two with {what} in each")
+
+    found = {}
+    for folder in folders:
+        paths = _below(folder, suffixes)
         if not paths:
-            raise DataError(f"{home / name} has no {what} ({', '.join(suffixes)}). Fill the class or take it away")
+            kinds = ", ".join(suffixes)
+            raise DataError(f"{folder} has no {what} ({kinds}). Fill the class or take it away")
+        found[folder.name] = paths
     return found
 
 
 def _below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    # Sorted, because the order of a directory's entries differs between file systems.
+    paths = []
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in suffixes and path.is_file():
+            paths.append(path)
+    return sorted(paths)
 
 
 def _split(classes: dict[str, list[Path]], what: str) -> Found:
     train: dict[str, list[Path]] = {}
     test: dict[str, list[Path]] = {}
     for name, paths in classes.items():
-        held_out = np.arange(len(paths)) % _HOLD_OUT_EVERY == _HOLD_OUT_EVERY - 1
+        # Of the 5th, the 10th, ... and not of the last: files are often numbered in the order of some recording.
+        count = len(paths)
+        held_out = np.arange(count) % _HOLD_OUT_EVERY == _HOLD_OUT_EVERY - 1
         if not held_out.any():
-            raise DataError(
-                f"class {name} has {len(paths)} {what}, expected at least {_HOLD_OUT_EVERY} to hold one out"
-            )
-        train[name] = [path for path, out in zip(paths, held_out, strict=True) if not out]
-        test[name] = [path for path, out in zip(paths, held_out, strict=True) if out]
-    return Found(_numbered(train), _numbered(test), sorted(classes), ": every fifth of each class held out")
+            raise DataError(f"class {name} has {count} {what}, expected at least {_HOLD_OUT_EVERY} to hold one out")
+        train[name] = list(compress(paths, ~held_out))
+        test[name] = list(compress(paths, held_out))
+    return Found(
+        train=_numbered(train),
+        test=_numbered(test),
+        classes=sorted(classes),
+        note=": every fifth of each class held out",
+    )
 
 
 def _numbered(classes: dict[str, list[Path]]) -> Files:
-    numbers = {name: number for number, name in enumerate(sorted(classes))}
-    pairs = [(path, numbers[name]) for name in sorted(classes) for path in classes[name]]
-    return Files([path for path, _ in pairs], [label for _, label in pairs])
+    files = Files(paths=[], labels=[])
+    for number, name in enumerate(sorted(classes)):
+        paths = classes[name]
+        files.paths.extend(paths)
+        files.labels.extend([number] * len(paths))
+    return files

@@ -63,7 +63,8 @@ class Dataset:
     def __post_init__(self) -> None:
         _check_split("train", self.train_x, self.train_y, self.classes)
         _check_split("test", self.test_x, self.test_y, self.classes)
-        train, test = tuple(self.train_x.shape[1:]), tuple(self.test_x.shape[1:])
+        train = tuple(self.train_x.shape[1:])
+        test = tuple(self.test_x.shape[1:])
         if train != test:
             raise InvalidValueError(f"`train_x` has samples of shape {train}, `test_x` of shape {test}")
 
@@ -96,7 +97,11 @@ class Dataset:
         >>> load("digits").flatten()
         Dataset('digits', train=(1438, 64), test=(359, 64), classes=10)
         """
-        return dataclasses.replace(self, train_x=self.train_x.flatten(1), test_x=self.test_x.flatten(1))
+        return dataclasses.replace(
+            self,
+            train_x=self.train_x.flatten(1),
+            test_x=self.test_x.flatten(1),
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the data set as files that `load("arrays", folder)` maps into memory, made if need be.
@@ -107,9 +112,15 @@ class Dataset:
         home = Path(folder)
         home.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
-            np.save(home / f"{name}.npy", getattr(self, name).detach().cpu().numpy(), allow_pickle=False)
-        meta = {"classes": self.classes, "note": self.note or self.name}
-        (home / META).write_text(json.dumps(meta), encoding="utf-8")
+            tensor: Tensor = getattr(self, name)
+            numbers = tensor.detach().cpu().numpy()
+            np.save(home / f"{name}.npy", numbers, allow_pickle=False)
+        meta = {
+            "classes": self.classes,
+            "note": self.note or self.name,
+        }
+        path = home / META
+        path.write_text(json.dumps(meta), encoding="utf-8")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -121,11 +132,13 @@ class Dataset:
         digest = Digest(self.classes)
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
             digest.begin(tensor.dtype, tensor.shape)
-            digest.update(tensor.detach().cpu().contiguous().numpy())
+            numbers = tensor.detach().cpu().contiguous().numpy()
+            digest.update(numbers)
         return digest.fingerprint
 
     def __repr__(self) -> str:
-        train, test = tuple(self.train_x.shape), tuple(self.test_x.shape)
+        train = tuple(self.train_x.shape)
+        test = tuple(self.test_x.shape)
         return f"Dataset({self.name!r}, train={train}, test={test}, classes={self.classes})"
 
 
@@ -133,11 +146,13 @@ class Digest:
     """A fingerprint in the making: the four tensors one after the other, each whole or in consecutive parts."""
 
     def __init__(self, classes: int) -> None:
-        self._sha = hashlib.sha256(str(classes).encode())
+        text = str(classes)
+        self._sha = hashlib.sha256(text.encode())
 
     def begin(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
         """The next tensor's type and shape: equal bytes in another shape train another network."""
-        self._sha.update(f"{dtype}{tuple(shape)}".encode())
+        text = f"{dtype}{tuple(shape)}"
+        self._sha.update(text.encode())
 
     def update(self, numbers: np.ndarray) -> None:
         """Its numbers, contiguous, or the next of them."""
@@ -150,12 +165,20 @@ class Digest:
 
 def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
     tokens = x.dtype == torch.int64
-    _check_dtype(f"{split}_x", x, torch.int64 if tokens else torch.float32)
+    if not tokens:
+        _check_dtype(f"{split}_x", x, torch.float32)
     _check_dtype(f"{split}_y", y, torch.int64)
-    labelled = y.shape == x.shape and y.ndim == 2 if tokens else y.ndim == 1
+    if tokens:
+        # A next token at each position.
+        labelled = y.shape == x.shape and y.ndim == 2
+        expected = "(samples, time) twice"
+    else:
+        labelled = y.ndim == 1
+        expected = "(samples, ...) and (samples,)"
     if x.ndim < 2 or not labelled or len(x) != len(y) or x.numel() == 0:
-        shapes = f"`{split}_x` is {tuple(x.shape)} and `{split}_y` is {tuple(y.shape)}"
-        expected = "(samples, time) twice" if tokens else "(samples, ...) and (samples,)"
+        of_x = tuple(x.shape)
+        of_y = tuple(y.shape)
+        shapes = f"`{split}_x` is {of_x} and `{split}_y` is {of_y}"
         raise InvalidValueError(f"{shapes}; expected {expected}, with at least one sample")
     if tokens:
         _check_range(f"{split}_x", "tokens", x, classes)
@@ -163,7 +186,8 @@ def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
 
 
 def _check_range(field: str, what: str, y: Tensor, classes: int) -> None:
-    low, high = int(y.min()), int(y.max())
+    low = int(y.min())
+    high = int(y.max())
     if low < 0 or high >= classes:
         raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {classes - 1}")
 

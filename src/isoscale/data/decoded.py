@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Integer
+from jaxtyping import Float32, Integer
 
 from isoscale.data import cache, files
 from isoscale.data.arrays import arrays
@@ -76,12 +76,15 @@ class _Sizes:
     @property
     def decoded(self) -> int:
         """Bytes of the standardised samples."""
-        return 4 * (self.train + self.test) * math.prod(self.shape)
+        samples = self.train + self.test
+        return 4 * samples * math.prod(self.shape)
 
     @property
     def on_disk(self) -> int:
         """Bytes that are needed while they are made: the levels of the training samples too."""
-        return self.decoded + self.train * math.prod(self.shape) * self.dtype.itemsize + 8 * (self.train + self.test)
+        levels = self.train * math.prod(self.shape) * self.dtype.itemsize
+        labels = 8 * (self.train + self.test)
+        return self.decoded + levels + labels
 
 
 def decoded(source: Source) -> Dataset:
@@ -90,17 +93,24 @@ def decoded(source: Source) -> Dataset:
     Raises:
         DataError: A file is damaged or does not fit the others, a channel is constant, or the cache has no room.
     """
-    train, test = source.found.train, source.found.test
-    first = source.read(train.paths[0])
-    sizes = _Sizes(first.shape, first.dtype, len(train.paths), len(test.paths))
-    return _mapped(source, sizes) if sizes.decoded > IN_MEMORY_BYTES else _in_memory(source, sizes)
-
-
-def _in_memory(source: Source, sizes: _Sizes) -> Dataset:
-    train, test = (_split(files, source, sizes) for files in (source.found.train, source.found.test))
-    classes = len(source.found.classes)
+    train_paths = source.found.train.paths
+    test_paths = source.found.test.paths
+    first = source.read(train_paths[0])
+    sizes = _Sizes(
+        shape=first.shape,
+        dtype=first.dtype,
+        train=len(train_paths),
+        test=len(test_paths),
+    )
+    if sizes.decoded > IN_MEMORY_BYTES:
+        return _mapped(source, sizes)
     return standardised(
-        name=source.name, train=train, test=test, classes=classes, note=source.note, refusal=source.refusal
+        name=source.name,
+        train=_split(source.found.train, source, sizes),
+        test=_split(source.found.test, source, sizes),
+        classes=len(source.found.classes),
+        note=source.note,
+        refusal=source.refusal,
     )
 
 
@@ -109,7 +119,8 @@ def _split(files: Files, source: Source, sizes: _Sizes) -> Split:
     levels = np.empty((len(files.paths), *sizes.shape), sizes.dtype)
     for sample, path in zip(levels, files.paths, strict=True):
         sample[:] = source.read(path)
-    return Split(levels, np.array(files.labels, dtype=np.int64))
+    labels = np.array(files.labels, dtype=np.int64)
+    return Split(levels, labels)
 
 
 # --- what does not fit ---
@@ -118,40 +129,45 @@ def _mapped(source: Source, sizes: _Sizes) -> Dataset:
     place = _cached(source, sizes)
     try:
         return _opened(place, source.name)
-    except DataError:  # something else wrote there, or took it away
+    except DataError:
+        # Something else wrote there, or took it away: once more, from the files.
         cache.discard(place)
-        return _opened(_cached(source, sizes), source.name)
+        place = _cached(source, sizes)
+        return _opened(place, source.name)
 
 
 def _cached(source: Source, sizes: _Sizes) -> Path:
     def write(place: Path) -> None:
-        count, size = sizes.train + sizes.test, sizes.decoded / 2**30
+        count = sizes.train + sizes.test
+        size = sizes.decoded / 2**30
         _log.warning("decoding %d files of %s, once, into %s: %.1f GiB", count, source.folder, place.parent, size)
         _write(place, source, sizes)
 
-    origin = [source.name, str(source.folder.resolve()), source.options]
+    home = str(source.folder.resolve())
+    origin = [source.name, home, source.options]
     state = [_VERSION, source.decoders, _state(source)]
     return cache.folder(source.name, origin, state, sizes.on_disk, write)
 
 
 def _state(source: Source) -> list[list[Any]]:
-    """Each file's name, size and times; the time of change too, since unpacked files bring their own other times."""
-    paths = [*source.found.train.paths, *source.found.test.paths]
-    return [[str(path.relative_to(source.folder)), *_stat(path)] for path in paths]
-
-
-def _stat(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise files.unreadable(path, error) from error
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    """Each file's name, size and times, by which a change is seen without reading it."""
+    state: list[list[Any]] = []
+    for path in source.found.train.paths + source.found.test.paths:
+        name = str(path.relative_to(source.folder))
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise files.unreadable(path, error) from error
+        # The time of change too: files from an archive bring their own times of writing.
+        state.append([name, found.st_size, found.st_mtime_ns, found.st_ctime_ns])
+    return state
 
 
 def _opened(place: Path, name: str) -> Dataset:
     dataset = dataclasses.replace(arrays(place), name=name)
     try:
-        fingerprint = str(json.loads((place / META).read_text(encoding="utf-8"))["fingerprint"])
+        text = (place / META).read_text(encoding="utf-8")
+        fingerprint = str(json.loads(text)["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{place / META} is damaged: {error}") from error
     # Where a cached property looks first: every worker would read all files to hash them.
@@ -161,63 +177,86 @@ def _opened(place: Path, name: str) -> Dataset:
 
 def _write(place: Path, source: Source, sizes: _Sizes) -> None:
     """The files of `Dataset.save`, and the fingerprint."""
-    train, test, classes = source.found.train, source.found.test, len(source.found.classes)
-    levels = place / "levels"
-    moments = _write_levels(levels, source)
+    train, test = source.found.train, source.found.test
+    classes = len(source.found.classes)
+    # The table needs the moments of all training samples, so these pass twice; decoding them twice takes longer
+    # than writing and reading their levels.
+    levels_path = place / "levels"
+    moments = _write_levels(levels_path, source)
     table = moments.table(sizes.dtype, source.refusal)
+
+    # The order in which a fingerprint takes the four.
     digest = Digest(classes)
-    _write_samples(place / "train_x.npy", _standard(table, _read_levels(levels, sizes)), sizes.train, sizes, digest)
-    levels.unlink()
-    _write_labels(place / "train_y.npy", np.array(train.labels, np.int64), digest)
-    decoded = (source.read(path) for path in test.paths)
-    _write_samples(place / "test_x.npy", _standard(table, decoded), sizes.test, sizes, digest)
-    _write_labels(place / "test_y.npy", np.array(test.labels, np.int64), digest)
-    meta = {"classes": classes, "note": source.note, "fingerprint": digest.fingerprint, "folder": str(source.folder)}
+    train_levels = _read_levels(levels_path, sizes)
+    _write_samples(place / "train_x.npy", table, train_levels, sizes.train, sizes, digest)
+    levels_path.unlink()
+    _write_labels(place / "train_y.npy", train.labels, digest)
+    test_levels = map(source.read, test.paths)
+    _write_samples(place / "test_x.npy", table, test_levels, sizes.test, sizes, digest)
+    _write_labels(place / "test_y.npy", test.labels, digest)
+
+    meta = {
+        "classes": classes,
+        "note": source.note,
+        "fingerprint": digest.fingerprint,
+        "folder": str(source.folder),
+    }
     (place / META).write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _write_levels(path: Path, source: Source) -> Moments:
     moments = Moments()
     with path.open("wb") as file:
-        for sample in map(source.read, source.found.train.paths):
+        for path in source.found.train.paths:
+            sample = source.read(path)
             moments.add(sample[None])
-            file.write(np.ascontiguousarray(sample).data)
+            contiguous = np.ascontiguousarray(sample)
+            file.write(contiguous.data)
     return moments
 
 
 def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " channels *places"]]:
     with path.open("rb") as file:
         for _ in range(sizes.train):
-            yield np.fromfile(file, sizes.dtype, math.prod(sizes.shape)).reshape(sizes.shape)
+            numbers = np.fromfile(file, sizes.dtype, math.prod(sizes.shape))
+            yield numbers.reshape(sizes.shape)
 
 
-def _standard(
-    table: Float32[np.ndarray, "channels levels"], samples: Iterable[Integer[np.ndarray, " channels *places"]]
-) -> Iterator[Float32[np.ndarray, "1 channels *places"]]:
-    return (look_up(table, sample[None]) for sample in samples)
-
-
-def _write_samples(path: Path, parts: Iterable[np.ndarray], count: int, sizes: _Sizes, digest: Digest) -> None:
+def _write_samples(
+    path: Path,
+    table: Float32[np.ndarray, "channels levels"],
+    samples: Iterable[Integer[np.ndarray, " channels *places"]],
+    count: int,
+    sizes: _Sizes,
+    digest: Digest,
+) -> None:
+    """Levels, standardised one sample at a time."""
     shape = (count, *sizes.shape)
     digest.begin(torch.float32, shape)
+    parts = (look_up(table, sample[None]) for sample in samples)
     _write_npy(path, np.dtype(np.float32), shape, parts, digest)
 
 
-def _write_labels(path: Path, labels: Int64[np.ndarray, " samples"], digest: Digest) -> None:
-    digest.begin(torch.int64, labels.shape)
-    _write_npy(path, labels.dtype, labels.shape, [labels], digest)
+def _write_labels(path: Path, labels: list[int], digest: Digest) -> None:
+    numbers = np.array(labels, dtype=np.int64)
+    digest.begin(torch.int64, numbers.shape)
+    _write_npy(path, numbers.dtype, numbers.shape, [numbers], digest)
 
 
 def _write_npy(
     path: Path, dtype: np.dtype, shape: tuple[int, ...], parts: Iterable[np.ndarray], digest: Digest
 ) -> None:
     """By writing, not by mapping: where a disk is full, that is an error, and this would end the process."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for part in parts:
-            part = np.ascontiguousarray(part)
-            file.write(part.data)
-            digest.update(part)
+            contiguous = np.ascontiguousarray(part)
+            file.write(contiguous.data)
+            digest.update(contiguous)
         file.flush()
         os.fsync(file.fileno())  # a name that outlives a power cut must not stand for less than it says

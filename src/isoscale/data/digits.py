@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, UInt8
 
 from isoscale.data.dataset import Dataset
 from isoscale.data.standardise import Split, standardised
@@ -28,26 +28,43 @@ def digits() -> Dataset:
     # Here, because scikit-learn takes a second to import and no other data set needs it.
     from sklearn.datasets import load_digits
 
-    pixels, target = cast("tuple[np.ndarray, np.ndarray]", load_digits(return_X_y=True))
+    loaded = load_digits(return_X_y=True)
+    pixels, target = cast("tuple[np.ndarray, np.ndarray]", loaded)
     images = pixels.astype(np.uint8).reshape(-1, 1, 8, 8)  # levels are the integers 0 to 16
     labels = target.astype(np.uint8)
     held_out = _held_out(labels)
-    train, test = (Split(images[rows], labels[rows]) for rows in (~held_out, held_out))
-    note = f"{len(train.labels):,} training images, {len(test.labels):,} test images: "
-    note += f"a fixed split of scikit-learn's {len(labels):,} digits"
-    return standardised(name="digits", train=train, test=test, classes=_CLASSES, note=note)
+    train = Split(
+        levels=images[~held_out],
+        labels=labels[~held_out],
+    )
+    test = Split(
+        levels=images[held_out],
+        labels=labels[held_out],
+    )
+    train_count = len(train.labels)
+    test_count = len(test.labels)
+    whole = len(labels)
+    note = f"{train_count:,} training images, {test_count:,} test images: "
+    note += f"a fixed split of scikit-learn's {whole:,} digits"
+    return standardised(
+        name="digits",
+        train=train,
+        test=test,
+        classes=_CLASSES,
+        note=note,
+    )
 
 
 def _held_out(labels: UInt8[np.ndarray, " samples"]) -> Bool[np.ndarray, " samples"]:
     # Raw bits and a sort, no shuffle: numpy promises PCG64's bits for ever, not a Generator's use of them.
-    keys = np.random.PCG64(_SPLIT_SEED).random_raw(len(labels))
-    mask = np.zeros(len(labels), dtype=bool)
+    samples = len(labels)
+    bits = np.random.PCG64(_SPLIT_SEED)
+    keys = bits.random_raw(samples)
+    mask = np.zeros(samples, dtype=bool)
     for label in range(_CLASSES):
-        mask[_smallest_fifth(np.flatnonzero(labels == label), keys)] = True
+        members = np.flatnonzero(labels == label)
+        order = np.argsort(keys[members])
+        by_key = members[order]
+        fifth = round(len(members) / 5)
+        mask[by_key[:fifth]] = True
     return mask
-
-
-def _smallest_fifth(
-    members: Integer[np.ndarray, " members"], keys: Integer[np.ndarray, " samples"]
-) -> Integer[np.ndarray, " chosen"]:
-    return members[np.argsort(keys[members])][: round(len(members) / 5)]

@@ -30,8 +30,12 @@ class Unpacked(NamedTuple):
 
 def find(home: Path, *names: str) -> Path | None:
     """The first of these files that `home` has, each looked for plain and packed."""
-    paths = (home / (name + suffix) for name in names for suffix in SUFFIXES)
-    return next(filter(_exists, paths), None)
+    for name in names:
+        for suffix in SUFFIXES:
+            path = home / (name + suffix)
+            if _exists(path):
+                return path
+    return None
 
 
 def find_home(folder: Path, subfolders: Iterable[str], names: Iterable[str], what: str) -> Path:
@@ -46,8 +50,9 @@ def find_home(folder: Path, subfolders: Iterable[str], names: Iterable[str], wha
     for home in homes:
         if find(home, *names):
             return home
+    searched = ", ".join(map(str, homes))
     raise DataError(
-        f"no {what} in {folder}. Looked for {any_of(names)} in {', '.join(map(str, homes))}. "
+        f"no {what} in {folder}. Looked for {any_of(names)} in {searched}. "
         "Put the published files there, or give another folder with --data"
     )
 
@@ -90,7 +95,8 @@ def check_size(path: Path, unpacked: Unpacked, expected: int, remedy: str = "") 
 
 def check_labels(path: Path, labels: UInt8[np.ndarray, " samples"], classes: int, remedy: str = "") -> None:
     """Raise `DataError` unless each label is one of 0 to `classes` - 1."""
-    if (wrong := np.flatnonzero(labels >= classes)).size:
+    wrong = np.flatnonzero(labels >= classes)
+    if wrong.size:
         first = int(wrong[0])
         fact = f"label {labels[first]} for image {first}, expected 0 to {classes - 1}"
         raise damaged(path, fact, remedy)
@@ -122,4 +128,5 @@ def _exists(path: Path) -> bool:
 
 
 def unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions")
+    reason = error.strerror or str(error)
+    return DataError(f"{path} cannot be read: {reason}. Check the file and its permissions")

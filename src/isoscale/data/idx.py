@@ -61,65 +61,105 @@ def fashion_mnist(folder: Path) -> Dataset:
 def _load(folder: Path, name: str, title: str, homes: tuple[str, ...]) -> Dataset:
     home = files.find_home(folder, homes, TRAIN_IMAGES + TEST_IMAGES, f"{title} images")
     test_images = _require(home, *TEST_IMAGES)
-    test = _read_split(test_images, _require(home, TEST_LABELS))
-    if train_images := files.find(home, *TRAIN_IMAGES):
-        train = _read_split(train_images, _require(home, TRAIN_LABELS))
-        note = f"{len(train.labels):,} {title} training images, {len(test.labels):,} test images"
+    test_labels = _require(home, TEST_LABELS)
+    published = _read_split(test_images, test_labels)
+    train_images = files.find(home, *TRAIN_IMAGES)
+    if train_images:
+        train_labels = _require(home, TRAIN_LABELS)
+        train = _read_split(train_images, train_labels)
+        test = published
     else:
-        note = f"{title}'s {len(test.labels):,} test images, split "
-        train, test = _split(test_images, test)
-        note += f"{len(train.labels):,}/{len(test.labels):,}: every fifth held out"
-    return standardised(name=name, train=train, test=test, classes=_CLASSES, note=note)
+        train, test = _split(test_images, published)
+
+    train_count = len(train.labels)
+    test_count = len(test.labels)
+    if train_images:
+        note = f"{train_count:,} {title} training images, {test_count:,} test images"
+    else:
+        whole = train_count + test_count
+        note = f"{title}'s {whole:,} test images, split {train_count:,}/{test_count:,}: every fifth held out"
+    return standardised(
+        name=name,
+        train=train,
+        test=test,
+        classes=_CLASSES,
+        note=note,
+    )
 
 
 def _split(path: Path, whole: Split) -> tuple[Split, Split]:
-    held_out = np.arange(len(whole.labels)) % _HOLD_OUT_EVERY == _HOLD_OUT_EVERY - 1
+    levels = whole.levels
+    labels = whole.labels
+    numbers = np.arange(len(labels))
+    held_out = numbers % _HOLD_OUT_EVERY == _HOLD_OUT_EVERY - 1
     if not held_out.any():
         raise DataError(f"{path} has too few images to split: {len(held_out)}. Put the training files there")
-    train, test = (Split(whole.levels[rows], whole.labels[rows]) for rows in (~held_out, held_out))
+    train = Split(
+        levels=levels[~held_out],
+        labels=labels[~held_out],
+    )
+    test = Split(
+        levels=levels[held_out],
+        labels=labels[held_out],
+    )
     return train, test
 
 
 def _read_split(images_path: Path, labels_path: Path) -> Split:
     # Cut first, check second: labels of images that are not here are nobody's business.
     images = _read(images_path, _IMAGE)
-    labels = _read(labels_path, _LABEL)[: len(images)]
-    if len(labels) < len(images):
-        fact = f"{labels_path} has {len(labels):,} labels for {len(images):,} images in {images_path.name}"
+    count = len(images)
+    labels = _read(labels_path, _LABEL)
+    labels = labels[:count]
+    if len(labels) < count:
+        fact = f"{labels_path} has {len(labels):,} labels for {count:,} images in {images_path.name}"
         raise DataError(f"{fact}. Get both files again")
     files.check_labels(labels_path, labels, _CLASSES)
-    return Split(images[:, None], labels)
+    one_channel = images[:, None]
+    return Split(one_channel, labels)
 
 
 def _read(path: Path, item: tuple[int, ...]) -> UInt8[np.ndarray, " samples ..."]:
     """The array in a file, whose shape must be (samples, *item)."""
-    unpacked, dimensions = files.unpack(path), 1 + len(item)
+    unpacked = files.unpack(path)
+    dimensions = 1 + len(item)
     samples, *sizes = _sizes(path, unpacked, dimensions)
     if samples == 0 or tuple(sizes) != item:
+        # None at all, or items of another shape: another data set of the same format.
         fact = f"{samples} items of shape {tuple(sizes)}, expected at least one of shape {item}"
         raise files.damaged(path, fact)
     header = _header_bytes(dimensions)
-    files.check_size(path, unpacked, header + samples * math.prod(item))
-    return np.frombuffer(unpacked.data, np.uint8, offset=header).reshape(samples, *item)
+    expected = header + samples * math.prod(item)
+    files.check_size(path, unpacked, expected)
+    levels = np.frombuffer(unpacked.data, np.uint8, offset=header)
+    return levels.reshape(samples, *item)
 
 
 def _sizes(path: Path, unpacked: files.Unpacked, dimensions: int) -> tuple[int, ...]:
-    data, header = unpacked.data, _header_bytes(dimensions)
+    data = unpacked.data
+    header = _header_bytes(dimensions)
     if len(data) < header:
-        raise files.damaged(path, unpacked.fault or f"{len(data)} bytes, expected a header of {header}")
+        fact = unpacked.fault or f"{len(data)} bytes, expected a header of {header}"
+        raise files.damaged(path, fact)
     if data[:3] != _MAGIC:
-        found, expected = data[:3].hex(" "), _MAGIC.hex(" ")
+        found = data[:3].hex(" ")
+        expected = _MAGIC.hex(" ")
         raise files.damaged(path, f"it begins with {found}, expected {expected} (unsigned bytes)")
-    if data[3] != dimensions:
-        raise files.damaged(path, f"{data[3]} dimensions, expected {dimensions}")
+    found_dimensions = data[3]
+    if found_dimensions != dimensions:
+        fact = f"{found_dimensions} dimensions, expected {dimensions}"
+        raise files.damaged(path, fact)
     return struct.unpack_from(f">{dimensions}I", data, 4)
 
 
 def _header_bytes(dimensions: int) -> int:
+    # Two zeros, the type and the number of dimensions; then each size as 32 bits.
     return 4 + 4 * dimensions
 
 
 def _require(home: Path, *names: str) -> Path:
-    if path := files.find(home, *names):
-        return path
-    raise DataError(f"no {files.any_of(names)} in {home}. Put the published file there")
+    path = files.find(home, *names)
+    if path is None:
+        wanted = files.any_of(names)
+        raise DataError(f"no {wanted} in {home}. Put the published file there")
+    return path

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
 
+from isoscale import checks
 from isoscale.data import class_folders, files
 from isoscale.data.dataset import Dataset
 from isoscale.data.decoded import Source, decoded
 from isoscale.data.standardise import constant_channel
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+from isoscale.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,13 +45,13 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
         DataError: A class is missing or empty, an image is damaged or has another shape than the first, or the
             cache folder has no room.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-        raise InvalidTypeError(f"`size` must be a whole number, got {size!r}")
-    if size is not None and size < 1:
-        raise InvalidValueError(f"`size` must be >= 1, got {size}")
+    if size is not None:
+        size = checks.whole("size", size)
     found = class_folders.find(folder, SUFFIXES, "images")
-    note = f"{len(found.train.paths):,} training images of {len(found.classes)} classes from {folder.name}, "
-    note += f"{len(found.test.paths):,} test images{found.note}"
+    train = len(found.train.paths)
+    test = len(found.test.paths)
+    note = f"{train:,} training images of {len(found.classes)} classes from {folder.name}, "
+    note += f"{test:,} test images{found.note}"
     return decoded(
         Source(
             name=_NAME,
@@ -59,7 +61,7 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
             options={"size": size, "grey": bool(grey)},
             decoders=_decoders(),
             read=_reader(found.train.paths[0], size, grey),
-            refusal=lambda level: constant_channel(_NAME, level),
+            refusal=partial(constant_channel, _NAME),
         )
     )
 
@@ -79,11 +81,15 @@ def _reader(first: Path, size: int | None, grey: bool) -> Callable[[Path], UInt8
     def read(path: Path) -> UInt8[np.ndarray, "channels height width"]:
         pixels = _read(path, size, grey)
         if pixels.shape != shape:
-            sizes = [f"{found[2]}x{found[1]}" for found in (pixels.shape, shape)]
-            raise DataError(f"{path} is {sizes[0]}, {first.name} is {sizes[1]}. Give them one `size`")
+            raise DataError(f"{path} is {_words(pixels.shape)}, {first.name} is {_words(shape)}. Give them one `size`")
         return pixels
 
     return read
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    _, height, width = shape
+    return f"{width}x{height}"
 
 
 def _read(path: Path, size: int | None, grey: bool) -> UInt8[np.ndarray, "channels height width"]:
@@ -93,11 +99,14 @@ def _read(path: Path, size: int | None, grey: bool) -> UInt8[np.ndarray, "channe
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # pillow warns of some damage, and of images too large to be one
             with Image.open(path, formats=_FORMATS) as image:
-                pixels = np.asarray(_sized(image.convert("L" if grey else "RGB"), size))
+                converted = image.convert("L" if grey else "RGB")
+                pixels = np.asarray(_sized(converted, size))
     except Exception as error:  # what a damaged file makes of a parser is not documented
         fact = "no PNG or JPEG" if isinstance(error, UnidentifiedImageError) else str(error)
         raise files.damaged(path, fact, ", or take it away") from error
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+    if grey:
+        return pixels[None]
+    return pixels.transpose(2, 0, 1)
 
 
 def _sized(image: Image.Image, size: int | None) -> Image.Image:
@@ -106,6 +115,11 @@ def _sized(image: Image.Image, size: int | None) -> Image.Image:
     from PIL import Image
 
     shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    square = (left, top, left + shorter, top + shorter)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=square)
+    left = (image.width - shorter) // 2
+    top = (image.height - shorter) // 2
+    middle = (left, top, left + shorter, top + shorter)
+    return image.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=middle,
+    )

@@ -89,15 +89,20 @@ def array(value: object) -> np.ndarray:
     Raises:
         DataError: It is none.
     """
-    match getattr(value, "state", None) if isinstance(value, _Array) else None:
+    state = value.state if isinstance(value, _Array) else None
+    # What ndarray.__reduce__ writes: version, shape, dtype, Fortran order, bytes.
+    match state:
         case (_, tuple(shape), _Kind(code=code), bool(fortran), bytes(content)):
             pass
         case _:
             raise DataError("no array where one was expected")
-    code = code.decode("latin1") if isinstance(code, bytes) else code
+    if isinstance(code, bytes):  # written by Python 2
+        code = code.decode("latin1")
     if code not in _KINDS:
         raise DataError(f"an array of {code!r}, expected unsigned bytes")
+    order = "F" if fortran else "C"
     try:
-        return np.frombuffer(content, _KINDS[code]).reshape(shape, order="F" if fortran else "C")
+        numbers = np.frombuffer(content, _KINDS[code])
+        return numbers.reshape(shape, order=order)
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"an array that does not fit its shape: {error}") from error

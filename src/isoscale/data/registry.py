@@ -85,8 +85,12 @@ def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any
         raise unknown("data set", name, _READERS)
     reader = _READERS[name]
     _check_options(name, reader, options)
-    read = getattr(importlib.import_module(reader.module), reader.function)
-    return read(_existing_folder(name, folder), **options) if reader.needs_folder else read(**options)
+    module = importlib.import_module(reader.module)
+    read = getattr(module, reader.function)
+    if not reader.needs_folder:
+        return read(**options)
+    home = _existing_folder(name, folder)
+    return read(home, **options)
 
 
 def _check_options(name: str, reader: _Reader, options: dict[str, Any]) -> None:
@@ -101,7 +105,8 @@ def _existing_folder(name: str, folder: str | os.PathLike[str] | None) -> Path:
     if not given:
         raise DataError(f"data set {name!r} needs `folder` (--data), or ${FOLDER_VARIABLE} set to one")
     path = Path(os.path.expanduser(given))  # Path.expanduser raises where there is no such user
-    if fault := _fault(path):
+    fault = _fault(path)
+    if fault:
         source = "`folder`" if folder else f"${FOLDER_VARIABLE}"
         raise DataError(f"{source} is {path}: {fault}. Give the folder of data set {name!r} (--data)")
     return path
@@ -110,6 +115,9 @@ def _existing_folder(name: str, folder: str | os.PathLike[str] | None) -> Path:
 def _fault(path: Path) -> str | None:
     """Why this is not a folder that can be looked into, or None."""
     try:
-        return None if stat.S_ISDIR(path.stat().st_mode) else "Not a directory"
+        mode = path.stat().st_mode
     except OSError as error:
         return error.strerror or str(error)
+    if not stat.S_ISDIR(mode):
+        return "Not a directory"
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +50,9 @@ class Moments:
         axes = (0, *range(2, levels.ndim))
         for part in _parts(levels):
             self.count += part[:, 0].size
+            squares = np.square(part, dtype=np.int64)
             self.sums = _plus(self.sums, part.sum(axes, dtype=np.int64))
-            self.squares = _plus(self.squares, np.square(part, dtype=np.int64).sum(axes))
+            self.squares = _plus(self.squares, squares.sum(axes))
 
     def table(self, dtype: np.dtype, refusal: Callable[[int], str]) -> Float32[np.ndarray, "channels levels"]:
         """What each level becomes, for each channel; negative levels count from the end, as indices do.
@@ -62,13 +64,20 @@ class Moments:
         Raises:
             DataError: There is such a channel.
         """
-        levels = np.arange(2 ** (8 * dtype.itemsize)).astype(f"u{dtype.itemsize}").view(dtype).astype(np.float64)
+        # Every bit pattern once, in the order of unsigned numbers: 0, 1, ..., and then, if signed, ..., -2, -1.
+        size = dtype.itemsize
+        patterns = np.arange(2 ** (8 * size)).astype(f"u{size}")
+        levels = patterns.view(dtype).astype(np.float64)
         rows = []
-        for total, squares in zip(self.sums, self.squares, strict=True):
+        sums = zip(self.sums, self.squares, strict=True)
+        for total, squares in sums:
+            # With N numbers: std = sqrt(N sum(x^2) - sum(x)^2) / N, of which the radicand is an exact integer.
             scatter = self.count * squares - total * total
             if scatter == 0:
                 raise DataError(refusal(total // self.count))
-            rows.append((levels - total / self.count) / (math.sqrt(scatter) / self.count))
+            mean = total / self.count
+            std = math.sqrt(scatter) / self.count
+            rows.append((levels - mean) / std)
         return np.stack(rows).astype(np.float32)
 
 
@@ -76,7 +85,9 @@ def look_up(
     table: Float32[np.ndarray, "channels levels"], levels: Integer[np.ndarray, "samples channels *places"]
 ) -> Float32[np.ndarray, "samples channels *places"]:
     """Standardised samples, by the table of `Moments`."""
-    channel = np.arange(len(table)).reshape(-1, *(1,) * (levels.ndim - 2))  # (C, 1, 1), against (N, C, H, W)
+    channel = np.arange(len(table))
+    places = levels.ndim - 2
+    channel = channel.reshape(-1, *(1,) * places)  # (C, 1, 1), against (N, C, H, W)
     return table[channel, levels]
 
 
@@ -90,15 +101,21 @@ def standardised(
     """
     moments = Moments()
     moments.add(train.levels)
-    table = moments.table(train.levels.dtype, refusal or (lambda level: constant_channel(name, level)))
+    if refusal is None:
+        refusal = partial(constant_channel, name)
+    table = moments.table(train.levels.dtype, refusal)
+    train_x = look_up(table, train.levels)
+    train_y = train.labels.astype(np.int64)
+    test_x = look_up(table, test.levels)
+    test_y = test.labels.astype(np.int64)
     return Dataset(
         name=name,
         note=note,
         classes=classes,
-        train_x=torch.from_numpy(look_up(table, train.levels)),
-        train_y=torch.from_numpy(train.labels.astype(np.int64)),
-        test_x=torch.from_numpy(look_up(table, test.levels)),
-        test_y=torch.from_numpy(test.labels.astype(np.int64)),
+        train_x=torch.from_numpy(train_x),
+        train_y=torch.from_numpy(train_y),
+        test_x=torch.from_numpy(test_x),
+        test_y=torch.from_numpy(test_y),
     )
 
 
@@ -108,9 +125,14 @@ def constant_channel(name: str, level: int) -> str:
 
 
 def _parts(levels: Integer[np.ndarray, "samples channels *places"]) -> Iterator[np.ndarray]:
-    samples = max(1, _PART // math.prod(levels.shape[1:]))
-    return (levels[start : start + samples] for start in range(0, len(levels), samples))
+    of_one = math.prod(levels.shape[1:])
+    samples = max(1, _PART // of_one)
+    for start in range(0, len(levels), samples):
+        yield levels[start : start + samples]
 
 
 def _plus(sums: list[int], more: Integer[np.ndarray, " channels"]) -> list[int]:
-    return [a + b for a, b in zip(sums or [0] * len(more), more.tolist(), strict=True)]
+    numbers = more.tolist()
+    if not sums:
+        return numbers
+    return [a + b for a, b in zip(sums, numbers, strict=True)]

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from isoscale import checks
 from isoscale.data.dataset import Dataset
-from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.errors import InvalidValueError
 
 # Beyond this the probability is 1 or 1/K in double precision.
 _FARTHEST = 40.0
@@ -49,19 +50,26 @@ def synthetic(
     _check(accuracy, label_noise, classes, channels, size, train, test, seed)
     generator = np.random.default_rng(seed)
     pixels = channels * size**2
-    frame = np.linalg.qr(generator.standard_normal((pixels, classes)))[0].T * separation(accuracy, classes)
+    orthonormal, _ = np.linalg.qr(generator.standard_normal((pixels, classes)))
+    means = orthonormal.T * separation(accuracy, classes)  # (classes, pixels): s q_k
     shape = (channels, size, size)
-    (train_x, train_y), (test_x, test_y) = (_draw(generator, frame, n, label_noise, shape) for n in (train, test))
+    train_x, train_y = _draw(generator, means, train, label_noise, shape)
+    test_x, test_y = _draw(generator, means, test, label_noise, shape)
+
     # Each channel as `load` promises: mean 0 and standard deviation 1 over the training images.
-    mean, std = train_x.mean((0, 2, 3), keepdims=True), train_x.std((0, 2, 3), keepdims=True)
+    mean = train_x.mean((0, 2, 3), keepdims=True)
+    std = train_x.std((0, 2, 3), keepdims=True)
+    train_x = (train_x - mean) / std
+    test_x = (test_x - mean) / std
+    # A label drawn anew is the old one in one of `classes` cases.
     reachable = accuracy * (1 - label_noise) + label_noise / classes
     return Dataset(
         name="synthetic",
         note=f"{train:,} training samples, {test:,} test samples; the best accuracy there is: {reachable:.4g}",
         classes=classes,
-        train_x=torch.from_numpy(((train_x - mean) / std).astype(np.float32)),
+        train_x=torch.from_numpy(train_x.astype(np.float32)),
         train_y=torch.from_numpy(train_y),
-        test_x=torch.from_numpy(((test_x - mean) / std).astype(np.float32)),
+        test_x=torch.from_numpy(test_x.astype(np.float32)),
         test_y=torch.from_numpy(test_y),
     )
 
@@ -78,11 +86,18 @@ def separation(accuracy: float, classes: int) -> float:
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
 
+    # Bisection, until no number lies between the ends.
     low, high = 0.0, _FARTHEST
-    while (middle := (low + high) / 2) not in (low, high):  # bisection, to the last bit
-        right = float(weights @ ndtr(nodes + middle) ** (classes - 1))
-        low, high = (middle, high) if right < accuracy else (low, middle)
-    return high
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return high
+        not_larger = ndtr(nodes + middle)
+        right = float(weights @ not_larger ** (classes - 1))
+        if right < accuracy:
+            low = middle
+        else:
+            high = middle
 
 
 def _draw(
@@ -94,24 +109,36 @@ def _draw(
 ) -> tuple[Float[np.ndarray, "samples channels height width"], Int[np.ndarray, " samples"]]:
     classes = len(means)
     labels = np.arange(samples, dtype=np.int64) % classes
-    x = means[labels] + generator.standard_normal((samples, means.shape[1]))
+    noise = generator.standard_normal((samples, means.shape[1]))
+    x = means[labels] + noise
+    # Drawn for every sample, so that more label noise changes no sample.
     anew = generator.random(samples) < label_noise
-    labels = np.where(anew, generator.integers(classes, size=samples), labels)
+    drawn = generator.integers(classes, size=samples)
+    labels = np.where(anew, drawn, labels)
     return x.reshape(samples, *shape), labels
 
 
-def _check(accuracy: float, label_noise: float, classes: int, *counts: int) -> None:
-    channels, size, train, test, seed = counts
-    named = {"classes": classes, "channels": channels, "size": size, "train": train, "test": test, "seed": seed}
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"`{name}` must be a whole number, got {value!r}")
-        least = {"classes": 2, "seed": 0}.get(name, 1)
-        if value < least:
-            raise InvalidValueError(f"`{name}` must be >= {least}, got {value}")
+def _check(
+    accuracy: float,
+    label_noise: float,
+    classes: int,
+    channels: int,
+    size: int,
+    train: int,
+    test: int,
+    seed: int,
+) -> None:
+    checks.whole("classes", classes, least=2)
+    checks.whole("channels", channels)
+    checks.whole("size", size)
+    checks.whole("train", train)
+    checks.whole("test", test)
+    checks.whole("seed", seed, least=0)
     if not 1 / classes < accuracy < 1:
         raise InvalidValueError(f"`accuracy` must be between chance, 1/{classes}, and 1, got {accuracy}")
     if not 0 <= label_noise <= 1:
         raise InvalidValueError(f"`label_noise` must be in [0, 1], got {label_noise}")
-    if classes > channels * size**2:
-        raise InvalidValueError(f"`classes` must be at most the {channels * size**2} pixels of a sample, got {classes}")
+    # More orthonormal q_k do not exist.
+    pixels = channels * size**2
+    if classes > pixels:
+        raise InvalidValueError(f"`classes` must be at most the {pixels} pixels of a sample, got {classes}")

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from isoscale import checks
 from isoscale.data import files
 from isoscale.data.dataset import Dataset
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
+from isoscale.errors import DataError, InvalidValueError
 
 Level = Literal["characters", "bytes"]
 
@@ -41,52 +42,71 @@ def text(folder: Path, *, file: str | None = None, level: Level = "characters", 
         DataError: No such file or several, unreadable, damaged, not UTF-8, or too short for one window a split.
     """
     if level not in get_args(Level):
-        raise InvalidValueError(f"`level` must be {' or '.join(get_args(Level))}, got {level!r}")
-    if isinstance(context, bool) or not isinstance(context, int):
-        raise InvalidTypeError(f"`context` must be a whole number, got {context!r}")
-    if context < 1:
-        raise InvalidValueError(f"`context` must be >= 1, got {context}")
+        legal = " or ".join(get_args(Level))
+        raise InvalidValueError(f"`level` must be {legal}, got {level!r}")
+    context = checks.whole("context", context)
     path = _path(folder, file)
     unpacked = files.unpack(path)
     if unpacked.fault:
         raise files.damaged(path, unpacked.fault)
     tokens, classes = _tokens(path, unpacked.data, level)
     cut = int(_TRAIN_SHARE * len(tokens))
-    train, test = tokens[:cut], tokens[cut:]
-    if min(len(train), len(test)) < context + 1:
-        raise DataError(f"{path} has {len(tokens):,} {level}, too few for windows of `context` {context}")
-    (train_x, train_y), (test_x, test_y) = _windows(train, context), _windows(test, context)
-    note = f"{path.name}: {cut:,} {level} for training and {len(test):,} for testing, windows of {context}"
+    train = tokens[:cut]
+    test = tokens[cut:]
+    # A window and the label of its last token.
+    shorter = min(len(train), len(test))
+    if shorter < context + 1:
+        whole = len(tokens)
+        raise DataError(f"{path} has {whole:,} {level}, too few for windows of `context` {context}")
+    train_x, train_y = _windows(train, context)
+    test_x, test_y = _windows(test, context)
+    held_out = len(test)
+    note = f"{path.name}: {cut:,} {level} for training and {held_out:,} for testing, windows of {context}"
     return Dataset(
-        name="text", note=note, classes=classes, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y
+        name="text",
+        note=note,
+        classes=classes,
+        train_x=train_x,
+        train_y=train_y,
+        test_x=test_x,
+        test_y=test_y,
     )
 
 
 def _path(folder: Path, file: str | None) -> Path:
     if file is not None:
-        if path := files.find(folder, file):
-            return path
-        raise DataError(f"no {files.any_of([file])} in {folder}")
-    if path := files.find(folder, *NAMED):
+        path = files.find(folder, file)
+        if path is None:
+            wanted = files.any_of([file])
+            raise DataError(f"no {wanted} in {folder}")
         return path
-    found = sorted(path for suffix in files.SUFFIXES for path in folder.glob(f"*.txt{suffix}"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        there = ", ".join(path.name for path in found)
+    path = files.find(folder, *NAMED)
+    if path:
+        return path
+    found: list[Path] = []
+    for suffix in files.SUFFIXES:
+        found.extend(folder.glob(f"*.txt{suffix}"))
+    if not found:
+        wanted = files.any_of([*NAMED, "*.txt"])
+        raise DataError(f"no text in {folder}. Looked for {wanted}. Name one with `file`")
+    if len(found) > 1:
+        there = ", ".join(path.name for path in sorted(found))
         raise DataError(f"several texts in {folder}: {there}. Choose one with `file`")
-    raise DataError(f"no text in {folder}. Looked for {files.any_of([*NAMED, '*.txt'])}. Name one with `file`")
+    return found[0]
 
 
 def _tokens(path: Path, content: bytes, level: Level) -> tuple[Int64[np.ndarray, " tokens"], int]:
     if level == "bytes":
-        return np.frombuffer(content, np.uint8).astype(np.int64), _BYTES
+        values = np.frombuffer(content, np.uint8)
+        return values.astype(np.int64), _BYTES
     try:
-        points = np.frombuffer(content.decode("utf-8-sig").encode("utf-32-le"), np.uint32)
+        characters = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8: {error.reason} at byte {error.start:,}. Read it with `level` 'bytes'"
         ) from error
+    # Four bytes a character, each its code point.
+    points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
     alphabet, tokens = np.unique(points, return_inverse=True)
     return tokens.astype(np.int64), len(alphabet)
 
@@ -95,5 +115,8 @@ def _windows(
     tokens: Int64[np.ndarray, " tokens"], context: int
 ) -> tuple[Int64[Tensor, "windows context"], Int64[Tensor, "windows context"]]:
     count = (len(tokens) - 1) // context
-    x, y = tokens[: count * context], tokens[1 : count * context + 1]
-    return torch.from_numpy(x.reshape(count, context).copy()), torch.from_numpy(y.reshape(count, context).copy())
+    used = count * context
+    x = tokens[:used].reshape(count, context)
+    y = tokens[1 : used + 1].reshape(count, context)
+    # Copies: tensors that share memory would be one when somebody writes into them.
+    return torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
