@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from isoscale.data import Dataset
+from isoscale.errors import InvalidValueError
 from isoscale.graph.multiplier import Multiplier
 from isoscale.models import Model
 from isoscale.parametrization.plan import Plan
@@ -215,11 +216,9 @@ def stack(models: Sequence[Model]) -> Model:
         setattr(stacked.get_submodule(owner), leaf, nn.Parameter(tensors))
     for name, module in stacked.named_modules():
         if isinstance(module, Multiplier):
-            factors = {model.get_submodule(name).factor for model in models}
+            factors = {str(model.get_submodule(name).factor) for model in models}
             if len(factors) > 1:
-                raise ValueError(
-                    f"`{name}` multiplies by {sorted(factors)}: models of one stack share their multipliers"
-                )
+                raise InvalidValueError(f"`{name}` multiplies by {', '.join(sorted(factors))}: a stack has one factor")
     for name in dict(stacked.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         setattr(stacked.get_submodule(owner), leaf, torch.stack([model.get_buffer(name) for model in models]))
