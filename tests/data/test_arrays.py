@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from isoscale.data import Dataset, load
-from isoscale.errors import DataError
+from isoscale.data import Dataset, dataset, load
+from isoscale.errors import DataError, InvalidValueError
 from isoscale.training import Member, Optimizer, Recipe, train
 
 DIGITS = load("digits")
@@ -92,12 +92,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     for content in (sound[:1000], b"", b"no array", sound[:50]):
         path.write_bytes(content)
         assert error().startswith(f"{path} is damaged: ")
-    np.save(path, np.array([object()]), allow_pickle=True)
-    assert error().startswith(f"{path} is damaged: ")
     np.save(path, np.zeros((5, 64), np.float32))
-    assert error().startswith(f"the arrays of {tmp_path} do not fit together: `train_x` is (5, 64)")
-    np.save(path, np.zeros((1438, 1, 8, 8)))
-    assert "`train_x` is torch.float64, expected torch.float32" in error()
+    assert error().startswith(f"the arrays of {tmp_path} make no data set: `train_x` is (5, 64)")
     path.write_bytes(sound)
     (tmp_path / "dataset.json").write_text(json.dumps({"classes": 5, "note": ""}))
     assert "`train_y` has labels 0 to 9, expected 0 to 4" in error()
@@ -105,3 +101,86 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     assert error().startswith(f"{tmp_path}/dataset.json is damaged")
     path.unlink()
     assert error() == f"no train_x.npy in {tmp_path}. Expected train_x.npy, train_y.npy, test_x.npy, test_y.npy"
+
+
+def write_arrays(folder: Path, **changes: np.ndarray) -> np.ndarray:
+    """Vectors of 40 samples and three classes, but for the arrays that are given; returns the samples."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((40, 6)).astype(np.float32)
+    y = np.arange(40) % 3
+    found = {"train_x": x, "train_y": y, "test_x": x, "test_y": y} | changes
+    folder.mkdir(exist_ok=True)
+    for name, array in found.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=True)
+    return x
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(DataError) as info:
+        load("arrays", folder)
+    return str(info.value)
+
+
+OTHER_TYPES = {
+    "float64": (np.float64, "float64", "np.load('train_x.npy').astype('float32'))"),
+    "float16": (np.float16, "float16", "np.load('train_x.npy').astype('float32'))"),
+    "8 bits": (np.uint8, "uint8", "np.load('train_x.npy').astype('float32'))"),
+    "truth values": (bool, "bool", "np.load('train_x.npy').astype('float32'))"),
+    "big-endian": (">f4", "float32 in the byte order of other machines (>f4)", ".astype('float32'))"),
+    "complex": (np.complex64, "complex numbers (complex64)", "Choose the numbers that stand for them"),
+    "dates": ("datetime64[D]", "dates (datetime64[D])", "Choose the numbers that stand for them"),
+    "time spans": ("timedelta64[s]", "time spans (timedelta64[s])", "Choose the numbers that stand for them"),
+    "text": ("U7", "text (<U7)", "Choose the numbers that stand for them"),
+    "objects": (object, "Python objects (object)", "Choose the numbers that stand for them"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_TYPES)
+def test_other_types_are_named_with_the_way_out(tmp_path: Path, kind: str) -> None:
+    dtype, words, way_out = OTHER_TYPES[kind]
+    whole = np.arange(240).reshape(40, 6).astype("i8")
+    write_arrays(tmp_path, train_x=whole.astype(dtype))
+    message = refusal(tmp_path)
+    path = tmp_path / "train_x.npy"
+    assert message.startswith(f"{path} has {words}, expected float32 (samples) or int64 (tokens). ")
+    assert way_out in message
+    write_arrays(tmp_path, test_y=np.arange(40).astype(dtype))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'test_y.npy'} has {words}, expected int64 (labels). ")
+
+
+def test_records_are_named(tmp_path: Path) -> None:
+    write_arrays(tmp_path, train_x=np.zeros(40, [("height", "f4"), ("width", "f4")]))
+    assert " has records ([('height', '<f4'), ('width', '<f4')]), expected float32" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train_x", "test_x"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    x = write_arrays(tmp_path)
+    x[[7, 7, 30], [2, 3, 0]] = value
+    write_arrays(tmp_path, **{name: x})
+    assert refusal(tmp_path) == (
+        f"the arrays of {tmp_path} make no data set: `{name}` is NaN or infinite in 2 of 40 samples, first in "
+        "sample 7. Replace those numbers, or leave the samples out"
+    )
+
+
+def test_what_is_too_large_to_check_at_once_is_checked_with_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = write_arrays(tmp_path / "sound")
+    fingerprint = load("arrays", tmp_path / "sound").fingerprint
+    x[39, 5] = np.nan
+    write_arrays(tmp_path / "spoilt", train_x=x)
+    monkeypatch.setattr(dataset, "_CHECKED_AT_ONCE", 100)
+    monkeypatch.setattr(dataset, "_PART", 50)
+    assert load("arrays", tmp_path / "sound").fingerprint == fingerprint
+    mapped = load("arrays", tmp_path / "spoilt")
+    with pytest.raises(InvalidValueError, match="`train_x` is NaN or infinite in 1 of 40 samples, first in sample 39"):
+        _ = mapped.fingerprint
+
+
+@pytest.mark.parametrize("name", ["train_y", "test_y"])
+def test_no_labels_are_refused(tmp_path: Path, name: str) -> None:
+    write_arrays(tmp_path, **{name: np.zeros(0, np.int64)})
+    assert f"`{name}` is (0,)" in refusal(tmp_path)

@@ -7,6 +7,7 @@ import doctest
 import importlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,37 @@ def test_fingerprint_ignores_what_does_not_change_training() -> None:
 def test_wrong_dtype_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidTypeError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_x": np.zeros((6, 3, 2, 2), np.float32)}, "`train_x` is a ndarray, expected a torch.Tensor"),
+        ({"test_y": [0, 1]}, "`test_y` is a list, expected a torch.Tensor"),
+        ({"test_x": np.ma.zeros((2, 3, 2, 2))}, "`test_x` is a MaskedArray.* Fill what is masked"),
+        ({"train_x": torch.zeros(6, 3, 2, 2, dtype=torch.complex64)}, "`train_x` is torch.complex64"),
+    ],
+)
+def test_what_is_no_tensor_of_numbers_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidTypeError, match=message):
+        make(**changes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["train_x", "test_x"])
+def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+    x = torch.zeros(2, 3, 2, 2)
+    x[1, 0] = value
+    sound = {"train_x": torch.zeros(2, 3, 2, 2), "train_y": torch.tensor([0, 1])}
+    with pytest.raises(InvalidValueError, match=f"`{name}` is NaN or infinite in 1 of 2 samples, first in sample 1"):
+        make(**(sound | {name: x}))
+
+
+def test_what_is_written_into_the_samples_is_seen_with_the_fingerprint() -> None:
+    data = make()
+    data.train_x[3] = torch.nan
+    with pytest.raises(InvalidValueError, match="`train_x` is NaN or infinite in 1 of 6 samples, first in sample 3"):
+        _ = data.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,20 @@ import torch
 from isoscale.data.dataset import ARRAYS, META, Dataset
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
+# What a file may hold -> what it is then.
+_SAMPLES = {np.dtype(np.float32): "samples", np.dtype(np.int64): "tokens"}
+_LABELS = {np.dtype(np.int64): "labels"}
+
+_NO_NUMBERS = {
+    "c": "complex numbers",
+    "M": "dates",
+    "m": "time spans",
+    "O": "Python objects",
+    "S": "text",
+    "U": "text",
+    "V": "records",
+}
+
 
 class _Meta(NamedTuple):
     """What the arrays do not say themselves."""
@@ -39,12 +53,16 @@ def arrays(folder: Path) -> Dataset:
     """
     found = {}
     for name in ARRAYS:
-        found[name] = _mapped(folder / f"{name}.npy")
+        legal = _LABELS if name.endswith("_y") else _SAMPLES
+        found[name] = _mapped(folder / f"{name}.npy", legal)
     meta = _meta(folder / META)
     if meta is None:
-        largest = max(int(found["train_y"].max()), int(found["test_y"].max()))
+        classes = 0
+        for labels in (found["train_y"], found["test_y"]):
+            if labels.numel():
+                classes = max(classes, 1 + int(labels.max()))
         meta = _Meta(
-            classes=1 + largest,
+            classes=classes,
             note=f"the arrays of {folder.name}",
         )
     try:
@@ -55,17 +73,49 @@ def arrays(folder: Path) -> Dataset:
             **found,
         )
     except (InvalidValueError, InvalidTypeError) as error:
-        raise DataError(f"the arrays of {folder} do not fit together: {error}") from error
+        raise DataError(f"the arrays of {folder} make no data set: {error}") from error
 
 
-def _mapped(path: Path) -> torch.Tensor:
+def _mapped(path: Path, legal: dict[np.dtype, str]) -> torch.Tensor:
     try:
-        return _copy_on_write(path)
+        dtype = _header(path)
+        if dtype in legal:
+            return _copy_on_write(path)
     except FileNotFoundError as error:
         wanted = ", ".join(f"{name}.npy" for name in ARRAYS)
         raise DataError(f"no {path.name} in {path.parent}. Expected {wanted}") from error
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}. Write it again") from error
+    # Not converted here: of a file that is mapped a copy may be more than the memory holds.
+    expected = " or ".join(f"{kind} ({use})" for kind, use in legal.items())
+    raise DataError(f"{path} has {_words(dtype)}, expected {expected}. {_remedy(path, dtype, legal)}")
+
+
+def _header(path: Path) -> np.dtype:
+    """The type of a file's numbers, known before numpy refuses some of them in other words."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        # Later versions differ from the second only in the encoding of the names of a record's fields.
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = read(file)
+    return dtype
+
+
+def _words(dtype: np.dtype) -> str:
+    kind = _NO_NUMBERS.get(dtype.kind)
+    if kind:
+        return f"{kind} ({dtype})"
+    if not dtype.isnative:
+        return f"{dtype.name} in the byte order of other machines ({dtype.str})"
+    return dtype.name
+
+
+def _remedy(path: Path, dtype: np.dtype, legal: dict[np.dtype, str]) -> str:
+    if dtype.kind in _NO_NUMBERS:
+        return "Choose the numbers that stand for them, and save those"
+    file = repr(path.name)
+    target = next(iter(legal))
+    return f"Convert it: np.save({file}, np.load({file}).astype({str(target)!r}))"
 
 
 def _copy_on_write(path: Path) -> torch.Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
 from isoscale import checks
 from isoscale.data import class_folders, files
@@ -21,14 +21,18 @@ _FULL_SCALE = 2**15
 
 
 class _Sound(NamedTuple):
+    """A file's levels, and whether it has more bits than they have."""
+
     rate: int
     samples: Int16[np.ndarray, " length"]
+    narrowed: bool
 
 
 def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
     """The sounds of a folder as sequences (samples, 1, length), standardised by the training sounds' mean and std.
 
-    Channels are averaged. Every encoding becomes 16-bit first, so that mean and variance are exact. A folder of more
+    Channels are averaged. Every encoding becomes 16-bit first, so that mean and variance are exact: of integers of
+    24, 32 or 64 bits the upper 16 are kept, and 1.0 is full scale of floats. A folder of more
     than 256 MiB, decoded, need not fit into memory: it is decoded once into the cache folder, as an image folder is.
 
     Args:
@@ -38,8 +42,9 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
 
     Raises:
         InvalidValueError, InvalidTypeError: A `length` that makes no sense.
-        DataError: A class is missing or empty, a file is damaged, has another rate or length than the first, all is
-            silence, or the cache folder has no room.
+        DataError: A class is missing or empty, a file is damaged, is not finite, is louder than full scale, has
+            another rate or length than the first, all is silence or too quiet for 16 bits, or the cache folder has
+            no room.
     """
     if length is not None:
         length = checks.whole("length", length)
@@ -58,9 +63,19 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
             note=note,
             options={"length": length},
             read=_reader(first.name, sound.rate, len(sound.samples), length),
-            refusal=lambda _: f"training sounds of {folder} are silent",
+            # The dropped bits are noise of up to one level: sounds no larger than that would be lost in it.
+            least_std=1 if sound.narrowed else 0,
+            refusal=_refusal(folder, sound.narrowed),
         )
     )
+
+
+def _refusal(folder: Path, narrowed: bool) -> Callable[[int], str]:
+    if narrowed:
+        fact = "are silent, or too quiet for the 16 bits that are kept of them. Scale them, or write them with 16 bits"
+    else:
+        fact = "are silent"
+    return lambda _: f"training sounds of {folder} {fact}"
 
 
 def _reader(first: str, rate: int, samples: int, length: int | None) -> Callable[[Path], Int16[np.ndarray, "1 length"]]:
@@ -94,18 +109,48 @@ def _read(path: Path) -> _Sound:
         raise files.damaged(path, str(error) or "no WAV file", ", or take it away") from error
     if samples.size == 0:
         raise files.damaged(path, "no samples", ", or take it away")
-    return _Sound(rate, _mono(_as_16_bit(samples)))
+    # RIFX files are big-endian, which is another type to numpy.
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    levels = _as_16_bit(path, samples)
+    return _Sound(
+        rate=rate,
+        samples=_mono(levels),
+        narrowed=samples.itemsize > levels.itemsize,
+    )
 
 
-def _as_16_bit(samples: np.ndarray) -> Int16[np.ndarray, " length ..."]:
-    if samples.dtype == np.int16:
+def _as_16_bit(path: Path, samples: np.ndarray) -> Int16[np.ndarray, " length ..."]:
+    kind = samples.dtype
+    if kind == np.int16:
         return samples
-    if samples.dtype == np.uint8:
+    if kind == np.uint8:
         return (samples.astype(np.int16) - 128) << 8
-    if samples.dtype == np.int32:  # 24-bit too: scipy puts it into the upper bits
-        return (samples >> 16).astype(np.int16)
-    scaled = np.nan_to_num(samples.astype(np.float64)) * _FULL_SCALE
-    return np.clip(np.rint(scaled), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    if kind in (np.int32, np.int64):
+        # 24 bits too: scipy puts them into the upper part of 32.
+        dropped = 8 * kind.itemsize - 16
+        return (samples >> dropped).astype(np.int16)
+    if kind in (np.float32, np.float64):
+        return _from_float(path, samples)
+    raise DataError(f"{path} has samples of type {kind}. Write it with integers of 16 bits")
+
+
+def _from_float(path: Path, samples: Float[np.ndarray, " length ..."]) -> Int16[np.ndarray, " length ..."]:
+    wrong = samples.size - np.isfinite(samples).sum()
+    if wrong:
+        raise DataError(
+            f"{path} has {wrong:,} of {samples.size:,} samples that are NaN or infinite. Write it again without them, "
+            "or take it away"
+        )
+    levels = np.rint(samples.astype(np.float64) * _FULL_SCALE)
+    # 1.0 is one level more than 16 bits have, and clipped by everybody; what is louder is not full scale 1.0.
+    beyond = (np.abs(levels) > _FULL_SCALE).sum()
+    if beyond:
+        loudest = np.abs(samples).max()
+        raise DataError(
+            f"{path} has {beyond:,} of {samples.size:,} samples beyond full scale, -1 to 1; the loudest is "
+            f"{loudest:.6g}. Divide all sounds by one number"
+        )
+    return np.clip(levels, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 
 def _mono(samples: Int16[np.ndarray, " length ..."]) -> Int16[np.ndarray, " length"]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,12 @@ from torch import Tensor
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 
-# What `Dataset.save` writes and `load("arrays", ...)` reads.
+# Samples of more bytes are checked for NaN when their fingerprint is taken, which reads them all anyway: they may be
+# mapped from a file, of which a check would bring every page into memory.
+_CHECKED_AT_ONCE = 2**26
+_PART = 2**22
+
+# What `Dataset.save` writes and `load("arrays", ...)` reads, in the order in which a fingerprint takes them.
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 META = "dataset.json"
 
@@ -44,7 +49,8 @@ class Dataset:
 
     Raises:
         InvalidTypeError: Samples are neither float32 nor int64, or labels are not int64.
-        InvalidValueError: A split is empty, shapes disagree, or a label is out of range.
+        InvalidValueError: A split is empty, shapes disagree, a label is out of range, or a sample is not finite (of
+            samples larger than 64 MiB `fingerprint` says so).
 
     >>> from isoscale.data import load
     >>> digits = load("digits")
@@ -67,6 +73,11 @@ class Dataset:
         test = tuple(self.test_x.shape[1:])
         if train != test:
             raise InvalidValueError(f"`train_x` has samples of shape {train}, `test_x` of shape {test}")
+        for name in ARRAYS:
+            tensor: Tensor = getattr(self, name)
+            if tensor.nbytes <= _CHECKED_AT_ONCE:
+                for _ in _finite_parts(name, tensor):
+                    pass
 
     @property
     def kind(self) -> Literal["features", "images", "tokens"]:
@@ -128,12 +139,17 @@ class Dataset:
 
         The same files give the same fingerprint on every machine. It is computed once: do not write into the
         tensors after asking for it.
+
+        Raises:
+            InvalidValueError: A sample is not finite.
         """
         digest = Digest(self.classes)
-        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+        for name in ARRAYS:
+            tensor: Tensor = getattr(self, name)
             digest.begin(tensor.dtype, tensor.shape)
-            numbers = tensor.detach().cpu().contiguous().numpy()
-            digest.update(numbers)
+            for part in _finite_parts(name, tensor):
+                numbers = part.detach().cpu().contiguous().numpy()
+                digest.update(numbers)
         return digest.fingerprint
 
     def __repr__(self) -> str:
@@ -164,6 +180,8 @@ class Digest:
 
 
 def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
+    _check_tensor(f"{split}_x", x)
+    _check_tensor(f"{split}_y", y)
     tokens = x.dtype == torch.int64
     if not tokens:
         _check_dtype(f"{split}_x", x, torch.float32)
@@ -190,6 +208,39 @@ def _check_range(field: str, what: str, y: Tensor, classes: int) -> None:
     high = int(y.max())
     if low < 0 or high >= classes:
         raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {classes - 1}")
+
+
+def _finite_parts(field: str, x: Tensor) -> Iterator[Tensor]:
+    """The samples or labels, some at a time; after the last, `InvalidValueError` if a number was NaN or infinite."""
+    of_one = math.prod(x.shape[1:])
+    samples = max(1, _PART // of_one)
+    wrong = 0
+    first = None
+    for start in range(0, len(x), samples):
+        part = x[start : start + samples]
+        if x.is_floating_point():
+            bad = ~part.isfinite().flatten(1).all(1)
+            if bad.any():
+                wrong += int(bad.sum())
+                if first is None:
+                    first = start + int(bad.nonzero()[0])
+        yield part
+    if wrong:
+        raise InvalidValueError(
+            f"`{field}` is NaN or infinite in {wrong:,} of {len(x):,} samples, first in sample {first}. Replace those "
+            "numbers, or leave the samples out"
+        )
+
+
+def _check_tensor(field: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        return
+    kind = type(value).__name__
+    if np.ma.isMaskedArray(value):
+        remedy = "Fill what is masked, or leave those samples out; then `torch.from_numpy` makes one"
+    else:
+        remedy = "`torch.as_tensor` makes one of an array"
+    raise InvalidTypeError(f"`{field}` is a {kind}, expected a torch.Tensor. {remedy}")
 
 
 def _check_dtype(field: str, tensor: Tensor, expected: torch.dtype) -> None:

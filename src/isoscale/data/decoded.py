@@ -34,7 +34,7 @@ from isoscale.errors import DataError
 IN_MEMORY_BYTES = 2**28
 
 # Goes up whenever the same files become other numbers.
-_VERSION = 1
+_VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +50,9 @@ class Source:
         note: Of the data set.
         options: Of the reader, as JSON takes them.
         decoders: Versions of what decodes the files, of which others may give other levels.
-        read: A file as levels (channels, *places), uint8 or int16, all of one shape; raises DataError.
+        read: A file as levels (channels, *places), uint8, uint16 or int16, all of one shape and type; raises DataError.
         refusal: What to say if a channel of all training files is one level, which it is told.
+        least_std: Say so too of a channel whose standard deviation is less than so many levels.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source:
     decoders: tuple[str | None, ...] = ()
     read: Callable[[Path], Integer[np.ndarray, " channels *places"]]
     refusal: Callable[[int], str]
+    least_std: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def decoded(source: Source) -> Dataset:
         classes=len(source.found.classes),
         note=source.note,
         refusal=source.refusal,
+        least_std=source.least_std,
     )
 
 
@@ -183,7 +186,7 @@ def _write(place: Path, source: Source, sizes: _Sizes) -> None:
     # than writing and reading their levels.
     levels_path = place / "levels"
     moments = _write_levels(levels_path, source)
-    table = moments.table(sizes.dtype, source.refusal)
+    table = moments.table(sizes.dtype, source.refusal, source.least_std)
 
     # The order in which a fingerprint takes the four.
     digest = Digest(classes)

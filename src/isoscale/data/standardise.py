@@ -1,6 +1,6 @@
 """From integer levels to standardised tensors: (level - mean) / std, both of the training samples, per channel.
 
-A level is one of 256 integers (images) or 65,536 (sounds), so mean and variance are ratios of exact integer sums,
+A level is one of 256 or 65,536 integers (8 or 16 bits), so mean and variance are ratios of exact integer sums,
 and each level is divided once. Every machine, thread count and order of reading gives the same bits, without which a
 fingerprint is no key; and samples can be summed and standardised one by one, as they come from a disk.
 """
@@ -24,7 +24,7 @@ _PART = 2**20
 
 
 class Split(NamedTuple):
-    """Samples as they were published, unsigned 8-bit or signed 16-bit, and their labels."""
+    """Samples as they were published, unsigned of 8 or 16 bits or signed of 16, and their labels."""
 
     levels: Integer[np.ndarray, "samples channels *places"]
     labels: Integer[np.ndarray, " samples"]
@@ -54,12 +54,15 @@ class Moments:
             self.sums = _plus(self.sums, part.sum(axes, dtype=np.int64))
             self.squares = _plus(self.squares, squares.sum(axes))
 
-    def table(self, dtype: np.dtype, refusal: Callable[[int], str]) -> Float32[np.ndarray, "channels levels"]:
+    def table(
+        self, dtype: np.dtype, refusal: Callable[[int], str], least_std: int = 0
+    ) -> Float32[np.ndarray, "channels levels"]:
         """What each level becomes, for each channel; negative levels count from the end, as indices do.
 
         Args:
             dtype: Of the levels.
             refusal: What to say of a channel that has one level, which it is told, everywhere.
+            least_std: Refuse a smaller standard deviation too, in levels.
 
         Raises:
             DataError: There is such a channel.
@@ -73,7 +76,7 @@ class Moments:
         for total, squares in sums:
             # With N numbers: std = sqrt(N sum(x^2) - sum(x)^2) / N, of which the radicand is an exact integer.
             scatter = self.count * squares - total * total
-            if scatter == 0:
+            if scatter == 0 or scatter < (least_std * self.count) ** 2:
                 raise DataError(refusal(total // self.count))
             mean = total / self.count
             std = math.sqrt(scatter) / self.count
@@ -92,18 +95,26 @@ def look_up(
 
 
 def standardised(
-    *, name: str, train: Split, test: Split, classes: int, note: str, refusal: Callable[[int], str] | None = None
+    *,
+    name: str,
+    train: Split,
+    test: Split,
+    classes: int,
+    note: str,
+    refusal: Callable[[int], str] | None = None,
+    least_std: int = 0,
 ) -> Dataset:
     """The data set of two splits, both standardised with the training split's mean and std of each channel.
 
     Raises:
-        DataError: A channel of the training samples has the same value everywhere; `refusal` words it.
+        DataError: A channel of the training samples has the same value everywhere, or a standard deviation of less
+            than `least_std` levels; `refusal` words it.
     """
     moments = Moments()
     moments.add(train.levels)
     if refusal is None:
         refusal = partial(constant_channel, name)
-    table = moments.table(train.levels.dtype, refusal)
+    table = moments.table(train.levels.dtype, refusal, least_std)
     train_x = look_up(table, train.levels)
     train_y = train.labels.astype(np.int64)
     test_x = look_up(table, test.levels)
