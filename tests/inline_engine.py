@@ -31,8 +31,6 @@ class InlineEngine:
     def result(self, future: Future) -> list[TrialRecord]:
         return future.result()
 
-    def mend(self) -> None: ...
-
     def member_steps(self) -> Sequence[int]:
         return []
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, StoreError
-from isoscale.runs import Store, Sweep, SweepResult, TrialRecord, driver, interrupts, sweep, sweep_all, worker
+from isoscale.runs import Runner, Store, Sweep, SweepResult, TrialRecord, driver, interrupts, sweep, worker
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.shards import Shard
 
@@ -62,7 +62,7 @@ def test_several_sweeps_run_as_one_and_give_what_each_gives_alone(
 ):
     """The second asks for learning rates at a depth that the first has too: their shard is one."""
     specs = [tiny(), tiny(depths=[1], base_depth=1, lrs=[0.125, 0.25])]
-    together = sweep_all(specs, store=store)
+    together = Runner(store=store).run(specs)
     assert len(_cells(inline)) == tiny().trials + 2
     assert len(inline.ran) == 2
     for spec, found in zip(specs, together, strict=True):

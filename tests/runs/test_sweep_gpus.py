@@ -12,7 +12,7 @@ import torch
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs.engines import engine as engine_
-from isoscale.runs.engines.engine import find
+from isoscale.runs.engines.engine import choose
 from isoscale.runs.engines.local import LocalEngine, _claim
 
 CLAIM = """
@@ -62,11 +62,11 @@ def test_a_gpu_is_free_when_its_process_lets_go(tmp_path: Path):
 def test_a_worker_for_each_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str, share: float, workers: int):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(engine_, "resolve_device", lambda device: device)
-    assert find("local", None, device, None, share).workers == workers
-    assert find("local", 2, device, None, share).workers == 2
+    assert choose("local", None, device, None, share).workers == workers
+    assert choose("local", 2, device, None, share).workers == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there():
     with pytest.raises(InvalidValueError, match="`device` 'cuda' cannot be used"):
-        find("local", None, "cuda")
+        choose("local", None, "cuda")

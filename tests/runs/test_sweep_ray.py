@@ -27,7 +27,7 @@ from isoscale import cli  # noqa: E402
 from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
-from isoscale.runs.engines.engine import choose, find  # noqa: E402
+from isoscale.runs.engines.engine import choose  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
@@ -250,13 +250,13 @@ def test_what_a_task_raises_is_raised_here(nodes: Any):
 
 
 def test_what_a_backend_says_of_the_cluster(nodes: Any):
-    backend = find("ray", address=nodes.address)
+    backend = _found("ray", address=nodes.address)
     assert (backend.device, backend.workers) == ("cpu", len([n for n in ray.nodes() if n["Alive"]]))
-    assert find("ray", workers=7, address=nodes.address).workers == 7
+    assert _found("ray", workers=7, address=nodes.address).workers == 7
     with pytest.raises(InvalidValueError, match="the Ray cluster has no GPU"):
-        find("ray", device="cuda", address=nodes.address)
+        _found("ray", device="cuda", address=nodes.address)
     with pytest.raises(InvalidValueError, match="`device` must be auto, cpu or cuda with engine='ray', got 'cuda:1'"):
-        find("ray", device="cuda:1", address=nodes.address)
+        _found("ray", device="cuda:1", address=nodes.address)
 
 
 def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
@@ -267,7 +267,7 @@ def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
         assert cluster.resolve_device("auto") == "cuda"
         assert cluster.slots("cuda", 0.25) == 8
         assert cluster.slots("cuda", 1.0) == 2
-        assert find("ray", gpu_share=0.5, address=nodes.address).workers == 4
+        assert _found("ray", gpu_share=0.5, address=nodes.address).workers == 4
         assert cluster.RayEngine(None, "cuda", 0.25)._task._default_options["num_gpus"] == 0.25
     finally:
         nodes.remove_node(node, allow_graceful=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +81,14 @@ class LawCommand:
             for spec in networks.values():
                 prepare(spec, self.place.data)
             return 0
-        with running.progress(self.place) as show:
+        # What a search will ask for is not known before: its rounds are not announced.
+        with running.runner(self.place, console(quiet=True)) as runner:
             found = lr_law.depth_law(
                 networks,
                 search="grid" if self.grid else "adaptive",
                 target=self.target,
                 most_seeds=self.most_seeds,
-                progress=show,
-                **running.run_arguments(self.place),
+                runner=dataclasses.replace(runner, announce=None),
             )
         self._print(found, out)
         written = self._write(found)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,34 +15,55 @@ from isoscale.runs.spec import Sweep
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isoscale.runs import Progress
+    from isoscale.runs import Job, Progress, Runner
     from isoscale.runs.engines.engine import Backend
-    from isoscale.runs.shards import Shard
 
 
-def announce(spec: Sweep, place: Place, out: Console) -> None:
-    """Say what will run, what the store already has and what the rest costs; draw the grid if it is a dry run."""
-    from isoscale.runs import cost, driver
-    from isoscale.runs.engines.engine import choose, usable_here
+@contextlib.contextmanager
+def runner(place: Place, out: Console) -> Iterator[Runner]:
+    """The runner that the flags ask for: it says what each job costs before it runs, and draws its progress."""
+    from isoscale.runs import Runner
 
-    backend = choose(place.engine, place.workers, place.device, place.address, place.gpu_share)
-    if not place.dry_run:  # which neither connects to a cluster nor starts one
-        backend.connect()
-    plan = driver.prepare(spec, place.data)
-    left = _left(plan, place.store)
+    with _progress(place) as progress:
+        yield Runner(
+            store=place.store,
+            engine=place.engine,
+            workers=place.workers,
+            device=place.device,
+            data=place.data,
+            progress=progress,
+            engine_address=place.address,
+            gpu_share=place.gpu_share,
+            announce=lambda job: announce(job, place, out),
+        )
+
+
+def dry_run(spec: Sweep, place: Place, out: Console) -> None:
+    """Say what would run and what it would cost, and draw the grid; no cluster is connected to or started."""
+    with runner(place, out) as runs:
+        announce(runs.job([spec]), place, out)
+    out.print(_grid(spec))
+
+
+def announce(job: Job, place: Place, out: Console) -> None:
+    """Say what will run, what the store already has and what the rest costs."""
+    from isoscale.runs import cost
+    from isoscale.runs.engines.engine import usable_here
+
+    if not place.dry_run:
+        job.backend.connect()
     if out.quiet:  # the estimate trains for a moment, and nobody would read it
         return
-    todo = sum(len(shard.members) for shard in left)
+    trials = sum(len(shard.members) for shard in job.shards)
+    todo = sum(len(shard.members) for shard in job.left)
     price = "nothing to run"
-    if left:
-        seconds = cost.estimate_seconds(left, backend.workers or 1, usable_here(backend.device))
-        price = f"at most about {duration(seconds)} on {_workers(backend)}"
+    if job.left:
+        seconds = cost.estimate_seconds(job.left, job.backend.workers or 1, usable_here(job.backend.device))
+        price = f"at most about {duration(seconds)} on {_workers(job.backend)}"
     out.print(
-        f"{spec.trials} trials in {len(plan)} shards, {price}.  "
-        f"Store: {place.store} ({spec.trials - todo} of {spec.trials} done)"
+        f"{trials} trials in {len(job.shards)} shards, {price}.  "
+        f"Store: {place.store} ({trials - todo} of {trials} done)"
     )
-    if place.dry_run:
-        out.print(_grid(spec))
 
 
 def _workers(backend: Backend) -> str:
@@ -55,38 +75,23 @@ def _workers(backend: Backend) -> str:
 
 
 @contextlib.contextmanager
-def progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
-    """The progress callback that the flags ask for; bars are drawn on a terminal only."""
-    if place.quiet or place.json:
+def _progress(place: Place) -> Iterator[Callable[[Progress], None] | bool]:
+    """The progress callback that the flags ask for; bars are drawn on a terminal only, and from the first call on."""
+    if place.quiet or place.json or place.dry_run:
         yield False
         return
     from isoscale.runs.progress import bars
 
-    with bars() as show:
+    with contextlib.ExitStack() as stack:
+        drawn: list[Callable[[Progress], None]] = []
+
+        def show(progress: Progress) -> None:
+            # What is announced before must not be written into the bars.
+            if not drawn:
+                drawn.append(stack.enter_context(bars()))
+            drawn[0](progress)
+
         yield show
-
-
-def run_arguments(place: Place) -> dict[str, Any]:
-    """What `isoscale.sweep` takes from the flags."""
-    return {
-        "store": place.store,
-        "engine": place.engine,
-        "engine_address": place.address,
-        "workers": place.workers,
-        "device": place.device,
-        "data": place.data,
-        "gpu_share": place.gpu_share,
-    }
-
-
-def _left(plan: list[Shard], path: str) -> list[Shard]:
-    """What the store does not have; one that is not there yet is not made, since this may be a dry run."""
-    from isoscale.runs import Store, driver
-
-    if not os.path.exists(path):  # Path.exists raises on a name that is too long
-        return plan
-    with Store(path) as store:
-        return driver.missing(plan, store)
 
 
 def _grid(spec: Sweep) -> Table:

@@ -26,14 +26,12 @@ class SweepCommand:
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
-        from isoscale.runs import sweep
-
         out = console(quiet=self.place.quiet or self.place.json)
-        running.announce(spec, self.place, out)
         if self.place.dry_run:
+            running.dry_run(spec, self.place, out)
             return 0
-        with running.progress(self.place) as show:
-            result = sweep(spec, progress=show, **running.run_arguments(self.place))
+        with running.runner(self.place, out) as runner:
+            (result,) = runner.run([spec])
         self._print(result, out)
         if self.out is not None:
             result.save(self.out)

@@ -41,11 +41,11 @@ class TransferCommand:
         question = hp_transfer.ask(axis, base, target)
         setting = f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}"
         out.print(Text.assemble((question, "bold"), f"   {setting}"))
-        running.announce(spec, self.place, out)
         if self.place.dry_run:
+            running.dry_run(hp_transfer.based(spec), self.place, out)
             return 0
-        with running.progress(self.place) as show:
-            found = hp_transfer.transfer(spec, progress=show, **running.run_arguments(self.place))
+        with running.runner(self.place, out) as runner:
+            found = hp_transfer.transfer(spec, runner=runner)
         found.data.attrs["command"] = typed_command()
         self._print(found, out)
         page = report.write(found.data, self.report)

@@ -15,7 +15,7 @@ from typing import TypedDict
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.runs import interrupts, worker
 from isoscale.runs import shards as shards_
-from isoscale.runs.engines.engine import Engine, Site, find
+from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.result import SweepResult, gather
@@ -84,9 +84,9 @@ class Runner:
             self.announce(job)
         return job.run()
 
-    def site(self) -> Site:
-        """The engine and what it has."""
-        return find(self.engine, self.workers, self.device, self.engine_address, self.gpu_share)
+    def backend(self) -> Backend:
+        """What the sweeps will run on, not connected yet."""
+        return choose(self.engine, self.workers, self.device, self.engine_address, self.gpu_share)
 
 
 class Job:
@@ -95,11 +95,13 @@ class Job:
     Attributes:
         specs: The sweeps.
         shards: Their shards, each once.
+        backend: What they run on; connected when they run, or by whoever must know how large it is.
     """
 
     def __init__(self, runner: Runner, specs: Sequence[Sweep]) -> None:
         self.specs = list(specs)
         self._runner = runner
+        self.backend = runner.backend()
         self._plans = [prepare(spec, runner.data) for spec in specs]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
 
@@ -114,18 +116,18 @@ class Job:
     def run(self) -> list[SweepResult]:
         """Run what is left, and return all of it."""
         runner = self._runner
-        site = runner.site()
         try:
+            self.backend.connect()
             left = self.left
             with Store(runner.store) as store:
                 if runner.progress is True:
                     with bars() as show:
-                        _Driver(self.shards, left, store, show, site).run()
+                        _Driver(self.shards, left, store, show, self.backend).run()
                 else:
-                    _Driver(self.shards, left, store, runner.progress or (lambda _: None), site).run()
+                    _Driver(self.shards, left, store, runner.progress or (lambda _: None), self.backend).run()
                 return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
         finally:
-            site.close()
+            self.backend.close()
 
 
 def sweep(
@@ -219,9 +221,9 @@ class _Driver:
         left: Sequence[Shard],
         store: Store,
         show: Callable[[Progress], None],
-        site: Site,
+        backend: Backend,
     ) -> None:
-        self.plan, self.store, self.show, self.site = plan, store, show, site
+        self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -230,7 +232,7 @@ class _Driver:
 
     def run(self) -> None:
         if self.waiting:
-            with self.site.open(len(self.waiting)) as engine, interrupts.held_back() as interrupt:
+            with self.backend.open(len(self.waiting)) as engine, interrupts.held_back() as interrupt:
                 try:
                     while self.waiting or self.running:
                         self._turn(engine)
@@ -240,7 +242,7 @@ class _Driver:
         self.show(self._progress([]))
 
     def _turn(self, engine: Engine) -> None:
-        engine.mend()
+        engine.repair()
         self._hand_out(engine)
         done, _ = concurrent.futures.wait(self.running, timeout=_POLL_SECONDS)
         if not self.running:  # every shard left is another driver's
@@ -293,7 +295,7 @@ class _Driver:
 
     def _failed(self, shard: Shard, reason: str) -> None:
         _log.error("%s failed: %s", _describe(shard), reason)
-        self.store.record(worker.failures(shard, reason, self.site.device))
+        self.store.record(worker.failures(shard, reason, self.backend.device))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.config.rule for shard in self.plan), 0)

@@ -84,9 +84,6 @@ class RayEngine:
         """
         self._view.look()
 
-    # The earlier name.
-    mend = repair
-
     def member_steps(self) -> Sequence[int]:
         """A task on another machine is done or it is not."""
         return []

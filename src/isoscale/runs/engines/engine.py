@@ -41,10 +41,6 @@ class Engine(Protocol):
         """Called now and then while waiting."""
         ...
 
-    def mend(self) -> None:
-        """The earlier name of `repair`."""
-        ...
-
     def member_steps(self) -> Sequence[int]:
         """How many member-steps each shard has done; empty if the engine cannot tell."""
         ...
@@ -89,10 +85,6 @@ class Backend(Protocol):
         ...
 
 
-# The earlier name.
-Site = Backend
-
-
 @dataclass(frozen=True, kw_only=True)
 class LocalBackend:
     """The processes of this machine.
@@ -117,23 +109,6 @@ class LocalBackend:
         """The engine ends its processes itself."""
 
 
-def find(
-    engine: str = "local",
-    workers: int | None = None,
-    device: str = "auto",
-    address: str | None = None,
-    gpu_share: float = 1.0,
-) -> Backend:
-    """The backend that the arguments of `isoscale.sweep` mean, connected.
-
-    Raises:
-        InvalidValueError, InvalidTypeError: No such engine, device or cluster, or a number that makes no sense.
-    """
-    backend = choose(engine, workers, device, address, gpu_share)
-    backend.connect()
-    return backend
-
-
 def choose(
     engine: str = "local",
     workers: int | None = None,
@@ -141,7 +116,7 @@ def choose(
     address: str | None = None,
     gpu_share: float = 1.0,
 ) -> Backend:
-    """The same before it is connected: arguments are checked, and no cluster is asked.
+    """The backend that the arguments of `isoscale.sweep` mean, not connected: no cluster is asked or started.
 
     Raises:
         InvalidValueError, InvalidTypeError: No such engine or device, or a number that makes no sense.

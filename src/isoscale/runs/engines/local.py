@@ -102,9 +102,6 @@ class LocalEngine:
                 future.set_exception(BrokenProcessPool())
         self._pool = self._new_pool()
 
-    # The earlier name.
-    mend = repair
-
     def member_steps(self) -> Sequence[int]:
         """How many member-steps each shard has done."""
         return list(self._counters)
