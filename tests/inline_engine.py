@@ -31,6 +31,8 @@ class InlineEngine:
     def result(self, future: Future) -> list[TrialRecord]:
         return future.result()
 
+    def repair(self) -> None: ...
+
     def member_steps(self) -> Sequence[int]:
         return []
 

@@ -249,6 +249,13 @@ def test_what_a_task_raises_is_raised_here(nodes: Any):
     assert _task_workers() == []
 
 
+def _found(*arguments: Any, **options: Any) -> Backend:
+    """The backend of these arguments, connected."""
+    backend = choose(*arguments, **options)
+    backend.connect()
+    return backend
+
+
 def test_what_a_backend_says_of_the_cluster(nodes: Any):
     backend = _found("ray", address=nodes.address)
     assert (backend.device, backend.workers) == ("cpu", len([n for n in ray.nodes() if n["Alive"]]))

@@ -251,7 +251,7 @@ class _Driver:
         for future in sorted(done, key=lambda future: future.exception() is not None):
             self._take_back(engine, future)
         if time.monotonic() - self.last_beat > _BEAT_SECONDS:
-            self.store.beat()
+            self.store.heartbeat()
             self.last_beat = time.monotonic()
         self.show(self._progress(engine.member_steps()))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError
+from isoscale.files import replacing
 from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
@@ -62,14 +60,9 @@ class SweepResult:
         Raises:
             InvalidValueError: The file cannot be written.
         """
-        part = Path(f"{path}.part")
-        try:
-            part.write_bytes(self._netcdf())
-            part.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise InvalidValueError(f"cannot write `{path}`: {error.strerror}. Choose another file") from error
+        content = self._netcdf()
+        with replacing(path) as scratch:
+            scratch.write_bytes(content)
 
     def _netcdf(self) -> bytes:
         # NetCDF 3 has no 64-bit integers; as floats, large seeds are exact up to 2^53.

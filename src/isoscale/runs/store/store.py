@@ -200,9 +200,6 @@ class Store:
         """Show that this process still holds its leases; call it every few seconds."""
         self._leases.heartbeat()
 
-    # The earlier name.
-    beat = heartbeat
-
     def release(self, shard: str) -> None:
         """Give a lease back."""
         self._leases.release(shard)
