@@ -27,7 +27,7 @@ from isoscale import cli  # noqa: E402
 from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
-from isoscale.runs.engines.engine import choose  # noqa: E402
+from isoscale.runs.engines.engine import Backend, choose  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [

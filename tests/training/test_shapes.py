@@ -46,7 +46,7 @@ MEMBERS = [Member(lr, seed) for lr in (2.0**-7, 2.0**-5) for seed in (0, 1, 2)]
 
 
 def recipe(model, options, **changes):
-    settings = dict(width=8, depth=3, base_width=4, base_depth=1, rule="completep", steps=12, batch_size=16)
+    settings = dict(width=8, depth=3, base_width=4, base_depth=2, rule="completep", steps=12, batch_size=16)
     return Recipe(model=model, model_args=options, **({"optimizer": Optimizer()} | settings | changes))
 
 
