@@ -60,8 +60,8 @@ def test_the_sum_over_layers_is_even_along_the_principal_axes_of_the_inputs() ->
 def test_coarse_layers_are_normalised_sums_of_fine_ones() -> None:
     shape = (2, ROWS, 8)
     fine, coarse = (QuasiNoise(5, layers=4, gram=GRAM, refinement=m) for m in (1, 2))
-    ends = [noise.rows(INPUT_OUTPUT, 0, (2, 1 + ROWS, 8)) for noise in (fine, coarse)]
-    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    initial = [noise.rows(INPUT_OUTPUT, 0, (2, 1 + ROWS, 8)) for noise in (fine, coarse)]
+    torch.testing.assert_close(*initial, rtol=0, atol=0)
     pairs = [(fine.rows(FORWARD, 2 * i, shape) + fine.rows(FORWARD, 2 * i + 1, shape)) / 2**0.5 for i in range(2)]
     for i in range(2):
         torch.testing.assert_close(coarse.rows(FORWARD, i, shape), pairs[i])

@@ -33,7 +33,7 @@ def test_the_dataset_has_the_promised_layout() -> None:
     np.testing.assert_allclose(result.loss, ((result.prediction - result.target) ** 2).mean("sample") / 2)
 
 
-def test_outputs_and_unseen_samples_have_their_own_dimensions() -> None:
+def test_outputs_and_test_samples_have_their_own_dimensions() -> None:
     result = simulate(X, np.eye(3), x_test=X[:2], kernels=[0, 1], **SMALL)
     assert result.prediction.dims == ("step", "sample", "output")
     assert result.test_prediction.dims == ("step", "test_sample", "output")

@@ -17,7 +17,7 @@ CASES = {
     "tanh": {},
     "relu": {"phi": "relu"},
     "gelu, long horizon": {"phi": "gelu", "horizon": 2.0, "lr": 0.2},
-    "frozen ends": {"train_ends": False},
+    "frozen input and output layers": {"train_ends": False},
     "two outputs": {"y": TABLE},
     "cross-entropy": {"y": CLASSES, "loss": "cross-entropy", "lr": 1.5},
     "mini-batches": {"batches": [[0, 1], [2], [1, 2]]},
@@ -38,7 +38,7 @@ def test_explicit_matrices_take_over_without_changing_the_law(n: int, reused: bo
     check(problem(), X, n=n, reused=reused)
 
 
-def test_unseen_samples_change_nothing_and_are_predicted() -> None:
+def test_samples_never_trained_on_change_nothing_and_are_predicted() -> None:
     task = problem(X[:2], Y[:2], x_test=X[2:])
     check(task, X, n=WIDTH, reused=True)
 

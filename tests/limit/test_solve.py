@@ -1,4 +1,4 @@
-"""`solve`: rates, tolerances, ladders, and agreement with large finite networks."""
+"""`solve`: rates, tolerances, depth sequences, and agreement with large finite networks."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ HARD = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", HARD)
 def test_few_particles_agree_with_many_and_with_plain_networks_freed_of_bias(case: str, mode: str) -> None:
-    asked = {"x": X, "y": Y, "steps": 4, "lr": 0.5} | HARD[case]
-    many = solve(**asked, depth=4, backward_weights=mode, kernels=False, particles=2048, replicas=16, seed=1)
-    task, size = problem(**asked), {"depth": 4, "reused": mode == "reused"}
+    settings = {"x": X, "y": Y, "steps": 4, "lr": 0.5} | HARD[case]
+    many = solve(**settings, depth=4, backward_weights=mode, kernels=False, particles=2048, replicas=16, seed=1)
+    task, size = problem(**settings), {"depth": 4, "reused": mode == "reused"}
     # the replicas of a first trial, without halves: eight of them are to have a bias below a fifth of their error
     noise = QuasiNoise(2, layers=4, gram=task.gram)
     few = run(task, Size(n=512, replicas=64, matched=True, tolerance=1e-5, **size), noise).loss.numpy()
@@ -116,7 +116,7 @@ def test_every_variable_has_a_standard_error_and_a_label() -> None:
     assert limit.attrs["depths"] == [2, 4]
 
 
-def test_longer_horizons_take_finer_ladders() -> None:
+def test_longer_horizons_take_finer_depths() -> None:
     assert solve(X, Y, 0, horizon=3.0, kernels=False).attrs["depths"] == [32, 64, 128]
 
 

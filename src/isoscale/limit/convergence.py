@@ -143,16 +143,10 @@ def convergence(
 
     # Before training the modes agree up to O(1/n) at any depth: seen against width at the coarsest depth, and against
     # depth at the smallest width.
-    initial_gaps = []
-    for width in widths:
-        size = Size(n=width, depth=depths[0], kernel_layers=(0,))
-        initial_gaps.append(_initial_gap(problem, size, networks, seed))
-        tick()
-    initial_gaps_at_depth = []
-    for depth in depths:
-        size = Size(n=widths[0], depth=depth, kernel_layers=(0,))
-        initial_gaps_at_depth.append(_initial_gap(problem, size, networks, seed))
-        tick()
+    by_width = [(width, depths[0]) for width in widths]
+    by_depth = [(widths[0], depth) for depth in depths]
+    initial_gaps = _initial_gaps(problem, by_width, networks, seed, tick)
+    initial_gaps_at_depth = _initial_gaps(problem, by_depth, networks, seed, tick)
 
     data = xr.Dataset(
         {
@@ -271,6 +265,22 @@ def _width_error(problem: Problem, size: Size, limit: np.ndarray, count: int, se
     losses = _networks(problem, size, count, seed)["loss"]
     squares = np.square(losses - limit).mean(1)
     return _mean(squares)
+
+
+def _initial_gaps(
+    problem: Problem,
+    sizes: Sequence[tuple[int, int]],
+    count: int,
+    seed: int,
+    tick: Callable[[], None],
+) -> list[tuple[float, float]]:
+    """`_initial_gap` at each width and depth, of the gradient kernel at the lowest layer."""
+    gaps = []
+    for width, depth in sizes:
+        size = Size(n=width, depth=depth, kernel_layers=(0,))
+        gaps.append(_initial_gap(problem, size, count, seed))
+        tick()
+    return gaps
 
 
 def _initial_gap(problem: Problem, size: Size, count: int, seed: int) -> tuple[float, float]:

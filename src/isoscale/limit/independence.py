@@ -1,8 +1,8 @@
-"""The gap between a backward pass that reuses the forward pass's weights and one of independent weights (THEORY 2).
+"""The gap between a backward pass that reuses the forward pass's weights and one of independent weights.
 
-The gradient-independence assumption replaces them by an independent copy. At initialisation the two agree in the
-limit of infinite width; in training they approach different limits, at any depth. Here both run with the same noise,
-so their difference has a much smaller error than either.
+The gradient-independence assumption replaces them by an independent copy (THEORY section 2). At initialisation the two
+agree in the limit of infinite width; in training they approach different limits, at any depth. Here both run with the
+same noise, so their difference has a much smaller error than either.
 """
 
 from __future__ import annotations
@@ -143,18 +143,22 @@ def _gap(problem: Problem, plan: Plan, infinite: bool, progress: Progress) -> di
     }
     out = {}
     for name, levels in replicas.items():
-        means = []
-        errors = []
-        for values in levels:
-            mean, error = mean_and_error(values)
-            means.append(mean)
-            errors.append(error)
-        out[name] = np.stack(means)
-        out[f"{name}_se"] = np.stack(errors)
+        out[name], out[f"{name}_se"] = _means_and_errors(levels)
     if problem.outputs == 1:
         for name in ("prediction_gap", "prediction_gap_se"):
             out[name] = out[name][..., 0]
     return out
+
+
+def _means_and_errors(levels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over replicas and its standard error at each depth."""
+    means = []
+    errors = []
+    for values in levels:
+        mean, error = mean_and_error(values)
+        means.append(mean)
+        errors.append(error)
+    return np.stack(means), np.stack(errors)
 
 
 def _differences(levels: dict[str, list[np.ndarray]]) -> list[np.ndarray]:

@@ -118,8 +118,8 @@ def problem(
     y = targets(y, samples, loss)
     everyone = trained
     if x_test is not None:
-        unseen = matrix("x_test", x_test, features=features)
-        everyone = np.vstack([trained, unseen])
+        test = matrix("x_test", x_test, features=features)
+        everyone = np.vstack([trained, test])
     function, derivative = activations.resolve(phi)
     weights = _batch_weights(batches, whole("steps", steps, least=0), samples)
 

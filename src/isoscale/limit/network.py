@@ -32,7 +32,7 @@ KERNELS = ("feature_kernel", "stream_kernel", "gradient_kernel", "cross_kernel")
 class Problem:
     """Data, activation, loss and training: everything that does not depend on the size of the network."""
 
-    # Kx, the training samples first, then the unseen ones
+    # Kx, the training samples first, then the test samples
     gram: Float[Tensor, "samples samples"]
     y: Float[Tensor, "trained outputs"]
     # weight of each sample's loss at each step: 1 in a full batch, P/B or 0 in a mini-batch
@@ -50,7 +50,7 @@ class Problem:
 
     @property
     def samples(self) -> int:
-        """All samples, the unseen ones included."""
+        """All samples, the test samples included."""
         return self.gram.shape[0]
 
     @property

@@ -112,21 +112,24 @@ def sample(problem: Problem, plan: Plan, *, reused: bool, progress: Progress = N
     total = plan.replicas * sum(plan.depths)
     done = 0
     parts: list[list[Arrays]] = [[] for _ in plan.depths]
-    histories: list[History] = []
+    ranks: list[int] = []
+    diverged: list[int] = []
     workspace = Workspace()
     for group in groups(plan.replicas, plan.particles):
         _, replicas = group
         for level, depth in enumerate(plan.depths):
             work = replicas * depth
             part = portion(progress, done, work, total)
-            values, runs = _group(problem, plan, group, depth, reused, part, workspace)
+            values, histories = _group(problem, plan, group, depth, reused, part, workspace)
             parts[level].append(values)
-            histories.extend(runs)
+            for history in histories:
+                ranks.append(history.rank)
+                if history.diverged is not None:
+                    diverged.append(history.diverged)
             done += work
-    diverged = [history.diverged for history in histories if history.diverged is not None]
     return Sample(
         values=tuple(results.concatenate(of_level) for of_level in parts),
-        rank=max(history.rank for history in histories),
+        rank=max(ranks),
         diverged=min(diverged, default=None),
     )
 
