@@ -111,7 +111,7 @@ def test_depth_mup_keeps_the_stream_at_any_depth():
             steps=1,
             batch_size=1,
         )
-        model = recipe.build(10, 1, seed)
+        model, _ = recipe.build(10, 1, seed)
         h = model.input(x)
         for block in model.blocks:
             h = block(h)
