@@ -56,7 +56,15 @@ def unknown(what: str, name: object, known: Iterable[str], *, listing: str | Non
     no rule named 'dept-mup'. Nearest: depth-mup. All: depth-mup, sp
     """
     known = sorted(known)
-    text = str(name) if len(str(name)) <= _LONGEST_NAME else f"{str(name)[:_LONGEST_NAME]}..."
+    text = str(name)
+    # The time to find the nearest grows with the length, and a whole file may have been given for a name.
+    if len(text) > _LONGEST_NAME:
+        text = text[:_LONGEST_NAME] + "..."
     nearest = difflib.get_close_matches(text, known, n=3, cutoff=0.5)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    return InvalidValueError(f"no {what} named {text!r}.{hint} All: {listing or ', '.join(known)}")
+    hint = ""
+    if nearest:
+        likely = ", ".join(nearest)
+        hint = f" Nearest: {likely}."
+    if listing is None:
+        listing = ", ".join(known)
+    return InvalidValueError(f"no {what} named {text!r}.{hint} All: {listing}")

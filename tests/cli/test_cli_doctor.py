@@ -23,7 +23,9 @@ def _wrong(store: str | None = None, data: str | None = None) -> list[str]:
 
 def test_a_sound_installation(isoscale: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("ISOSCALE_DATA", raising=False)
+    state = torch.random.get_rng_state()
     code, out, errors = isoscale("doctor")
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert (code, errors) == (0, "")
     assert f"torch {torch.__version__}" in out
     assert out.splitlines()[-1] == "isoscale is sound"
@@ -32,7 +34,7 @@ def test_a_sound_installation(isoscale: Run, monkeypatch: pytest.MonkeyPatch, tm
     found = json.loads(out)
     assert (code, found["ok"]) == (0, True)
     assert all(check["ok"] for check in found["checks"])
-    assert sum(check["seconds"] for check in found["checks"]) < 20  # five, on a machine that does nothing else
+    assert sum(check["seconds"] for check in found["checks"]) < 20  # eight, on a machine that does nothing else
 
 
 def test_a_damaged_store_and_a_missing_data_folder(isoscale: Run, tmp_path: Path):
@@ -75,3 +77,31 @@ def test_arithmetic_that_is_off(monkeypatch: pytest.MonkeyPatch):
     linear = doctor.limit.closed_form.linear
     monkeypatch.setattr(doctor.limit.closed_form, "linear", lambda *args, **options: linear(*args, **options) + 1e-3)
     assert "limit: the linear network's closed form" in _wrong()
+
+
+def test_a_torch_on_which_tracing_fails(monkeypatch: pytest.MonkeyPatch):
+    """What traces says so, each by its name; what does not trace goes on."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise AttributeError("no such thing in this torch")
+
+    monkeypatch.setattr("torch._subclasses.fake_tensor.FakeTensorMode", fails)
+    assert _wrong() == ["plan: a traced transformer", "audit: finite differences"]
+
+
+@pytest.mark.parametrize(("name", "lr"), doctor._RATES.items())
+def test_the_traced_transformer_has_the_rates_of_completep(monkeypatch: pytest.MonkeyPatch, name: str, lr: float):
+    assert doctor._plan()[0]
+    monkeypatch.setitem(doctor._RATES, name, 2 * lr)
+    assert doctor._plan() == (False, f"{name} has lr {lr:g}, expected {2 * lr:g}")
+
+
+def test_forward_mode_derivatives_that_are_off(monkeypatch: pytest.MonkeyPatch):
+    """A library whose tangents are 1 % too long is seen by finite differences."""
+    make_dual = torch.autograd.forward_ad.make_dual
+    monkeypatch.setattr(
+        "torch.autograd.forward_ad.make_dual", lambda primal, tangent: make_dual(primal, 1.01 * tangent)
+    )
+    ok, detail = doctor._audit()
+    assert not ok
+    assert detail == "first-order changes agree to 0.01, differences allow 0.001"

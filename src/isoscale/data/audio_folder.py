@@ -62,7 +62,12 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
             found=found,
             note=note,
             options={"length": length},
-            read=_reader(first.name, sound.rate, len(sound.samples), length),
+            read=_reader(
+                first.name,
+                rate=sound.rate,
+                samples=len(sound.samples),
+                length=length,
+            ),
             # The dropped bits are noise of up to one level: sounds no larger than that would be lost in it.
             least_std=1 if sound.narrowed else 0,
             refusal=_refusal(folder, sound.narrowed),
@@ -87,12 +92,14 @@ def _reader(first: str, rate: int, samples: int, length: int | None) -> Callable
             raise DataError(f"{path} has {sound.rate:,} Hz, {first} {rate:,} Hz. Bring all sounds to one rate")
         count = len(sound.samples)
         if length is None:
+            # What a `length` would change is for the user to say: sounds are cut, or end in silence.
             if count != samples:
                 raise DataError(f"{path} has {count:,} samples, {first} {samples:,}. Give them one `length`")
             return sound.samples[None]
         missing = max(0, length - count)
-        silence_after = np.pad(sound.samples[:length], (0, missing))
-        return silence_after[None]
+        beginning = sound.samples[:length]
+        padded = np.pad(beginning, (0, missing))
+        return padded[None]
 
     return read
 
@@ -141,7 +148,8 @@ def _from_float(path: Path, samples: Float[np.ndarray, " length ..."]) -> Int16[
             f"{path} has {wrong:,} of {samples.size:,} samples that are NaN or infinite. Write it again without them, "
             "or take it away"
         )
-    levels = np.rint(samples.astype(np.float64) * _FULL_SCALE)
+    scaled = samples.astype(np.float64) * _FULL_SCALE
+    levels = np.rint(scaled)
     # 1.0 is one level more than 16 bits have, and clipped by everybody; what is louder is not full scale 1.0.
     beyond = (np.abs(levels) > _FULL_SCALE).sum()
     if beyond:
@@ -150,7 +158,8 @@ def _from_float(path: Path, samples: Float[np.ndarray, " length ..."]) -> Int16[
             f"{path} has {beyond:,} of {samples.size:,} samples beyond full scale, -1 to 1; the loudest is "
             f"{loudest:.6g}. Divide all sounds by one number"
         )
-    return np.clip(levels, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    levels = np.minimum(levels, _FULL_SCALE - 1)
+    return levels.astype(np.int16)
 
 
 def _mono(samples: Int16[np.ndarray, " length ..."]) -> Int16[np.ndarray, " length"]:

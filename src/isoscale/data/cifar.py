@@ -49,7 +49,12 @@ def cifar10(folder: Path, *, batches: Sequence[int] | None = None, pool: int = 1
         chosen = _checked(batches)
     _check_pool(pool)
     version = _version(folder)
-    home = files.find_home(folder, version.homes, version.names(), "binary CIFAR-10 training batch")
+    home = files.find_home(
+        folder,
+        subfolders=version.homes,
+        names=version.names(),
+        what="binary CIFAR-10 training batch",
+    )
     train_paths = _train_paths(home, chosen, version)
     test_path, test_records = _test_file(home, version)
 
@@ -58,7 +63,8 @@ def cifar10(folder: Path, *, batches: Sequence[int] | None = None, pool: int = 1
         remedy = _without(k, train_paths)
         parts.append(version.read(path, RECORDS_PER_BATCH, remedy))
     train = _pooled(_join(parts), pool)
-    test = _pooled(version.read(test_path, test_records, ""), pool)
+    test = version.read(test_path, test_records, "")
+    test = _pooled(test, pool)
 
     train_count = len(train.labels)
     test_count = len(test.labels)
@@ -81,7 +87,8 @@ def _checked(batches: Sequence[int]) -> list[int]:
     if not sequence or not all(isinstance(k, int) for k in batches):
         raise InvalidTypeError(f"`batches` is {batches!r}, expected a sequence of integers such as (1, 2)")
     different = set(batches)
-    if not batches or len(different) < len(batches) or not different <= set(BATCHES):
+    repeated = len(different) < len(batches)
+    if not batches or repeated or not different <= set(BATCHES):
         raise InvalidValueError(f"`batches` is {batches!r}, expected at least one of 1 to 5, each once")
     # Sorted, so that the same batches are the same data set however they were asked for.
     return sorted(batches)

@@ -193,7 +193,8 @@ def _check_split(split: str, x: Tensor, y: Tensor, classes: int) -> None:
     else:
         labelled = y.ndim == 1
         expected = "(samples, ...) and (samples,)"
-    if x.ndim < 2 or not labelled or len(x) != len(y) or x.numel() == 0:
+    matched = labelled and len(x) == len(y)
+    if not matched or x.ndim < 2 or x.numel() == 0:
         of_x = tuple(x.shape)
         of_y = tuple(y.shape)
         shapes = f"`{split}_x` is {of_x} and `{split}_y` is {of_y}"
@@ -207,7 +208,8 @@ def _check_range(field: str, what: str, y: Tensor, classes: int) -> None:
     low = int(y.min())
     high = int(y.max())
     if low < 0 or high >= classes:
-        raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {classes - 1}")
+        largest = classes - 1
+        raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {largest}")
 
 
 def _finite_parts(field: str, x: Tensor) -> Iterator[Tensor]:
@@ -226,10 +228,8 @@ def _finite_parts(field: str, x: Tensor) -> Iterator[Tensor]:
                     first = start + int(bad.nonzero()[0])
         yield part
     if wrong:
-        raise InvalidValueError(
-            f"`{field}` is NaN or infinite in {wrong:,} of {len(x):,} samples, first in sample {first}. Replace those "
-            "numbers, or leave the samples out"
-        )
+        fact = f"`{field}` is NaN or infinite in {wrong:,} of {len(x):,} samples, first in sample {first}"
+        raise InvalidValueError(f"{fact}. Replace those numbers, or leave the samples out")
 
 
 def _check_tensor(field: str, value: object) -> None:

@@ -84,7 +84,8 @@ class _Sizes:
     @property
     def on_disk(self) -> int:
         """Bytes that are needed while they are made: the levels of the training samples too."""
-        levels = self.train * math.prod(self.shape) * self.dtype.itemsize
+        one = math.prod(self.shape)
+        levels = self.train * one * self.dtype.itemsize
         labels = 8 * (self.train + self.test)
         return self.decoded + levels + labels
 
@@ -119,7 +120,8 @@ def decoded(source: Source) -> Dataset:
 
 def _split(files: Files, source: Source, sizes: _Sizes) -> Split:
     # One array, filled as they come: a list of samples and their stack would take the memory twice.
-    levels = np.empty((len(files.paths), *sizes.shape), sizes.dtype)
+    count = len(files.paths)
+    levels = np.empty((count, *sizes.shape), sizes.dtype)
     for sample, path in zip(levels, files.paths, strict=True):
         sample[:] = source.read(path)
     labels = np.array(files.labels, dtype=np.int64)
@@ -149,7 +151,13 @@ def _cached(source: Source, sizes: _Sizes) -> Path:
     home = str(source.folder.resolve())
     origin = [source.name, home, source.options]
     state = [_VERSION, source.decoders, _state(source)]
-    return cache.folder(source.name, origin, state, sizes.on_disk, write)
+    return cache.folder(
+        source.name,
+        origin=origin,
+        state=state,
+        size=sizes.on_disk,
+        write=write,
+    )
 
 
 def _state(source: Source) -> list[list[Any]]:
@@ -191,11 +199,25 @@ def _write(place: Path, source: Source, sizes: _Sizes) -> None:
     # The order in which a fingerprint takes the four.
     digest = Digest(classes)
     train_levels = _read_levels(levels_path, sizes)
-    _write_samples(place / "train_x.npy", table, train_levels, sizes.train, sizes, digest)
+    _write_samples(
+        place / "train_x.npy",
+        table,
+        samples=train_levels,
+        count=sizes.train,
+        sizes=sizes,
+        digest=digest,
+    )
     levels_path.unlink()
     _write_labels(place / "train_y.npy", train.labels, digest)
     test_levels = map(source.read, test.paths)
-    _write_samples(place / "test_x.npy", table, test_levels, sizes.test, sizes, digest)
+    _write_samples(
+        place / "test_x.npy",
+        table,
+        samples=test_levels,
+        count=sizes.test,
+        sizes=sizes,
+        digest=digest,
+    )
     _write_labels(place / "test_y.npy", test.labels, digest)
 
     meta = {
@@ -219,9 +241,10 @@ def _write_levels(path: Path, source: Source) -> Moments:
 
 
 def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " channels *places"]]:
+    one = math.prod(sizes.shape)
     with path.open("rb") as file:
         for _ in range(sizes.train):
-            numbers = np.fromfile(file, sizes.dtype, math.prod(sizes.shape))
+            numbers = np.fromfile(file, sizes.dtype, one)
             yield numbers.reshape(sizes.shape)
 
 

@@ -59,7 +59,13 @@ def fashion_mnist(folder: Path) -> Dataset:
 
 
 def _load(folder: Path, name: str, title: str, homes: tuple[str, ...]) -> Dataset:
-    home = files.find_home(folder, homes, TRAIN_IMAGES + TEST_IMAGES, f"{title} images")
+    names = TRAIN_IMAGES + TEST_IMAGES
+    home = files.find_home(
+        folder,
+        subfolders=homes,
+        names=names,
+        what=f"{title} images",
+    )
     test_images = _require(home, *TEST_IMAGES)
     test_labels = _require(home, TEST_LABELS)
     published = _read_split(test_images, test_labels)
@@ -111,8 +117,9 @@ def _read_split(images_path: Path, labels_path: Path) -> Split:
     count = len(images)
     labels = _read(labels_path, _LABEL)
     labels = labels[:count]
-    if len(labels) < count:
-        fact = f"{labels_path} has {len(labels):,} labels for {count:,} images in {images_path.name}"
+    found = len(labels)
+    if found < count:
+        fact = f"{labels_path} has {found:,} labels for {count:,} images in {images_path.name}"
         raise DataError(f"{fact}. Get both files again")
     files.check_labels(labels_path, labels, _CLASSES)
     one_channel = images[:, None]

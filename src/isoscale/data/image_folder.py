@@ -152,9 +152,10 @@ def _of_16_bits(
     planes = []
     for channel in range(levels.shape[2]):
         # float32 has every one of these levels exactly.
-        plane = Image.fromarray(levels[..., channel].astype(np.float32))
-        resized = np.asarray(_sized(plane, size))
-        planes.append(np.rint(resized).astype(np.uint16))
+        numbers = levels[..., channel].astype(np.float32)
+        plane = Image.fromarray(numbers)
+        resized = np.rint(_sized(plane, size))
+        planes.append(resized.astype(np.uint16))
     if not grey and colours == 1:
         planes *= 3
     return np.stack(planes)

@@ -50,9 +50,10 @@ class Moments:
         axes = (0, *range(2, levels.ndim))
         for part in _parts(levels):
             self.count += part[:, 0].size
-            squares = np.square(part, dtype=np.int64)
-            self.sums = _plus(self.sums, part.sum(axes, dtype=np.int64))
-            self.squares = _plus(self.squares, squares.sum(axes))
+            sums = part.sum(axes, dtype=np.int64)
+            squares = np.square(part, dtype=np.int64).sum(axes)
+            self.sums = _plus(self.sums, sums)
+            self.squares = _plus(self.squares, squares)
 
     def table(
         self, dtype: np.dtype, refusal: Callable[[int], str], least_std: int = 0
@@ -69,7 +70,8 @@ class Moments:
         """
         # Every bit pattern once, in the order of unsigned numbers: 0, 1, ..., and then, if signed, ..., -2, -1.
         size = dtype.itemsize
-        patterns = np.arange(2 ** (8 * size)).astype(f"u{size}")
+        count = 2 ** (8 * size)
+        patterns = np.arange(count).astype(f"u{size}")
         levels = patterns.view(dtype).astype(np.float64)
         rows = []
         sums = zip(self.sums, self.squares, strict=True)

@@ -90,7 +90,8 @@ def _path(folder: Path, file: str | None) -> Path:
         wanted = files.any_of([*NAMED, "*.txt"])
         raise DataError(f"no text in {folder}. Looked for {wanted}. Name one with `file`")
     if len(found) > 1:
-        there = ", ".join(path.name for path in sorted(found))
+        names = [path.name for path in sorted(found)]
+        there = ", ".join(names)
         raise DataError(f"several texts in {folder}: {there}. Choose one with `file`")
     return found[0]
 
@@ -116,7 +117,10 @@ def _windows(
 ) -> tuple[Int64[Tensor, "windows context"], Int64[Tensor, "windows context"]]:
     count = (len(tokens) - 1) // context
     used = count * context
-    x = tokens[:used].reshape(count, context)
-    y = tokens[1 : used + 1].reshape(count, context)
     # Copies: tensors that share memory would be one when somebody writes into them.
-    return torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
+    x = tokens[:used].copy()
+    y = tokens[1 : used + 1].copy()
+    shape = (count, context)
+    inputs = torch.from_numpy(x.reshape(shape))
+    labels = torch.from_numpy(y.reshape(shape))
+    return inputs, labels
