@@ -328,11 +328,13 @@ def _law(
 
 
 def _law_of_estimates(of: xr.Dataset) -> dict[str, float]:
-    """The law of one network's estimates at every depth that has one."""
+    """The law of one network's estimates at every depth that has one, weighed by their errors if all are known."""
     estimate = of["estimate"].values
     has_estimate = np.isfinite(estimate)
     depths = of["depth"].values[has_estimate]
-    law = fits.law_of(depths, estimate[has_estimate])
+    errors = of["estimate_se"].values[has_estimate]
+    has_errors = np.isfinite(errors) & (errors > 0)
+    law = fits.law_of(depths, estimate[has_estimate], errors if has_errors.all() else None)
     return {f"estimate_{name}": value for name, value in law.items()}
 
 
