@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoscale import stats as laws
-from isoscale.errors import InvalidValueError
+from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.stats import bootstrap
 from isoscale.stats.summary import seed_mean
 from isoscale.stats.vertex import vertices
@@ -94,6 +94,74 @@ def test_tiny_grids(rates):
     assert math.isnan(float(found.loss_se))
 
 
+# --- the order of what comes in ---
+@st.composite
+def sweeps(draw):
+    """A noisy sweep over depths, learning rates and seeds, some runs diverged, and the same in another order."""
+    rates, seeds = draw(st.integers(1, 7)), draw(st.integers(1, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    loss = by_depth(2.0**-6, 2.0**-4, seeds=seeds, noise=0.1, lrs=LRS[:rates], rng_seed=rng)
+    loss = loss.where(rng.random(loss.shape) > draw(st.sampled_from([0.0, 0.3])))
+    order = {"lr": draw(st.permutations(range(rates))), "seed": draw(st.permutations(range(seeds)))}
+    dims = draw(st.permutations(loss.dims))
+    return loss, loss.isel(order).transpose(*dims)
+
+
+@given(sweeps())
+def test_the_order_of_learning_rates_seeds_and_dimensions_changes_nothing(both):
+    ordered, shuffled = (laws.Optima(loss, seed=1) for loss in both)
+    for found, again in (
+        (ordered.best(), shuffled.best()),
+        (ordered.drift("depth", 4), shuffled.drift("depth", 4)),
+        (ordered.regret("depth", 4), shuffled.regret("depth", 4)),
+    ):
+        assert again.identical(found)
+
+
+def test_two_grids_joined_are_one_grid():
+    loss = by_depth(0.11, 0.03, noise=0.01)
+    halves = [loss.isel(lr=slice(start, None, 2)) for start in (1, 0)]
+    joined = xr.concat(halves, "lr")
+    assert laws.regret(joined, "depth", 4).identical(laws.regret(loss, "depth", 4))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (0.0, r"`lr` of `loss` must be positive and finite, got \[0.0\]"),
+        (-0.5, r"positive and finite, got \[-0.5\]"),
+        (math.nan, r"positive and finite, got \[nan\]"),
+        (math.inf, r"positive and finite, got \[inf\]"),
+        (LRS[1], r"`lr` of `loss` must be distinct, got \[0.0078125\]"),
+        (LRS[1] * (1 + 1e-15), r"must be distinct, got \[0.00781"),
+    ],
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        laws.optimal_lr,
+        laws.Optima,
+        lambda loss: laws.drift(loss, "depth", 4),
+        lambda loss: laws.regret(loss, "depth", 4),
+    ],
+)
+def test_learning_rates_that_are_none_are_named(ask, changed, named):
+    loss = by_depth(0.1, 0.1)
+    loss = loss.assign_coords(lr=[*LRS[:-1], changed])
+    with pytest.raises(InvalidValueError, match=named):
+        ask(loss)
+
+
+def test_axes_without_numbers_are_named():
+    loss = curves(0.5)
+    with pytest.raises(InvalidValueError, match="`lr` of `loss` must be positive"):
+        laws.optimal_lr(loss.drop_vars("lr"))
+    with pytest.raises(InvalidTypeError, match=r"must hold numbers, got \['a'"):
+        laws.optimal_lr(loss.assign_coords(lr=list("abcdefghijk")))
+    with pytest.raises(InvalidValueError, match="empty along 'seed'"):
+        laws.optimal_lr(loss.isel(seed=[]))
+
+
 # --- many curves at once ---------------------------------------------------------------------------------------------
 def ragged(rng, *shape):
     """Bowls with noise and a third of the runs diverged."""
@@ -173,6 +241,11 @@ def test_unknown_base_and_missing_dimension():
         laws.drift(by_depth(0.5, 0.5), "depth", 5)
     with pytest.raises(InvalidValueError, match="'seed'"):
         laws.optimal_lr(curves(0.5).mean("seed"))
+    with pytest.raises(InvalidValueError, match=r"`axis` must be a size of the sweep, \['depth'\], got 'lr'"):
+        laws.drift(by_depth(0.5, 0.5), "lr", 4)
+    twice = xr.concat([by_depth(0.5, 0.5)] * 2, "depth")
+    with pytest.raises(InvalidValueError, match="`base` depth 4 is more than once in the sweep"):
+        laws.regret(twice, "depth", 4)
 
 
 # --- power laws -----------------------------------------------------------------------------------------------------
@@ -214,6 +287,50 @@ def test_weights_trust_the_precise_points():
     x, y = np.array([1.0, 2, 4, 8]), np.array([1.0, 0.5, 0.25, 1.0])
     law = laws.fit_power_law(x, y, y_se=[1e-4, 1e-4, 1e-4, 1.0])
     assert law.exponent == pytest.approx(-1.0, abs=1e-3)
+
+
+def test_curvature_is_weighed_too():
+    x, y = [1.0, 2, 4, 8], [1.0, 0.5, 0.125, 8.0]
+    assert laws.fit_curvature(x, y, y_se=[1e-6, 1e-6, 1e-6, 10.0]).per_octave == pytest.approx(-1.0, abs=1e-6)
+
+
+positive = st.floats(1e-300, 1e300)
+
+
+@given(st.lists(st.tuples(positive, positive, positive), min_size=2, max_size=6), st.booleans())
+def test_an_exponent_is_a_number_or_refused(points, weighed):
+    x, y, y_se = (list(column) for column in zip(*points, strict=True))
+    # Two x with different logarithms are enough, unless the weights leave only one.
+    few = len({math.log(one) for one in x}) < 2
+    try:
+        exponent = laws.fit_power_law(x, y, y_se if weighed else None).exponent
+    except InvalidValueError as error:
+        exponent, few = None, few or (weighed and "`y_se`" in str(error))
+    assert few if exponent is None else math.isfinite(exponent)
+
+
+def test_weights_of_any_range_keep_the_digits():
+    law = laws.fit_power_law([1e6, 2e6, 4e6], [3e-9, 6e-9, 12e-9], y_se=[1e-9, 1e-30, 1e-9])
+    assert law.exponent == pytest.approx(1.0, rel=1e-12)
+    assert law.coefficient == pytest.approx(3e-15, rel=1e-9)
+
+
+def test_what_is_constant_has_no_r2():
+    assert math.isnan(laws.fit_power_law([1, 2, 5], [0.7] * 3).r2)
+
+
+@pytest.mark.parametrize(
+    ("y_se", "named"),
+    [
+        ([0.1, 0.1], "`y_se` must hold an error for each of 3 points"),
+        ([0.1, 0.1, 0.0], "`y_se` of a power law must be positive"),
+        ([0.1, 0.1, math.nan], "`y_se` of a power law must be positive"),
+        ([1e-300, 1e300, 1e300], "`y_se` leaves weight to fewer than 2"),
+    ],
+)
+def test_errors_that_weigh_nothing_are_named(y_se, named):
+    with pytest.raises(InvalidValueError, match=named):
+        laws.fit_power_law([1, 2, 3], [1, 2, 3], y_se)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +376,27 @@ def test_scatter_and_seeds_give_intervals_too():
 def test_too_few_or_diverged_depths_are_named(losses):
     with pytest.raises(InvalidValueError, match="`loss_at_depths`"):
         laws.diminishing_returns(losses)
+
+
+@pytest.mark.parametrize("depth", [0, -4, math.nan])
+def test_depths_that_are_none_are_named(depth):
+    with pytest.raises(InvalidValueError, match="`depth` of `loss_at_depths` must be positive"):
+        laws.diminishing_returns({depth: 2.0, 8: 1.1, 16: 1.0})
+
+
+@given(st.permutations(range(4)))
+def test_the_order_of_the_depths_changes_nothing(order):
+    depths, losses, errors = [4, 8, 16, 32], [1.12, 1.07, 1.03, 1.01], [0.01, 0.02, 0.04, 0.08]
+    expected = laws.diminishing_returns(dict(zip(depths, losses, strict=True)), loss_se=errors)
+    shuffled = {depths[i]: losses[i] for i in order}
+    assert laws.diminishing_returns(shuffled, loss_se=[errors[i] for i in order]).identical(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"limit": math.nan}, {"limit": 1.0, "limit_se": -1.0}, {"loss_se": [0.1, 0.1]}, {"loss_se": [0.1, 0.1, -1.0]}],
+    ids=str,
+)
+def test_errors_and_limits_that_are_none_are_named(options):
+    with pytest.raises(InvalidValueError, match=f"`{list(options)[-1]}`"):
+        laws.diminishing_returns({4: 1.2, 8: 1.1, 16: 1.0}, **options)

@@ -110,6 +110,13 @@ def test_the_estimate_is_that_of_the_measure(law):
     assert (float(at["estimate"]), float(at["estimate_se"])) == pytest.approx((found.lr, found.lr_se), rel=1e-4)
 
 
+def test_the_law_of_the_estimates_is_weighed_by_their_errors(law):
+    for name in NETWORKS:
+        of = law.data.sel(network=name)
+        values = of["depth"].values, of["estimate"].values, of["estimate_se"].values
+        assert float(of["estimate_exponent"]) == pytest.approx(laws.fit_power_law(*values).exponent)
+
+
 def test_measures_of_depth(law):
     plain, residual = (law.data.sel(network=name) for name in ("plain", "residual"))
     assert plain["effective"].values.tolist() == [2, 3, 5]

@@ -40,6 +40,14 @@ def test_too_few_points_give_no_law():
         fits.check_depths([3, 4])
 
 
+def test_a_law_is_weighed_by_the_errors_of_its_points():
+    lrs = np.array([1.0, 0.5, 0.25, 1.0])
+    law = fits.law_of([1.0, 2.0, 4.0, 8.0], lrs, [1e-6, 1e-6, 1e-6, 1.0])
+    assert law["exponent"] == pytest.approx(-1, abs=1e-6)
+    assert law["curvature"] == pytest.approx(0, abs=1e-6)
+    assert fits.law_of([1.0, 2.0, 4.0, 8.0], lrs)["exponent"] > -0.5
+
+
 def test_curvature_is_the_change_of_the_exponent_per_octave():
     x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     bent = laws.fit_curvature(x, 2 ** (-np.log2(x) - 0.25 * np.log2(x) ** 2))

@@ -132,7 +132,7 @@ def test_asking_twice_is_asking_once():
         search.tell(valley(-6.0, offsets=(0.5, -0.5, 0.0, 0.2))(request))
 
 
-@pytest.mark.parametrize("bad", [{"target": 0.01}, {"steps": 3}], ids=str)
+@pytest.mark.parametrize("bad", [{"target": 0.01}, {"steps": 3}, {"low": 0.0}, {"high": 2.0**-15}], ids=str)
 def test_what_cannot_be_searched(bad):
     with pytest.raises(InvalidValueError, match=next(iter(bad))):
         searching(**bad)

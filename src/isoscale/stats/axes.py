@@ -19,7 +19,7 @@ def need_dims(loss: xr.DataArray, *dims: str, name: str = "loss") -> None:
     """Raise InvalidValueError unless `loss` has those dimensions and something along each."""
     for dim in dims:
         if dim not in loss.dims:
-            has = tuple(loss.dims)
+            has = loss.dims
             raise InvalidValueError(f"`{name}` needs the dimension {dim!r}, it has {has}")
         if loss.sizes[dim] == 0:
             raise InvalidValueError(f"`{name}` is empty along {dim!r}: give one {dim} or more")

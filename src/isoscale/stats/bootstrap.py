@@ -76,10 +76,10 @@ def interval(
     # Without any number the first entry is as NaN as all the others.
     last = np.maximum(last, 0)
     # Order statistics rather than interpolation, which is undefined between a number and inf.
-    low = np.floor(_LOW * last).astype(int)
-    high = np.ceil(_HIGH * last).astype(int)
+    low = np.floor(_LOW * last)
+    high = np.ceil(_HIGH * last)
     ends = np.concatenate([low, high], axis=-1)
-    taken = np.take_along_axis(ordered, ends, axis=-1)
+    taken = np.take_along_axis(ordered, ends.astype(int), axis=-1)
     return taken[..., 0], taken[..., 1]
 
 
@@ -87,7 +87,8 @@ def smooth_interval(
     values: Float[np.ndarray, "n ..."],
 ) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
     """Central 95 % of draws that are all finite, interpolated between the draws."""
-    low, high = np.quantile(values, [_LOW, _HIGH], axis=0)
+    low = np.quantile(values, _LOW, axis=0)
+    high = np.quantile(values, _HIGH, axis=0)
     return low, high
 
 
@@ -98,7 +99,8 @@ def _resampled_sum(
     """Sum over each resample's seeds, in the order of the seeds in it."""
     count = len(picks)
     first = by_seed[0]
-    total = np.zeros((count, len(first)))
+    shape = (count, len(first))
+    total = np.zeros(shape)
     block = max(1, _BLOCK // max(1, first.nbytes))
     for start in range(0, count, block):
         rows = slice(start, start + block)

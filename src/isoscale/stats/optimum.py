@@ -113,7 +113,8 @@ class Optima:
         loss = loss.transpose(..., "lr", "seed")
         self._dims = [str(dim) for dim in loss.dims[:-2]]
         self._loss = loss
-        self._values = loss.values
+        # Sums over seeds then have one order, whatever the order of the dimensions.
+        self._values = np.ascontiguousarray(loss.values)
         self._shape = self._values.shape[:-2]
         self._cells = list(np.ndindex(self._shape))
 
@@ -130,7 +131,8 @@ class Optima:
         log2_lrs = np.empty(shape)
         losses = np.empty_like(log2_lrs)
         for at in self._cells:
-            means = resampled_means(self._values[at], self._picks)
+            curves = self._values[at]
+            means = resampled_means(curves, self._picks)
             found = vertices(self._log2_lrs, means)
             log2_lrs[at] = found.log2_lr
             losses[at] = found.loss
@@ -178,7 +180,8 @@ class Optima:
         transferred = self._of_base(log2_lrs, axis, base)
         there = np.empty_like(lowest)
         for at in self._cells:
-            means = resampled_means(self._values[at], self._picks)
+            curves = self._values[at]
+            means = resampled_means(curves, self._picks)
             there[at] = interpolate(self._log2_lrs, means, transferred[at])
         regrets = _cost(there, transferred, lowest)
         return self._with_interval("regret", axis, regret, regrets)
@@ -190,8 +193,8 @@ class Optima:
         for at in self._cells:
             if found.edge[at] == "none":
                 continue
-            distance = np.abs(self._log2_lrs - found.log2_lr[at])
-            nearest = np.argmin(distance)
+            octaves = self._log2_lrs - found.log2_lr[at]
+            nearest = np.argmin(np.abs(octaves))
             losses = self._values[at][nearest]
             is_finished = np.isfinite(losses)
             errors[at] = standard_error(losses[is_finished])
@@ -237,8 +240,10 @@ class Optima:
         """Values over the cells, labelled."""
         import xarray as xr
 
-        data = {name: (self._dims, array) for name, array in values.items()}
         coords = {dim: self._loss[dim] for dim in self._dims}
+        data = {}
+        for name, array in values.items():
+            data[name] = (self._dims, array)
         return xr.Dataset(data, coords)
 
 

@@ -15,6 +15,9 @@ from isoscale.stats.least_squares import least_squares
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+# A point whose weight is this share of the heaviest one's has none: the reciprocal, its variance, would overflow.
+_WEIGHTLESS = 1e-200
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -91,6 +94,9 @@ def _r2(
     mean = weights @ values
     about_law = weights @ (values - fitted) ** 2
     about_mean = weights @ (values - mean) ** 2
+    # A fitted constant explains as much as the mean does; only round-off says less.
+    if about_law >= about_mean:
+        return 0.0
     return float(1 - about_law / about_mean)
 
 
@@ -181,7 +187,7 @@ def _weights(
     log_weights = 2 * (log_y - log_se)
     # From the largest down: none overflows.
     weights = np.exp(log_weights - log_weights.max())
-    weighed = log_x[weights > 0]
+    weighed = log_x[weights > _WEIGHTLESS]
     if len(np.unique(weighed)) < least:
         raise InvalidValueError(f"`y_se` leaves weight to fewer than {least} different `x`, got {y_se!r}")
     return weights / weights.sum()

@@ -35,7 +35,8 @@ def standard_error(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Standard error of the mean over seeds, as in `mean_and_se`: std / sqrt(seeds)."""
     seeds = values.shape[axis]
     if seeds < 2:
-        return np.full_like(values.mean(axis), np.nan)
+        # A sum, as the mean of no seed at all would warn.
+        return np.nan * values.sum(axis)
     with np.errstate(over="ignore", invalid="ignore"):
         spread = values.std(axis, ddof=1)
     error = spread / math.sqrt(seeds)

@@ -14,7 +14,8 @@ class Vertices(NamedTuple):
     log2_lr: Float[np.ndarray, "*curve"]
     loss: Float[np.ndarray, "*curve"]
     edge: Shaped[np.ndarray, "*curve"]
-    cliff: Float[np.ndarray, "*curve"]  # log2 of the next learning rate up if it diverged, else NaN
+    # log2 of the next learning rate up if it diverged, else NaN.
+    cliff: Float[np.ndarray, "*curve"]
 
 
 def vertices(
@@ -99,6 +100,7 @@ def _parabola(
     _, x1, x2 = np.moveaxis(x, -1, 0)
     c, y1, y2 = np.moveaxis(y, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Divided differences: the slopes to both, and what the slope changes between them.
         slope1 = (y1 - c) / x1
         slope2 = (y2 - c) / x2
         a = (slope2 - slope1) / (x2 - x1)
@@ -123,20 +125,21 @@ def interpolate(
 ) -> Float[np.ndarray, "*curve"]:
     """Loss of each curve at a learning rate of the grid's range; inf if the nearest one of the grid diverged."""
     last = len(log2_lrs) - 1
+    is_stable = np.isfinite(curves)
+    losses = np.where(is_stable, curves, np.inf)
     if last == 0:
-        only = curves[..., 0]
-        return np.where(np.isfinite(only), only, np.inf)
+        return losses[..., 0]
     above = np.searchsorted(log2_lrs, at)
     above = np.clip(above, 1, last)
     below = above - 1
-    low = _at(curves, below)
-    high = _at(curves, above)
+    low = _at(losses, below)
+    high = _at(losses, above)
     start = log2_lrs[below]
     step = log2_lrs[above] - start
     share = (at - start) / step
-    between = (1 - share) * low + share * high
+    with np.errstate(invalid="ignore"):
+        between = (1 - share) * low + share * high
     nearest = np.where(share > 0.5, high, low)
-    nearest = np.where(np.isfinite(nearest), nearest, np.inf)
     is_between = np.isfinite(low) & np.isfinite(high)
     return np.where(is_between, between, nearest)
 

@@ -22,19 +22,28 @@ SEGMENTS = {
     "18,20 to 22-30": ((18, 20), (22, 30)),
 }
 
+# Each measure of depth is fitted with an exponent of its own and with the claimed one.
+_EXPONENTS = {"fitted": None, "claimed": CLAIM}
+
 _LAW = ("exponent", "exponent_low", "exponent_high", "coefficient", "r2", "points")
 
 
-def law_of(depths: Floats, lrs: Floats) -> dict[str, float]:
-    """Exponent with interval, R^2 and curvature (with interval) of lr against depth; NaN where points are too few."""
+def law_of(depths: Floats, lrs: Floats, lrs_se: Floats | None = None) -> dict[str, float]:
+    """Exponent with interval, R^2 and curvature (with interval) of lr against depth; NaN where points are too few.
+
+    `lrs_se` are the learning rates' standard errors, which weigh them.
+    """
     found = dict.fromkeys((*_LAW, "curvature", "curvature_low", "curvature_high"), math.nan)
     found["points"] = len(depths)
     if len(depths) >= 2:
-        law = laws.fit_power_law(depths, lrs)
-        found |= {name: getattr(law, name) for name in _LAW}
+        law = laws.fit_power_law(depths, lrs, lrs_se)
+        for name in _LAW:
+            found[name] = getattr(law, name)
     if len(depths) >= 3:
-        bend = laws.fit_curvature(depths, lrs)
-        found |= {"curvature": bend.per_octave, "curvature_low": bend.low, "curvature_high": bend.high}
+        bend = laws.fit_curvature(depths, lrs, lrs_se)
+        found["curvature"] = bend.per_octave
+        found["curvature_low"] = bend.low
+        found["curvature_high"] = bend.high
     return found
 
 
@@ -49,13 +58,21 @@ class Prediction:
     def __init__(self, depths: Floats, lrs: Floats, exponent: float | None = None) -> None:
         if exponent is None:
             law = laws.fit_power_law(depths, lrs)
-            self.exponent, self.coefficient = law.exponent, law.coefficient
+            self.exponent = law.exponent
+            self.coefficient = law.coefficient
         else:
-            logs = np.log(np.asarray(lrs)) - exponent * np.log(np.asarray(depths))
-            self.exponent, self.coefficient = exponent, math.exp(float(logs.mean()))
+            # log coefficient = mean of log lr - exponent log depth
+            logs = np.log(lrs) - exponent * np.log(depths)
+            self.exponent = exponent
+            self.coefficient = math.exp(float(logs.mean()))
 
     def __call__(self, depth: float) -> float:
         return float(self.coefficient * depth**self.exponent)
+
+    def octaves_off(self, depth: float, lr: float) -> float:
+        """How far the prediction lies above a measured learning rate, in octaves: log2(predicted / measured)."""
+        ratio = self(float(depth)) / float(lr)
+        return math.log2(ratio)
 
 
 def out_of_sample(
@@ -63,15 +80,20 @@ def out_of_sample(
 ) -> list[dict[str, Any]]:
     """Error at the deepest optimum of laws fitted to all others, in octaves (predicted above measured is positive).
 
-    A row for each measure of depth, with its own exponent and with the claimed one of THEORY.md section 6.
+    One row per measure of depth, with its own exponent and with the claimed one of THEORY.md section 6.
     """
     found = []
     for name, depths in measures.items():
-        for law, exponent in (("fitted", None), ("claimed", CLAIM)):
-            seen = depths[:-1], lrs[:-1]
-            law_at = Prediction(*seen, exponent)
-            error = math.log2(law_at(float(depths[-1])) / float(lrs[-1]))
-            found.append({"measure": name, "law": law, "exponent": law_at.exponent, "octaves": error})
+        for law, exponent in _EXPONENTS.items():
+            prediction = Prediction(depths[:-1], lrs[:-1], exponent)
+            found.append(
+                {
+                    "measure": name,
+                    "law": law,
+                    "exponent": prediction.exponent,
+                    "octaves": prediction.octaves_off(depths[-1], lrs[-1]),
+                }
+            )
     return found
 
 
@@ -83,15 +105,26 @@ def segments(
     """The papers' segments: fit the first depths, predict the others; mean and largest error in octaves."""
     found = []
     for segment, (sources, (low, high)) in SEGMENTS.items():
-        fit, unseen = np.isin(blocks, sources), (blocks >= low) & (blocks <= high)
-        if fit.sum() < len(sources) or not unseen.any():
+        is_fitted = np.isin(blocks, sources)
+        is_unseen = (low <= blocks) & (blocks <= high)
+        if is_fitted.sum() < len(sources) or not is_unseen.any():
             continue
         for name, depths in measures.items():
-            for law, exponent in (("fitted", None), ("claimed", CLAIM)):
-                law_at = Prediction(depths[fit], lrs[fit], exponent)
-                errors = np.abs([math.log2(law_at(d) / lr) for d, lr in zip(depths[unseen], lrs[unseen], strict=True)])
-                row = {"segment": segment, "measure": name, "law": law, "exponent": law_at.exponent}
-                found.append(row | {"octaves": errors.mean(), "worst": errors.max(), "depths": int(unseen.sum())})
+            for law, exponent in _EXPONENTS.items():
+                prediction = Prediction(depths[is_fitted], lrs[is_fitted], exponent)
+                unseen = zip(depths[is_unseen], lrs[is_unseen], strict=True)
+                errors = np.abs([prediction.octaves_off(depth, lr) for depth, lr in unseen])
+                found.append(
+                    {
+                        "segment": segment,
+                        "measure": name,
+                        "law": law,
+                        "exponent": prediction.exponent,
+                        "octaves": errors.mean(),
+                        "worst": errors.max(),
+                        "depths": len(errors),
+                    }
+                )
     return found
 
 

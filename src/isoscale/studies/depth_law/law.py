@@ -48,9 +48,9 @@ class DepthLaw:
             `coefficient`, `r2`, `points`, `curvature` (change of the exponent with each doubling of depth) with
             `_low` and `_high`, the same as `estimate_...`, `published_low`, `published_high`, `published_kind`,
             `claim_verdict`, `published_verdict`, `settings` (JSON). NaN where there is nothing.
-        predictions: A row for each network, measure of depth and law: its error at the deepest optimum, left out.
+        predictions: One row per network, measure of depth and law: its error at the deepest optimum, left out.
         segments: The papers' segments in the same way.
-        zero_shot: A row for each network and method of choosing the deepest one's learning rate.
+        zero_shot: One row per network and method of choosing the deepest one's learning rate.
         runs: Every trial.
     """
 
@@ -63,12 +63,19 @@ class DepthLaw:
     @property
     def slopes(self) -> dict[str, PowerLaw]:
         """The swept law of each network that has one."""
-        names = ("exponent", "exponent_low", "exponent_high", "coefficient", "r2")
         found = {}
         for network in self.data["network"].values.tolist():
             of = self.data.sel(network=network)
-            if float(of["points"]) >= 2:
-                found[network] = PowerLaw(*(float(of[name]) for name in names), points=int(of["points"]))
+            points = int(of["points"])
+            if points >= 2:
+                found[network] = PowerLaw(
+                    exponent=float(of["exponent"]),
+                    exponent_low=float(of["exponent_low"]),
+                    exponent_high=float(of["exponent_high"]),
+                    coefficient=float(of["coefficient"]),
+                    r2=float(of["r2"]),
+                    points=points,
+                )
         return found
 
     def _repr_html_(self) -> str:
@@ -115,34 +122,40 @@ def depth_law(
     runner = runner or Runner(**where)
     here = resolve_device(runner.device if runner.engine == "local" else "cpu")
     data = runner.data
-    at_depth = {
-        Curve(name, depth): dataclasses.replace(spec, depths=(depth,), base_depth=depth)
-        for name, spec in specs.items()
-        for depth in spec.depths
-    }
-    for spec in at_depth.values():
-        prepare(dataclasses.replace(spec, lrs=spec.lrs[:1]), data)
-    searches = {curve: _search(spec, search, target, most_seeds) for curve, spec in at_depth.items()}
+    # One sweep and one search for each network and depth.
+    at_depth, searches = {}, {}
+    for name, spec in specs.items():
+        for depth in spec.depths:
+            curve = Curve(name, depth)
+            # Each depth is its own base: the law is about networks as their own code draws them.
+            at_depth[curve] = dataclasses.replace(spec, depths=(depth,), base_depth=depth)
+            searches[curve] = _search(spec, search, target, most_seeds)
+            # What cannot be trained is refused before anything is.
+            prepare(dataclasses.replace(at_depth[curve], lrs=spec.lrs[:1]), data)
     tables = run_searches(at_depth, searches, runner)
     found = _dataset(specs, searches, joined(tables), data, here)
     known = _known(specs, found, searches, data)
     methods, trained = zero_shot(known, runner) if known else ([], [])
-    return _law(specs, found, methods, joined([*tables, *trained]))
+    runs = joined([*tables, *trained])
+    return _law(specs, found, methods, runs)
 
 
 def _checked(networks: Sweep | Mapping[str, Sweep]) -> dict[str, Sweep]:
     if isinstance(networks, Sweep):
         networks = {networks.model: networks}
-    if not isinstance(networks, Mapping) or not all(isinstance(spec, Sweep) for spec in networks.values()):
+    is_mapping = isinstance(networks, Mapping)
+    if not is_mapping or not all(isinstance(spec, Sweep) for spec in networks.values()):
         raise InvalidTypeError(f"`networks` must be a Sweep, or a mapping of names to Sweeps, got {networks!r}")
     if not networks:
         raise InvalidValueError("`networks` is empty: give at least one")
     for name, spec in networks.items():
         fits.check_depths(spec.depths)
         if len(spec.widths) > 1 or tuple(spec.rule) != ("sp",):
+            widths = ", ".join(map(str, spec.widths))
+            rules = ", ".join(spec.rule)
             raise InvalidValueError(
-                f"a depth law is of one width and the rule sp (the others are compared by themselves), got widths "
-                f"{', '.join(map(str, spec.widths))} and {', '.join(spec.rule)} for {name}"
+                "a depth law is of one width and the rule sp (the others are compared by themselves), "
+                f"got widths {widths} and {rules} for {name}"
             )
     return dict(networks)
 
@@ -152,9 +165,15 @@ def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Sear
     if method == "grid":
         return Exhaustive(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.steps)
     unused = [seed for seed in range(most_seeds) if seed not in seeds]
-    more = tuple(unused[: max(0, most_seeds - len(seeds))])
-    low, high = min(spec.lrs), max(spec.lrs)
-    return Search(low=low, high=high, seeds=seeds, steps=spec.steps, target=target, more_seeds=more)
+    count = max(0, most_seeds - len(seeds))
+    return Search(
+        low=min(spec.lrs),
+        high=max(spec.lrs),
+        seeds=seeds,
+        steps=spec.steps,
+        target=target,
+        more_seeds=tuple(unused[:count]),
+    )
 
 
 # --- the numbers ---
@@ -172,107 +191,171 @@ def _dataset(
     for curve, search in searches.items():
         spec = specs[curve.network]
         dataset = estimates.data_of(spec, folder)
-        row = dataclasses.asdict(curve) | _optimum(search) | _without_sweep(spec, curve.depth, dataset, device)
-        row |= at_optimum(runs, curve, float(row["lr"]), math.log(dataset.classes))
+        row = dataclasses.asdict(curve)
+        row |= _optimum(search)
+        row |= _without_sweep(spec, curve.depth, dataset, device)
+        # ln(classes) is the loss of a network that knows nothing.
+        chance = math.log(dataset.classes)
+        row |= at_optimum(runs, curve, float(row["lr"]), chance)
         _say_if_unstable(row, search)
         rows.append(row)
-    found = pd.DataFrame(rows).set_index(["network", "depth"]).to_xarray()
+    table = pd.DataFrame(rows).set_index(["network", "depth"])
+    found = table.to_xarray()
     # pandas sorts; the order given is the order of the report.
     found = found.reindex(network=list(specs))
-    found["at_edge"] = found["at_edge"].fillna("").astype(str)
+    edges = found["at_edge"].fillna("")
+    found["at_edge"] = edges.astype(str)
     for name in ("lr", "estimate"):
         found[name].attrs["units"] = "learning rate"
     return found
 
 
 def _optimum(search: Search | Exhaustive) -> dict[str, Any]:
-    loss = search.loss
-    best = laws.optimal_lr(loss)
-    row = {name: best[name].item() for name in ("lr", "lr_low", "lr_high", "at_edge")}
-    width = half_width(best) if math.isfinite(row["lr_low"] + row["lr_high"]) else math.nan
-    return row | {"half_width": width, "trials": search.trials, "full_trials": search.full_trials}
+    best = laws.optimal_lr(search.loss)
+    return {
+        "lr": best["lr"].item(),
+        "lr_low": best["lr_low"].item(),
+        "lr_high": best["lr_high"].item(),
+        "at_edge": best["at_edge"].item(),
+        "half_width": half_width(best),
+        "trials": search.trials,
+        "full_trials": search.full_trials,
+    }
 
 
 def _without_sweep(spec: Sweep, depth: int, dataset: Any, device: str) -> dict[str, float]:
-    guess, depths = estimates.estimate(spec, depth, dataset, device), estimates.depths_of(spec, depth, dataset)
-    if guess.why:
-        _log.warning("depth %d has no sweep-free estimate: %s", depth, guess.why)
-    return {"estimate": guess.lr, "estimate_se": guess.se, **depths._asdict()}
+    estimate = estimates.estimate(spec, depth, dataset, device)
+    if estimate.why:
+        _log.warning("depth %d has no sweep-free estimate: %s", depth, estimate.why)
+    depths = estimates.depths_of(spec, depth, dataset)
+    return {
+        "estimate": estimate.lr,
+        "estimate_se": estimate.se,
+        **depths._asdict(),
+    }
 
 
 def _say_if_unstable(row: Mapping[str, Any], search: Search | Exhaustive) -> None:
     lrs = search.loss["lr"].values
     where = f"{row['network']}, depth {row['depth']}"
     # A search whose optimum is at an end extends its range: it ends only at the limit.
-    if row["at_edge"] == "none":
-        span = lrs.min(), lrs.max()
-        _log.warning("%s: no learning rate from %.3g to %.3g trains most seeds; less is not tried", where, *span)
-    elif row["at_edge"]:
-        end, beyond = row["at_edge"], {"low": "less", "high": "more"}[row["at_edge"]]
-        _log.warning("%s: the optimum is at the %s end, %.3g; %s is not tried", where, end, row["lr"], beyond)
+    edge = row["at_edge"]
+    if edge == "none":
+        nothing = "%s: no learning rate from %.3g to %.3g trains most seeds; less is not tried"
+        _log.warning(nothing, where, lrs.min(), lrs.max())
+    elif edge:
+        beyond = {"low": "less", "high": "more"}[edge]
+        bound = "%s: the optimum is at the %s end, %.3g; %s is not tried"
+        _log.warning(bound, where, edge, row["lr"], beyond)
 
 
 def _inside(found: xr.Dataset, network: str) -> xr.Dataset:
     """The depths of a network whose optimum is a value, not a bound."""
     of = found.sel(network=network)
-    return of.isel(depth=np.flatnonzero((of["at_edge"].values == "") & np.isfinite(of["lr"].values)))
+    is_value = (of["at_edge"].values == "") & np.isfinite(of["lr"].values)
+    return of.isel(depth=np.flatnonzero(is_value))
 
 
 def _known(
-    specs: Mapping[str, Sweep], found: xr.Dataset, searches: Mapping[Curve, Search | Exhaustive], folder: str | None
+    specs: Mapping[str, Sweep],
+    found: xr.Dataset,
+    searches: Mapping[Curve, Search | Exhaustive],
+    folder: str | None,
 ) -> dict[str, Known]:
     """Networks whose deepest size has an optimum, and two others at least."""
     known = {}
     for name, spec in specs.items():
         of = _inside(found, name)
-        if of.sizes["depth"] >= 3 and int(of["depth"][-1]) == max(spec.depths):
-            depths, lrs, free = (of[column].values for column in ("depth", "lr", "estimate"))
-            branches = estimates.has_branches(spec, estimates.data_of(spec, folder))
-            deepest = searches[Curve(name, max(spec.depths))]
-            known[name] = Known(spec, depths, lrs, free, tuned_lr(deepest.loss), branches)
+        depths = of["depth"].values
+        deepest = max(spec.depths)
+        if len(depths) < 3 or depths[-1] != deepest:
+            continue
+        search = searches[Curve(name, deepest)]
+        dataset = estimates.data_of(spec, folder)
+        known[name] = Known(
+            spec=spec,
+            depths=depths,
+            lrs=of["lr"].values,
+            estimates=of["estimate"].values,
+            tuned=tuned_lr(search.loss),
+            has_branches=estimates.has_branches(spec, dataset),
+        )
     return known
 
 
-def _law(specs: Mapping[str, Sweep], found: xr.Dataset, methods: list[dict[str, Any]], runs: pd.DataFrame) -> DepthLaw:
+def _law(
+    specs: Mapping[str, Sweep],
+    found: xr.Dataset,
+    methods: list[dict[str, Any]],
+    runs: pd.DataFrame,
+) -> DepthLaw:
+    """The laws of every network, and what they predict."""
     import pandas as pd
 
-    columns, predictions, segments = [], [], []
+    of_networks, predictions, segments = [], [], []
     for name, spec in specs.items():
         inside = _inside(found, name)
-        columns.append({"network": name} | _fitted(inside, found.sel(network=name)) | _compared(spec, inside))
-        if inside.sizes["depth"] >= 3:
-            measures = {measure: inside[measure].values for measure in _MEASURES}
-            predictions += [{"network": name} | row for row in fits.out_of_sample(measures, inside["lr"].values)]
-            rows = fits.segments(inside["depth"].values, measures, inside["lr"].values)
-            segments += [{"network": name} | row for row in rows]
-    of_network = pd.DataFrame(columns).set_index("network").to_xarray().reindex(network=list(specs))
-    tables = [pd.DataFrame(rows) for rows in (predictions, segments, methods)]
-    return DepthLaw(found.merge(of_network), *tables, runs=runs)
+        depths, lrs = inside["depth"].values, inside["lr"].values
+        swept = fits.law_of(depths, lrs)
+        row = {"network": name} | swept
+        row |= _law_of_estimates(found.sel(network=name))
+        row |= _compared(spec, swept)
+        of_networks.append(row)
+        if len(depths) < 3:
+            continue
+        measures = {measure: inside[measure].values for measure in _MEASURES}
+        for row in fits.out_of_sample(measures, lrs):
+            predictions.append({"network": name} | row)
+        for row in fits.segments(depths, measures, lrs):
+            segments.append({"network": name} | row)
+    table = pd.DataFrame(of_networks).set_index("network")
+    of_network = table.to_xarray().reindex(network=list(specs))
+    return DepthLaw(
+        data=found.merge(of_network),
+        predictions=pd.DataFrame(predictions),
+        segments=pd.DataFrame(segments),
+        zero_shot=pd.DataFrame(methods),
+        runs=runs,
+    )
 
 
-def _fitted(inside: xr.Dataset, everywhere: xr.Dataset) -> dict[str, float]:
-    """The swept law, and the law of the estimates at every depth that has one."""
-    swept = fits.law_of(inside["depth"].values, inside["lr"].values)
-    with_estimate = everywhere.isel(depth=np.flatnonzero(np.isfinite(everywhere["estimate"].values)))
-    estimated = fits.law_of(with_estimate["depth"].values, with_estimate["estimate"].values)
-    return swept | {f"estimate_{name}": value for name, value in estimated.items()}
+def _law_of_estimates(of: xr.Dataset) -> dict[str, float]:
+    """The law of one network's estimates at every depth that has one, weighed by their errors if all are known."""
+    estimate = of["estimate"].values
+    has_estimate = np.isfinite(estimate)
+    depths = of["depth"].values[has_estimate]
+    errors = of["estimate_se"].values[has_estimate]
+    has_errors = np.isfinite(errors) & (errors > 0)
+    law = fits.law_of(depths, estimate[has_estimate], errors if has_errors.all() else None)
+    return {f"estimate_{name}": value for name, value in law.items()}
 
 
-def _limits() -> list[float]:
-    """How far a range is extended."""
-    return [2.0 ** (place / LATTICE) for place in LIMITS]
-
-
-def _compared(spec: Sweep, inside: xr.Dataset) -> dict[str, Any]:
-    law = fits.law_of(inside["depth"].values, inside["lr"].values)
-    interval = law["exponent_low"], law["exponent_high"]
-    printed = published(spec)
-    settings = {key: value for key, value in spec.to_mapping().items() if key != "lrs"}
-    return {
-        "published_low": printed.low if printed else math.nan,
-        "published_high": printed.high if printed else math.nan,
-        "published_kind": printed.kind if printed else "",
-        "claim_verdict": verdict(*interval, (CLAIM, CLAIM)),
-        "published_verdict": verdict(*interval, printed[:2]) if printed else "nothing published",
-        "settings": json.dumps(settings | {"lr_range": [min(spec.lrs), max(spec.lrs)], "lr_limits": _limits()}),
+def _compared(spec: Sweep, law: Mapping[str, float]) -> dict[str, Any]:
+    """What the papers print for this kind of network, beside the interval of the swept exponent."""
+    low, high = law["exponent_low"], law["exponent_high"]
+    found: dict[str, Any] = {
+        "published_low": math.nan,
+        "published_high": math.nan,
+        "published_kind": "",
+        "claim_verdict": verdict(low, high, (CLAIM, CLAIM)),
+        "published_verdict": "nothing published",
+        "settings": json.dumps(_settings(spec)),
     }
+    printed = published(spec)
+    if printed is not None:
+        found |= {
+            "published_low": printed.low,
+            "published_high": printed.high,
+            "published_kind": printed.kind,
+            "published_verdict": verdict(low, high, (printed.low, printed.high)),
+        }
+    return found
+
+
+def _settings(spec: Sweep) -> dict[str, Any]:
+    """The sweep of one network, with the range of its learning rates and how far that is extended."""
+    settings = spec.to_mapping()
+    del settings["lrs"]
+    settings["lr_range"] = [min(spec.lrs), max(spec.lrs)]
+    settings["lr_limits"] = [2.0 ** (position / LATTICE) for position in LIMITS]
+    return settings

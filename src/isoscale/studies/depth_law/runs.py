@@ -12,6 +12,7 @@ import numpy as np
 
 from isoscale.runs import Runner, Sweep, SweepResult
 from isoscale.runs.result import STATUS
+from isoscale.stats.summary import mean_and_se
 from isoscale.studies.depth_law.search import Exhaustive, Request, Search
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ def train_requests(
     specs: Mapping[Any, Sweep], requests: Mapping[Any, Request], runner: Runner
 ) -> dict[Any, SweepResult]:
     """Train each request on its spec, all as one sweep: the workers start once."""
-    asked = {
-        key: dataclasses.replace(specs[key], lrs=request.lrs, seeds=request.seeds, steps=request.steps)
-        for key, request in requests.items()
-    }
-    return dict(zip(asked, runner.run(list(asked.values())), strict=True))
+    requested = []
+    for key, request in requests.items():
+        spec = dataclasses.replace(
+            specs[key],
+            lrs=request.lrs,
+            seeds=request.seeds,
+            steps=request.steps,
+        )
+        requested.append(spec)
+    results = runner.run(requested)
+    return dict(zip(requests, results, strict=True))
 
 
 def run_searches(
@@ -51,20 +58,28 @@ def run_searches(
 ) -> list[pd.DataFrame]:
     """Advance all searches, round by round, until none wants more; every run as the rows of tables."""
     tables = []
-    while requests := {curve: request for curve, search in searches.items() if (request := search.wanted())}:
+    while True:
+        requests = {}
+        for curve, search in searches.items():
+            request = search.wanted()
+            if request is not None:
+                requests[curve] = request
+        if not requests:
+            return tables
         results = train_requests(specs, requests, runner)
         for curve, result in results.items():
             searches[curve].tell(objective(result))
-            stage = "full" if requests[curve].steps == specs[curve].steps else "pilot"
-            tables.append(rows(result, network=curve.network, stage=stage))
-    return tables
+            is_full = requests[curve].steps == specs[curve].steps
+            stage = "full" if is_full else "pilot"
+            table = rows(result, network=curve.network, stage=stage)
+            tables.append(table)
 
 
 def rows(result: SweepResult, **labels: str) -> pd.DataFrame:
-    """A row a trial: rule, depth, lr, seed, steps, status, loss (mean of all steps), final_loss, test_loss."""
+    """One row per trial: rule, depth, lr, seed, steps, status, loss (mean of all steps), final_loss, test_loss."""
     data = result.data.isel(width=0, drop=True)
-    mean = _mean_curve(data)
-    kept = data[["status", "test_loss"]].assign(loss=mean, final_loss=data["loss"])
+    kept = data[["status", "test_loss"]]
+    kept = kept.assign(loss=_mean_curve(data), final_loss=data["loss"])
     table = kept.to_dataframe().reset_index()
     table["status"] = table["status"].map(_WORDS)
     return table.assign(steps=result.spec.steps, **labels)
@@ -74,9 +89,12 @@ def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """All runs, each once, in an order that does not depend on which came first."""
     import pandas as pd
 
-    first = ["network", "stage", "rule", "depth", "lr", "seed", "steps", "status", "loss", "final_loss", "test_loss"]
-    table = pd.concat(list(tables), ignore_index=True)[first]
-    return table.drop_duplicates(first[:7]).sort_values(first[:7], ignore_index=True)
+    trial = ["network", "stage", "rule", "depth", "lr", "seed", "steps"]
+    outcome = ["status", "loss", "final_loss", "test_loss"]
+    table = pd.concat(list(tables), ignore_index=True)
+    table = table[trial + outcome]
+    table = table.drop_duplicates(trial)
+    return table.sort_values(trial, ignore_index=True)
 
 
 def at_optimum(runs: pd.DataFrame, curve: Curve, lr: float, chance: float) -> dict[str, float]:
@@ -88,19 +106,32 @@ def at_optimum(runs: pd.DataFrame, curve: Curve, lr: float, chance: float) -> di
         lr: The optimum; NaN where there is none.
         chance: The loss of a network that knows nothing but how often each class occurs.
     """
-    names = ("loss", "final_loss", "final_loss_se", "seeds_diverged", "learns")
-    full = runs[(runs["network"] == curve.network) & (runs["depth"] == curve.depth) & (runs["stage"] == "full")]
+    of_curve = (runs["network"] == curve.network) & (runs["depth"] == curve.depth)
+    full = runs[of_curve & (runs["stage"] == "full")]
     if not math.isfinite(lr) or full.empty:
-        return dict.fromkeys(names, math.nan) | {"learns": 0.0}
+        nothing = ("loss", "final_loss", "final_loss_se", "seeds_diverged")
+        return dict.fromkeys(nothing, math.nan) | {"learns": 0.0}
     lrs = full["lr"].to_numpy()
-    nearest = lrs[np.abs(np.log(lrs / lr)).argmin()]
+    octaves = np.abs(np.log(lrs / lr))
+    nearest = lrs[octaves.argmin()]
     seeds = full[full["lr"] == nearest]
-    final, error = float(seeds["final_loss"].mean()), float(seeds["final_loss"].sem())
-    learns = final + 2 * (error if math.isfinite(error) else 0.0) < chance
-    diverged = int((seeds["status"] == "diverged").sum())
-    return dict(zip(names, (float(seeds["loss"].mean()), final, error, diverged, float(learns)), strict=True))
+    loss = seeds["loss"].mean()
+    finished = seeds["final_loss"].dropna()
+    final, error = mean_and_se(finished.to_numpy())
+    is_diverged = seeds["status"] == "diverged"
+    # Two standard errors below chance; those of a single seed are not known.
+    learns = final + 2 * np.nan_to_num(error) < chance
+    return {
+        "loss": float(loss),
+        "final_loss": float(final),
+        "final_loss_se": float(error),
+        "seeds_diverged": int(is_diverged.sum()),
+        "learns": float(learns),
+    }
 
 
 def _mean_curve(data: xr.Dataset) -> xr.DataArray:
     """In double precision: in single, the last digits of a vertex depend on the order of summation."""
-    return data["curve"].astype(float).mean("step", skipna=False).where(data["status"] == STATUS["done"])
+    curve = data["curve"].astype(float)
+    is_done = data["status"] == STATUS["done"]
+    return curve.mean("step", skipna=False).where(is_done)

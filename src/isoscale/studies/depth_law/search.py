@@ -11,8 +11,9 @@ none of its business.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,9 +24,10 @@ from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
 from isoscale.stats.summary import seed_mean
 
-# Learning rates are 2^(k / LATTICE): a finer search meets the points of a coarser one.
+# Learning rates are 2^(k / LATTICE), k the position on the lattice: a finer search meets the points of a coarser one.
 LATTICE = 8
-_OCTAVE, _COARSE = LATTICE, LATTICE // 2
+_OCTAVE = LATTICE
+_COARSE = LATTICE // 2
 # How far a range is extended when its best learning rate lies at its end, and where that stops.
 _EXTENSION = 4 * _OCTAVE
 LIMITS = (-40 * _OCTAVE, 10 * _OCTAVE)
@@ -33,8 +35,8 @@ _PILOT_SHARE = 4
 # More seeds train this far on either side of the optimum.
 _WINDOW = _OCTAVE
 
-# Where a learning rate stands on the lattice; one of a grid may stand between.
-Place = TypeVar("Place", int, float)
+# A position on the lattice; a learning rate of a grid may lie between.
+Position = TypeVar("Position", int, float)
 
 
 @dataclass(frozen=True)
@@ -80,57 +82,76 @@ class Search:
     target: float = 0.125
     more_seeds: tuple[int, ...] = ()
     _ran: set[tuple[int, int, int]] = field(default_factory=set)
-    _asked: Request | None = None
+    _requested: Request | None = None
     _pilots: dict[int, float] = field(default_factory=dict)
     _full: dict[int, dict[int, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 2 * self.target >= 1 / LATTICE:
-            raise InvalidValueError(f"`target` must be at least {0.5 / LATTICE} octaves, got {self.target}")
+        finest = 0.5 / LATTICE
+        if not self.target >= finest:
+            raise InvalidValueError(f"`target` must be at least {finest} octaves, got {self.target}")
         if self.steps < _PILOT_SHARE:
             raise InvalidValueError(f"`steps` of an adaptive search must be >= {_PILOT_SHARE}, got {self.steps}")
-        self._range = (round(math.log2(self.low) * LATTICE), round(math.log2(self.high) * LATTICE))
+        if not 0 < self.low <= self.high < math.inf:
+            raise InvalidValueError(f"`low` and `high` must be 0 < low <= high < inf, got {self.low}, {self.high}")
+        self._range = (_nearest(self.low), _nearest(self.high))
 
-    # --- asking and telling ---
+    # --- ask and tell ---
     def wanted(self) -> Request | None:
         """What to train next; None at the end. The same until `tell`."""
-        if self._asked is None:
-            self._asked = self._next()
-        return self._asked
+        if self._requested is None:
+            self._requested = self._next()
+        return self._requested
 
     def _next(self) -> Request | None:
-        if places := self._pilot_places():
-            return self._request(places, self.seeds[:1], self.steps // _PILOT_SHARE)
+        pilots = self._pilot_positions()
+        if pilots:
+            # One seed, a quarter of the steps.
+            return _request(pilots, self.seeds[:1], self.steps // _PILOT_SHARE)
         if not any(map(math.isfinite, self._pilots.values())):
             return None
-        places = self._full_places()
-        return self._request(places, self.seeds, self.steps) if places else None
+        full = self._full_positions()
+        # Asked for more seeds, `_full_positions` has added one to `self.seeds`.
+        return _request(full, self.seeds, self.steps) if full else None
 
     def tell(self, loss: xr.DataArray) -> None:
         """What came of `wanted()`: the objective over (lr, seed), NaN where a trial diverged."""
-        request, self._asked = self._asked, None
+        request = self._requested
         assert request is not None
+        self._requested = None
         for lr in request.lrs:
-            place = round(math.log2(lr) * LATTICE)
-            values = {seed: float(loss.sel(lr=lr, seed=seed)) for seed in request.seeds}
-            self._ran |= {(place, seed, request.steps) for seed in request.seeds}
+            position = _nearest(lr)
+            values = {}
+            for seed in request.seeds:
+                values[seed] = float(loss.sel(lr=lr, seed=seed))
+                self._ran.add((position, seed, request.steps))
             if request.steps < self.steps:
-                self._pilots[place] = values[self.seeds[0]]
+                self._pilots[position] = values[self.seeds[0]]
             else:
-                self._full.setdefault(place, {}).update(values)
+                of_seed = self._full.setdefault(position, {})
+                of_seed.update(values)
 
     # --- what was found ---
     @property
     def loss(self) -> xr.DataArray:
         """The objective over (lr, seed) of learning rates that every seed was trained at in full."""
-        places = self._complete()
-        if not places:  # no pilot was stable: that is known of one seed only
-            places = sorted(self._pilots)
-            table = [[self._pilots[place]] * len(self.seeds) for place in places]
-        else:
-            table = [[self._full[place][seed] for seed in self.seeds] for place in places]
-        coords = {"lr": [2 ** (place / LATTICE) for place in places], "seed": list(self.seeds)}
-        return xr.DataArray(np.array(table), coords, dims=("lr", "seed"))
+        losses = self._full
+        positions = self._complete()
+        if not positions:
+            # No pilot was stable: that is known of one seed only.
+            positions = sorted(self._pilots)
+            losses = {}
+            for position, loss in self._pilots.items():
+                losses[position] = dict.fromkeys(self.seeds, loss)
+        table = []
+        for position in positions:
+            of_seed = losses[position]
+            table.append([of_seed[seed] for seed in self.seeds])
+        coords = {
+            "lr": _lrs(positions),
+            "seed": list(self.seeds),
+        }
+        return xr.DataArray(table, coords, dims=("lr", "seed"))
 
     @property
     def trials(self) -> int:
@@ -140,61 +161,101 @@ class Search:
     @property
     def full_trials(self) -> float:
         """The same with each trial counted by its length: a pilot is a quarter."""
-        return sum(steps / self.steps for _, _, steps in self._ran)
+        counted = 0.0
+        for _, _, steps in self._ran:
+            counted += steps / self.steps
+        return counted
 
     # --- the pilot ---
-    def _pilot_places(self) -> list[int]:
+    def _pilot_positions(self) -> list[int]:
         low, high = self._range
-        missing = [place for place in range(low, high + 1, _OCTAVE) if place not in self._pilots]
+        octaves = range(low, high + 1, _OCTAVE)
+        missing = [position for position in octaves if position not in self._pilots]
         return missing or self._extension()
 
     def _extension(self) -> list[int]:
         """More of the range where the best pilot is at its end, or none is stable."""
         if self._full:
             return []
-        stable = {place: loss for place, loss in self._pilots.items() if math.isfinite(loss)}
-        low, high = min(self._pilots), max(self._pilots)
-        best = min(stable, key=lambda place: stable[place]) if stable else low
-        return (best == low and _outward(low, -_OCTAVE)) or (best == high and _outward(high, _OCTAVE)) or []
+        low = min(self._pilots)
+        high = max(self._pilots)
+        best = self._best_pilot()
+        beyond: list[int] = []
+        # Where nothing is stable, `best` is the lowest: a smaller learning rate may be.
+        if best == low:
+            beyond = _outward(low, -_OCTAVE)
+        if best == high and not beyond:
+            beyond = _outward(high, _OCTAVE)
+        return beyond
+
+    def _best_pilot(self) -> int:
+        """Where the pilot's loss is least; the lowest position where none is stable."""
+        best = min(self._pilots)
+        least = math.inf
+        for position, loss in self._pilots.items():
+            # NaN is less than nothing.
+            if loss < least:
+                best, least = position, loss
+        return best
 
     # --- the valley ---
-    def _full_places(self) -> list[int]:
+    def _full_positions(self) -> list[int]:
         """The next learning rates to train in full; none when the optimum is known."""
         if not self._full:
-            best = min(self._pilots, key=lambda place: _or_infinite(self._pilots[place]))
-            return _within(best + offset for offset in range(-_OCTAVE, _OCTAVE + 1, _COARSE))
-        complete = self._complete()
+            best = self._best_pilot()
+            low, high = best - _OCTAVE, best + _OCTAVE
+            return _within(range(low, high + 1, _COARSE))
         optimum = laws.optimal_lr(self.loss)
-        edge = str(optimum.at_edge.item())
+        edge = str(optimum["at_edge"].item())
         if edge:
-            return self._beyond(complete, edge)
-        return self._halved(complete) or self._more_seeds(complete, optimum)
+            return self._beyond(edge)
+        return self._halved() or self._more_seeds(optimum)
 
-    def _beyond(self, complete: list[int], edge: str) -> list[int]:
+    def _beyond(self, edge: str) -> list[int]:
         """Two more points where the minimum lies at the end; downwards also where nothing is stable."""
-        end, sign = (complete[-1], 1) if edge == "high" else (complete[0], -1)
-        return _within((end + sign * _COARSE, end + 2 * sign * _COARSE))
+        complete = self._complete()
+        if edge == "high":
+            end = complete[-1]
+            return _within([end + _COARSE, end + 2 * _COARSE])
+        end = complete[0]
+        return _within([end - 2 * _COARSE, end - _COARSE])
 
-    def _halved(self, complete: list[int]) -> list[int]:
+    def _halved(self) -> list[int]:
         """The middles of the gaps on either side of the minimum that are wider than the target asks for."""
+        complete = self._complete()
         means = seed_mean(self.loss.values)
         at = int(np.nanargmin(means))
-        gaps = [(complete[at - 1], complete[at]), (complete[at], complete[at + 1])]
-        return [(left + right) // 2 for left, right in gaps if right - left > max(1, 2 * self.target * LATTICE)]
+        # The minimum is known to half the gap beside it, or to the lattice.
+        widest = max(1, 2 * self.target * LATTICE)
+        middles = []
+        for left, right in itertools.pairwise(complete[at - 1 : at + 2]):
+            if right - left > widest:
+                middles.append((left + right) // 2)
+        return middles
 
-    def _more_seeds(self, complete: list[int], optimum: xr.Dataset) -> list[int]:
+    def _more_seeds(self, optimum: xr.Dataset) -> list[int]:
         """Another seed around the optimum, if the seeds disagree on it and there are more."""
+        complete = self._complete()
         if not self.more_seeds or half_width(optimum) <= self.target:
             return []
-        self.seeds, self.more_seeds = (*self.seeds, self.more_seeds[0]), self.more_seeds[1:]
-        centre = math.log2(float(optimum.lr)) * LATTICE
-        return [place for place in complete if abs(place - centre) <= _WINDOW]
+        another, *others = self.more_seeds
+        self.seeds = (*self.seeds, another)
+        self.more_seeds = tuple(others)
+        lr = float(optimum["lr"])
+        centre = LATTICE * math.log2(lr)
+        around = []
+        for position in complete:
+            if abs(position - centre) <= _WINDOW:
+                around.append(position)
+        return around
 
     def _complete(self) -> list[int]:
-        return sorted(place for place, losses in self._full.items() if set(self.seeds) <= set(losses))
-
-    def _request(self, places: Sequence[int], seeds: tuple[int, ...], steps: int) -> Request:
-        return Request(tuple(2 ** (place / LATTICE) for place in places), seeds, steps)
+        """Where every seed was trained in full."""
+        complete = []
+        for position, losses in self._full.items():
+            if losses.keys() >= set(self.seeds):
+                complete.append(position)
+        return sorted(complete)
 
 
 @dataclass(kw_only=True)
@@ -215,21 +276,30 @@ class Exhaustive:
     _loss: xr.DataArray | None = None
 
     def wanted(self) -> Request | None:
-        lrs = self.lrs if self._loss is None else self._extension(self._loss)
+        lrs = self.lrs
+        if self._loss is not None:
+            lrs = self._extension(self._loss)
         return Request(lrs, self.seeds, self.steps) if lrs else None
 
     def _extension(self, loss: xr.DataArray) -> tuple[float, ...]:
-        edge = str(laws.optimal_lr(loss).at_edge.item())
+        optimum = laws.optimal_lr(loss)
+        edge = str(optimum["at_edge"].item())
         if not edge:
             return ()
-        places = LATTICE * np.log2(loss["lr"].values)
-        end, neighbour = (places[-1], places[-2:-1]) if edge == "high" else (places[0], places[1:2])
-        step = end - neighbour[0] if neighbour.size else -_OCTAVE
-        return tuple(2 ** (place / LATTICE) for place in _outward(float(end), float(step)))
+        positions = LATTICE * np.log2(loss["lr"].values)
+        if edge == "high":
+            positions = positions[::-1]
+        # From the end outwards; a single learning rate goes down.
+        end, *inner = positions.tolist()
+        step = end - inner[0] if inner else -float(_OCTAVE)
+        beyond = _outward(end, step)
+        return tuple(_lrs(beyond))
 
     def tell(self, loss: xr.DataArray) -> None:
         loss = loss.transpose("lr", "seed")
-        self._loss = (loss if self._loss is None else xr.concat([self._loss, loss], "lr")).sortby("lr")
+        if self._loss is not None:
+            loss = xr.concat([self._loss, loss], "lr")
+        self._loss = loss.sortby("lr")
 
     @property
     def loss(self) -> xr.DataArray:
@@ -247,21 +317,39 @@ class Exhaustive:
 
 def half_width(optimum: xr.Dataset | Mapping[str, Any]) -> float:
     """Half the width of an optimum's interval, in octaves."""
-    return 0.5 * math.log2(float(optimum["lr_high"]) / float(optimum["lr_low"]))
+    low = float(optimum["lr_low"])
+    high = float(optimum["lr_high"])
+    return 0.5 * math.log2(high / low)
 
 
-def _outward(end: Place, step: Place) -> list[Place]:
-    """The places that come next beyond an end of a range, in order: `step` apart (downwards if it is negative), over
-    four octaves or one step, and within the limits."""
+def _nearest(lr: float) -> int:
+    """The position on the lattice: k of 2^(k / LATTICE)."""
+    octaves = math.log2(lr)
+    return round(octaves * LATTICE)
+
+
+def _lrs(positions: Iterable[float]) -> list[float]:
+    return [2 ** (position / LATTICE) for position in positions]
+
+
+def _request(positions: Iterable[int], seeds: tuple[int, ...], steps: int) -> Request:
+    lrs = _lrs(positions)
+    return Request(tuple(lrs), seeds, steps)
+
+
+def _outward(end: Position, step: Position) -> list[Position]:
+    """The positions that come next beyond an end of a range, in order: `step` apart (downwards if it is negative),
+    over four octaves or one step, and within the limits."""
     limit = LIMITS[1] if step > 0 else LIMITS[0]
-    room = min((limit - end) / step, max(_EXTENSION / abs(step), 1))
-    # The ends of a grid are logarithms: round-off must not cost the last place.
-    return sorted(end + count * step for count in range(1, math.floor(room + 1e-9) + 1))
+    most = max(_EXTENSION / abs(step), 1)
+    room = min((limit - end) / step, most)
+    # The ends of a grid are logarithms: round-off must not cost the last position.
+    count = math.floor(room + 1e-9)
+    beyond = [end + number * step for number in range(1, count + 1)]
+    return sorted(beyond)
 
 
-def _within(places: Iterable[int]) -> list[int]:
-    return sorted(place for place in places if LIMITS[0] <= place <= LIMITS[1])
-
-
-def _or_infinite(loss: float) -> float:
-    return loss if math.isfinite(loss) else math.inf
+def _within(positions: Iterable[int]) -> list[int]:
+    """Those between the limits of the search, in order."""
+    low, high = LIMITS
+    return sorted(position for position in positions if low <= position <= high)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from isoscale.runs import Runner, Sweep, SweepResult
 from isoscale.runs.result import STATUS
+from isoscale.stats.summary import mean_and_se
 from isoscale.studies.depth_law.fits import Prediction
 from isoscale.studies.depth_law.published import CLAIM
 from isoscale.studies.depth_law.runs import objective, rows
@@ -42,18 +43,27 @@ class Known:
 
 def learning_rates(known: Known) -> dict[str, tuple[str, float]]:
     """Method -> (rule, base learning rate), for the deepest network."""
-    depths, lrs, deepest = known.depths[:-1], known.lrs[:-1], float(known.depths[-1])
+    deepest = float(known.depths[-1])
+    depths = known.depths[:-1]
+    lrs = known.lrs[:-1]
+    shallowest_lr = float(lrs[0])
+    fitted = Prediction(depths, lrs)
+    claimed = Prediction(depths, lrs, CLAIM)
     found = {
         "tuned": ("sp", known.tuned),
-        "fitted law": ("sp", Prediction(depths, lrs)(deepest)),
-        "claimed -3/2": ("sp", Prediction(depths, lrs, CLAIM)(deepest)),
-        "unchanged": ("sp", float(lrs[0])),
+        "fitted law": ("sp", fitted(deepest)),
+        "claimed -3/2": ("sp", claimed(deepest)),
+        "unchanged": ("sp", shallowest_lr),
     }
+    # The deepest estimate, times the geometric mean of optimum / estimate of the others.
+    estimate = known.estimates[-1]
     ratios = np.log(lrs / known.estimates[:-1])
-    if np.isfinite(ratios).all() and math.isfinite(known.estimates[-1]):
-        found["sweep-free"] = ("sp", float(known.estimates[-1] * np.exp(ratios.mean())))
+    if np.isfinite(ratios).all() and math.isfinite(estimate):
+        lr = estimate * np.exp(ratios.mean())
+        found["sweep-free"] = ("sp", float(lr))
     if known.has_branches:
-        found |= {rule: (rule, float(lrs[0])) for rule in RULES}
+        for rule in RULES:
+            found[rule] = (rule, shallowest_lr)
     return found
 
 
@@ -62,58 +72,81 @@ def tuned_lr(loss: xr.DataArray) -> float:
 
     Between two trained ones, where the vertex lies, a seed may diverge.
     """
-    survived = loss.where(loss.notnull().all("seed"))
-    means = (survived if bool(survived.notnull().any()) else loss).mean("seed")
-    return float(means["lr"][int(np.nanargmin(means.values))])
+    has_all = loss.notnull().all("seed")
+    if has_all.any():
+        loss = loss.where(has_all)
+    means = loss.mean("seed")
+    best = int(np.nanargmin(means.values))
+    return float(means["lr"][best])
 
 
 def zero_shot(networks: Mapping[str, Known], runner: Runner) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Train every network's deepest size by every method, all as one sweep.
 
     Returns:
-        A row for each network and method: learning rate, `loss` (mean of all steps) and `final_loss` (mean of the last
+        One row per network and method: learning rate, `loss` (mean of all steps) and `final_loss` (mean of the last
         tenth) with standard errors over seeds, `diverged` seeds, and `regret` with its error, the loss above the tuned
         one's, seed by seed; NaN if any seed diverged. And the runs.
     """
-    asked = {(name, how): _spec(known, *at) for name, known in networks.items() for how, at in _methods(known)}
-    results = dict(zip(asked, runner.run(list(asked.values())), strict=True))
-    losses = {key: objective(result).isel(lr=0).values for key, result in results.items()}
-    found = []
-    for (name, how), result in results.items():
-        regret = _mean(losses[name, how] - losses[name, "tuned"])
-        row = {"network": name, "method": how, "rule": result.spec.rule[0], "lr": result.spec.lrs[0]}
-        found.append(row | _outcome(result, losses[name, how]) | {"regret": regret[0], "regret_se": regret[1]})
-    return found, [rows(result, network=name, stage=how) for (name, how), result in results.items()]
+    specs = {}
+    for name, known in networks.items():
+        for method, (rule, lr) in learning_rates(known).items():
+            specs[name, method] = _spec(known, rule, lr)
+    results = runner.run(list(specs.values()))
+    results = dict(zip(specs, results, strict=True))
 
-
-def _methods(known: Known) -> list[tuple[str, tuple[str, float]]]:
-    return list(learning_rates(known).items())
+    found, tables = [], []
+    for (name, method), result in results.items():
+        # Seed by seed: what the seeds have in common cancels.
+        above = _losses(result) - _losses(results[name, "tuned"])
+        regret, regret_se = mean_and_se(above)
+        row: dict[str, Any] = {
+            "network": name,
+            "method": method,
+            "rule": result.spec.rule[0],
+            "lr": result.spec.lrs[0],
+        }
+        row |= _outcome(result)
+        row["regret"] = float(regret)
+        row["regret_se"] = float(regret_se)
+        found.append(row)
+        table = rows(result, network=name, stage=method)
+        tables.append(table)
+    return found, tables
 
 
 def _spec(known: Known, rule: str, lr: float) -> Sweep:
     """The deepest network; the rules' base is the shallowest one."""
-    base, depth = int(known.depths[0]), int(known.depths[-1])
+    depth = int(known.depths[-1])
+    # sp knows no base: with the search's own, its trials are found again.
+    base = depth if rule == "sp" else int(known.depths[0])
     # The search's own learning rates are powers of two; those between are rounded: no law is known to nine digits.
-    lr = lr if lr == known.tuned else float(f"{lr:.6g}")
-    base = depth if rule == "sp" else base  # sp knows no base, and trials of the search are found again
-    return dataclasses.replace(known.spec, rule=rule, depths=(depth,), base_depth=base, lrs=(lr,))
+    if lr != known.tuned:
+        lr = float(f"{lr:.6g}")
+    return dataclasses.replace(
+        known.spec,
+        rule=rule,
+        depths=(depth,),
+        base_depth=base,
+        lrs=(lr,),
+    )
 
 
-def _outcome(result: SweepResult, losses: np.ndarray) -> dict[str, Any]:
-    at = result.data.isel(rule=0, width=0, depth=0, lr=0)
-    loss, final = _mean(losses), _mean(at["loss"].values)
-    diverged = int((at["status"] == STATUS["diverged"]).sum())
+def _losses(result: SweepResult) -> np.ndarray:
+    """The objective of each seed at the only learning rate."""
+    return objective(result).isel(lr=0).values
+
+
+def _outcome(result: SweepResult) -> dict[str, Any]:
+    """Losses with standard errors over seeds, NaN if any seed diverged, and how many did."""
+    trials = result.data.isel(rule=0, width=0, depth=0, lr=0)
+    loss, loss_se = mean_and_se(_losses(result))
+    final, final_se = mean_and_se(trials["loss"].values)
+    is_diverged = trials["status"] == STATUS["diverged"]
     return {
-        "loss": loss[0],
-        "loss_se": loss[1],
-        "final_loss": final[0],
-        "final_loss_se": final[1],
-        "diverged": diverged,
+        "loss": float(loss),
+        "loss_se": float(loss_se),
+        "final_loss": float(final),
+        "final_loss_se": float(final_se),
+        "diverged": int(is_diverged.sum()),
     }
-
-
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean over seeds and its standard error; NaN if any is missing."""
-    count = len(values)
-    error = float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
-    return float(values.mean()), error
