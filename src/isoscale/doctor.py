@@ -304,10 +304,11 @@ def _audit() -> tuple[bool, str]:
     )
     # One block is the base, where the plan is the identity: a step at rate 1 is a plain one.
     model = make(depth=1, seed=0)
+    plan = parametrize(model, model, "sp", "sgd", lr=1.0)
     measured = found.data["output_update"].isel(depth=0, seed=0)
     worst = 0.0
     for role in ("input", "branch_internal", "branch_last", "output"):
-        names = [name for name in model.roles if model.roles[name] == role]
+        names = [entry.name for entry in plan.entries if entry.role == role]
         expected = _output_change(model, names, x, y)
         change = float(measured.sel(role=role))
         worst = max(worst, abs(change / expected - 1))

@@ -1,5 +1,7 @@
 """Heads may grow in number or in size: in size, attention is to be q.k / d_head, relative to the base."""
 
+import json
+
 import pytest
 import torch
 from small_nets import seeded, text_batches, tokens_in, train, transformer
@@ -7,6 +9,7 @@ from torch import nn
 
 from isoscale import parametrize, shapes
 from isoscale.errors import PlanError
+from isoscale.models import GPT
 
 HEAD, BASE_HEAD, LR, DECAY, EPS = 16, 4, 0.01, 0.1, 1e-4
 C = (HEAD / BASE_HEAD) ** -0.5
@@ -109,3 +112,80 @@ def test_the_head_size_travels_in_the_shapes_of_a_base():
     assert parametrize(twin, shapes(base, tokens_in()), "mup", **SETTINGS) == plan
     unknown = parametrize(model_and_base()[0], shapes(base), "mup", **SETTINGS)
     assert any("head size is unknown" in note for note in unknown.notes)
+
+
+# --- the scale that the forward has already ---
+class Scaled(nn.Module):
+    """One attention of 4 heads, its logits multiplied by `scale`; None is torch's own 1/sqrt(head size)."""
+
+    def __init__(self, width, scale=None):
+        super().__init__()
+        self.input, self.readout, self.scale = nn.Linear(5, width), nn.Linear(width, 3), scale
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x):
+        h = self.input(x)
+        q, k, v = (linear(h).unflatten(-1, (4, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v))
+        z = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.readout(h + z.transpose(1, 2).flatten(2))
+
+
+def scaled_plan(scale, base_scale, rule="mup"):
+    model, base = Scaled(48, scale), Scaled(16, base_scale)
+    return parametrize(model, base, rule, lr=LR, example_inputs=(torch.zeros(1, 3, 5),))
+
+
+@pytest.mark.parametrize("width", [32, 48, 80])
+def test_a_forward_that_divides_by_the_head_size_is_left_alone(width):
+    """GPT with a fixed number of heads does; queries and keys are packed, so anything else would be an open item."""
+
+    def gpt(width):
+        return GPT(11, 6, width, 2, heads=4)
+
+    plan = parametrize(gpt(width), gpt(16), "mup", lr=LR, example_inputs=tokens_in())
+    assert plan.scaling.head_size == width / 16
+    assert plan.scaling.multiplier_of_logits() == 1
+    assert not plan.open_items
+
+
+@pytest.mark.parametrize(
+    ("scale", "base_scale", "missing"),
+    [
+        (None, None, 3**-0.5),  # 1/sqrt(d) is there, 1/d is wanted
+        (12**-0.5, None, 3**-0.5),
+        (1 / 12, 1 / 4, 1.0),
+        (1.0, 1.0, 1 / 3),
+        (1 / 12, None, 1 / 3 * (4**-0.5) / (1 / 12)),
+    ],
+)
+def test_the_queries_take_what_the_forward_lacks(scale, base_scale, missing):
+    plan = scaled_plan(scale, base_scale)
+    assert plan.scaling.multiplier_of_logits() == pytest.approx(missing, rel=1e-12)
+    assert {entry.name for entry in plan.entries if entry.attention} == {"q.weight", "q.bias"}
+    assert scaled_plan(scale, base_scale, "sp").scaling.multiplier_of_logits() == 1
+
+
+def test_torchs_own_scale_is_the_power_to_the_last_bit():
+    assert scaled_plan(None, None).scaling.logits == 3**-0.5
+
+
+def test_the_logits_scale_travels_in_the_shapes_of_a_base():
+    base = Scaled(16, 1 / 4)
+    inputs = (torch.zeros(1, 3, 5),)
+    written = json.loads(json.dumps(shapes(base, inputs)))
+    assert written["logit_scales"] == [0.25]
+    settings = {"rule": "mup", "lr": LR, "example_inputs": inputs}
+    assert parametrize(Scaled(48, 1 / 12), written, **settings).scaling.multiplier_of_logits() == 1
+    older = {key: value for key, value in written.items() if key != "logit_scales"}
+    assert parametrize(Scaled(48, 1 / 12), older, **settings).scaling.logits == 3**-0.5
+    for damaged in ([0.0], [float("inf")], ["x"], 3):
+        with pytest.raises(PlanError, match="logit_scales"):
+            parametrize(Scaled(48), written | {"logit_scales": damaged}, **settings)
+
+
+def test_logit_scales_in_no_one_ratio_are_refused():
+    def make(width, first, second):
+        return nn.Sequential(Scaled(width, first), nn.Linear(3, 5), Scaled(width, second))
+
+    with pytest.raises(PlanError, match=r"multiplies attention logits by 0\.1, 0\.2 and, in the base, by 0\.1, which"):
+        parametrize(make(32, 0.1, 0.2), make(16, 0.1, 0.1), lr=LR, example_inputs=(torch.zeros(1, 4, 5),))

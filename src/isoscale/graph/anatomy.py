@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from isoscale.errors import PlanError, unknown
-from isoscale.graph.branches import Branch, Carriers, residual_branches
+from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
+from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
 from isoscale.scaling.roles import Role
 
@@ -58,6 +59,8 @@ class Anatomy:
         blocks: Module paths of the residual blocks.
         depth: Number of residual branches that the forward runs through; of layers before the readout if it has none.
         head_sizes: Size of each attention's heads, in the order of execution.
+        logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
+            it cannot be read.
         stuck: By block, why no parameter can carry the multiplier of a branch in it.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
@@ -68,6 +71,7 @@ class Anatomy:
     blocks: tuple[str, ...] = ()
     depth: int = 1
     head_sizes: tuple[int, ...] = ()
+    logit_scales: tuple[float | None, ...] = ()
     stuck: Mapping[str, str] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     branch_multipliers: tuple[str, ...] = ()
@@ -85,7 +89,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     """
     given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
-    queries, packed = _attention(graph)
+    queries, packed = query_parameters(graph)
     placed = _Placement(graph, branches, parameters)
     parts = {name: replace(placed.part(name, given.get(name)), attention=name in queries) for name in parameters}
     check_all_known({name: part for name, part in parts.items() if part.role is None}, parameters)
@@ -96,6 +100,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         blocks=tuple(dict.fromkeys(placed.blocks)),
         depth=depth(graph, branches),
         head_sizes=head_sizes(graph),
+        logit_scales=logit_scales(graph),
         stuck={block: branch.stuck for block, branch in zip(placed.blocks, branches, strict=True) if branch.stuck},
         packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branch)),
@@ -108,11 +113,6 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
 def depth(graph: Graph, branches: Sequence[Branch]) -> int:
     """Number of residual branches; of layers before the readout if there are none."""
     return len(branches) or max(1, sum(node.is_map and not _is_readout(graph, node) for node in graph.nodes))
-
-
-def head_sizes(graph: Graph) -> tuple[int, ...]:
-    """Size of each attention's heads, in the order of execution."""
-    return tuple(graph.nodes[node.inputs[0]].shape[-1] for node in graph.nodes if _queries(graph, node))
 
 
 # --- where each use stands ---
@@ -253,43 +253,6 @@ def _what(node: Node, use: Use) -> str:
         contraction = node.row.contraction
         return "convolution" if contraction and contraction.weight == "convolution" else "map"
     return {"lookup": "embedding", "gain": "gain", "bias": "bias", "source": "learned input"}.get(use.kind, node.op)
-
-
-# --- attention ---
-def _queries(graph: Graph, node: Node) -> bool:
-    """Whether queries meet keys here."""
-    if node.row.effect == "attention":
-        return True
-    contraction = node.row.contraction
-    if contraction is None or not contraction.batched or len(node.inputs) != 2 or node.uses:
-        return False
-    at = node.index
-    while len(graph.readers[at]) == 1:
-        at = graph.readers[at][0]
-        if graph.nodes[at].row.effect == "softmax":
-            return True
-        if not graph.nodes[at].row.is_linear:
-            return False
-    return False
-
-
-def _attention(graph: Graph) -> tuple[set[str], set[str]]:
-    """Parameters that carry a multiplier of the logits; and those that cannot, holding keys as well."""
-    carriers = Carriers(graph, (1 << len(graph.nodes)) - 1)
-    queries: set[str] = set()
-    packed: set[str] = set()
-    for node in graph.nodes:
-        if not _queries(graph, node):
-            continue
-        found = carriers.of(node.inputs[0])
-        others = [carriers.of(i).names for i in node.inputs[1:]]
-        keys = graph.above[node.inputs[1]] if others else ~0
-        if found.stuck or found.nodes & keys or any(found.names & names for names in others):
-            nearest = list(members(graph.above[node.inputs[0]] & graph.maps))[-1:]
-            packed |= found.names or {use.name for i in nearest for use in graph.nodes[i].uses}
-        else:
-            queries |= found.names
-    return queries, packed
 
 
 # --- given by hand ---

@@ -143,7 +143,7 @@ class Carriers:
         here = 1 << node.index
         if node.multiplier:
             return _Found(frozenset((node.multiplier,)), here)
-        if node.is_map or (node.row.is_norm and node.uses):
+        if (node.is_map or (node.row.is_norm and node.uses)) and not node.obstacle:
             return _own(node, "map", "gain", "bias")
         found = self._through(node)
         if found.stuck and any(use.kind == "gain" for use in node.uses):
@@ -153,6 +153,8 @@ class Carriers:
 
     def _through(self, node: Node) -> _Found:
         """Past an operation without carriers of its own."""
+        if node.obstacle:
+            return _Found(stuck=node.obstacle)
         if node.row.effect == "attention":
             return self._one_factor(node.inputs[2:], node.inputs[:2])
         if (node.row.multiplies or node.row.contraction) and len(node.inputs) == 2:

@@ -46,6 +46,8 @@ class Node:
         inputs: Indices of the nodes whose results it reads.
         shape: Shape of its (first) result.
         uses: The parameters that enter here.
+        obstacle: Why no factor of its inputs passes here, where the operation in general would let it pass.
+        factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
     """
 
@@ -55,6 +57,8 @@ class Node:
     shape: tuple[int, ...]
     is_float: bool = True
     uses: list[Use] = field(default_factory=list)
+    obstacle: str | None = None
+    factor: float | None = 1.0
     multiplier: str | None = None
 
     @cached_property

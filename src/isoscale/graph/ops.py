@@ -71,6 +71,10 @@ class Operation:
         on_skip: Whether it may stand on the skip of a residual block (views and norms always may).
         plain: Whether a parameter that passed it still scales as it does (views always leave it so).
         selects: For a lookup, the axes of the parameter that are indexed.
+        addends: Positions of arguments that stand in the result as they are, beside others: what is added, joined or
+            filled in. A constant there makes the operation affine.
+        filled_with: The number that fills the result, whatever the arguments.
+        fill_position: Position of the argument that says which number fills the result.
     """
 
     name: str
@@ -85,6 +89,9 @@ class Operation:
     on_skip: bool = False
     plain: bool = False
     selects: tuple[int, ...] = ()
+    addends: tuple[int, ...] = ()
+    filled_with: float | None = None
+    fill_position: int | None = None
 
     @property
     def is_view(self) -> bool:
@@ -152,10 +159,10 @@ _ROWS = [
     Operation("tril", "view"),
     Operation("triu", "view"),
     Operation("pad", "view"),
-    Operation("constant_pad_nd", "view"),
+    Operation("constant_pad_nd", "view", addends=(2,)),
     Operation("clone", "view"),
     Operation("contiguous", "view"),
-    Operation("copy", "view", "bias"),
+    Operation("copy", "view", "bias", addends=(1,)),
     Operation("detach", "view"),
     Operation("alias", "view"),
     Operation("lift_fresh", "view"),
@@ -177,19 +184,19 @@ _ROWS = [
     Operation("_embedding_bag", parameter="lookup", selects=(0,)),
     Operation("take", parameter="lookup", selects=(0,)),
     # --- sums ---
-    Operation("add", "linear", "bias", adds=True, on_skip=True),
-    Operation("sub", "linear", "bias", adds=True),
-    Operation("rsub", "linear", "bias", adds=True),
-    Operation("cat", "linear", "bias"),
-    Operation("stack", "linear", "bias"),
-    Operation("where", "linear", "bias", masks=True),
-    Operation("masked_fill", "linear", "bias", masks=True),
-    Operation("index_put", "linear", "bias"),
-    Operation("index_add", "linear"),
-    Operation("scatter", "linear"),
-    Operation("scatter_add", "linear"),
-    Operation("slice_scatter", "linear"),
-    Operation("select_scatter", "linear"),
+    Operation("add", "linear", "bias", adds=True, on_skip=True, addends=(0, 1)),
+    Operation("sub", "linear", "bias", adds=True, addends=(0, 1)),
+    Operation("rsub", "linear", "bias", adds=True, addends=(0, 1)),
+    Operation("cat", "linear", "bias", addends=(0,)),
+    Operation("stack", "linear", "bias", addends=(0,)),
+    Operation("where", "linear", "bias", masks=True, addends=(1, 2)),
+    Operation("masked_fill", "linear", "bias", masks=True, addends=(0, 2)),
+    Operation("index_put", "linear", "bias", addends=(0, 2)),
+    Operation("index_add", "linear", addends=(0, 3)),
+    Operation("scatter", "linear", addends=(0, 3)),
+    Operation("scatter_add", "linear", addends=(0, 3)),
+    Operation("slice_scatter", "linear", addends=(0, 1)),
+    Operation("select_scatter", "linear", addends=(0, 1)),
     Operation("sum", "linear"),
     Operation("mean", "linear", on_skip=True),
     Operation("cumsum", "linear"),
@@ -218,13 +225,13 @@ _ROWS = [
     Operation("bmm", "linear", contraction=Contraction(batched=True)),
     Operation("mv", "linear", contraction=Contraction()),
     Operation("dot", "linear", contraction=Contraction()),
-    Operation("addmm", "linear", "bias", Contraction(first=1)),
-    Operation("baddbmm", "linear", "bias", Contraction(first=1, batched=True)),
-    Operation("addbmm", "linear", "bias", Contraction(first=1)),
-    Operation("addmv", "linear", "bias", Contraction(first=1)),
+    Operation("addmm", "linear", "bias", Contraction(first=1), addends=(0,)),
+    Operation("baddbmm", "linear", "bias", Contraction(first=1, batched=True), addends=(0,)),
+    Operation("addbmm", "linear", "bias", Contraction(first=1), addends=(0,)),
+    Operation("addmv", "linear", "bias", Contraction(first=1), addends=(0,)),
     Operation("_grouped_mm", "linear", contraction=Contraction(batched=True)),
-    Operation("linear", "linear", "bias", Contraction(weight="linear")),
-    Operation("convolution", "linear", "bias", Contraction(weight="convolution")),
+    Operation("linear", "linear", "bias", Contraction(weight="linear"), addends=(2,)),
+    Operation("convolution", "linear", "bias", Contraction(weight="convolution"), addends=(2,)),
     # --- homogeneous activations ---
     Operation("relu", "homogeneous"),
     Operation("leaky_relu", "homogeneous"),
@@ -267,17 +274,24 @@ _ROWS = [
     Operation("softmax", "softmax"),
     Operation("_softmax", "softmax"),
     Operation("_safe_softmax", "softmax"),
-    # --- new tensors ---
-    Operation("empty_like", "shape only"),
-    Operation("zeros_like", "shape only"),
-    Operation("ones_like", "shape only"),
-    Operation("full_like", "shape only"),
+    # --- new tensors; one that is still empty has no numbers of its own, and is filled before it is used ---
+    Operation("empty", "shape only", filled_with=0.0),
+    Operation("empty_like", "shape only", filled_with=0.0),
+    Operation("empty_strided", "shape only", filled_with=0.0),
+    Operation("new_empty", "shape only", filled_with=0.0),
+    Operation("new_empty_strided", "shape only", filled_with=0.0),
+    Operation("zeros", "shape only", filled_with=0.0),
+    Operation("zeros_like", "shape only", filled_with=0.0),
+    Operation("new_zeros", "shape only", filled_with=0.0),
+    Operation("ones", "shape only", filled_with=1.0),
+    Operation("ones_like", "shape only", filled_with=1.0),
+    Operation("new_ones", "shape only", filled_with=1.0),
+    Operation("full", "shape only", fill_position=1),
+    Operation("full_like", "shape only", fill_position=1),
+    Operation("new_full", "shape only", fill_position=2),
+    Operation("scalar_tensor", "shape only", fill_position=0),
     Operation("rand_like", "shape only"),
     Operation("randn_like", "shape only"),
-    Operation("new_empty", "shape only"),
-    Operation("new_zeros", "shape only"),
-    Operation("new_ones", "shape only"),
-    Operation("new_full", "shape only"),
 ]
 
 TABLE = {row.name: row for row in _ROWS}

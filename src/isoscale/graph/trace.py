@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 from isoscale.errors import InvalidTypeError, TraceError
+from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.multiplier import Multiplier
-from isoscale.graph.ops import operation
+from isoscale.graph.ops import Operation, operation
 from isoscale.graph.swapping import restored, swapped
 from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
@@ -112,6 +113,8 @@ def _record(model: nn.Module, convert: Any, args: tuple[Any, ...], kwargs: dict[
     recorder = _Recorder()
     for name, _ in model.named_parameters():
         recorder.add_parameter(name, stand_ins[name])
+    for name, _ in model.named_buffers():
+        recorder.add_buffer(stand_ins[name])
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)
@@ -187,6 +190,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.nodes: list[Node] = []
+        self._constants = Constants()
         self._of_tensor: dict[int, int | Weight] = {}
         self._written: dict[int, int] = {}
         self._alive: list[Tensor] = []
@@ -196,6 +200,9 @@ class _Recorder(TorchDispatchMode):
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
         self._know(tensor, Weight.of(name, tensor.dim()))
+
+    def add_buffer(self, tensor: Tensor) -> None:
+        self._constants.forget(tensor)
 
     def add_input(self, tensor: Tensor) -> None:
         self._know(tensor, self._node("input", (), tensor))
@@ -238,6 +245,7 @@ class _Recorder(TorchDispatchMode):
             elif origin is not None and origin not in nodes:
                 nodes.append(origin)
         if row.effect == "shape only" or not (weights or nodes):
+            self._constants.see(row, args, results, writes)
             return
         if not nodes and len(weights) > 1 and (row.contraction or row.is_norm):
             # Two parameters that meet as an activation and a weight would: the first serves as data.
@@ -245,6 +253,8 @@ class _Recorder(TorchDispatchMode):
         made: int | Weight
         if nodes:
             made = self._node(name, tuple(nodes), results[0])
+            self.nodes[made].obstacle = self._obstacle(row, args, kwargs)
+            self.nodes[made].factor = self._factor(row, args, kwargs)
             for tensor, weight in weights:
                 self.nodes[made].uses += uses_of(row, args, tensor, weight)
         else:
@@ -253,7 +263,48 @@ class _Recorder(TorchDispatchMode):
         for result in results:
             self._know(result, made)
         if writes and isinstance(made, int):
-            self._written[_storage(results[0])] = made
+            self._written[storage_of(results[0])] = made
+
+    def _obstacle(self, row: Operation, args: Any, kwargs: Any) -> str | None:
+        """Why f(c z) = c f(z) fails for these arguments, although the operation's row says that it holds."""
+        for position in row.addends:
+            for value in tree_iter(args[position : position + 1]):
+                if self._is_constant(value) and self._constants.number(value) != 0:
+                    return "the addition of a constant"  # f(z) = z + a
+        if row.divides and not isinstance(self._origin(args[0]), int):
+            return "a division by it"  # f(z) = a / z
+        if row.divides and kwargs.get("rounding_mode"):
+            return "a division that rounds"
+        if row.multiplies or row.contraction:
+            factors = [self._origin(value) for value in args if isinstance(value, Tensor)]
+            factors = [origin for origin in factors if isinstance(origin, int)]
+            if len(set(factors)) < len(factors):
+                return "a product with itself"  # f(z) = z^2
+        return None
+
+    def _factor(self, row: Operation, args: Any, kwargs: Any) -> float | None:
+        if row.effect == "attention":
+            scale = kwargs.get("scale")
+            return args[0].shape[-1] ** -0.5 if scale is None else float(scale)
+        if row.contraction:
+            return float(kwargs.get("alpha", 1.0))
+        factor: float | None = 1.0
+        for position, value in enumerate(args if row.multiplies else ()):
+            if factor is None or not self._is_constant(value):
+                continue
+            number = self._constants.number(value)
+            if number is None and value.numel() > 1:
+                continue  # a table of positions or a mask: of order one
+            if number is None or (row.divides and number == 0):
+                factor = None
+            else:
+                factor = factor / number if row.divides and position == 1 else factor * number
+        return factor
+
+    def _is_constant(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return self._origin(value) is None
+        return isinstance(value, int | float)
 
     def _source(self, tensor: Tensor, weight: Weight) -> int:
         """A parameter that serves as data: learned queries."""
@@ -273,7 +324,7 @@ class _Recorder(TorchDispatchMode):
     def _origin(self, tensor: Tensor) -> int | Weight | None:
         origin = self._of_tensor.get(id(tensor))
         if self._written:
-            written = self._written.get(_storage(tensor))
+            written = self._written.get(storage_of(tensor))
             if written is not None and (not isinstance(origin, int) or written > origin):
                 return self._joined(tensor, origin, written)
         return origin
@@ -290,13 +341,6 @@ class _Recorder(TorchDispatchMode):
 def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any) -> Tensor:
     """Rows of each expert times its matrix; torch's own shape function insists on bfloat16."""
     return a.new_empty(*a.shape[:-1], b.shape[-1])
-
-
-def _storage(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage()._cdata
-    except NotImplementedError:  # sparse tensors have none
-        return id(tensor)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -165,7 +165,7 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
         width=reading.width,
         depth=reading.depth,
         head_size=head,
-        logits=head**-0.5,
+        logits=sizes.logit_ratio(reading.anatomy, reading.base, head),
         init_law=reading.init_law,
     )
     open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))

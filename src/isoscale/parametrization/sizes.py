@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
-from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph, head_sizes
+from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph
+from isoscale.graph.attention import head_sizes, logit_scales
 from isoscale.graph.branches import residual_branches
 from isoscale.graph.graph import Graph
 from isoscale.graph.trace import trace
@@ -40,6 +41,8 @@ class Base:
         depth: Number of residual branches that its forward runs through; None if it was not traced.
         head_sizes: Size of the heads of each attention; None if it was not traced.
         roles: Of each parameter, by name; None if it was not traced, or if the trace leaves one open.
+        logit_scales: What its forward multiplies the logits of each attention by, None where that cannot be read;
+            None if it was not traced.
     """
 
     shapes: Mapping[str, Shape]
@@ -47,6 +50,7 @@ class Base:
     depth: int | None = None
     head_sizes: tuple[int, ...] | None = None
     roles: Mapping[str, Role] | None = None
+    logit_scales: tuple[float | None, ...] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
             and need not be guessed from names.
 
     Returns:
-        {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "roles": ...}
+        {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "logit_scales": ...,
+        "roles": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -78,6 +83,7 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
         depth=depth(graph, residual_branches(graph)) if graph else None,
         head_sizes=head_sizes(graph) if graph else None,
         roles=_roles(graph, parameters) if graph else None,
+        logit_scales=logit_scales(graph) if graph else None,
     )
 
 
@@ -101,7 +107,8 @@ def read(value: Any) -> Base:
         )
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
-    base = record(Base, {"roles": None, **value}, "base")
+    # Bases that were written before forwards were asked for their logits' scales know none.
+    base = record(Base, {"logit_scales": None, "roles": None, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
@@ -112,6 +119,12 @@ def read(value: Any) -> Base:
         )
     if base.roles is not None and base.roles.keys() != base.shapes.keys():
         raise PlanError("`base.roles` must name the parameters of `base.shapes`, each once")
+    for scale in base.logit_scales or ():
+        if scale is not None and not _SMALLEST_RMS <= abs(scale) <= 1 / _SMALLEST_RMS:
+            raise PlanError(
+                f"`base.logit_scales` must hold what logits are multiplied by, between {_SMALLEST_RMS} and "
+                f"{1 / _SMALLEST_RMS} in size, or None; got {scale}"
+            )
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
@@ -297,3 +310,35 @@ def head_ratio(anatomy: Anatomy, base: Base) -> float | None:
             "one ratio: scale all heads alike, or keep the head size and scale their number"
         )
     return ratios.pop()
+
+
+def logit_ratio(anatomy: Anatomy, base: Base, head_ratio: float) -> float:
+    """Target / base of what the forward itself multiplies attention logits by.
+
+    Attentions correspond in order, from the first. Where a scale cannot be read, it is taken to be torch's own,
+    1/sqrt(head size).
+
+    Raises:
+        PlanError: The ratio differs between attentions.
+    """
+    default = head_ratio**-0.5
+    ratios: list[float] = []
+    for scale, base_scale in zip(anatomy.logit_scales, base.logit_scales or (), strict=False):
+        ratios.append(default if scale is None or base_scale is None else scale / base_scale)
+    if not ratios:
+        return default
+    first = ratios[0]
+    if not all(math.isclose(ratio, first, rel_tol=1e-6) for ratio in ratios):
+        raise PlanError(
+            f"the forward multiplies attention logits by {_distinct(anatomy.logit_scales)} and, in the base, by "
+            f"{_distinct(base.logit_scales or ())}, which are in no one ratio: scale all logits alike"
+        )
+    # A power of the head size's ratio is that power to the last bit, so that what is already there asks for nothing.
+    for power in (-0.5, -1.0, 0.0):
+        if math.isclose(first, head_ratio**power, rel_tol=1e-9):
+            return head_ratio**power
+    return first
+
+
+def _distinct(scales: Sequence[float | None]) -> str:
+    return ", ".join(dict.fromkeys("1/sqrt(head size)" if scale is None else f"{scale:.4g}" for scale in scales))
