@@ -87,7 +87,11 @@ class Drawn:
 
 
 def likely_laws(tensors: Iterable[Drawn]) -> list[str]:
-    """Laws by how well they explain the tensors; what one excludes by far counts no more than what one excludes."""
+    """Laws by how well they explain the tensors; what one excludes by far counts no more than what one excludes.
+
+    Laws that explain them about equally well stand in the order of how common they are: which of them fits best is
+    noise, and must not make a difference between two draws of one model.
+    """
     totals: dict[str, float] = {}
     for drawn in tensors:
         misfits = drawn.misfits()
@@ -95,7 +99,11 @@ def likely_laws(tensors: Iterable[Drawn]) -> list[str]:
             continue
         for name, misfit in misfits.items():
             totals[name] = totals.get(name, 0.0) + min(misfit, _ALLOWED)
-    return sorted(totals, key=totals.__getitem__)
+    best = min(totals.values(), default=0.0)
+    # Dictionaries keep their order, in which `_laws` names the more common ones first.
+    common = [name for name, total in totals.items() if total <= best + _INDISTINCT]
+    others = [name for name, total in totals.items() if total > best + _INDISTINCT]
+    return common + sorted(others, key=totals.__getitem__)
 
 
 def assumed_law(kinds: Sequence[Sequence[tuple[float, float]]]) -> str:

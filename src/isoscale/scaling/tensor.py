@@ -191,7 +191,8 @@ class TensorPlan(TensorFacts):
             fan_in=self.fan_in,
             fan_out=self.fan_out,
             fans=self.fans,
-            depth=depth,
+            # No code makes what stands outside the residual branches smaller in a deeper network.
+            depth=depth if self.role.in_branch else 1.0,
         )
 
     def rescaling_without_base(self, init_law: str) -> initial.Rescaling:
