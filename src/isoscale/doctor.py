@@ -3,7 +3,7 @@
 The self-test asks each part for something whose answer is known without it: the rules for the identity at the base's
 own size; the plan of a small transformer, traced, for the learning rates that CompleteP gives it on paper; the audit
 for what a step does to the output, which finite differences tell too; the limit solver for the linear network, which
-has a closed form; the ensemble for one member, which a plain PyTorch loop trains too.
+has a closed form; the ensemble for one replica, which a plain PyTorch loop trains too.
 """
 
 from __future__ import annotations
@@ -378,9 +378,9 @@ def _ensemble() -> tuple[bool, str]:
     )
     data = _noise()
     # Others beside it, at another rate and from another seed, must not matter.
-    members = [Member(0.25, 0), Member(0.125, 1), Member(0.125, 2)]
-    together = train(recipe, members, data).curve[1]
-    alone = _plain_loop(recipe, members[1], data)
+    replicas = [Member(0.25, 0), Member(0.125, 1), Member(0.125, 2)]
+    together = train(recipe, replicas, data).curve[1]
+    alone = _plain_loop(recipe, replicas[1], data)
     ratio = together / np.array(alone)
     off = float(np.max(np.abs(ratio - 1)))
     return off < _ROUND_OFF, f"losses agree to {off:.1g}, round-off allows {_ROUND_OFF:g}"

@@ -154,7 +154,7 @@ def _of_16_bits(
         # float32 has every one of these levels exactly.
         numbers = levels[..., channel].astype(np.float32)
         plane = Image.fromarray(numbers)
-        resized = np.rint(_sized(plane, size))
+        resized = np.rint(np.asarray(_sized(plane, size)))
         planes.append(resized.astype(np.uint16))
     if not grey and colours == 1:
         planes *= 3
