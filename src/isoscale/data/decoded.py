@@ -50,7 +50,8 @@ class Source:
         note: Of the data set.
         options: Of the reader, as JSON takes them.
         decoders: Versions of what decodes the files, of which others may give other levels.
-        read: A file as levels (channels, *positions), uint8, uint16 or int16, all of one shape and type; raises DataError.
+        read: A file as levels (channels, *positions), uint8, uint16 or int16, all of one shape and type; raises
+            DataError.
         refusal: What to say if a channel of all training files is one level, which it is told.
         least_std: Say so too of a channel whose standard deviation is less than so many levels.
     """
