@@ -3,7 +3,7 @@
 The self-test asks each part for something whose answer is known without it: the rules for the identity at the base's
 own size; the plan of a small transformer, traced, for the learning rates that CompleteP gives it on paper; the audit
 for what a step does to the output, which finite differences tell too; the limit solver for the linear network, which
-has a closed form; the ensemble for one member, which a plain PyTorch loop trains too.
+has a closed form; the ensemble for one replica, which a plain PyTorch loop trains too.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _threads() -> tuple[bool, str]:
     pinned = os.environ.get("OMP_NUM_THREADS")
     note = f", OMP_NUM_THREADS={pinned}" if pinned else ""
     used = torch.get_num_threads()
-    return True, f"{cores()} cores for this process, torch uses {used} threads{note}; a worker uses 1"
+    available = cores()
+    return True, f"{available} cores for this process, torch uses {used} threads{note}; a worker uses 1"
 
 
 def _data_folder(folder: str | None) -> tuple[bool, str]:
@@ -223,11 +224,14 @@ def _plan() -> tuple[bool, str]:
         lr=1.0,
         example_inputs=(tokens,),
     )
-    rates = {entry.name: entry.lr for entry in plan.entries}
+    rates = {}
+    for entry in plan.entries:
+        rates[entry.name] = entry.lr
     wrong = []
     for name, expected in _RATES.items():
         found = rates[name]
-        if abs(found / expected - 1) > 1e-12:
+        off = abs(found / expected - 1)
+        if off > 1e-12:
             wrong.append(f"{name} has lr {found:g}, expected {expected:g}")
     if wrong:
         return False, "; ".join(wrong)
@@ -308,6 +312,7 @@ def _audit() -> tuple[bool, str]:
     measured = found.data["output_update"].isel(depth=0, seed=0)
     worst = 0.0
     for role in ("input", "branch_internal", "branch_last", "output"):
+        # Of these tensors alone: an audit moves the tensors of one role at a time.
         names = [entry.name for entry in plan.entries if entry.role == role]
         expected = _output_change(model, names, x, y)
         change = float(measured.sel(role=role))
@@ -329,8 +334,8 @@ def _output_change(model: nn.Module, names: list[str], x: Tensor, y: Tensor) -> 
 
     def output(step: float) -> Tensor:
         moved = {}
-        for name, parameter, gradient in zip(names, chosen, gradients, strict=True):
-            moved[name] = parameter.detach() - step * gradient
+        for name, gradient in zip(names, gradients, strict=True):
+            moved[name] = parameters[name].detach() - step * gradient
         return torch.func.functional_call(model, moved, (x,))
 
     difference = output(_STEP) - output(-_STEP)
@@ -378,9 +383,9 @@ def _ensemble() -> tuple[bool, str]:
     )
     data = _noise()
     # Others beside it, at another rate and from another seed, must not matter.
-    members = [Member(0.25, 0), Member(0.125, 1), Member(0.125, 2)]
-    together = train(recipe, members, data).curve[1]
-    alone = _plain_loop(recipe, members[1], data)
+    replicas = [Member(0.25, 0), Member(0.125, 1), Member(0.125, 2)]
+    together = train(recipe, replicas, data).curve[1]
+    alone = _plain_loop(recipe, replicas[1], data)
     ratio = together / np.array(alone)
     off = float(np.max(np.abs(ratio - 1)))
     return off < _ROUND_OFF, f"losses agree to {off:.1g}, round-off allows {_ROUND_OFF:g}"

@@ -41,7 +41,7 @@ class Dataset:
         note: Exactly which images these are, for a report to quote.
         train_x: Images (samples, channels, height, width), sequences (samples, channels, length) or vectors
             (samples, features), float32; or tokens (samples, time), int64.
-        train_y: Class of each sample (samples,), or next token at each place of tokens (samples, time); int64,
+        train_y: Class of each sample (samples,), or next token at each position of tokens (samples, time); int64,
             from 0 to `classes` - 1.
         test_x: As `train_x`, another number of samples.
         test_y: As `train_y`.
@@ -60,9 +60,9 @@ class Dataset:
 
     name: str
     train_x: Shaped[Tensor, " train *shape"]
-    train_y: Int64[Tensor, " train *places"]
+    train_y: Int64[Tensor, " train *positions"]
     test_x: Shaped[Tensor, " test *shape"]
-    test_y: Int64[Tensor, " test *places"]
+    test_y: Int64[Tensor, " test *positions"]
     classes: int
     note: str = ""
 
@@ -81,7 +81,7 @@ class Dataset:
 
     @property
     def kind(self) -> Literal["features", "images", "tokens"]:
-        """What a sample is: a vector, channels over places, or whole numbers.
+        """What a sample is: a vector, channels over positions, or whole numbers.
 
         >>> from isoscale.data import load
         >>> load("digits").kind

@@ -50,7 +50,8 @@ class Source:
         note: Of the data set.
         options: Of the reader, as JSON takes them.
         decoders: Versions of what decodes the files, of which others may give other levels.
-        read: A file as levels (channels, *places), uint8, uint16 or int16, all of one shape and type; raises DataError.
+        read: A file as levels (channels, *positions), uint8, uint16 or int16, all of one shape and type; raises
+            DataError.
         refusal: What to say if a channel of all training files is one level, which it is told.
         least_std: Say so too of a channel whose standard deviation is less than so many levels.
     """
@@ -61,7 +62,7 @@ class Source:
     note: str
     options: dict[str, Any]
     decoders: tuple[str | None, ...] = ()
-    read: Callable[[Path], Integer[np.ndarray, " channels *places"]]
+    read: Callable[[Path], Integer[np.ndarray, " channels *positions"]]
     refusal: Callable[[int], str]
     least_std: int = 0
 
@@ -240,7 +241,7 @@ def _write_levels(path: Path, source: Source) -> Moments:
     return moments
 
 
-def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " channels *places"]]:
+def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " channels *positions"]]:
     one = math.prod(sizes.shape)
     with path.open("rb") as file:
         for _ in range(sizes.train):
@@ -251,7 +252,7 @@ def _read_levels(path: Path, sizes: _Sizes) -> Iterator[Integer[np.ndarray, " ch
 def _write_samples(
     path: Path,
     table: Float32[np.ndarray, "channels levels"],
-    samples: Iterable[Integer[np.ndarray, " channels *places"]],
+    samples: Iterable[Integer[np.ndarray, " channels *positions"]],
     count: int,
     sizes: _Sizes,
     digest: Digest,

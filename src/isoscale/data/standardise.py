@@ -26,12 +26,12 @@ _PART = 2**20
 class Split(NamedTuple):
     """Samples as they were published, unsigned of 8 or 16 bits or signed of 16, and their labels."""
 
-    levels: Integer[np.ndarray, "samples channels *places"]
+    levels: Integer[np.ndarray, "samples channels *positions"]
     labels: Integer[np.ndarray, " samples"]
 
 
 class Moments:
-    """Exact sums over samples and places of each channel: of the levels, and of their squares.
+    """Exact sums over samples and positions of each channel: of the levels, and of their squares.
 
     >>> moments = Moments()
     >>> moments.add(np.array([[[1, 2]], [[3, 4]]], np.uint8))
@@ -45,7 +45,7 @@ class Moments:
         self.sums: list[int] = []
         self.squares: list[int] = []
 
-    def add(self, levels: Integer[np.ndarray, "samples channels *places"]) -> None:
+    def add(self, levels: Integer[np.ndarray, "samples channels *positions"]) -> None:
         """Count more samples."""
         axes = (0, *range(2, levels.ndim))
         for part in _parts(levels):
@@ -87,12 +87,12 @@ class Moments:
 
 
 def look_up(
-    table: Float32[np.ndarray, "channels levels"], levels: Integer[np.ndarray, "samples channels *places"]
-) -> Float32[np.ndarray, "samples channels *places"]:
+    table: Float32[np.ndarray, "channels levels"], levels: Integer[np.ndarray, "samples channels *positions"]
+) -> Float32[np.ndarray, "samples channels *positions"]:
     """Standardised samples, by the table of `Moments`."""
     channel = np.arange(len(table))
-    places = levels.ndim - 2
-    channel = channel.reshape(-1, *(1,) * places)  # (C, 1, 1), against (N, C, H, W)
+    positions = levels.ndim - 2
+    channel = channel.reshape(-1, *(1,) * positions)  # (C, 1, 1), against (N, C, H, W)
     return table[channel, levels]
 
 
@@ -137,7 +137,7 @@ def constant_channel(name: str, level: int) -> str:
     return f"training images of {name!r} have a channel that is {level} everywhere"
 
 
-def _parts(levels: Integer[np.ndarray, "samples channels *places"]) -> Iterator[np.ndarray]:
+def _parts(levels: Integer[np.ndarray, "samples channels *positions"]) -> Iterator[np.ndarray]:
     of_one = math.prod(levels.shape[1:])
     samples = max(1, _PART // of_one)
     for start in range(0, len(levels), samples):

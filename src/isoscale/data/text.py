@@ -1,4 +1,4 @@
-"""Text as tokens, a character or a byte each, cut into windows: x the tokens, y the next token at each place."""
+"""Text as tokens, a character or a byte each, cut into windows: x the tokens, y the next token at each position."""
 
 from __future__ import annotations
 

@@ -74,29 +74,29 @@ class Plan(ScalingPlan):
             module.factor = factor
         return replace(self, _model=model)
 
-    def _likely_laws(self, actual: Mapping[str, float | None]) -> dict[tuple[bool, bool], list[str]]:
-        """What the model's init most likely follows, for each sort of tensor (`_sort`)."""
-        drawn: dict[tuple[bool, bool], list[initial.Drawn]] = {}
+    def _likely_laws(self, actual: Mapping[str, float | None]) -> dict[bool, list[str]]:
+        """What the model's init most likely follows, its weight matrices (True), its biases and gains (False)."""
+        drawn: dict[bool, list[initial.Drawn]] = {}
         for entry in self.entries:
-            tensors = drawn.setdefault(_sort(entry), [])
+            tensors = drawn.setdefault(entry.role.decays, [])
             size = actual[entry.name]
             found = None if size is None else entry.drawn(size, self.scaling.depth)
             if found and not entry.frozen:
                 tensors.append(found)
-        return {sort: initial.likely_laws(tensors) for sort, tensors in drawn.items()}
+        return {matrices: initial.likely_laws(tensors) for matrices, tensors in drawn.items()}
 
     def _rescale(
         self,
         entry: TensorPlan,
         parameter: nn.Parameter,
         actual: float | None,
-        likely: Mapping[tuple[bool, bool], list[str]],
+        likely: Mapping[bool, list[str]],
     ) -> TensorPlan:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
         if actual is None or entry.frozen:
             return entry
         if drawn := entry.drawn(actual, self.scaling.depth):
-            scale = drawn.rescaling(likely[_sort(entry)]).scale
+            scale = drawn.rescaling(likely[entry.role.decays]).scale
         else:
             scale = entry.rescaling_without_base(self.scaling.init_law).scale
         if scale != 1:
@@ -163,8 +163,3 @@ class Plan(ScalingPlan):
                     f"`{name}` has shape {tuple(parameters[name].shape)}, the plan was made for {planned[name]}"
                 )
         return parameters
-
-
-def _sort(entry: TensorPlan) -> tuple[bool, bool]:
-    """Tensors that code initialises alike: weight matrices or vectors, inside residual branches or outside."""
-    return entry.role.decays, entry.role.in_branch

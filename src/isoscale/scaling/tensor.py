@@ -191,8 +191,7 @@ class TensorPlan(TensorFacts):
             fan_in=self.fan_in,
             fan_out=self.fan_out,
             fans=self.fans,
-            # No code makes what stands outside the residual branches smaller in a deeper network.
-            depth=depth if self.role.in_branch else 1.0,
+            depth=depth,
         )
 
     def rescaling_without_base(self, init_law: str) -> initial.Rescaling:
