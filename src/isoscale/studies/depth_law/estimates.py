@@ -48,7 +48,7 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
 
     The seeds' initial weights are those that the sweep trains from.
     """
-    recipe = trial_config(spec, depth)
+    config = trial_config(spec, depth)
     seeds = list(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
     order = batch_order(len(data.train_x), spec.batch_size, BATCHES, seeds[0])
     batches = []
@@ -57,7 +57,7 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
         batches.append((x.to(device), y.to(device)))
 
     def make(seed: int) -> torch.nn.Module:
-        model = recipe.build(data.in_shape, data.classes, seed)
+        model = config.build(data.in_shape, data.classes, seed)
         return model.to(device)
 
     try:
@@ -67,7 +67,7 @@ def estimate(spec: Sweep, depth: int, data: Dataset, device: str = "cpu") -> Est
                 make,
                 _loss,
                 batches,
-                optimizer=recipe.optimizer.family,
+                optimizer=config.optimizer.family,
                 seeds=seeds,
             )
     except IsoscaleError as error:
