@@ -168,9 +168,12 @@ def _draws(
         return unpaired_means(losses.values, rng)
     shape = (RESAMPLES, depths)
     if "se" in losses.coords:
-        unit, scale = rng.standard_normal(shape), losses["se"].values
+        unit = rng.standard_normal(shape)
+        scale = losses["se"].values
     else:
-        unit, scale = rng.standard_t(law.freedom, shape), np.sqrt(law.variance)
+        # s^2 is itself an estimate: its noise is Student's.
+        unit = rng.standard_t(law.freedom, shape)
+        scale = np.sqrt(law.variance)
     return losses.values[:, 0] + unit * scale
 
 

@@ -193,7 +193,7 @@ class Search:
         best = min(self._pilots)
         least = math.inf
         for position, loss in self._pilots.items():
-            # NaN is less than nothing.
+            # No comparison with NaN holds: a pilot that diverged is never the best.
             if loss < least:
                 best, least = position, loss
         return best
