@@ -1,14 +1,13 @@
 """What each parameter of a model does: its role, its block, its place in a residual branch.
 
-Roles are read off the computation graph: a map that no other map precedes is an input map, one that none follows
-the readout, one inside a residual branch is internal or last. Where the forward cannot be traced, they are given
-by hand.
+Roles are read off the computation graph: a weight matrix that no other precedes is an input layer, one that none
+follows the readout, one inside a residual branch is an inner or the output projection. Where the forward cannot be
+traced, they are given by hand.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
-from isoscale.scaling.roles import Role
+from isoscale.scaling.roles import Role, check_role
 
 Roles = Mapping[str, Role | str]
 
@@ -61,7 +60,7 @@ class Anatomy:
         head_sizes: Size of each attention's heads, in the order of execution.
         logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
             it cannot be read.
-        stuck: By block, why no parameter can carry the multiplier of a branch in it.
+        stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
         traced: Whether all this was read off a trace.
@@ -89,22 +88,32 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     """
     given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
+    blocks = [_block_name(graph, branch) for branch in branches]
     queries, packed = query_parameters(graph)
-    placed = _Placement(graph, branches, parameters)
-    parts = {name: replace(placed.part(name, given.get(name)), attention=name in queries) for name in parameters}
-    check_all_known({name: part for name, part in parts.items() if part.role is None}, parameters)
+
+    reader = _RoleReader(graph, branches, blocks, parameters)
+    parts: dict[str, Part] = {}
+    for name in parameters:
+        part = reader.part(name, given.get(name))
+        parts[name] = replace(part, attention=name in queries)
+
     multipliers = {node.multiplier for node in graph.nodes if node.multiplier}
-    in_branch = multipliers & {name for branch in branches for name in branch.carriers}
+    in_branches: set[str] = set()
+    stuck: dict[str, str] = {}
+    for block, branch in zip(blocks, branches, strict=True):
+        in_branches |= multipliers & branch.foldable_into
+        if branch.unfoldable:
+            stuck[block] = branch.unfoldable
     return Anatomy(
         parts=parts,
-        blocks=tuple(dict.fromkeys(placed.blocks)),
+        blocks=tuple(dict.fromkeys(blocks)),
         depth=depth(graph, branches),
         head_sizes=head_sizes(graph),
         logit_scales=logit_scales(graph),
-        stuck={block: branch.stuck for block, branch in zip(placed.blocks, branches, strict=True) if branch.stuck},
+        stuck=stuck,
         packed=tuple(name for name in parameters if name in packed),
-        branch_multipliers=tuple(sorted(in_branch)),
-        readout_multipliers=tuple(sorted(_before_readouts(graph))),
+        branch_multipliers=tuple(sorted(in_branches)),
+        readout_multipliers=tuple(sorted(_beside_readouts(graph))),
         logit_multipliers=tuple(sorted(multipliers & queries)),
         traced=True,
     )
@@ -112,38 +121,54 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
 
 def depth(graph: Graph, branches: Sequence[Branch]) -> int:
     """Number of residual branches; of layers before the readout if there are none."""
-    return len(branches) or max(1, sum(node.is_map and not _is_readout(graph, node) for node in graph.nodes))
+    if branches:
+        return len(branches)
+    layers = [node for node in graph.nodes if node.is_map and not _is_readout(graph, node)]
+    return max(1, len(layers))
 
 
-# --- where each use stands ---
-class _Placement:
-    """Roles from uses: one graph, its branches, and the names of the blocks they form."""
+# --- the role of each parameter ---
+class _RoleReader:
+    """Roles from uses: one graph, its branches, and the names of the blocks that they form."""
 
-    def __init__(self, graph: Graph, branches: list[Branch], parameters: Mapping[str, Tensor]) -> None:
-        self._graph, self._branches, self._parameters = graph, branches, parameters
-        self.blocks = [_block_name(_map_names(graph, branch)) for branch in branches]
+    def __init__(
+        self,
+        graph: Graph,
+        branches: Sequence[Branch],
+        blocks: Sequence[str],
+        parameters: Mapping[str, Tensor],
+    ) -> None:
+        self._graph = graph
+        self._branches = branches
+        self._blocks = blocks
+        self._parameters = parameters
         self._uses: dict[str, list[tuple[Node, Use]]] = {name: [] for name in parameters}
         for node, use in graph.uses():
             self._uses[use.name].append((node, use))
 
     def part(self, name: str, given: Role | None) -> Part:
-        uses = self._uses[name]
-        if not uses:
+        """What a parameter is, from all of its uses; `given` is what the user says that it is."""
+        parts: list[Part] = []
+        for node, use in self._uses[name]:
+            part = self._at(node, use)
+            if part not in parts:
+                parts.append(part)
+        if not parts:
             if given is None:
                 raise PlanError(
                     f"`{name}` is not used by the forward pass on the example inputs, so its role is unknown. "
                     f"Give it: `roles={{{name!r}: isoscale.Role.HIDDEN}}`, or remove the parameter"
                 )
             return part_by_shape(given, self._parameters[name])
-        parts = list(dict.fromkeys(self._at(node, use) for node, use in uses))
         roles = {part.role for part in parts}
+        # Of several uses the first as a weight matrix says which axes are fan_in and fan_out.
         first = next((part for part in parts if part.fan_in), parts[0])
         if given is not None:
             return replace(first, role=given)
         if roles == {Role.INPUT, Role.OUTPUT}:
-            return replace(
-                next(part for part in parts if part.role is Role.INPUT), tied=True, place="tied to the readout"
-            )
+            # Its own numbers are those of the embedding; the readout's multiplier has to stand in the forward.
+            embedding = next(part for part in parts if part.role is Role.INPUT)
+            return replace(embedding, tied=True, place="tied to the readout")
         if len(roles) > 1:
             raise PlanError(
                 f"`{name}` serves as {' and as '.join(sorted(roles))}: one tensor cannot have two learning rates. "
@@ -152,107 +177,133 @@ class _Placement:
         return replace(first, carries=any(part.carries for part in parts))
 
     def _at(self, node: Node, use: Use) -> Part:
-        at = next((i for i, branch in enumerate(self._branches) if branch.nodes >> node.index & 1), None)
-        axes = {"fan_in": use.fan_in, "fan_out": use.fan_out, "computed_by": use.computed_by}
-        if at is None:
-            return Part(role=self._outside(node, use), place=_what(node, use), **axes)
-        branch = self._branches[at]
-        role, place = self._inside(branch, node, use)
-        carries = use.name in branch.carriers
-        return Part(role=role, block=self.blocks[at], place=place, carries=carries, **axes)
+        """What the parameter would be if this were its only use."""
+        part = Part(
+            role=Role.HIDDEN,
+            fan_in=use.fan_in,
+            fan_out=use.fan_out,
+            place=_place(node, use),
+            computed_by=use.computed_by,
+        )
+        for branch, block in zip(self._branches, self._blocks, strict=True):
+            if branch.nodes >> node.index & 1:
+                role, place = self._inside(branch, node, use)
+                carries = use.name in branch.foldable_into
+                return replace(part, role=role, place=place, block=block, carries=carries)
+        return replace(part, role=self._outside(node, use))
 
     def _inside(self, branch: Branch, node: Node, use: Use) -> tuple[Role, str]:
+        """Role and place within a residual branch."""
+        place = _place(node, use)
         if use.kind not in ("map", "other") or self._is_vector(use):
-            return Role.BRANCH_VECTOR, _what(node, use)
-        maps = [i for i in members(branch.nodes) if self._graph.nodes[i].is_map]
-        last = node.index in branch.last
-        place = f"map {maps.index(node.index) + 1} of {len(maps)}" if node.index in maps else _what(node, use)
-        return (Role.BRANCH_LAST if last else Role.BRANCH_INTERNAL), place
+            return Role.BRANCH_VECTOR, place
+        maps = list(members(branch.nodes & self._graph.maps))
+        if node.index in maps:
+            number = maps.index(node.index) + 1
+            place = f"map {number} of {len(maps)}"
+        if node.index in branch.last:
+            return Role.BRANCH_LAST, place
+        return Role.BRANCH_INTERNAL, place
 
     def _outside(self, node: Node, use: Use) -> Role:
+        """Role outside of all residual branches."""
+        # The width changes neither one number nor the number of outputs, to which the readout's bias is added.
         if self._parameters[use.name].numel() == 1:
             return Role.SCALAR
-        if use.kind == "map":
-            return self._map_outside(node)
-        if use.kind in ("lookup", "source"):
-            return Role.INPUT
-        if use.kind == "bias" and self._after_readout(node):
+        if use.kind == "bias" and self._is_of_readout(node):
             return Role.SCALAR
-        return Role.VECTOR if self._is_vector(use) or use.kind == "gain" else Role.INPUT
+        if use.kind == "map":
+            if _is_readout(self._graph, node):
+                return Role.OUTPUT
+            features_before = self._graph.before(node.index) & self._graph.entries
+            return Role.HIDDEN if features_before else Role.INPUT
+        if use.kind in ("embedding", "source"):
+            return Role.INPUT
+        if use.kind == "gain" or self._is_vector(use):
+            return Role.VECTOR
+        # A table that is added, as of positions, makes features as an embedding does.
+        return Role.INPUT
 
-    def _map_outside(self, node: Node) -> Role:
-        if _is_readout(self._graph, node):
-            return Role.OUTPUT
-        first = not self._graph.above[node.index] & self._graph.entries & ~(1 << node.index)
-        return Role.INPUT if first else Role.HIDDEN
-
-    def _after_readout(self, node: Node) -> bool:
+    def _is_of_readout(self, node: Node) -> bool:
+        """Whether a bias here is added to the logits, by the readout itself or right after it."""
         if node.is_map:
             return _is_readout(self._graph, node)
-        parents = (self._graph.nodes[i] for i in node.inputs)
-        return any(parent.is_map and _is_readout(self._graph, parent) for parent in _past_views(self._graph, parents))
+        for parent in node.inputs:
+            source = _linear_source(self._graph, parent, past_multipliers=True)
+            if _is_readout(self._graph, source):
+                return True
+        return False
 
     def _is_vector(self, use: Use) -> bool:
-        return sum(size > 1 for size in self._parameters[use.name].shape) <= 1
+        long_axes = [size for size in self._parameters[use.name].shape if size > 1]
+        return len(long_axes) <= 1
 
 
 def _is_readout(graph: Graph, node: Node) -> bool:
-    """A map that no other map follows and that something precedes."""
-    after = graph.below[node.index] & graph.maps & ~(1 << node.index)
-    before = graph.above[node.index] & graph.entries & ~(1 << node.index)
-    return node.is_map and not after and bool(before)
+    """Whether a weight matrix acts here that no other follows, and that features precede."""
+    if not node.is_map:
+        return False
+    followed = graph.after(node.index) & graph.maps
+    preceded = graph.before(node.index) & graph.entries
+    return bool(preceded) and not followed
 
 
-def _past_views(graph: Graph, nodes: Iterable[Node]) -> Iterable[Node]:
-    for node in nodes:
-        while not node.is_map and not node.uses and node.row.is_linear and len(node.inputs) == 1:
-            node = graph.nodes[node.inputs[0]]
-        yield node
+def _linear_source(graph: Graph, index: int, *, past_multipliers: bool) -> Node:
+    """Back past linear operations without parameters, to whatever else made the value."""
+    node = graph.nodes[index]
+    while node.row.is_linear and not node.uses and len(node.inputs) == 1:
+        if node.multiplier and not past_multipliers:
+            break
+        node = graph.nodes[node.inputs[0]]
+    return node
 
 
-def _before_readouts(graph: Graph) -> set[str]:
+def _beside_readouts(graph: Graph) -> set[str]:
     """Multipliers that stand right before or right after a readout."""
-    found = set()
+    found: set[str] = set()
     for node in graph.nodes:
-        near = [*node.inputs] if node.is_map else []
-        near += graph.readers[node.index] if node.is_map else []
-        if near and _is_readout(graph, node):
-            around = _past_views_to_multiplier(graph, [graph.nodes[i] for i in near])
-            found |= {other.multiplier for other in around if other.multiplier}
+        if not _is_readout(graph, node):
+            continue
+        for neighbour in (*node.inputs, *graph.readers[node.index]):
+            beside = _linear_source(graph, neighbour, past_multipliers=False)
+            if beside.multiplier:
+                found.add(beside.multiplier)
     return found
 
 
-def _past_views_to_multiplier(graph: Graph, nodes: Iterable[Node]) -> Iterable[Node]:
-    for node in nodes:
-        while not node.multiplier and not node.uses and node.row.is_linear and len(node.inputs) == 1:
-            node = graph.nodes[node.inputs[0]]
-        yield node
+def _place(node: Node, use: Use) -> str:
+    """What the parameter does at a node, in words."""
+    if use.kind == "map":
+        contraction = node.row.contraction
+        return "convolution" if contraction and contraction.weight == "convolution" else "map"
+    if use.kind == "source":
+        return "learned input"
+    return node.op if use.kind == "other" else use.kind
 
 
-def _map_names(graph: Graph, branch: Branch) -> list[str]:
-    nodes = (graph.nodes[i] for i in members(branch.nodes))
-    return [use.name for node in nodes for use in node.uses if use.kind == "map"]
-
-
-def _block_name(names: list[str]) -> str:
-    """The module path that the maps of a branch share, down to its last index: `h.3` of `h.3.attn.c_proj`."""
+# --- blocks ---
+def _block_name(graph: Graph, branch: Branch) -> str:
+    """The module path that the weights of a branch share, down to its last index: `h.3` of `h.3.attn.c_proj`."""
+    names: list[str] = []
+    for index in members(branch.nodes):
+        names += [use.name for use in graph.nodes[index].uses if use.kind == "map"]
     paths = [name.split(".")[:-1] for name in names]
-    shared = [steps[0] for steps in itertools.takewhile(lambda steps: len(set(steps)) == 1, zip(*paths, strict=False))]
-    indices = [i for i, step in enumerate(shared) if step.isdecimal()]
-    return ".".join(shared[: indices[-1] + 1] if indices else shared) or names[0]
+    shared: list[str] = []
+    for steps in zip(*paths, strict=False):
+        if len(set(steps)) > 1:
+            break
+        shared.append(steps[0])
+    # A branch with one linear layer shares that layer's whole path; the block ends at its index.
+    numbered = [i for i, step in enumerate(shared) if step.isdecimal()]
+    if numbered:
+        shared = shared[: numbered[-1] + 1]
+    return ".".join(shared) or names[0]
 
 
 def block_pattern(block: str) -> re.Pattern[str]:
     """What the same block is called at other indices."""
-    steps = (r"\d+" if step.isdecimal() else re.escape(step) for step in block.split("."))
+    steps = [r"\d+" if step.isdecimal() else re.escape(step) for step in block.split(".")]
     return re.compile(r"\.".join(steps) + r"(?=\.|$)")
-
-
-def _what(node: Node, use: Use) -> str:
-    if use.kind == "map":
-        contraction = node.row.contraction
-        return "convolution" if contraction and contraction.weight == "convolution" else "map"
-    return {"lookup": "embedding", "gain": "gain", "bias": "bias", "source": "learned input"}.get(use.kind, node.op)
 
 
 # --- given by hand ---
@@ -263,21 +314,22 @@ def matched(roles: Roles, parameters: Mapping[str, Tensor]) -> dict[str, Role]:
         names = fnmatch.filter(parameters, pattern)
         if not names:
             raise unknown("parameter that matches", pattern, parameters)
-        try:
-            given |= dict.fromkeys(names, Role(role))
-        except ValueError:
-            raise unknown("role", role, list(Role)) from None
+        given |= dict.fromkeys(names, check_role(role))
     return given
 
 
 def check_all_known(missing: Iterable[str], parameters: Mapping[str, Tensor]) -> None:
+    """Raise PlanError if parameters have no role."""
     missing = list(missing)
-    if missing:
-        example = ", ".join(f"`{name}` {tuple(parameters[name].shape)}" for name in missing[:5])
-        raise PlanError(
-            f"no role for {len(missing)} of {len(parameters)} parameters: {example}{', ...' * (len(missing) > 5)}. "
-            'Add a pattern that matches them: `roles={"pattern.*": isoscale.Role.HIDDEN}`'
-        )
+    if not missing:
+        return
+    shown = [f"`{name}` {tuple(parameters[name].shape)}" for name in missing[:5]]
+    if len(missing) > len(shown):
+        shown.append("...")
+    raise PlanError(
+        f"no role for {len(missing)} of {len(parameters)} parameters: {', '.join(shown)}. "
+        'Add a pattern that matches them: `roles={"pattern.*": isoscale.Role.HIDDEN}`'
+    )
 
 
 def part_by_shape(role: Role, parameter: Tensor, *, transposed: bool = False) -> Part:
@@ -286,4 +338,5 @@ def part_by_shape(role: Role, parameter: Tensor, *, transposed: bool = False) ->
     if rank < 2:
         return Part(role=role, fan_out=tuple(range(rank)))
     out = 1 if transposed else 0
-    return Part(role=role, fan_in=tuple(axis for axis in range(rank) if axis != out), fan_out=(out,))
+    summed = tuple(axis for axis in range(rank) if axis != out)
+    return Part(role=role, fan_in=summed, fan_out=(out,))

@@ -1,7 +1,7 @@
 """Roles given by hand, for a forward that cannot be traced: patterns, or the preset of a known family.
 
 Without a trace the axes of a tensor follow its module's type, blocks its numbered path, and a branch's multiplier is
-folded into the maps that are called last and their biases.
+folded into the output projections and their biases.
 """
 
 from __future__ import annotations
@@ -85,53 +85,63 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
         InvalidValueError: No such preset.
         PlanError: A pattern that matches nothing, a parameter that none matches.
     """
+    # A tensor that has two names is given a role under each of them.
     everywhere = dict(model.named_parameters(remove_duplicate=False))
     if isinstance(roles, str):
         if roles not in PRESETS:
             raise unknown("preset of roles", roles, PRESETS)
-        # Members of a family differ: one has no readout, another no biases.
+        # Models of a family differ: one has no readout, another no biases.
         preset = PRESETS[roles]
         roles = {pattern: role for pattern, role in preset.items() if fnmatch.filter(everywhere, pattern)}
     given = matched(roles, everywhere)
     check_all_known([name for name in everywhere if name not in given], everywhere)
-    parts = {name: _part(model, name, given) for name in dict(model.named_parameters())}
-    ties = _ties(model, given)
-    parts |= {name: replace(parts[name], role=Role.INPUT, tied=True, place="tied to the readout") for name in ties}
-    blocks = tuple(dict.fromkeys(part.block for part in parts.values() if part.block))
-    maps = sum(part.role in (Role.INPUT, Role.HIDDEN) and everywhere[n].dim() > 1 for n, part in parts.items())
+
+    parts: dict[str, Part] = {}
+    for name, _ in model.named_parameters():
+        parts[name] = _part(model, name, given)
+    for name in _tied(model, given):
+        parts[name] = replace(parts[name], role=Role.INPUT, tied=True, place="tied to the readout")
+
+    blocks: dict[str, None] = {}
+    layers = 0
+    for name, part in parts.items():
+        if part.block:
+            blocks[part.block] = None
+        if part.role in (Role.INPUT, Role.HIDDEN) and everywhere[name].dim() > 1:
+            layers += 1
     return Anatomy(
         parts=parts,
-        blocks=blocks,
-        depth=len(blocks) or max(1, maps),
-        readout_multipliers=tuple(_multipliers(model, given)),
+        blocks=tuple(blocks),
+        depth=len(blocks) or max(1, layers),
+        readout_multipliers=tuple(_multipliers_before_readouts(model, given)),
     )
 
 
-def _ties(model: nn.Module, given: Mapping[str, Role]) -> list[str]:
+def _tied(model: nn.Module, given: Mapping[str, Role]) -> list[str]:
     """Names of parameters that are an embedding under one name and the readout under another."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    ties = []
+    tied: list[str] = []
     for same in names.values():
         roles = {given[name] for name in same}
         if roles == {Role.INPUT, Role.OUTPUT}:
-            ties.append(same[0])
+            tied.append(same[0])
         elif len(roles) > 1:
-            raise PlanError(
-                f"`{same[0]}` and `{same[1]}` are one tensor, given the roles {' and '.join(sorted(roles))}"
-            )
-    return ties
+            both = " and ".join(sorted(roles))
+            raise PlanError(f"`{same[0]}` and `{same[1]}` are one tensor, given the roles {both}")
+    return tied
 
 
-def _multipliers(model: nn.Module, given: Mapping[str, Role]) -> list[str]:
-    """Multipliers that `Multiplier.before` put on a readout."""
-    owners = {name.rpartition(".")[0] for name, role in given.items() if role is Role.OUTPUT}
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, Multiplier) and name.rpartition(".")[0] in owners
-    ]
+def _multipliers_before_readouts(model: nn.Module, given: Mapping[str, Role]) -> list[str]:
+    """Where `Multiplier.before` put one on a readout: inside the module that holds its weight."""
+    readouts = {name.rpartition(".")[0] for name, role in given.items() if role is Role.OUTPUT}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        owner = name.rpartition(".")[0]
+        if isinstance(module, Multiplier) and owner in readouts:
+            found.append(name)
+    return found
 
 
 def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
@@ -139,16 +149,23 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
     owner, _, leaf = name.rpartition(".")
     parameter = model.get_parameter(name)
     module = model.get_submodule(owner)
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):  # rows are picked, not summed over
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        # Rows are picked, not summed over.
         part = Part(role=role, fan_out=(1,))
-    elif parameter.dim() == 3 and not isinstance(module, _ConvNd):  # (experts, out, in)
+    elif parameter.dim() == 3 and not isinstance(module, _ConvNd):
+        # (experts, out, in)
         part = Part(role=role, fan_in=(2,), fan_out=(1,))
     else:
         part = part_by_shape(role, parameter, transposed=_inputs_first(module))
-    weight = f"{owner}.weight"
-    carries = role is Role.BRANCH_LAST or (leaf == "bias" and given.get(weight) is Role.BRANCH_LAST)
-    block = _first_index(owner) if role.in_branch else None
-    return replace(part, carries=carries, block=block, place="given by hand")
+    # c (W z + b) = (c W) z + (c b): a branch's multiplier goes into its output projection and that one's bias.
+    weight_role = given.get(f"{owner}.weight")
+    is_its_bias = leaf == "bias" and weight_role is Role.BRANCH_LAST
+    return replace(
+        part,
+        carries=role is Role.BRANCH_LAST or is_its_bias,
+        block=_block(owner) if role.in_branch else None,
+        place="given by hand",
+    )
 
 
 def _inputs_first(module: nn.Module) -> bool:
@@ -157,7 +174,10 @@ def _inputs_first(module: nn.Module) -> bool:
     return transposed or type(module).__name__ == "Conv1D"
 
 
-def _first_index(path: str) -> str | None:
+def _block(path: str) -> str | None:
+    """A module path down to its first index; None if it has none."""
     steps = path.split(".")
-    at = next((i for i, step in enumerate(steps) if step.isdecimal()), None)
-    return None if at is None else ".".join(steps[: at + 1])
+    for i, step in enumerate(steps):
+        if step.isdecimal():
+            return ".".join(steps[: i + 1])
+    return None

@@ -2,6 +2,8 @@
 
 A node is one operation that depends on the model's inputs. Parameters are not nodes: a node lists its
 *uses* of them. Everything else in this room is a question about this graph.
+
+A *map* is a linear layer's part in it: a node at which a weight matrix or the kernel of a convolution acts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Literal
 
 from isoscale.graph.ops import Operation, operation
 
-Kind = Literal["map", "lookup", "gain", "bias", "source", "other"]
+Kind = Literal["map", "embedding", "gain", "bias", "source", "other"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,10 @@ class Use:
 
     Attributes:
         name: Fully qualified parameter name.
-        kind: "map" (contracted with an activation), "lookup" (embedding), "gain" (multiplies), "bias" (adds),
-            "source" (serves as data itself: learned queries), "other".
-        fan_in: The parameter's own axes that are summed over; empty unless a map.
+        kind: "map" (a weight matrix or kernel, contracted with an activation), "embedding" (its rows are selected),
+            "gain" (multiplies: a norm's scale), "bias" (adds), "source" (serves as data itself: learned queries),
+            "other".
+        fan_in: The parameter's own axes that are summed over; empty unless a weight matrix.
         fan_out: The parameter's own axes that remain in the result.
         computed_by: The operation that made the effective weight from the parameter, if it was more than a view.
     """
@@ -73,8 +76,8 @@ class Node:
 
     @property
     def is_entry(self) -> bool:
-        """Whether data become features here: a map, an embedding or a learned query."""
-        return any(use.kind in ("map", "lookup", "source") for use in self.uses)
+        """Whether data become features here: a weight matrix, an embedding or a learned query."""
+        return any(use.kind in ("map", "embedding", "source") for use in self.uses)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Graph:
 
     @cached_property
     def maps(self) -> int:
-        """All nodes at which a map acts, as a bit set."""
+        """All nodes at which a weight matrix acts, as a bit set."""
         return bits(node.index for node in self.nodes if node.is_map)
 
     @cached_property
@@ -131,6 +134,14 @@ class Graph:
             for parent in node.inputs:
                 sets[parent] |= sets[node.index]
         return sets
+
+    def before(self, node: int) -> int:
+        """The nodes that it depends on, itself left out, as a bit set."""
+        return self.above[node] & ~(1 << node)
+
+    def after(self, node: int) -> int:
+        """The nodes that depend on it, itself left out, as a bit set."""
+        return self.below[node] & ~(1 << node)
 
     def depends(self, node: int, on: int) -> bool:
         return bool(self.above[node] >> on & 1)

@@ -61,7 +61,7 @@ class Operation:
         name: Without overload and in-place mark: "addmm".
         effect: What it does to activations.
         parameter: How a parameter enters that is no factor of a contraction: it adds ("bias"), it multiplies
-            ("gain"), its rows are selected ("lookup").
+            ("gain"), its rows are selected ("embedding").
         contraction: What it sums over, if it multiplies matrices.
         dimensions: What it does with the dimensions of a parameter of which it is a view.
         adds: Whether it is the sum or difference of two arguments.
@@ -70,7 +70,7 @@ class Operation:
         masks: Whether one argument says where the other is kept.
         on_skip: Whether it may stand on the skip of a residual block (views and norms always may).
         plain: Whether a parameter that passed it still scales as it does (views always leave it so).
-        selects: For a lookup, the axes of the parameter that are indexed.
+        selects: For an embedding, the axes of the parameter that are indexed.
         addends: Positions of arguments that stand in the result as they are, beside others: what is added, joined or
             filled in. A constant there makes the operation affine.
         filled_with: The number that fills the result, whatever the arguments.
@@ -79,7 +79,7 @@ class Operation:
 
     name: str
     effect: Effect = "nonlinear"
-    parameter: Literal["bias", "gain", "lookup", "other"] = "other"
+    parameter: Literal["bias", "gain", "embedding", "other"] = "other"
     contraction: Contraction | None = None
     dimensions: Dimensions = "kept"
     adds: bool = False
@@ -175,14 +175,14 @@ _ROWS = [
     Operation("resolve_neg", "view"),
     Operation("masked_select", "view"),
     Operation("take_along_dim", "view"),
-    Operation("index", "view", "lookup", dimensions="selected", selects=(0,)),
-    Operation("index_select", "view", "lookup", selects=(0,)),
-    Operation("gather", "view", "lookup"),
-    # --- lookups that are no views of an activation ---
-    Operation("embedding", parameter="lookup", dimensions="selected", plain=True, selects=(0,)),
-    Operation("embedding_bag", parameter="lookup", selects=(0,)),
-    Operation("_embedding_bag", parameter="lookup", selects=(0,)),
-    Operation("take", parameter="lookup", selects=(0,)),
+    Operation("index", "view", "embedding", dimensions="selected", selects=(0,)),
+    Operation("index_select", "view", "embedding", selects=(0,)),
+    Operation("gather", "view", "embedding"),
+    # --- embeddings: rows of a parameter are selected ---
+    Operation("embedding", parameter="embedding", dimensions="selected", plain=True, selects=(0,)),
+    Operation("embedding_bag", parameter="embedding", selects=(0,)),
+    Operation("_embedding_bag", parameter="embedding", selects=(0,)),
+    Operation("take", parameter="embedding", selects=(0,)),
     # --- sums ---
     Operation("add", "linear", "bias", adds=True, on_skip=True, addends=(0, 1)),
     Operation("sub", "linear", "bias", adds=True, addends=(0, 1)),

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_MAPPINGS = (dict, OrderedDict, defaultdict)
 _SEQUENCES = (list, deque)
+_CONTAINERS = (dict, OrderedDict, defaultdict, set, *_SEQUENCES)
 
 
 @contextlib.contextmanager
@@ -25,10 +25,13 @@ def swapped(model: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None, 
     for name, own in (*model.named_parameters(), *model.named_buffers()):
         if name in tensors:
             new[id(own)] = tensors[name]
+    # Every name of a tensor, in every module: `named_parameters` gives only the first.
     places: list[tuple[dict[str, Any], str, Tensor | None]] = []
     for module in model.modules():
         for registered in (module._parameters, module._buffers):
-            places += [(registered, leaf, own) for leaf, own in registered.items() if id(own) in new]
+            for leaf, own in registered.items():
+                if id(own) in new:
+                    places.append((registered, leaf, own))
     try:
         for registered, leaf, own in places:
             registered[leaf] = new[id(own)]
@@ -45,8 +48,11 @@ def restored(model: nn.Module) -> Generator[None, None, None]:
     This covers parameters, buffers, hooks and training flags, and what a forward keeps for its next call: a cache, a
     mask that is made once, a weight that a hook computes. Numbers written into a tensor are not taken back.
     """
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    contents = _contents([before for _, before in attributes])
+    attributes: list[tuple[Any, Any]] = []
+    for module in model.modules():
+        now = vars(module)
+        attributes.append((now, dict(now)))
+    contents = _contents(before for _, before in attributes)
     try:
         yield
     finally:
@@ -57,15 +63,20 @@ def restored(model: nn.Module) -> Generator[None, None, None]:
 def _contents(attributes: Iterable[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
     """Every container that the attributes hold, each with a copy, containers inside containers included."""
     found: dict[int, tuple[Any, Any]] = {}
-    to_visit = [value for own in attributes for value in own.values()]
+    to_visit: list[Any] = []
+    for own in attributes:
+        to_visit += own.values()
     while to_visit:
         value = to_visit.pop()
         # A subclass may do more than hold things, so only the plain types are copied and refilled.
-        if type(value) not in (*_MAPPINGS, *_SEQUENCES, set) or id(value) in found:
+        if type(value) not in _CONTAINERS or id(value) in found:
             continue
         found[id(value)] = (value, copy.copy(value))
-        if not isinstance(value, set):  # what a set holds can be hashed, and is no container
-            to_visit += value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            to_visit += value.values()
+        elif isinstance(value, _SEQUENCES):
+            to_visit += value
+        # What a set holds can be hashed, and is no container.
     return list(found.values())
 
 

@@ -18,24 +18,31 @@ def uses_of(row: Operation, args: Sequence[Any], tensor: Tensor, weight: Weight)
     Args:
         row: The operation.
         args: Its positional arguments.
-        tensor: One of them, which was computed from parameters alone.
+        tensor: One of its arguments, computed from parameters alone.
         weight: What is known of it.
     """
     kind, summed = _kind(row, args, tensor)
-    if weight.axes is None or summed is None:
-        fan_in: tuple[int, ...] = ()
-        fan_out = held_axes(weight)
-    else:
+    fan_in: tuple[int, ...] = ()
+    fan_out = held_axes(weight)
+    if weight.axes is not None and summed is not None:
+        left_out = set(summed)
+        contraction = row.contraction
+        if contraction and contraction.batched and tensor.dim() == 3:
+            left_out.add(0)  # the axis of experts
+        kept = [axis for axis in range(tensor.dim()) if axis not in left_out]
         fan_in = _union(weight.axes[axis] for axis in summed)
-        experts = row.contraction is not None and row.contraction.batched and tensor.dim() == 3
-        left_out = {*summed, 0} if experts else {*summed}
-        kept = _union(weight.axes[axis] for axis in range(tensor.dim()) if axis not in left_out)
-        fan_out = tuple(axis for axis in kept if axis not in fan_in)
+        fan_out = _union(weight.axes[axis] for axis in kept)
+        fan_out = tuple(axis for axis in fan_out if axis not in fan_in)
     if kind == "map" and not fan_in:
         kind = "other"
-    if kind == "lookup":
-        fan_in = ()  # rows are picked, not summed over
-    return [Use(name, kind, fan_in, fan_out, weight.computed_by) for name in weight.names]
+    if kind == "embedding":
+        # Rows are picked, not summed over.
+        fan_in = ()
+    uses: list[Use] = []
+    for name in weight.names:
+        use = Use(name, kind, fan_in, fan_out, weight.computed_by)
+        uses.append(use)
+    return uses
 
 
 def held_axes(weight: Weight) -> tuple[int, ...]:
@@ -44,20 +51,27 @@ def held_axes(weight: Weight) -> tuple[int, ...]:
 
 
 def _union(axes: Iterable[Iterable[int]]) -> tuple[int, ...]:
-    return tuple(sorted(frozenset[int]().union(*axes)))
+    found: set[int] = set()
+    for held in axes:
+        found.update(held)
+    return tuple(sorted(found))
 
 
 def _kind(row: Operation, args: Sequence[Any], tensor: Tensor) -> tuple[Kind, tuple[int, ...] | None]:
     """The kind of the use, and which dimensions of the tensor are summed over or indexed; None if it has no such."""
     if row.contraction:
-        position = next((i for i, value in enumerate(args) if value is tensor), None)
+        position: int | None = None
+        for i, value in enumerate(args):
+            if value is tensor:
+                position = i
+                break
         summed = row.contraction.summed(position, tensor.dim(), args)
         if summed is not None:
             return "map", summed
-    if row.parameter == "lookup":
-        return "lookup", row.selects
+    if row.parameter == "embedding":
+        return "embedding", row.selects
     if row.is_norm:
-        # Whatever else they take, norms take (input, gain, bias) in this order.
+        # Whatever else they take, norms take (input, scale, bias) in this order.
         tensors = [value for value in args if isinstance(value, Tensor)]
         is_bias = len(tensors) > 2 and tensors[2] is tensor
         return ("bias" if is_bias else "gain"), None

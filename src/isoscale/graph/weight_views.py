@@ -32,11 +32,17 @@ class Weight:
 
     @classmethod
     def of(cls, name: str, dimensions: int) -> Weight:
-        return cls((name,), tuple(frozenset((axis,)) for axis in range(dimensions)))
+        """A parameter itself."""
+        axes = tuple(frozenset((axis,)) for axis in range(dimensions))
+        return cls((name,), axes)
 
 
 def derive(
-    row: Operation, args: Sequence[Any], weights: Sequence[Weight], before: Sequence[int], after: Sequence[int]
+    row: Operation,
+    args: Sequence[Any],
+    weights: Sequence[Weight],
+    before: Sequence[int],
+    after: Sequence[int],
 ) -> Weight:
     """What an operation on parameters (and constants) alone returns.
 
@@ -47,61 +53,85 @@ def derive(
         before: Shape of the first of them.
         after: Shape of the result.
     """
-    computed_by = next((weight.computed_by for weight in weights if weight.computed_by), None)
+    computed_by: str | None = None
+    for weight in weights:
+        computed_by = computed_by or weight.computed_by
     if len(weights) > 1:
-        names = dict.fromkeys(name for weight in weights for name in weight.names)
-        largest = max(weights, key=lambda weight: len(weight.axes or ()))
-        # Entry by entry, dimensions stay what they are; any other way of combining parameters loses track of them.
-        same_rank = largest.axes is not None and len(largest.axes) == len(after)
-        return Weight(tuple(names), largest.axes if same_rank else None, computed_by or row.name)
+        return _combined(weights, len(after), computed_by or row.name)
+
     (only,) = weights
-    axes = None
-    if only.axes is not None:
-        axes = _axes(row, args, only.axes, tuple(before), tuple(after))
     if not (row.is_view or row.plain):
         computed_by = computed_by or row.name
+    axes: Axes | None = None
+    if only.axes is not None:
+        axes = _axes(row, args, only.axes, tuple(before), tuple(after))
     return replace(only, axes=axes, computed_by=computed_by)
 
 
+def _combined(weights: Sequence[Weight], dimensions: int, computed_by: str) -> Weight:
+    """Several parameters in one tensor of so many dimensions."""
+    names: dict[str, None] = {}
+    largest: Axes = ()
+    for weight in weights:
+        names |= dict.fromkeys(weight.names)
+        axes = weight.axes or ()
+        if len(axes) > len(largest):
+            largest = axes
+    # Entry by entry, dimensions stay what they are; any other way of combining parameters loses track of them.
+    kept = largest if len(largest) == dimensions else None
+    return Weight(tuple(names), kept, computed_by)
+
+
 def _axes(
-    row: Operation, args: Sequence[Any], axes: Axes, before: tuple[int, ...], after: tuple[int, ...]
+    row: Operation,
+    args: Sequence[Any],
+    axes: Axes,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
 ) -> Axes | None:
+    """The axes that the result holds, of a tensor that holds `axes`."""
     rank = len(before)
     if row.dimensions == "transposed":
-        order = list(range(rank))
-        if rank >= 2:
-            i, j = (args[1] % rank, args[2] % rank) if len(args) > 2 else (0, 1)
-            order[i], order[j] = order[j], order[i]
-        return tuple(axes[i] for i in order)
+        if rank < 2:
+            return axes
+        # `t` names no dimensions.
+        first, second = args[1:3] if len(args) > 2 else (0, 1)
+        swapped = list(axes)
+        swapped[first], swapped[second] = axes[second], axes[first]
+        return tuple(swapped)
     if row.dimensions == "permuted":
-        return tuple(axes[i % rank] for i in args[1])
+        return tuple(axes[i] for i in args[1])
     if row.dimensions == "inserted":
         at = args[1] % (rank + 1)
         return (*axes[:at], _NONE, *axes[at:])
     if row.dimensions == "removed":
-        at = (args[1] if len(args) > 1 else 0) % rank
-        return (*axes[:at], *axes[at + 1 :])
+        at = args[1] if len(args) > 1 else 0
+        remaining = list(axes)
+        del remaining[at]
+        return tuple(remaining)
     if row.dimensions == "expanded":
-        added = [_NONE] * (len(after) - rank)
-        kept = [held if size > 1 else _NONE for held, size in zip(axes, before, strict=True)]
-        return (*added, *kept)
+        # New dimensions come first, and a dimension of size 1 is repeated: neither holds an axis.
+        new = [_NONE] * (len(after) - rank)
+        old = [_without_ones(held, size) for held, size in zip(axes, before, strict=True)]
+        return (*new, *old)
     if row.dimensions == "selected":
-        return _selected(args[1], axes, after)
-    part_of_each = row.is_view and row.dimensions == "kept" and len(before) == len(after)
-    if before == after or part_of_each:
+        return _selected(args[1], axes, len(after))
+    takes_part_of_each = row.is_view and row.dimensions == "kept" and len(before) == len(after)
+    if before == after or takes_part_of_each:
         return axes
     return _reshaped(axes, before, after)
 
 
-def _selected(indices: Any, axes: Axes, after: tuple[int, ...]) -> Axes | None:
+def _selected(indices: Any, axes: Axes, dimensions: int) -> Axes | None:
     """Rows picked by constant indices: each indexed axis becomes positions, the rest stays."""
     picked = 1
-    if isinstance(indices, Sequence):  # one for each leading axis; None takes it whole
+    if isinstance(indices, Sequence):
+        # One for each leading axis, of which None takes it whole.
         picked = sum(index is not None for index in indices)
     kept = axes[picked:]
-    if len(kept) > len(after):
+    if len(kept) > dimensions:
         return None
-    positions = [_NONE] * (len(after) - len(kept))
+    positions = [_NONE] * (dimensions - len(kept))
     return (*positions, *kept)
 
 
@@ -128,7 +158,15 @@ def _reshaped(axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Ax
                 j += 1
             else:
                 return None
-        # Dimensions of size 1 hold no axis. Of the others in a run each may hold any axis of the run.
-        held = _NONE.union(*(axes[k] for k in range(left, i) if before[k] > 1))
-        out += [held if after[k] > 1 else _NONE for k in range(right, j)]
+        # Of the others in a run each dimension may hold any axis of the run.
+        held = _NONE
+        for k in range(left, i):
+            held |= _without_ones(axes[k], before[k])
+        for k in range(right, j):
+            out.append(_without_ones(held, after[k]))
     return tuple(out)
+
+
+def _without_ones(held: frozenset[int], size: int) -> frozenset[int]:
+    """What a dimension of this size holds: one of size 1 holds no axis."""
+    return held if size > 1 else _NONE
