@@ -135,6 +135,21 @@ def test_names_with_html_and_sql_come_out_as_they_went_in(tmp_path: Path, trial:
     assert _csv(tmp_path / "all.csv")[0]["model"] == HOSTILE
 
 
+@pytest.mark.parametrize("config", ["{}", "[]", "no JSON", settings(optimizer="sgd"), settings(width=-1)])
+def test_a_trial_whose_settings_make_no_sense_is_named(
+    store: Path, tmp_path: Path, trial: Callable[..., TrialRecord], config: str
+):
+    with Store(store) as opened:
+        opened.record([trial("strange", config=config)])
+        with pytest.raises(
+            StoreError, match=r"s\.db`: trial strange has settings that no isoscale wrote: delete its row"
+        ):
+            opened.export(tmp_path / "all.csv")
+        named = ["trial strange is damaged: its settings are not" in fault for fault in opened.faults()]
+    assert named == ([] if config.startswith("{") else [True])
+    assert list(tmp_path.glob("*all.csv*")) == []
+
+
 # --- merge ------------------------------------------------------------------------------------------------------
 
 

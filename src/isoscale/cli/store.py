@@ -23,7 +23,7 @@ _Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 
 @dataclass(frozen=True, kw_only=True)
 class ListStore:
-    """What a store holds: a row for each model, data set, optimizer, length and rule."""
+    """What a store holds: one row for each model, data set, optimizer, length and rule."""
 
     store: str = "isoscale.db"
     """File that keeps every trial."""
@@ -109,8 +109,9 @@ class PruneStore:
     def run(self) -> int:
         from isoscale.runs import Filter, Store
 
-        names = [field.name for field in dataclasses.fields(Filter)]
-        chosen = Filter(**{name: getattr(self, name) for name in names})
+        chosen = Filter(
+            status=self.status, rule=self.rule, model=self.model, dataset=self.dataset, optimizer=self.optimizer
+        )
         with Store(self.store, must_exist=True) as store:
             if self.yes:
                 console().print(f"{store.prune(chosen):,} trials deleted from {self.store}")
@@ -141,7 +142,7 @@ class CheckStore:
 
 @dataclass(frozen=True, kw_only=True)
 class SalvageStore:
-    """Copy every sound trial of a damaged store into a new one; exits with 1 if a trial was lost."""
+    """Recover every sound trial of a damaged store into a new one; exits with 1 if a trial was lost."""
 
     store: _Path
     """The damaged store; it is not touched."""
@@ -151,17 +152,15 @@ class SalvageStore:
     def run(self) -> int:
         from isoscale.runs import Store
 
-        salvaged = Store.salvage(self.store, self.to)
+        recovered = Store.salvage(self.store, self.to)
         out = console()
-        for key in salvaged.lost:
+        for key in recovered.lost:
             out.print(f"lost: {key}", style="red")
-        lost = (
-            f"{len(salvaged.lost):,} lost, which the same sweep runs again"
-            if salvaged.lost
-            else "none known to be lost"
-        )
-        out.print(f"{salvaged.saved:,} trials saved to {self.to}, {lost}")
-        return 1 if salvaged.lost else 0
+        lost = "none known to be lost"
+        if recovered.lost:
+            lost = f"{len(recovered.lost):,} lost, which the same sweep runs again"
+        out.print(f"{recovered.saved:,} trials saved to {self.to}, {lost}")
+        return 1 if recovered.lost else 0
 
 
 Verb = (
@@ -191,8 +190,10 @@ _HEADER = (
 
 
 def _cells(row: Summary) -> Sequence[object]:
-    values = dataclasses.asdict(row)
-    return [", ".join(map(str, value)) if isinstance(value, tuple) else value for value in values.values()]
+    cells = []
+    for value in dataclasses.asdict(row).values():
+        cells.append(", ".join(map(str, value)) if isinstance(value, tuple) else value)
+    return cells
 
 
 def _advise(path: str, faults: list[str], out: Console) -> None:

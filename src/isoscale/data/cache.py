@@ -80,13 +80,13 @@ def _make(place: Path, size: int, write: Callable[[Path], None]) -> None:
 
 
 def _clear_abandoned(parent: Path) -> None:
-    newest = time.time() - _ABANDONED_SECONDS
+    abandoned_before = time.time() - _ABANDONED_SECONDS
     for scratch in parent.glob(f".*{SCRATCH_SUFFIX}"):
         with suppress(OSError):  # its writer is alive and has just finished
             written = [scratch.stat().st_mtime]
             for path in scratch.iterdir():
                 written.append(path.stat().st_mtime)
-            if max(written) < newest:
+            if max(written) < abandoned_before:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
