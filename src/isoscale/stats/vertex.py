@@ -28,6 +28,9 @@ def vertices(
         log2_lrs: Ascending.
         curves: A loss that is not finite belongs to a learning rate that diverged.
     """
+    # Of a single curve NumPy would give scalars, which are no arrays.
+    shape = curves.shape[:-1]
+    curves = curves.reshape(-1, len(log2_lrs))
     is_stable = np.isfinite(curves)
     finite = np.where(is_stable, curves, np.inf)
     best = finite.argmin(-1)
@@ -53,10 +56,10 @@ def vertices(
     log2_lr = log2_lrs[best] + shift
     is_nothing = edge == "none"
     return Vertices(
-        log2_lr=np.where(is_nothing, np.nan, log2_lr),
-        loss=np.where(is_nothing, np.nan, loss),
-        edge=edge,
-        cliff=cliff,
+        log2_lr=np.where(is_nothing, np.nan, log2_lr).reshape(shape),
+        loss=np.where(is_nothing, np.nan, loss).reshape(shape),
+        edge=edge.reshape(shape),
+        cliff=cliff.reshape(shape),
     )
 
 
