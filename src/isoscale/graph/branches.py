@@ -74,7 +74,7 @@ def _places(graph: Graph) -> Iterator[_Place]:
         if not node.row.adds or len(node.inputs) != 2 or not node.is_float:
             continue
         first, second = node.inputs
-        # Either of the two may be the skip.
+        # Either of the two may be the skip, which the order of the summands does not tell.
         place = _place(graph, node, first, second) or _place(graph, node, second, first)
         if place:
             yield place
@@ -125,6 +125,7 @@ def _is_nonlinear(graph: Graph, start: int, end: int) -> bool:
 
 def _branch(graph: Graph, place: _Place, adds: int) -> Branch:
     nodes = _with_side_inputs(graph, place, adds)
+    # Several may be last: a parallel attention and MLP end in one each.
     maps = nodes & graph.maps
     last = [index for index in members(maps) if not graph.after(index) & maps]
     found = Folding(graph, within=nodes).into(place.end)

@@ -37,6 +37,7 @@ class Constants:
 
     def see(self, row: Operation, args: Sequence[Any], results: Sequence[Tensor], writes: bool) -> None:
         """An operation on constants alone, or on shapes."""
+        # What is written in place may reach one view of a storage only, and the others are not told.
         if writes:
             for result in results:
                 self.forget(result)
@@ -67,6 +68,7 @@ class Constants:
 def _read(tensor: Tensor) -> float | None:
     from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
+    # Of a tensor with one element, as torch.tensor(8.0).sqrt(), torch keeps the value beside the fake.
     known = tensor.constant if isinstance(tensor, FakeTensor) else tensor
     if known is None or known.is_meta or known.is_complex() or known.is_sparse or not known.numel():
         return None

@@ -96,6 +96,7 @@ class Folding:
             return self._one_factor(first, (second,))
         if not node.row.is_homogeneous or not node.inputs:
             return Foldable(obstacle=node.op)
+        # f(c y, c z) = c f(y, z): all inputs take it.
         found = Foldable()
         for parent in node.inputs:
             # Whole numbers only say where something is.

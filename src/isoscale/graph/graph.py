@@ -99,6 +99,7 @@ class Graph:
     @cached_property
     def above(self) -> list[int]:
         """For each node the set of nodes that it depends on, itself included, as a bit set."""
+        # Inputs come before what reads them, so their sets are complete by then.
         sets: list[int] = []
         for node in self.nodes:
             bits = 1 << node.index
@@ -112,6 +113,7 @@ class Graph:
         """For each node the nodes that read its result."""
         readers: list[list[int]] = [[] for _ in self.nodes]
         for node in self.nodes:
+            # One that reads a result twice, as x * x does, is one reader.
             for parent in set(node.inputs):
                 readers[parent].append(node.index)
         return readers
@@ -144,6 +146,7 @@ class Graph:
         return self.below[node] & ~(1 << node)
 
     def depends(self, node: int, on: int) -> bool:
+        """Whether a node depends on another, or is it."""
         return bool(self.above[node] >> on & 1)
 
     def uses(self) -> Iterator[tuple[Node, Use]]:
@@ -164,6 +167,7 @@ def bits(indices: Iterable[int]) -> int:
 def members(bit_set: int) -> Iterator[int]:
     """The indices in a bit set, in rising order."""
     while bit_set:
+        # In two's complement x & -x is the lowest bit of x.
         low = bit_set & -bit_set
         yield low.bit_length() - 1
         bit_set ^= low

@@ -41,15 +41,18 @@ class Contraction:
     def summed(self, position: int | None, dimensions: int, args: Sequence[Any]) -> tuple[int, ...] | None:
         """The axes of the argument at this position that are summed over; None if it is not a factor."""
         if self.weight == "matrix":
+            # (..., m, k) times (..., k, n): the last axis of the first, the last but one of the second.
             if position is None or position < self.first:
                 return None
             return (dimensions - 1,) if position == self.first else (max(dimensions - 2, 0),)
         if position != 1:
             return None
-        if self.weight == "linear":  # (out, in)
+        if self.weight == "linear":
+            # (out, in)
             return (1,)
+        # (out, in, ...), or (in, out, ...) if the convolution is transposed.
         transposed = args[6]
-        kept = 1 if transposed else 0  # (in, out, ...) or (out, in, ...)
+        kept = 1 if transposed else 0
         return tuple(axis for axis in range(dimensions) if axis != kept)
 
 
@@ -201,7 +204,7 @@ _ROWS = [
     Operation("mean", "linear", on_skip=True),
     Operation("cumsum", "linear"),
     Operation("addcmul", parameter="bias"),
-    # --- averages over positions ---
+    # --- averages over positions, and their reverse ---
     Operation("avg_pool1d", "linear"),
     Operation("avg_pool2d", "linear", on_skip=True),
     Operation("avg_pool3d", "linear"),
@@ -232,7 +235,7 @@ _ROWS = [
     Operation("_grouped_mm", "linear", contraction=Contraction(batched=True)),
     Operation("linear", "linear", "bias", Contraction(weight="linear"), addends=(2,)),
     Operation("convolution", "linear", "bias", Contraction(weight="convolution"), addends=(2,)),
-    # --- homogeneous activations ---
+    # --- homogeneous activations: a positive factor passes the kink at zero, and leaves the largest the largest ---
     Operation("relu", "homogeneous"),
     Operation("leaky_relu", "homogeneous"),
     Operation("abs", "homogeneous"),
@@ -245,7 +248,7 @@ _ROWS = [
     # --- nonlinear ones that a parameter enters ---
     Operation("prelu", parameter="gain"),
     Operation("_prelu_kernel", parameter="gain"),
-    # --- norms ---
+    # --- norms: a factor on their input is divided out again, so none is folded through them ---
     Operation("layer_norm", "norm"),
     Operation("native_layer_norm", "norm"),
     Operation("rms_norm", "norm"),
@@ -263,7 +266,7 @@ _ROWS = [
     Operation("_native_batch_norm_legit", "norm"),
     Operation("_native_batch_norm_legit_functional", "norm"),
     Operation("_native_batch_norm_legit_no_training", "norm"),
-    # --- attention ---
+    # --- attention: the variants that torch picks for a device, mask and head size ---
     Operation("scaled_dot_product_attention", "attention", "bias"),
     Operation("_scaled_dot_product_attention_math", "attention", "bias"),
     Operation("_scaled_dot_product_flash_attention", "attention", "bias"),

@@ -33,6 +33,7 @@ def effective_depth(graph: Graph) -> int:
 
 def path_lengths(graph: Graph) -> Lengths:
     """How many paths there are of each length, in weight layers before the readout."""
+    # paths(step) = sum of paths(step before), each longer by one if the step is a layer that counts.
     output = len(graph.nodes)
     paths: dict[int, Lengths] = {}
     for step, before in _steps(graph):

@@ -85,7 +85,8 @@ class Recorder(TorchDispatchMode):
             name = func._schema.name.split("::")[1]
             writes = func._schema.is_mutable
             if writes and not name.startswith("__"):
-                name = name.rstrip("_")  # the mark of an operation in place
+                # add_ is add: in place or not, it computes the same.
+                name = name.rstrip("_")
             self._record(name, args, kwargs, results, writes)
         return out
 
@@ -211,6 +212,7 @@ class Recorder(TorchDispatchMode):
     def _origin(self, tensor: Tensor) -> Origin:
         origin = self._origins.get(id(tensor))
         written = self._written.get(storage_of(tensor)) if self._written else None
+        # Nobody has written into it, a node has into what was no node's, or the tensor is that node's or a later one's.
         if written is None:
             return origin
         if not isinstance(origin, int):

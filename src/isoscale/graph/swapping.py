@@ -56,6 +56,7 @@ def restored(model: nn.Module) -> Generator[None, None, None]:
     try:
         yield
     finally:
+        # Refilled in place, so that whoever else holds one of them sees it as it was.
         for container, before in (*contents, *attributes):
             _put_back(container, before)
 

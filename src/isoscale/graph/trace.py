@@ -83,6 +83,8 @@ def _check_not_scripted(model: nn.Module) -> None:
 def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    # Where the weights are, so that torch picks the operations that it would pick in training; a model on the meta
+    # device is traced as one on the CPU.
     device = torch.device("cpu")
     for tensor in _state(model).values():
         if not tensor.is_meta:
@@ -97,6 +99,7 @@ def _record_fake(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _record_real(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    # What the forward writes in place goes to the copies.
     def copied(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
@@ -118,6 +121,7 @@ def _record(
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)
+    # Entered first and left last: `restored` takes back the hooks and flags that are set inside as well.
     with restored(model), swapped(model, tensors), _as_for_inference(model), torch.no_grad():
         _report_calls(model, recorder)
         try:
@@ -126,6 +130,7 @@ def _record(
         except Exception as error:
             from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+            # Not the forward's fault: fake tensors have no numbers.
             if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
                 raise
             raise TraceError(
@@ -168,7 +173,10 @@ def _as_for_inference(model: nn.Module) -> Iterator[None]:
 
 
 def _report_calls(model: nn.Module, recorder: Recorder) -> None:
-    """Have each submodule say which values it was given and returned, and each Multiplier that it was one."""
+    """Have each submodule say which values it was given and returned, and each Multiplier that it was one.
+
+    The hooks are not removed here; see `restored`.
+    """
 
     def report(module: nn.Module, args: Any, out: Any, name: str) -> None:
         recorder.module_called(name, args, out)

@@ -16,6 +16,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     from torch._dynamo import OptimizedModule
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
+    # Wrappers nest: torch.compile(DDP(model)), and so on.
     while True:
         if isinstance(module, OptimizedModule):
             module = cast(nn.Module, module._orig_mod)
@@ -42,5 +43,6 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in module._parameters.items():
         if parameter is not None:
             yield prefix + name, parameter
+    # The wrapper of a child is no step of the path.
     for name, child in module.named_children():
         yield from _walk(unwrapped(child), f"{prefix}{name}.")
