@@ -58,7 +58,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def explicit_losses(problem: Problem, n: int, depth: int, seed: int) -> Tensor:
-    """Loss curve of a plain network by the formulas of THEORY section 1: no autograd, updates in place."""
+    """Loss curve of a plain network by the formulas of docs/theory.md, section 1: no autograd, updates in place."""
     generator = torch.Generator().manual_seed(seed)
     root = torch.linalg.cholesky(problem.gram.double() + 1e-12 * torch.eye(SAMPLES)).float()
     h0 = root @ torch.randn(SAMPLES, n, generator=generator)

@@ -31,9 +31,6 @@ _CITATION = re.compile(
 # In code any mention is a citation; on a page the file may also be linked to as a whole, by its present name.
 _MENTION = {".py": re.compile(r"docs/theory\.md|THEORY\.md|THEORY(?= )"), ".md": re.compile(r"THEORY\.md|THEORY(?= )")}
 
-# Docstrings that name the file and no section.
-LOOSE = {"test_attention_heads.py", "test_dimensions.py", "test_tied_embeddings.py"}
-
 
 def cited(text: str) -> list[str]:
     """The numbers of the sections that a text cites."""
@@ -87,8 +84,7 @@ def test_citations_are_found_at_all():
 def test_every_citation_names_a_section_that_exists(path):
     text = path.read_text(encoding="utf-8")
     assert set(cited(text)) <= headings(THEORY)
-    if path.name not in LOOSE:
-        assert without_section(text, path.suffix) == []
+    assert without_section(text, path.suffix) == []
 
 
 def test_the_page_refers_to_its_own_sections():

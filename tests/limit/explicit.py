@@ -1,4 +1,7 @@
-"""Networks with real n x n matrices, many seeds at once: what `isoscale.limit` must equal in law (THEORY 1)."""
+"""Networks with real n x n matrices, many seeds at once: what `isoscale.limit` must equal in law.
+
+Source: docs/theory.md, section 1.
+"""
 
 from __future__ import annotations
 

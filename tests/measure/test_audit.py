@@ -1,4 +1,4 @@
-"""The audit against the exponents of THEORY.md section 4, and on networks of every make."""
+"""The audit against the exponents of docs/theory.md, section 4, and on networks of every make."""
 
 import functools
 
@@ -90,7 +90,8 @@ def test_completep_is_flat(optimizer):
 @pytest.mark.parametrize("beta", [0.75, 1.0])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_family_trades_noise_for_own_updates(optimizer, beta):
-    # THEORY section 4: initial residual noise ~ L^(1/2 - beta), own update ~ L^(beta - 1), with a stable stream.
+    # docs/theory.md, section 4: initial residual noise ~ L^(1/2 - beta), own update ~ L^(beta - 1), with a stable
+    # stream.
     found = of_mlp(beta, optimizer)
     check(found, "branch_internal", "own_update", beta - 1)
     check(found, "branch_internal", "stream_update", 0.0)

@@ -1,4 +1,4 @@
-"""Effective depth and path sum against tables worked out by hand (THEORY.md section 6)."""
+"""Effective depth and path sum against tables worked out by hand (docs/theory.md, section 6)."""
 
 import pytest
 import torch

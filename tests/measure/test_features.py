@@ -98,7 +98,7 @@ def speed(internal, seeds):
 
 
 def test_inner_maps_collapse_with_depth_under_depth_mup():
-    # THEORY section 4: the inner map's own update ~ L^-1/2, with slopes of -0.46 .. -0.48 at finite depth.
+    # docs/theory.md, section 4: the inner map's own update ~ L^-1/2, with slopes of -0.46 .. -0.48 at finite depth.
     slopes = np.array([float(speed(0.0, [seed]).own_exponent.sel(INNER)) for seed in range(12)])
     error = slopes.std(ddof=1) / len(slopes) ** 0.5
     assert error < 0.05

@@ -27,7 +27,7 @@ def half_square(f, y):
 
 
 def depth_mup(depth, seed, horizon=1.0, width=WIDTH):
-    """THEORY section 1 with every multiplier folded into ordinary weights."""
+    """docs/theory.md, section 1 with every multiplier folded into ordinary weights."""
     model = ResidualMLP(5, 1, width, depth, block_depth=1, phi="tanh", seed=seed, dtype=torch.float64)
     with torch.no_grad():
         model.readout.weight.mul_(width**-0.5)

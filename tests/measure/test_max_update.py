@@ -37,7 +37,8 @@ def sequential(seed):
 
 
 def test_the_cubic_of_a_sequential_relu_net():
-    # THEORY section 6: S_l = chi^2 C [l^2 + l (l-1) (2l-1) / 3]. With |x|^2 = n the input counts as phi of a layer with
+    # docs/theory.md, section 6: S_l = chi^2 C [l^2 + l (l-1) (2l-1) / 3]. With |x|^2 = n the input counts as phi of a
+    # layer with
     # q = E h^2 = 2, all layers have |phi|^2 / n = q / 2 = 1, and the own update of each is -chi gamma_l with
     # gamma_l = n dL/dh_l / chi, E gamma_l^2 = E v^2 / 2: hence C = (q / 2)^2 / 2 = 1/2. Corrections are O(l / n) of the
     # value, against a scatter of O(sqrt(l / n)) for each seed: less than the error of the mean of 16 seeds.

@@ -1,4 +1,4 @@
-"""The suggestion finds the papers' rates from any starting rule (THEORY.md section 4)."""
+"""The suggestion finds the papers' rates from any starting rule (docs/theory.md, section 4)."""
 
 import functools
 
@@ -29,7 +29,7 @@ def suggested(rule, optimizer, block_depth):
     return suggest(started(rule, optimizer, block_depth), seeds=seeds)
 
 
-# branch multiplier, lr of the inner maps, lr of the last one: THEORY section 5.
+# branch multiplier, lr of the inner maps, lr of the last one: docs/theory.md, section 5.
 COMPLETEP = {"sgd": (-1.0, 1.0, 1.0), "adam": (-1.0, 0.0, 0.0)}
 DEPTH_MUP = {"sgd": (-0.5, None, 0.0), "adam": (-0.5, None, -0.5)}
 

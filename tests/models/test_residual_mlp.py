@@ -94,7 +94,10 @@ def test_entries_have_variance_one_over_fan_in():
 
 
 def test_depth_mup_keeps_the_stream_at_any_depth():
-    """Linear blocks of one map grow the stream's variance by exactly (1 + 1/L)^L in expectation (THEORY.md 3)."""
+    """Linear blocks of one map grow the stream's variance by exactly (1 + 1/L)^L in expectation.
+
+    Source: docs/theory.md, section 3.
+    """
     depth, width, seeds = 16, 64, 60
     x = sample(1, 10)
     x = (x / x.square().mean().sqrt()).float()

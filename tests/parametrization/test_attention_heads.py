@@ -31,7 +31,8 @@ def test_the_multiplier_of_the_logits_is_folded_into_the_queries():
 def test_training_is_that_of_logits_divided_by_the_head_size():
     """torch divides by sqrt(d); the explicit model by sqrt(d_base) (d / d_base): q.k / d at the base's own scale.
 
-    Queries have learning rate and eps before folding: THEORY.md, an input map as far as fan_out grows."""
+    Queries have learning rate and eps before folding: docs/theory.md, section 5.1, an input map as far as fan_out
+    grows."""
     model, base = model_and_base()
     plan = parametrize(model, base, "mup", **SETTINGS)
     explicit = model_and_base()[0]

@@ -46,7 +46,7 @@ def planned(kind, optimizer="adamw", **options):
 
 
 def unfolded(plan, model, optimizer):
-    """The groups of the model with explicit multipliers: THEORY.md section 5, "Folding", read backwards."""
+    """The groups of the model with explicit multipliers: docs/theory.md, section 5, "Folding", read backwards."""
     groups = []
     for group in plan.param_groups(model):
         for name, parameter in zip(group["param_names"], group["params"], strict=True):

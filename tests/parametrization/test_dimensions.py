@@ -1,7 +1,7 @@
 """Which dimension of a tensor grows decides its factors: fan_in and fan_out have ratios of their own.
 
-Expected learning rates are THEORY.md's: Adam 1 / (ratio of fan_in), whatever fan_out does, before a readout's 1/m is
-folded; SGD (ratio of fan_out) / (ratio of fan_in).
+Expected learning rates are those of docs/theory.md, section 5.1: Adam 1 / (ratio of fan_in), whatever fan_out does,
+before a readout's 1/m is folded; SGD (ratio of fan_out) / (ratio of fan_in).
 """
 
 import pytest

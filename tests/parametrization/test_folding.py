@@ -1,6 +1,6 @@
 """Folding changes no trajectory: explicit multipliers in the forward against a plan's init and groups.
 
-The explicit side is written out from THEORY.md section 5, with m the ratio of widths and r that of depths:
+The explicit side is written out from docs/theory.md, section 5, with m the ratio of widths and r that of depths:
 multipliers stand in the forward, entries keep the tables' own sizes, groups the tables' own learning rates.
 """
 

@@ -29,7 +29,7 @@ def test_each_tensor_is_multiplied_by_the_exact_factor(law):
     """Also the readout of 3 x 32 entries, whose size alone could not tell all laws apart: the whole model does.
 
     Its law differs from any other by 8 standard deviations of some tensor's size, so half of it, 4, is needed to err.
-    What completep asks of the entries, relative to the base: THEORY.md section 5 with multipliers folded."""
+    What completep asks of the entries, relative to the base: docs/theory.md, section 5 with multipliers folded."""
     m, r = 4.0, 3.0
     asked = {"input": 1.0, "up": m**-0.5, "down": m**-0.5 / r, "readout": 1 / m}
     for seed in range(10):

@@ -51,7 +51,7 @@ CLASSES = {
     "lion": (Lion, {}, "sign"),
 }
 
-# Folded learning rates relative to the base, from THEORY.md section 5 under completep with m = r = 4.
+# Folded learning rates relative to the base, from docs/theory.md, section 5 under completep with m = r = 4.
 EXPECTED = {
     "sgd": {"input": M, "internal": R, "last": R / R**2, "output": M / M**2},
     "adam": {"input": 1, "internal": 1 / M, "last": 1 / M / R, "output": 1 / M},

@@ -46,7 +46,7 @@ def test_where_no_multiplier_is_asked_none_is_needed():
 
 
 def test_with_a_multiplier_it_trains_as_the_explicit_forward():
-    """The explicit side: logits x 1/m by hand, and THEORY.md's own groups: embedding lr 1, eps 1/m."""
+    """The explicit side: logits x 1/m by hand, and the groups of docs/theory.md, section 5: embedding lr 1, eps 1/m."""
     model = mended()
     plan = parametrize(model, base(), "mup", **SETTINGS)
     entry = next(entry for entry in plan.entries if entry.name == "tokens.weight")

@@ -8,7 +8,8 @@ Why 0.15. Sizes are finite. In width, the change at one of P positions is its ow
 its features with those of the others, whose square is ~ P/n of the signal's: change^2 = a (1 + c/n) (GPT-2's logits at
 widths 32 to 256 fit it to one percent, with c = 3P). From n to 4n this is a slope of about -c/4n: hence P = 8 positions
 and n = 64, which leaves -0.08. In depth there are two effects. What the branches add at init is noise that completep
-makes fade (THEORY.md section 4): the stream that a final norm divides by shrinks from variance 1 + s to 1 + s/4, s the
+makes fade (docs/theory.md, section 4): the stream that a final norm divides by shrinks from variance 1 + s to 1 +
+s/4, s the
 branches' share at the base, so that at s = 1/2 the logits' slope is up to +0.1 and, where the noise amplifies what
 moves, the stream's down to -0.1. And layers are finite steps, an error O(1/L) of either sign: from two blocks to eight
 it is the larger part of 0.2 in ViT's and the Mixer's logits, from four to sixteen less than half of that. A deeper base

@@ -1,4 +1,4 @@
-"""The table against THEORY.md section 5, and the algebra that any table of powers must obey."""
+"""The table against docs/theory.md, section 5, and the algebra that any table of powers must obey."""
 
 import math
 from dataclasses import astuple
@@ -143,7 +143,10 @@ def test_family_contains_the_named_rules():
 
 @given(st.floats(0.5, 1.0))
 def test_family_trades_noise_for_learning(beta):
-    """Initial noise L^{1/2-beta} times the inner maps' own update L^{beta-1} is L^{-1/2} (THEORY.md section 4)."""
+    """Initial noise L^{1/2-beta} times the inner maps' own update L^{beta-1} is L^{-1/2}.
+
+    Source: docs/theory.md, section 4.
+    """
     family = rules.residual_family(alpha=0.5, beta=beta)
     last = family.factors(Role.BRANCH_LAST, "adam", depth=R)
     internal = family.factors(Role.BRANCH_INTERNAL, "adam", depth=R)

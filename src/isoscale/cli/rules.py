@@ -14,6 +14,12 @@ class Rules:
 
     def run(self) -> int:
         rows = [(rule.name, rule.keeps, rule.source) for rule in map(rules.get, rules.names())]
-        rows.append(("residual-family(ALPHA,BETA)", "branch multiplier r^-ALPHA, branch init r^-BETA", "THEORY.md 4"))
+        rows.append(
+            (
+                "residual-family(ALPHA,BETA)",
+                "branch multiplier r^-ALPHA, branch init r^-BETA",
+                "docs/theory.md, section 4",
+            )
+        )
         console().print(framed(["rule", "keeps constant", "source"], rows))
         return 0

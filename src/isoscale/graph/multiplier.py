@@ -19,7 +19,7 @@ class Multiplier(nn.Module):
     Attributes:
         factor: What the input is multiplied by.
 
-    Source: THEORY.md section 5, "Folding".
+    Source: docs/theory.md, section 5, "Folding".
 
     >>> import torch
     >>> readout = nn.Linear(2, 2, bias=False)

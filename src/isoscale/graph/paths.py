@@ -2,7 +2,8 @@
 
 A path leads from the first input to an output, through weight layers (linear layers, convolutions, embeddings) and
 residual additions; how the operations between two of these are arranged makes no two paths of one. Sources: MultiPath
-(arXiv 2602.07494) for the effective depth, PathSum (arXiv 2402.17440) for the sum over paths; THEORY.md section 6.
+(arXiv 2602.07494) for the effective depth, PathSum (arXiv 2402.17440) for the sum over paths; docs/theory.md,
+section 6.
 """
 
 from __future__ import annotations

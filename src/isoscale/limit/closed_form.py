@@ -1,4 +1,6 @@
-"""Exact results on the limit: kernels at initialisation, first steps, and linear networks (THEORY 2 and 3).
+"""Exact results on the limit: kernels at initialisation, first steps, and linear networks.
+
+Source: docs/theory.md, sections 2 and 3.
 
 With phi, phi' evaluated on the Gaussian process h_t^0, at infinite depth and width:
 
@@ -109,7 +111,7 @@ def first_step_response(
     backward_weights: str = "independent",
     train_ends: bool = True,
 ) -> Response:
-    """The equation for c_t of THEORY section 2, to first order in the learning rate.
+    """The equation for c_t of docs/theory.md, section 2, to first order in the learning rate.
 
     Args:
         x: Inputs, shape (samples, features).
@@ -145,7 +147,9 @@ def first_step_kernel(
     horizon: float = 1.0,
     backward_weights: str = "independent",
 ) -> Float[np.ndarray, "samples samples"]:
-    """Theta, with f^1 - f^0 = -lr sum_b chi_b Theta(., b) + O(lr^2) when everything is trained (THEORY section 3).
+    """Theta, with f^1 - f^0 = -lr sum_b chi_b Theta(., b) + O(lr^2) when everything is trained.
+
+    Source: docs/theory.md, section 3.
 
     Reused: the neural tangent kernel C_h(1) + T int C D dt + Kx D(0). Independent: the same with D = 1.
 
@@ -217,7 +221,7 @@ def linear(
     """Training of the infinitely wide linear network of finite depth: exact, without noise.
 
     With phi linear all vectors are linear combinations of independent Gaussians: their coefficients are particles
-    whose noise is fresh standard basis vectors (THEORY section 3). Costs memory ~ (samples steps)^2 depth^2.
+    whose noise is fresh standard basis vectors (docs/theory.md, section 3). Costs memory ~ (samples steps)^2 depth^2.
 
     Args and returns as `isoscale.limit.solve`, with `depth` finite and no standard errors.
 

@@ -1,6 +1,6 @@
 """Rates at which finite networks approach the limit, in both modes, and whether the modes approach each other.
 
-Measured laws (THEORY section 2 states what to expect):
+Measured laws (docs/theory.md, section 2 states what to expect):
 
     depth error      |loss_L - loss_infinity| at infinite width             1/L, each mode to its own limit
     width error      E (loss_n - loss_infinity)^2 at fixed depth            1/n

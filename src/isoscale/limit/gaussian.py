@@ -1,4 +1,4 @@
-"""A Gaussian matrix that is sampled lazily: only on the vectors that it is queried on (THEORY section 3).
+"""A Gaussian matrix that is sampled lazily: only on the vectors that it is queried on (docs/theory.md, section 3).
 
 Training queries an n x n matrix W on a few forward vectors and its transpose on a few backward vectors, and never
 reads its entries. So keep orthonormal bases E of the queried vectors, and their images:
@@ -28,7 +28,7 @@ from torch import Tensor
 Rows = Float[Tensor, "replicas rows n"]
 
 DENSE_ABOVE = 0.25
-"""Share of n beyond which a basis costs more than the explicit matrix (THEORY section 3)."""
+"""Share of n beyond which a basis costs more than the explicit matrix (docs/theory.md, section 3)."""
 
 ROUNDING = 256
 """A residual below this many units of rounding of its vector has no direction: adding it would corrupt the basis."""
@@ -91,7 +91,7 @@ def match_moments(
     turn: Float[Tensor, "replicas rows rows_out"],
     out: Rows,
 ) -> Tensor:
-    """White noise without the sampling error of its first moments (THEORY section 3, `solve`).
+    """White noise without the sampling error of its first moments (docs/theory.md, section 3, `solve`).
 
     In the limit n -> infinity the rows are orthonormal and uncorrelated with everything given, so make them so.
     Of all that they are uncorrelated with, h, v^0 and E_v going forward and phi' g and E_x going backward carry nearly

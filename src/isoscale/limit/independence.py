@@ -1,6 +1,7 @@
 """The gap between a backward pass that reuses the forward pass's weights and one of independent weights.
 
-The gradient-independence assumption replaces them by an independent copy (THEORY section 2). At initialisation the two
+The gradient-independence assumption replaces them by an independent copy (docs/theory.md, section 2). At
+initialisation the two
 agree in the limit of infinite width; in training they approach different limits, at any depth. Here both run with the
 same noise, so their difference has a much smaller error than either.
 """

@@ -1,4 +1,4 @@
-"""The one-layer-block residual network under depth-muP, trained on particles (THEORY sections 1 and 3).
+"""The one-layer-block residual network under depth-muP, trained on particles (docs/theory.md, sections 1 and 3).
 
     h_0 = U x / sqrt(d),   h_l = h_{l-1} + s W_l phi(h_{l-1}),   f_c = <v_c, h_L>,             s = sqrt(T / L)
     g_L = sum_c u_c v_c,   g_{l-1} = g_l + s phi'(h_{l-1}) * W_l^T g_l,                        chi_c = w u_c

@@ -1,7 +1,7 @@
 """The particles' randomness: one stream for each matrix and direction, so that runs can share noise.
 
 A run at depth L/m can use the noise of the run at depth L: its layer l takes the normalised sum of what the m layers
-that it stands for would draw, as the increments of one Brownian motion (THEORY section 3).
+that it stands for would draw, as the increments of one Brownian motion (docs/theory.md, section 3).
 """
 
 from __future__ import annotations

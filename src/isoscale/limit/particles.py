@@ -72,7 +72,7 @@ class Plan:
         )
 
     def flops(self, problem: Problem) -> float:
-        """About what it costs (THEORY section 3): 14 n rank^2 flops a layer, twice with the halves."""
+        """About what it costs (docs/theory.md, section 3): 14 n rank^2 flops a layer, twice with the halves."""
         rank = problem.samples * (problem.steps + 1)
         factor = 28.0 if self.unbiased else 14.0
         a_layer = factor * self.replicas * self.particles * rank**2

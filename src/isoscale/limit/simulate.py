@@ -43,8 +43,9 @@ def simulate(
 ) -> xr.Dataset:
     """One network of this width and depth at initialisation and under SGD, drawn exactly in law.
 
-    The one-layer-block residual network under depth-muP of THEORY section 1 (Yao, Wu, Gao, arXiv 2512.21075),
-    simulated as in THEORY section 3: same mean and spread over seeds as a network with explicit weights. Time is
+    The one-layer-block residual network under depth-muP of docs/theory.md, section 1 (Yao, Wu, Gao, arXiv 2512.21075),
+    simulated as in docs/theory.md, section 3: same mean and spread over seeds as a network with explicit weights.
+    Time is
     about 12 width depth (steps samples)^2 flops; beyond steps * samples = width / 4 explicit matrices take over.
 
     Args:
@@ -58,7 +59,7 @@ def simulate(
         horizon: T: branches are multiplied by sqrt(T / depth).
         seed: The same seed gives the same numbers; torch's global generator is left alone.
         backward_weights: "reused": backpropagation. "independent": the backward pass uses an independent copy of
-            each matrix that receives the same updates (THEORY section 2).
+            each matrix that receives the same updates (docs/theory.md, section 2).
         train_ends: Whether the input weights U and the readout v are trained too.
         loss: "mse" (mean over samples of the sum over outputs of (f - y)^2 / 2) or "cross-entropy".
         x_test: Inputs whose predictions are carried along, never trained on.

@@ -56,7 +56,8 @@ def solve(
 ) -> xr.Dataset:
     """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
 
-    Moment-matched particles (THEORY section 3): a width-n system whose noise has no sampling error in its first
+    Moment-matched particles (docs/theory.md, section 3): a width-n system whose noise has no sampling error in its
+    first
     moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With `depth=None`
     the results at a sequence of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
 
@@ -71,7 +72,7 @@ def solve(
         particles: n of each replica, even; None: as many as `tolerance` needs, within 8 GiB and some minutes.
         replicas: Independent repetitions, at least 2; None: 8 to 32, fewer of larger ones.
         backward_weights: "independent": NFD, the backward pass has independent weights. "reused": backpropagation.
-            At infinite width and depth the two differ once training begins (THEORY section 2).
+            At infinite width and depth the two differ once training begins (docs/theory.md, section 2).
         tolerance: The standard error requested of the loss, at its worst step.
         seed: The same seed gives the same numbers, and the same noise to both kinds of `backward_weights`.
         train_ends: Whether the input weights U and the readout v are trained too.

@@ -7,7 +7,7 @@
     forward_jvp              how every module's output changes along such a step, to first order
 
 They take any `nn.Module` and leave it as it was: submodules are observed with hooks that always come off, passes run
-on copies of the buffers with random numbers of their own. THEORY.md sections 2, 4 and 6.
+on copies of the buffers with random numbers of their own. docs/theory.md, sections 2, 4 and 6.
 """
 
 import lazy_loader as lazy

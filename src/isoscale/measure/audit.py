@@ -2,7 +2,8 @@
 
 For each role the first step of the optimizer, at the rule's own learning rates, is followed to first order: what it
 does to its own layer at fixed input, to the pre-activations inside the branches, to the end of the residual stream
-and to the output. Over widths and depths each effect is a power of the size; THEORY.md sections 4 and 5 say which.
+and to the output. Over widths and depths each effect is a power of the size; docs/theory.md, sections 4 and 5 say
+which.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def audit(
     Raises:
         InvalidValueError, InvalidTypeError, PlanError, TraceError: As `isoscale.parametrize`; no axis with two sizes.
 
-    Source: THEORY.md section 4.
+    Source: docs/theory.md, section 4.
 
     >>> import torch
     >>> from isoscale.models import ResidualMLP

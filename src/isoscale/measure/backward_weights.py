@@ -5,7 +5,7 @@ The forward pass is untouched. In the backward pass each chosen layer hands its 
     W_b = W~ + (W - W_0),
 
 where W_0 is its weight when the context begins and W~ an independent one: a copy that receives the same updates,
-whatever optimizer makes them. With W~ = W_0 this is backpropagation, bit by bit (THEORY.md section 2).
+whatever optimizer makes them. With W~ = W_0 this is backpropagation, bit by bit (docs/theory.md, section 2).
 """
 
 from __future__ import annotations

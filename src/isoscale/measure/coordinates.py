@@ -94,7 +94,7 @@ def coordinate_check(
     Raises:
         InvalidValueError, InvalidTypeError, PlanError, TraceError: As `isoscale.parametrize`.
 
-    Source: TP5 (arXiv 2203.03466), appendix D.1; THEORY.md section 5.
+    Source: TP5 (arXiv 2203.03466), appendix D.1; docs/theory.md, section 5.
 
     >>> from isoscale.models import ResidualMLP
     >>> make = lambda width, seed: ResidualMLP(4, 1, width=width, depth=2, seed=seed)

@@ -1,4 +1,4 @@
-"""How deep a network is, read off its computation graph (THEORY.md section 6)."""
+"""How deep a network is, read off its computation graph (docs/theory.md, section 6)."""
 
 from __future__ import annotations
 

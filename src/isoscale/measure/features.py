@@ -6,7 +6,7 @@ A linear layer's output z = W x changes because its weight moves and because its
                   direct update       propagated update
 
 exactly, at every step k. A layer that stops learning can still be carried along by the layers before it: its total
-change looks healthy while its direct update collapses (THEORY.md section 4).
+change looks healthy while its direct update collapses (docs/theory.md, section 4).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def feature_speed(
         group_own, group_inherited, group_total (..., group, step): root mean squares over like layers; `group` is the
             layer's name with its first number as "*", the same layer in every block.
         own_exponent, inherited_exponent (..., group) and _low, _high: power of the depth at the last step, with a 95 %
-            interval; with two depths or more. For a branch's inner projection -1/2 is the collapse of THEORY section 4.
+            interval; with two depths or more. For a branch's inner projection -1/2 is the collapse of
+            docs/theory.md, section 4.
             The output projection is read against the stream that it adds to: its updates add up over the blocks where
             its initial outputs average out, so under depth-muP -1/2 is healthy there.
 

@@ -2,7 +2,7 @@
 
 Each network is trained twice from the same weights on the same batches: by backpropagation ("reused"), and with
 backward weights that are an independent copy of the initial ones and receive the same updates ("independent",
-THEORY.md section 2). `isoscale.limit.independence_gap` is the same comparison at infinite width.
+docs/theory.md, section 2). `isoscale.limit.independence_gap` is the same comparison at infinite width.
 """
 
 from __future__ import annotations

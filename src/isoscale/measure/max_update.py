@@ -1,4 +1,4 @@
-"""The learning rate of maximal update, without a sweep (AM-muP, arXiv 2510.04327; THEORY.md section 6).
+"""The learning rate of maximal update, without a sweep (AM-muP, arXiv 2510.04327; docs/theory.md, section 6).
 
 One step at learning rate eta changes the pre-activations of layer l by a mean square S_l(eta) = eta^2 S_l(1), to first
 order. Their mean over layers is 1 at eta = mean(S(1))^(-1/2). S_l(1) costs one gradient, which gives the step, and one
@@ -91,7 +91,9 @@ def max_update_lr(
     seeds: int | Sequence[int] = 1,
     method: Method | None = None,
 ) -> MaxUpdate:
-    """The learning rate at which one step changes pre-activations by 1 in mean square (AM-muP, THEORY section 6).
+    """The learning rate at which one step changes pre-activations by 1 in mean square (AM-muP).
+
+    Source: docs/theory.md, section 6.
 
     Args:
         model: A network, left as it was; or a function of `seed` that makes one, for an average over initialisations.

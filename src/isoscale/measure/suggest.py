@@ -35,7 +35,7 @@ class Suggestion:
     Attributes:
         exponents: Rows "branch multiplier", "lr branch_internal", "lr branch_last": columns what, exponent, low, high
             (95 % interval), simplest (the multiple of 1/2 in the interval, else of 1/4, else the exponent itself).
-            Learning rates are those beside an explicit multiplier, as in THEORY.md section 5.
+            Learning rates are those beside an explicit multiplier, as in docs/theory.md, section 5.
         rule: The audited rule with the simplest exponents, for `isoscale.parametrize`.
         flat: Whether an audit under it finds every effect of the branches flat.
         statement: That in words.
@@ -63,7 +63,7 @@ def suggest(found: Audit, *, seeds: int = 8) -> Suggestion:
     Raises:
         InvalidValueError: Fewer than four depths, or no residual branches.
 
-    Source: THEORY.md section 4.
+    Source: docs/theory.md, section 4.
     """
     axes = dict(found.experiment.axes)
     depths = axes.get("depth")

@@ -19,7 +19,7 @@ from isoscale.models.sizes import check_rate, check_sizes, checked_shape
 
 ConvNorm = Literal["batch"]
 
-# c of Var W = c / fan_in, which keeps the mean square of a wide layer's input (THEORY.md section 6).
+# c of Var W = c / fan_in, which keeps the mean square of a wide layer's input (docs/theory.md, section 6).
 _HE = {"relu": 2.0, "gelu": 2.0, "tanh": 1.0, "linear": 1.0}
 
 

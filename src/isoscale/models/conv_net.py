@@ -1,4 +1,4 @@
-"""The plain conv net of the arithmetic-mean muP papers (THEORY.md section 6, protocol)."""
+"""The plain conv net of the arithmetic-mean muP papers (docs/theory.md, section 6, protocol)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ConvNet(ConvModel):
 
     Convolutions have stride 1, no bias and as many places out as in. Weights are ordinary, entries N(0, 1/fan_in)
     with fan_in = kernel^dims * channels; `init="he"` multiplies the convolutions' by sqrt(c), c = 2 for relu and
-    gelu, 1 for tanh and linear. Source: AM-muP (arXiv 2510.04327), THEORY.md section 6; its setting is
+    gelu, 1 for tanh and linear. Source: AM-muP (arXiv 2510.04327), docs/theory.md, section 6; its setting is
     `width=64, init="he"` with the other options left as they are.
 
     Args:

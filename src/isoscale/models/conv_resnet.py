@@ -1,4 +1,7 @@
-"""Residual conv nets: the published post-activation block, and blocks to compare it with (THEORY.md section 6)."""
+"""Residual conv nets: the published post-activation block, and blocks to compare it with.
+
+Source: docs/theory.md, section 6.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ class ConvResNet(ConvModel):
 
     with `block_depth` convolutions in a branch, each with its activation. Convolutions have stride 1, no bias and
     as many places out as in. Weights are ordinary, entries N(0, 1/fan_in) with fan_in = kernel^dims * channels,
-    unless `branch_init` says otherwise. Sources: AM-muP (arXiv 2510.04327), MultiPath (2602.07494), THEORY.md
+    unless `branch_init` says otherwise. Sources: AM-muP (arXiv 2510.04327), MultiPath (2602.07494), docs/theory.md,
     section 6.
 
     Args:

@@ -1,4 +1,4 @@
-"""The residual MLP of the depth-muP papers (THEORY.md sections 1 and 4)."""
+"""The residual MLP of the depth-muP papers (docs/theory.md, sections 1 and 4)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ResidualMLP(Model):
 
     with ordinary weights: each map's entries are N(0, 1/fan_in), at every width and depth. What a
     rule adds (branch multiplier, init and learning-rate factors) is folded into init and optimizer
-    groups by whoever trains it. Source: NFD (arXiv 2512.21075); THEORY.md sections 1 and 4.
+    groups by whoever trains it. Source: NFD (arXiv 2512.21075); docs/theory.md, sections 1 and 4.
 
     Args:
         in_features: Size of one sample.

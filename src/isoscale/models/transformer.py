@@ -142,7 +142,7 @@ def heads_of(width: int, head_size: int, heads: int | None) -> tuple[int, float]
     """Number of heads, and what the logits q.k are multiplied by.
 
     Heads of a fixed size grow in number with the width: 1/sqrt(head_size). A fixed number of heads grows in size:
-    1/size, as muP asks (THEORY.md section 5).
+    1/size, as muP asks (docs/theory.md, section 5).
 
     Raises:
         InvalidValueError: The width is not a multiple.

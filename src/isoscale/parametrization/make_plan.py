@@ -81,7 +81,7 @@ def parametrize(
             embeddings without a multiplier, a branch that no multiplier fits into).
         InvalidValueError, InvalidTypeError: An argument that makes no sense.
 
-    Source: THEORY.md section 5 (TP5, TP6, CompleteP, Spectral).
+    Source: docs/theory.md, section 5 (TP5, TP6, CompleteP, Spectral).
 
     >>> import torch
     >>> from isoscale.models import ResidualMLP

@@ -20,7 +20,7 @@ def collapse(data: xr.Dataset) -> Figure:
     """Change of features at the last step against depth: direct and propagated part, one line per kind of layer.
 
     Under a rule that keeps the inner layers of branches learning their lines on the left are flat. The propagated
-    part hides a collapse, which is why the two stand apart (THEORY section 4).
+    part hides a collapse, which is why the two stand apart (docs/theory.md, section 4).
 
     Args:
         data: What `isoscale.measure.feature_speed` returns; the last width, if it has several.

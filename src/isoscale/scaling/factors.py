@@ -36,7 +36,7 @@ class Factors:
         return Factors(*(mine * others for mine, others in pairs))
 
     def fold(self, optimizer: OptimizerFamily) -> Factors:
-        """The same training with multiplier 1 (THEORY.md section 5, "Folding").
+        """The same training with multiplier 1 (docs/theory.md, section 5, "Folding").
 
         The folded weight is w' = c w, so its gradient is g / c. What that does to a step and to the decay stands in
         the optimizer's row (`isoscale.scaling.optimizers`).
@@ -59,7 +59,7 @@ class Factors:
 
         "independent" keeps the share of a weight that one step removes (lr * weight_decay, but for Adam with coupled
         decay), "coupled" the argument itself; "sqrt" lies half way between, and "none" is no decay. Sources:
-        THEORY.md section 8 (CompleteP 2505.01618; Fan et al. 2510.15262; Qiu et al. 2512.05620).
+        docs/theory.md, section 8 (CompleteP 2505.01618; Fan et al. 2510.15262; Qiu et al. 2512.05620).
 
         >>> Factors(lr=0.25, weight_decay=4.0).with_decay("sqrt").weight_decay
         2.0

@@ -5,7 +5,7 @@ Every factor is a product of powers, m^a r^b; a rule is a table of the exponents
 A multiplier stands on the output of a linear layer (for a vector: on the vector itself); `Factors.fold`
 moves it into init and learning rate, so that a model's forward pass need not change.
 
-Weights are in ordinary units (entries ~ 1/sqrt(fan_in)). Source: THEORY.md section 5, whose rows
+Weights are in ordinary units (entries ~ 1/sqrt(fan_in)). Source: docs/theory.md, section 5, whose rows
 cite TP5 (arXiv 2203.03466, table 8), TP6 (2310.02244), NFD v1 (2512.21075), CompleteP (2505.01618),
 Spectral (2603.00541) and AM-muP (2510.04327).
 
@@ -286,7 +286,7 @@ def residual_family(alpha: float, beta: float) -> Rule:
 
     depth-mup is (1/2, 1/2), completep (1, 1), a small-init last layer (1/2, 1). Larger beta gives
     quieter branches at init and more learning in their inner maps; the product of the two is always
-    r^-1/2 (THEORY.md section 4).
+    r^-1/2 (docs/theory.md, section 4).
 
     Args:
         alpha: Exponent of the branch multiplier, in [0, 1].
@@ -304,7 +304,7 @@ def residual_family(alpha: float, beta: float) -> Rule:
     return Rule(
         name=f"residual-family({alpha:g},{beta:g})",
         keeps=f"initial noise ~ r^{0.5 - beta:g}, inner maps' learning ~ r^{beta - 1:g}",
-        source="THEORY.md section 4",
+        source="docs/theory.md, section 4",
         width=_MUP,
         depth=_family_row(alpha, beta),
     )

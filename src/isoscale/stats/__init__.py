@@ -1,6 +1,6 @@
 """Laws read off measurements: optimal learning rates, their drift and regret, power laws, returns of depth.
 
-Pure functions of labelled losses; every number comes with a 95 % interval (THEORY.md section 7).
+Pure functions of labelled losses; every number comes with a 95 % interval (docs/theory.md, section 7).
 """
 
 from isoscale.stats.depth_returns import diminishing_returns as diminishing_returns

@@ -1,7 +1,7 @@
 """The optimal learning rate of a sweep, its drift across sizes, and the regret of not tuning again.
 
 Loss curves over log2(lr) are smooth with a cliff on the right, so the optimum is the vertex of a quadratic
-around the smallest loss; its interval is a bootstrap over seeds (THEORY.md section 7). Diverged runs are left
+around the smallest loss; its interval is a bootstrap over seeds (docs/theory.md, section 7). Diverged runs are left
 out of the means; a learning rate at which half of the seeds or more diverged counts as beyond the cliff.
 """
 

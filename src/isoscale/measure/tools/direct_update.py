@@ -1,6 +1,6 @@
 """What a step on one weight matrix does to its own layer while the layer's input stays: |Delta W x| / |W x|.
 
-The total change of a layer hides whether the layer learns, because its input moves as well (THEORY section 4).
+The total change of a layer hides whether the layer learns, because its input moves as well (docs/theory.md, section 4).
 """
 
 from __future__ import annotations

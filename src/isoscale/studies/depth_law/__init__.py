@@ -1,4 +1,4 @@
-"""The depth law of learning rates: how the best learning rate falls with depth (THEORY.md section 6).
+"""The depth law of learning rates: how the best learning rate falls with depth (docs/theory.md, section 6).
 
 `depth_law` measures it by sweeps and, beside them, by the sweep-free estimate; `preset` has the networks of the papers.
 """

@@ -21,7 +21,7 @@ BATCHES = 4
 
 
 class Estimate(NamedTuple):
-    """The learning rate of maximal update (THEORY.md section 6) and why there is none."""
+    """The learning rate of maximal update (docs/theory.md, section 6) and why there is none."""
 
     lr: float
     se: float

@@ -15,7 +15,7 @@ from isoscale.studies.depth_law.published import CLAIM
 
 Floats = Sequence[float] | np.ndarray
 
-# The papers' zero-shot protocol: depths to fit, range of depths to predict (THEORY.md section 6).
+# The papers' zero-shot protocol: depths to fit, range of depths to predict (docs/theory.md, section 6).
 SEGMENTS = {
     "3,4 to 5-9": ((3, 4), (5, 9)),
     "10,11 to 12-16": ((10, 11), (12, 16)),
@@ -80,7 +80,7 @@ def out_of_sample(
 ) -> list[dict[str, Any]]:
     """Error at the deepest optimum of laws fitted to all others, in octaves (predicted above measured is positive).
 
-    One row per measure of depth, with its own exponent and with the claimed one of THEORY.md section 6.
+    One row per measure of depth, with its own exponent and with the claimed one of docs/theory.md, section 6.
     """
     found = []
     for name, depths in measures.items():

@@ -91,7 +91,9 @@ def depth_law(
     runner: Runner | None = None,
     **where: Unpack[RunOptions],
 ) -> DepthLaw:
-    """Measure how the best learning rate falls with depth, and compare with what needs no sweep (THEORY.md section 6).
+    """Measure how the best learning rate falls with depth, and compare with what needs no sweep.
+
+    Source: docs/theory.md, section 6.
 
     The optimum is the published one: the least mean training loss over all steps, averaged over seeds.
 

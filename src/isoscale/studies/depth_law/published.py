@@ -1,4 +1,4 @@
-"""The exponents that the papers print, beside the claim (THEORY.md section 6, last paragraph)."""
+"""The exponents that the papers print, beside the claim (docs/theory.md, section 6, last paragraph)."""
 
 from __future__ import annotations
 
