@@ -137,29 +137,34 @@ class Experiment:
 
     def scaled(self, seed: int, **size: Any) -> tuple[nn.Module, Plan]:
         """The network of that size and seed, and the rule's plan, applied to it."""
-        assert self.rule is not None
         model = self.build(seed, **size)
+        return model, self._plan(model, self.base)
+
+    def _plan(self, model: nn.Module, base: dict[str, Any]) -> Plan:
+        """The rule's plan for a network, applied to it."""
+        assert self.rule is not None
         # Forced, since open items are told to the reader of a measurement as notes.
-        plan = parametrize(
+        return parametrize(
             model,
-            self.base,
+            base,
             self.rule,
             self.family.name,
             lr=self.lr,
             example_inputs=self.inputs,
             force=True,
         )
-        return model, plan
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base's shapes, init and trace; the smallest depth instead of 1 if the factory makes no network of 1."""
+        """The base's shapes, init and trace; the smallest depth instead of 1 if no network of 1 is made, or is a base."""
         size = self.smallest
         if size.get("depth", 1) > 1:
             # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
             with contextlib.suppress(Exception):
-                shallow = self.build(0, **{**size, "depth": 1})
-                return shapes(shallow, self.inputs)
+                shallow = shapes(self.build(0, **{**size, "depth": 1}), self.inputs)
+                # A plain network of one layer has no hidden one to compare others with.
+                self._plan(self.build(0, **size), shallow)
+                return shallow
         return shapes(self.build(0, **size), self.inputs)
 
     # --- sizes ---
