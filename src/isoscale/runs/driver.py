@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from isoscale.errors import InvalidValueError, IsoscaleError
 from isoscale.runs import interrupts, worker
@@ -72,21 +74,69 @@ class Runner:
 
     def job(self, specs: Sequence[Sweep]) -> Job:
         """What sweeps would run, after their data and models were seen to be usable."""
-        return Job(self, specs)
+        return Job(self, specs, self.backend())
 
     def run(self, specs: Sequence[Sweep]) -> list[SweepResult]:
         """Several sweeps as one: their shards share the workers, which start once.
 
         Trials that two specs share run once. One result for each spec, in the same order.
         """
-        job = self.job(specs)
-        if self.announce is not None:
-            self.announce(job)
-        return job.run()
+        with self.session() as session:
+            return session.run(specs)
+
+    def session(self) -> Session:
+        """For several runs one after the other, as a search makes them: the workers stay in between."""
+        return Session(self)
 
     def backend(self) -> Backend:
         """What the sweeps will run on, not connected yet."""
         return choose(self.engine, self.workers, self.device, self.engine_address, self.gpu_share)
+
+
+class Session:
+    """Runs sweeps one after the other on workers that stay until its end; a context manager."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._backend = runner.backend()
+        self._engine: Engine | None = None
+        # How many shards the engine can take.
+        self._room = 0
+
+    def run(self, specs: Sequence[Sweep]) -> list[SweepResult]:
+        """As `Runner.run`."""
+        job = Job(self._runner, specs, self._backend)
+        if self._runner.announce is not None:
+            self._runner.announce(job)
+        self._backend.connect()
+        try:
+            return job.run(self._engine_for)
+        except BaseException:
+            # Shards of a run that failed must not go on beside those of the next one.
+            self._end(*sys.exc_info())
+            raise
+
+    def _engine_for(self, shards: int) -> Engine:
+        """The engine of the last run, or a new one if that was opened for fewer shards."""
+        if self._engine is None or shards > self._room:
+            self._end()
+            self._engine = self._backend.open(shards).__enter__()
+            self._room = shards
+        return self._engine
+
+    def _end(self, *exception: Any) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.__exit__(*(exception or (None, None, None)))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            self._end(*exception)
+        finally:
+            self._backend.close()
 
 
 class Job:
@@ -98,10 +148,10 @@ class Job:
         backend: What they run on; connected when they run, or by whoever must know how large it is.
     """
 
-    def __init__(self, runner: Runner, specs: Sequence[Sweep]) -> None:
+    def __init__(self, runner: Runner, specs: Sequence[Sweep], backend: Backend) -> None:
         self.specs = list(specs)
+        self.backend = backend
         self._runner = runner
-        self.backend = runner.backend()
         self._plans = [prepare(spec, runner.data) for spec in specs]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
 
@@ -113,21 +163,21 @@ class Job:
         with Store(self._runner.store) as store:
             return missing(self.shards, store)
 
-    def run(self) -> list[SweepResult]:
-        """Run what is left, and return all of it."""
-        runner = self._runner
-        try:
-            self.backend.connect()
-            left = self.left
-            with Store(runner.store) as store:
-                if runner.progress is True:
-                    with bars() as show:
-                        _Driver(self.shards, left, store, show, self.backend).run()
-                else:
-                    _Driver(self.shards, left, store, runner.progress or (lambda _: None), self.backend).run()
-                return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
-        finally:
-            self.backend.close()
+    def run(self, engine_for: Callable[[int], Engine]) -> list[SweepResult]:
+        """Run what is left on the engine for so many shards, and return all of it."""
+        left = self.left
+        with Store(self._runner.store) as store, self._progress() as show:
+            _Driver(self.shards, left, store, show, self.backend, engine_for).run()
+            return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Callable[[Progress], None]]:
+        asked = self._runner.progress
+        if asked is True:
+            with bars() as show:
+                yield show
+        else:
+            yield asked or (lambda _: None)
 
 
 def sweep(
@@ -222,8 +272,10 @@ class _Driver:
         store: Store,
         show: Callable[[Progress], None],
         backend: Backend,
+        engine_for: Callable[[int], Engine],
     ) -> None:
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
+        self.engine_for = engine_for
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -232,7 +284,8 @@ class _Driver:
 
     def run(self) -> None:
         if self.waiting:
-            with self.backend.open(len(self.waiting)) as engine, interrupts.held_back() as interrupt:
+            engine = self.engine_for(len(self.waiting))
+            with interrupts.held_back() as interrupt:
                 try:
                     while self.waiting or self.running:
                         self._turn(engine)

@@ -138,7 +138,8 @@ class RayBackend:
             InvalidValueError: No cluster answers, or it has no GPU and one was asked for.
             ClusterError: It answered, and then no more.
         """
-        self._is_owner = connect(self._address)
+        # Connected twice, it is still the first time that made the connection.
+        self._is_owner = connect(self._address) or self._is_owner
         try:
             self._device = resolve_device(self._device)
             self._workers = self._limit or slots(self._device, self._share)
