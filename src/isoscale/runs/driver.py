@@ -116,6 +116,11 @@ class Session:
             self._end(*sys.exc_info())
             raise
 
+    def read(self, specs: Sequence[Sweep]) -> list[SweepResult]:
+        """What the store has of sweeps; nothing runs."""
+        job = Job(self._runner, specs, self._backend)
+        return job.read()
+
     def _engine_for(self, shards: int) -> Engine:
         """The engine of the last run, or a new one if that was opened for fewer shards."""
         if self._engine is None or shards > self._room:
@@ -168,7 +173,15 @@ class Job:
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
             _Driver(self.shards, left, store, show, self.backend, engine_for).run()
-            return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
+            return self._gathered(store)
+
+    def read(self) -> list[SweepResult]:
+        """What the store has."""
+        with Store(self._runner.store) as store:
+            return self._gathered(store)
+
+    def _gathered(self, store: Store) -> list[SweepResult]:
+        return [gather(spec, plan, store) for spec, plan in zip(self.specs, self._plans, strict=True)]
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Callable[[Progress], None]]:
@@ -224,6 +237,11 @@ def sweep(
         engine_address=engine_address,
         gpu_share=gpu_share,
     )
+    if spec.search == "adaptive":
+        from isoscale.runs.adaptive import adaptive_sweep
+
+        with runner.session() as session:
+            return adaptive_sweep(session, spec)
     (result,) = runner.run([spec])
     return result
 

@@ -89,11 +89,19 @@ def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
     numbers = {name: np.full(shape, np.nan) for name in ("loss", "test_loss", "test_accuracy")}
     curve = np.full((*shape, spec.steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
-    # A plan goes through rules, widths, depths, learning rates and seeds in this order (`shards.make`).
-    keys = [key for shard in plan for key in shard.keys]
-    places = {key: place for place, key in enumerate(keys)}
+    places: dict[str, int] = {}
+    for shard in plan:
+        config = shard.config
+        at_size = (
+            coords["rule"].index(config.rule),
+            coords["width"].index(config.width),
+            coords["depth"].index(config.depth),
+        )
+        # A shard goes through learning rates and seeds in this order (`shards.make`).
+        first = int(np.ravel_multi_index((*at_size, 0, 0), shape))
+        places |= {key: first + number for number, key in enumerate(shard.keys)}
     curves = curve.reshape(-1, spec.steps)  # a view
-    trials = store.read(keys)
+    trials = store.read(list(places))
     at = np.array([places[trial.key] for trial in trials], int)
     for place, trial in zip(at, trials, strict=True):
         curves[place, : len(trial.curve)] = trial.curve[: spec.steps]

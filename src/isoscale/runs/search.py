@@ -175,6 +175,11 @@ class Search:
         return find_optimum(self.curve)
 
     @property
+    def full_lrs(self) -> list[float]:
+        """The learning rates of `curve`; ascending."""
+        return [2.0**place for place in sorted({place for place, _ in self._full})]
+
+    @property
     def tried(self) -> list[float]:
         """Every learning rate that was trained at, in a pilot or in full; ascending."""
         places = {place for place, _, _ in self._asked}

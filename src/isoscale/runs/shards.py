@@ -75,11 +75,10 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
     members = tuple(Member(lr, seed) for lr in spec.lrs for seed in _tuple(spec.seeds))
     found = []
     for rule in _tuple(spec.rule):
-        for width in spec.widths:
-            for depth in spec.depths:
-                config = config_of(spec, rule, width, depth)
-                plan = config.plan(source.in_shape, source.classes)
-                found.append(Shard(config, members, source, plan))
+        for width, depth in spec.pairs:
+            config = config_of(spec, rule, width, depth)
+            plan = config.plan(source.in_shape, source.classes)
+            found.append(Shard(config, members, source, plan))
     return found
 
 

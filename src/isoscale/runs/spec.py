@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import numbers
 import os
@@ -21,6 +22,8 @@ from isoscale.scaling.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from isoscale.runs.trial import Trial
+
+SEARCHES = ("grid", "adaptive")
 
 # Powers of two that a float holds.
 _LOG2_RANGE = (-1074, 1023)
@@ -55,7 +58,11 @@ class Sweep:
         rule: One rule or several, by name.
         optimizer: Family: "sgd", "adam", "adamw", "sign" or "muon".
         widths, depths: Sizes to train at.
-        lrs: Base learning rates.
+        paired: Whether they go together, the first width with the first depth and so on, as a path of sizes does;
+            otherwise every width is trained at every depth.
+        lrs: Base learning rates; those that an adaptive search begins with.
+        search: "grid": every learning rate with every seed. "adaptive" (`isoscale.runs.search`): from a short pilot
+            to the optimum. None: the grid for a sweep, the search for `isoscale.transfer`.
         seeds: That many seeds (0, 1, ...), or the seeds themselves.
         steps, batch_size: Length of every run.
         base_width, base_depth: Where the rules change nothing; by default the smallest of each.
@@ -76,7 +83,9 @@ class Sweep:
     optimizer: str = "sgd"
     widths: Sequence[int] = (64,)
     depths: Sequence[int] = (4, 8, 16, 32)
+    paired: bool = False
     lrs: Sequence[float] = log2_grid(-10, 0)
+    search: str | None = None
     seeds: int | Sequence[int] = 3
     steps: int = 100
     batch_size: int = 64
@@ -97,6 +106,11 @@ class Sweep:
         # bool is a number to Python; `whole` refuses it.
         seeds = range(_count("seeds", self.seeds)) if isinstance(self.seeds, numbers.Integral) else self.seeds
         self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in _items("seeds", seeds)]))
+        if self.paired and len(self.widths) != len(self.depths):
+            count = f"{len(self.widths)} and {len(self.depths)}"
+            raise InvalidValueError(f"`paired` sizes need as many `widths` as `depths`, got {count}")
+        if self.search is not None and self.search not in SEARCHES:
+            raise unknown("`search`", str(self.search), SEARCHES)
         if self.trials > _MOST_TRIALS:
             raise InvalidValueError(f"a sweep has at most {_MOST_TRIALS:,} trials, this one {self.trials:,}")
         self._set_scalars()
@@ -133,8 +147,19 @@ class Sweep:
     @property
     def trials(self) -> int:
         """How many trials the grid has."""
-        axes = (self.rule, self.widths, self.depths, self.lrs, self.seeds)
+        axes = (self.rule, self.pairs, self.lrs, self.seeds)
         return math.prod(len(axis) for axis in axes if isinstance(axis, Sequence))
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The sizes to train at, as (width, depth).
+
+        >>> Sweep(widths=[16, 32], depths=[2, 4], paired=True).pairs
+        [(16, 2), (32, 4)]
+        """
+        if self.paired:
+            return list(zip(self.widths, self.depths, strict=True))
+        return list(itertools.product(self.widths, self.depths))
 
     def trial(
         self,

@@ -4,53 +4,74 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from isoscale import stats as laws
 from isoscale.errors import InvalidValueError
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
+from isoscale.runs.adaptive import Cell, gathered, search_cells, spec_of
+from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
+from isoscale.stats import Curve, Limits, Verdict
+from isoscale.studies.judged import (
+    Axis,
+    NextRun,
+    Size,
+    answer,
+    dataset,
+    judge_rule,
+    limits_words,
+    next_run,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
-# A learning rate grid usually has one point an octave; within one, the tuned value is the neighbour.
-_OCTAVES = 1.0
+# Rounds of "the runs that would tell" that `until_decided` does at most.
+_ROUNDS = 12
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """The verdict on hyperparameter transfer along one size axis.
+    """The verdict on hyperparameter transfer along one size axis, or along a path of sizes.
 
     Attributes:
         data: Dataset over (rule, <axis>[, lr, seed]): `loss`, `status`; `optimal_lr`, `optimal_lr_low`,
-            `optimal_lr_high`, `at_edge`; `best_loss`, `best_loss_se`; `drift`, `drift_low`, `drift_high` in
-            octaves; `regret`, `regret_low`, `regret_high`; and by rule `exponent`, `exponent_low`,
-            `exponent_high`, `coefficient` (optimum against size), `verdict`, `good`.
+            `optimal_lr_high`, `at_edge`, `is_limit` (the optimum is the limit of stability); `best_loss`,
+            `best_loss_se`; `drift`, `drift_low`, `drift_high` in octaves; `regret`, `regret_low`, `regret_high`,
+            `regret_limit`, `loss_transferred` (at the rate used) in loss; `lost_seeds`, the share that diverges there;
+            and by rule `rate_used`, `verdict`, `reason`, `good`, `exponent`, `exponent_low`, `exponent_high`,
+            `coefficient` (optimum against size). An end of an interval that is open is NaN.
         result: The sweep behind it.
-        axis, base: The size dimension and the size that was tuned.
+        axis, base: The size dimension and the size that was tuned. Along a path of widths and depths the dimension
+            is "size" and holds labels.
+        next_runs: Rule by rule, the cheapest runs that would tell where the verdict is "cannot tell".
     """
 
     data: xr.Dataset
     result: SweepResult
     axis: str
-    base: int
+    base: Size
+    next_runs: tuple[NextRun, ...] = ()
 
     @property
-    def target(self) -> int:
+    def target(self) -> Size:
         """The largest size."""
-        return int(self.data[self.axis].values[-1])
+        return self.data[self.axis].values.tolist()[-1]
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """Verdict of each rule, in words."""
+        """Verdict of each rule: "transfers", "does not transfer" or "cannot tell"."""
         return dict(zip(self.data["rule"].values.tolist(), self.data["verdict"].values.tolist(), strict=True))
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why, for each rule."""
+        return dict(zip(self.data["rule"].values.tolist(), self.data["reason"].values.tolist(), strict=True))
 
     def is_good(self, rule: str) -> bool:
         """Whether the base's learning rate serves the largest size under that rule."""
@@ -60,6 +81,11 @@ class Transfer:
     def answer(self) -> str:
         """The verdict in one sentence."""
         return self.data.attrs["answer"]
+
+    @property
+    def next_run(self) -> NextRun | None:
+        """The cheapest of `next_runs`; None if every verdict is decided."""
+        return min(self.next_runs, key=lambda run: run.trials, default=None)
 
     def drifts_beyond(self, octaves: float) -> list[str]:
         """Rules whose optimum at the largest size is further than that from the base's, or unknown."""
@@ -76,158 +102,211 @@ def transfer(
     spec: Sweep,
     base: Mapping[str, int] | None = None,
     *,
+    limits: Limits | None = None,
+    until_decided: bool = False,
     runner: Runner | None = None,
     **where: Unpack[RunOptions],
 ) -> Transfer:
-    """Sweep at several depths (or widths) and judge whether the base's learning rate serves the largest.
+    """Sweep at several sizes and judge whether the base's learning rate serves the largest.
 
     Args:
-        spec: The grid, with several depths or several widths, not both.
-        base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default.
+        spec: The sizes: several depths, or several widths, or both as a path (`paired`). Unless its `search` is "grid",
+            the optimum of each is searched for (`isoscale.runs.search`); its learning rates are where that begins.
+        base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default. One that names
+            both makes the sizes a path.
+        limits: What still counts as a transfer.
+        until_decided: Whether to do the runs that would tell as long as a verdict is "cannot tell", in twelve rounds
+            at most.
         runner: Where and how to run; instead of the following.
         **where: As for `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
 
     Raises:
-        InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.
+        InvalidValueError: Sizes on no axis, on both without a path, or a base that is not among the sizes.
 
     >>> from isoscale.runs import log2_grid
     >>> transfer(Sweep(widths=[16, 32], depths=[2, 4], lrs=log2_grid(-4, 0)))
     Traceback (most recent call last):
-    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both
+    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, or both as \
+a path (`paired`, or a `base` that names both)
     """
-    axis, base_size, _ = question(spec, base)
+    spec = based(spec, base)
+    limits = limits or Limits()
     runner = runner or Runner(**where)
     started = time.monotonic()
-    (result,) = runner.run([based(spec, base)])
-    return judge(result, axis, base_size, seconds=time.monotonic() - started)
+    with runner.session() as session:
+        result = _trained(session, spec)
+        found = judge(result, limits)
+        for _ in range(_ROUNDS if until_decided else 0):
+            if not found.next_runs:
+                break
+            result = _continued(session, result, found.next_runs)
+            found = judge(result, limits)
+    found.data.attrs["seconds"] = time.monotonic() - started
+    return found
 
 
+def _trained(session: Session, spec: Sweep) -> SweepResult:
+    if spec.search == "grid":
+        (result,) = session.run([spec])
+        return result
+    return gathered(session, spec, search_cells(session, spec, _chains(spec)))
+
+
+def _chains(spec: Sweep) -> list[list[Cell]]:
+    """Every rule's sizes: the base first, then the others from the smallest on."""
+    axis = axis_of(spec)
+    others = [size for size in axis.sizes if size != axis.base]
+    chains = []
+    for rule in spec.rule:
+        chains.append([_cell(spec, rule, size) for size in (axis.base, *others)])
+    return chains
+
+
+def _continued(session: Session, result: SweepResult, runs: Sequence[NextRun]) -> SweepResult:
+    """The sweep with more trials in it."""
+    spec = result.spec
+    requested = []
+    for run in runs:
+        of_cell = spec_of(spec, _cell(spec, run.rule, run.size))
+        requested.append(dataclasses.replace(of_cell, lrs=run.lrs, seeds=run.seeds))
+    session.run(requested)
+    lrs = set(spec.lrs).union(*(run.lrs for run in runs))
+    seeds = set(result.data["seed"].values.tolist()).union(*(run.seeds for run in runs))
+    (found,) = session.read([dataclasses.replace(spec, lrs=sorted(lrs), seeds=sorted(seeds))])
+    return found
+
+
+# --- the question ---
 def based(spec: Sweep, base: Mapping[str, int] | None = None) -> Sweep:
-    """The sweep with the tuned size as the rules' base."""
-    axis, size, _ = question(spec, base)
-    changes: dict[str, Any] = {f"base_{axis}": size}
-    return dataclasses.replace(spec, **changes)
-
-
-def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) -> Transfer:
-    """The verdict on a finished sweep."""
-    other = "width" if axis == "depth" else "depth"
-    loss = result.loss.isel({other: 0}, drop=True)
-    optima = laws.Optima(loss)
-    data = optima.best().rename(
-        lr="optimal_lr",
-        lr_low="optimal_lr_low",
-        lr_high="optimal_lr_high",
-        loss="best_loss",
-        loss_se="best_loss_se",
-    )
-    data = data.merge(optima.drift(axis, base)).merge(optima.regret(axis, base))
-    data = data.assign(loss=loss, status=result.data["status"].isel({other: 0}, drop=True))
-    data = data.merge(_exponents(data, axis))
-    verdicts = [_verdict(data.sel(rule=rule), axis, base) for rule in data["rule"].values]
-    data["verdict"] = ("rule", [words for words, _ in verdicts])
-    data["good"] = ("rule", np.array([serves is True for _, serves in verdicts], np.int8))
-    found = {rule: serves for rule, (_, serves) in zip(data["rule"].values.tolist(), verdicts, strict=True)}
-    data.attrs = _attributes(result, data, axis, base, seconds) | {"answer": _answer(found, axis, base, data)}
-    return Transfer(data, result, axis, base)
-
-
-def question(spec: Sweep, base: Mapping[str, int] | None = None) -> tuple[str, int, int]:
-    """What `transfer` will ask: the axis, the tuned size and the largest size.
+    """The sweep with the tuned size as the rules' base.
 
     Raises:
-        InvalidValueError: Sizes on both axes or on none, or a base that is not among the sizes.
+        InvalidValueError: As for `transfer`.
     """
-    axis = _axis(spec)
-    sizes = spec.depths if axis == "depth" else spec.widths
-    size = _base(spec, base, axis)
-    if size not in sizes:
-        raise InvalidValueError(f"`base` {axis} {size} is not among the {axis}s {', '.join(map(str, sizes))}")
-    return axis, size, max(sizes)
+    changes: dict[str, Any] = {}
+    if base is not None:
+        known = {"width": spec.widths, "depth": spec.depths}
+        if not base or not set(base) <= set(known):
+            raise InvalidValueError(f"`base` must name the depth or the width that was tuned, got {dict(base)!r}")
+        changes = {f"base_{axis}": size for axis, size in base.items()}
+        if len(base) == 2 and len(spec.widths) > 1 and len(spec.depths) > 1:
+            changes["paired"] = True
+    spec = dataclasses.replace(spec, **changes)
+    axis = axis_of(spec)
+    if base is not None and axis.name != "size" and axis.name not in base:
+        raise InvalidValueError(f"`base` must name the {axis.name} that was tuned, got {dict(base)!r}")
+    return spec
 
 
-def ask(axis: str, base: int, target: int) -> str:
-    """The question in words."""
-    return f"Does the learning rate of {axis} {base} serve {axis} {target}?"
+def axis_of(spec: Sweep) -> Axis:
+    """Along which sizes a spec asks its question.
 
-
-def _axis(spec: Sweep) -> str:
+    >>> axis_of(Sweep(depths=[4, 8, 16]))
+    Axis(name='depth', sizes=[4, 8, 16], base=4)
+    >>> axis_of(Sweep(widths=[16, 32], depths=[2, 4], paired=True)).sizes
+    ['width 16, depth 2', 'width 32, depth 4']
+    """
     many = [axis for axis, sizes in (("depth", spec.depths), ("width", spec.widths)) if len(sizes) > 1]
-    if len(many) != 1:
-        count = "not both" if many else "at least two"
-        raise InvalidValueError(f"transfer goes along one axis: give several depths or several widths, {count}")
-    return many[0]
+    if len(many) == 2 and spec.paired:
+        pairs = [_label(width, depth) for width, depth in spec.pairs]
+        assert spec.base_width is not None
+        assert spec.base_depth is not None
+        return _checked(Axis("size", pairs, _label(spec.base_width, spec.base_depth)))
+    if len(many) == 2:
+        raise InvalidValueError(
+            "transfer goes along one axis: give several depths or several widths, or both as a path (`paired`, or a "
+            "`base` that names both)"
+        )
+    if not many:
+        raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
+    (name,) = many
+    sizes = spec.depths if name == "depth" else spec.widths
+    base = spec.base_depth if name == "depth" else spec.base_width
+    assert base is not None
+    return _checked(Axis(name, list(sizes), base))
 
 
-def _base(spec: Sweep, base: Mapping[str, int] | None, axis: str) -> int:
-    if base is None:
-        size = spec.base_depth if axis == "depth" else spec.base_width
-        assert size is not None
-        return size
-    if set(base) != {axis}:
-        raise InvalidValueError(f"`base` must name the {axis} that was tuned, got {dict(base)!r}")
-    return base[axis]
+def _checked(axis: Axis) -> Axis:
+    if axis.base not in axis.sizes:
+        sizes = ", ".join(map(str, axis.sizes))
+        raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the sizes of the sweep: {sizes}")
+    return axis
 
 
-def _exponents(data: xr.Dataset, axis: str) -> xr.Dataset:
-    """Law of the optimum against size, for rules with at least three optima that are not bounds."""
+def ask(axis: Axis) -> str:
+    """The question in words."""
+    return f"Does the learning rate of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
+
+
+def _label(width: int, depth: int) -> str:
+    return f"width {width}, depth {depth}"
+
+
+def _cell(spec: Sweep, rule: str, size: Size) -> Cell:
+    for width, depth in spec.pairs:
+        if size in (_label(width, depth), width if len(spec.widths) > 1 else depth):
+            return Cell(rule, width, depth)
+    raise InvalidValueError(f"`size` {size} is not among the sizes of the sweep")
+
+
+# --- the verdict ---
+def judge(result: SweepResult, limits: Limits | None = None) -> Transfer:
+    """The verdict on a finished sweep whose base is the tuned size."""
+    limits = limits or Limits()
+    axis = axis_of(result.spec)
+    verdicts: dict[str, dict[Size, Verdict]] = {}
+    runs = []
+    for rule in result.spec.rule:
+        curves = dict(_curves(result, rule, axis))
+        verdicts[rule] = judge_rule(curves, axis, limits)
+        run = next_run(rule, verdicts[rule][axis.target], curves, axis)
+        if run is not None:
+            runs.append(run)
+    data = dataset(verdicts, axis).merge(_of_trials(result, axis))
+    data.attrs = _attributes(result, data, axis, limits)
+    return Transfer(data, result, axis.name, axis.base, tuple(runs))
+
+
+def _curves(result: SweepResult, rule: str, axis: Axis) -> Iterator[tuple[Size, Curve]]:
+    """The curve of every size: what is done, and what diverged."""
+    for size in axis.sizes:
+        cell = _cell(result.spec, rule, size)
+        data = result.data[["loss", "status"]].sel(rule=rule, width=cell.width, depth=cell.depth)
+        status = data["status"].values
+        is_run = np.isin(status, (STATUS["done"], STATUS["diverged"]))
+        lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
+        yield size, Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
+
+
+def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
+    """`loss`, `test_loss`, `status` and `curve` of the trials, over the sizes of the question."""
     import xarray as xr
 
-    names = ("exponent", "exponent_low", "exponent_high", "coefficient")
-    rows = []
-    for rule in data["rule"].values:
-        of_rule = data.sel(rule=rule)
-        inside = of_rule["at_edge"].values == ""
-        if inside.sum() < 3:
-            rows.append([math.nan] * len(names))
-            continue
-        law = laws.fit_power_law(of_rule[axis].values[inside], of_rule["optimal_lr"].values[inside])
-        rows.append([getattr(law, name) for name in names])
-    columns = zip(names, np.array(rows).T, strict=True)
-    return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": data["rule"]})
+    kept = result.data[["loss", "test_loss", "status", "curve"]]
+    cells = [_cell(result.spec, result.spec.rule[0], size) for size in axis.sizes]
+    picked = [kept.sel(width=cell.width, depth=cell.depth).drop_vars(["width", "depth"]) for cell in cells]
+    found = xr.concat(picked, axis.name).assign_coords({axis.name: list(axis.sizes)})
+    return found.transpose("rule", axis.name, "lr", "seed", ...)
 
 
-def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool | None]:
-    """Words, and whether the base's learning rate serves the largest size; None if this sweep cannot say."""
-    last, first = of_rule.isel({axis: -1}), of_rule.sel({axis: base})
-    target = int(last[axis])
-    for size, at in ((base, first), (target, last)):
-        if (at["status"] > STATUS["diverged"]).any():
-            return f"no verdict: trials failed at {axis} {size}", None
-        if at["at_edge"] == "none":
-            return f"not trainable at {axis} {size}", False
-    drift = float(last["drift"])
-    if math.isinf(float(last["regret"])):
-        return f"does not transfer: diverges at {axis} {target}", False
-    if first["at_edge"] != "" or last["at_edge"] != "":
-        edges = {"low": "smaller", "high": "larger"}
-        wanted = " and ".join(word for edge, word in edges.items() if edge in (first["at_edge"], last["at_edge"]))
-        return f"no verdict: the optimum is at the edge of the grid, try {wanted} learning rates", None
-    if abs(drift) > _OCTAVES:
-        return f"drifts by {drift:+.1f} octaves", False
-    words = "transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"
-    tuned = last["loss"].isel(lr=int(np.abs(np.log2(last["lr"].values / float(first["optimal_lr"]))).argmin()))
-    lost = int(tuned.isnull().sum())
-    return (f"{words} ({lost} of {tuned.size} seeds diverge)" if lost else words), True
-
-
-def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, seconds: float) -> dict[str, Any]:
+def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limits) -> dict[str, Any]:
     spec = result.spec
-    target = int(data[axis].values[-1])
+    trained = int((data["status"] != STATUS["missing"]).sum())
     return {
-        "axis": axis,
-        "base": base,
-        "question": ask(axis, base, target),
+        "axis": axis.name,
+        "base": axis.base,
+        "question": ask(axis),
+        "answer": answer(data, axis),
+        "limits": json.dumps(limits_words(limits)),
         "model": describe_model(spec),
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
         "dataset_note": result.note,
         "versions": json.dumps(result.versions[-1] if result.versions else {}),
         "spec": spec.to_toml(),
-        "trials": spec.trials,
+        "trials": trained,
         "diverged": result.count("diverged"),
         "failed": result.count("failed"),
-        "seconds": seconds,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -236,18 +315,3 @@ def describe_model(spec: Sweep) -> str:
     """The model and its options, as a person says it: "residual-mlp (block_depth=2, phi=relu)"."""
     options = ", ".join(f"{key}={value}" for key, value in spec.model_args.items())
     return f"{spec.model} ({options})" if options else spec.model
-
-
-def _answer(found: Mapping[str, bool | None], axis: str, base: int, data: xr.Dataset) -> str:
-    good, bad, unknown = ([rule for rule, serves in found.items() if serves is it] for it in (True, False, None))
-    parts = [f"Yes, with {_list(good)}"] if good else []
-    if bad:
-        does = f"does the learning rate of {axis} {base} serve {axis} {data[axis].values[-1]}"
-        parts.append(f"not with {_list(bad)}" if good else f"No: with none of {_list(bad)} {does}")
-    if unknown:
-        parts.append(f"{'no' if parts else 'No'} verdict on {_list(unknown)}")
-    return "; ".join(parts) + "."
-
-
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -17,11 +17,11 @@ from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep
 from isoscale.runs.driver import prepare
 from isoscale.runs.engines.engine import resolve_device
+from isoscale.runs.search import LIMITS, Grid, Search
 from isoscale.stats import PowerLaw
 from isoscale.studies.depth_law import estimates, fits
 from isoscale.studies.depth_law.published import CLAIM, published, verdict
 from isoscale.studies.depth_law.runs import Curve, at_optimum, joined, run_searches
-from isoscale.studies.depth_law.search import LATTICE, LIMITS, Exhaustive, Search, half_width
 from isoscale.studies.depth_law.zero_shot import Known, tuned_lr, zero_shot
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def depth_law(
             are the exhaustive grid, and the ends of its range are where the adaptive search begins. Where at some depth
             the best one lies at an end, or none is stable, the range is extended, to 2^-40 and to 2^10 at most; if that
             does not help, `at_edge`, a warning and the report say so.
-        search: "adaptive" (`isoscale.studies.depth_law.search`) or "grid", every learning rate of the sweep.
+        search: "adaptive" (`isoscale.runs.search`) or "grid", every learning rate of the sweep.
         target: Half-width of an optimum's 95 % interval for the adaptive search to reach, in octaves.
         most_seeds: Seeds that the adaptive search may use where the sweep's own disagree; 0: no more than those.
         runner: Where and how to run; instead of the following.
@@ -130,10 +130,11 @@ def depth_law(
         searches[curve] = _search(spec, search, target, most_seeds)
         # What cannot be trained is refused before anything is.
         prepare(dataclasses.replace(spec, lrs=spec.lrs[:1]), data)
-    tables = run_searches(at_depth, searches, runner)
-    found = _dataset(specs, searches, joined(tables), data, here)
-    known = _known(specs, found, searches, data)
-    methods, trained = zero_shot(known, runner) if known else ([], [])
+    with runner.session() as session:
+        tables = run_searches(at_depth, searches, session)
+        found = _dataset(specs, searches, joined(tables), data, here)
+        known = _known(specs, found, searches, data)
+        methods, trained = zero_shot(known, session) if known else ([], [])
     runs = joined([*tables, *trained])
     return _law(specs, found, methods, runs)
 
@@ -170,10 +171,10 @@ def _checked(networks: Sweep | Mapping[str, Sweep]) -> dict[str, Sweep]:
     return dict(networks)
 
 
-def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Search | Exhaustive:
+def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Search | Grid:
     seeds = tuple(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
     if method == "grid":
-        return Exhaustive(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.steps)
+        return Grid(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.steps)
     unused = [seed for seed in range(most_seeds) if seed not in seeds]
     count = max(0, most_seeds - len(seeds))
     return Search(
@@ -189,7 +190,7 @@ def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Sear
 # --- the numbers ---
 def _dataset(
     specs: Mapping[str, Sweep],
-    searches: Mapping[Curve, Search | Exhaustive],
+    searches: Mapping[Curve, Search | Grid],
     runs: pd.DataFrame,
     folder: str | None,
     device: str,
@@ -220,14 +221,15 @@ def _dataset(
     return found
 
 
-def _optimum(search: Search | Exhaustive) -> dict[str, Any]:
-    best = laws.optimal_lr(search.loss)
+def _optimum(search: Search | Grid) -> dict[str, Any]:
+    best = search.optimum
     return {
-        "lr": best["lr"].item(),
-        "lr_low": best["lr_low"].item(),
-        "lr_high": best["lr_high"].item(),
-        "at_edge": best["at_edge"].item(),
-        "half_width": half_width(best),
+        "lr": 2.0**best.log2_lr,
+        "lr_low": 2.0**best.low,
+        "lr_high": 2.0**best.high,
+        "lr_se": math.log(2) * best.se * 2.0**best.log2_lr,
+        "at_edge": best.edge,
+        "half_width": (best.high - best.low) / 2,
         "trials": search.trials,
         "full_trials": search.full_trials,
     }
@@ -245,14 +247,14 @@ def _without_sweep(spec: Sweep, depth: int, dataset: Any, device: str) -> dict[s
     }
 
 
-def _say_if_unstable(row: Mapping[str, Any], search: Search | Exhaustive) -> None:
-    lrs = search.loss["lr"].values
+def _say_if_unstable(row: Mapping[str, Any], search: Search | Grid) -> None:
+    lrs = search.tried
     where = f"{row['network']}, depth {row['depth']}"
     # A search whose optimum is at an end extends its range: it ends only at the limit.
     edge = row["at_edge"]
     if edge == "none":
         nothing = "%s: no learning rate from %.3g to %.3g trains most seeds; less is not tried"
-        _log.warning(nothing, where, lrs.min(), lrs.max())
+        _log.warning(nothing, where, lrs[0], lrs[-1])
     elif edge:
         beyond = {"low": "less", "high": "more"}[edge]
         bound = "%s: the optimum is at the %s end, %.3g; %s is not tried"
@@ -269,7 +271,7 @@ def _inside(found: xr.Dataset, network: str) -> xr.Dataset:
 def _known(
     specs: Mapping[str, Sweep],
     found: xr.Dataset,
-    searches: Mapping[Curve, Search | Exhaustive],
+    searches: Mapping[Curve, Search | Grid],
     folder: str | None,
 ) -> dict[str, Known]:
     """Networks whose deepest size has an optimum, and two others at least."""
@@ -287,7 +289,7 @@ def _known(
             depths=depths,
             lrs=of["lr"].values,
             estimates=of["estimate"].values,
-            tuned=tuned_lr(search.loss),
+            tuned=tuned_lr(search.curve),
             has_branches=estimates.has_branches(spec, dataset),
         )
     return known
@@ -306,7 +308,7 @@ def _law(
     for name, spec in specs.items():
         inside = _inside(found, name)
         depths, lrs = inside["depth"].values, inside["lr"].values
-        swept = fits.law_of(depths, lrs)
+        swept = fits.law_of(depths, lrs, _weights(inside["lr_se"].values))
         row = {"network": name} | swept
         row |= _law_of_estimates(found.sel(network=name))
         row |= _compared(spec, swept)
@@ -335,9 +337,14 @@ def _law_of_estimates(of: xr.Dataset) -> dict[str, float]:
     has_estimate = np.isfinite(estimate)
     depths = of["depth"].values[has_estimate]
     errors = of["estimate_se"].values[has_estimate]
-    has_errors = np.isfinite(errors) & (errors > 0)
-    law = fits.law_of(depths, estimate[has_estimate], errors if has_errors.all() else None)
+    law = fits.law_of(depths, estimate[has_estimate], _weights(errors))
     return {f"estimate_{name}": value for name, value in law.items()}
+
+
+def _weights(errors: np.ndarray) -> np.ndarray | None:
+    """Standard errors to weigh a fit by, if all of them are known."""
+    is_known = np.isfinite(errors) & (errors > 0)
+    return errors if is_known.all() else None
 
 
 def _compared(spec: Sweep, law: Mapping[str, float]) -> dict[str, Any]:
@@ -367,5 +374,5 @@ def _settings(spec: Sweep) -> dict[str, Any]:
     settings = spec.to_mapping()
     del settings["lrs"]
     settings["lr_range"] = [min(spec.lrs), max(spec.lrs)]
-    settings["lr_limits"] = [2.0 ** (position / LATTICE) for position in LIMITS]
+    settings["lr_limits"] = [2.0**limit for limit in LIMITS]
     return settings

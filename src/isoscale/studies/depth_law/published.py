@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from isoscale.runs import Sweep
 
-# An interval wider than this on either side tells -3/2 neither from -1 nor from -2.
-WIDEST = 0.5
+# What other theories and protocols lead to: an interval that holds one of them does not tell a claim from it.
+RIVALS = (0.0, -0.5, -1.0, -2.0)
 
 # AM-muP (arXiv 2510.04327): eta* = kappa L^(-3/2).
 CLAIM = -1.5
@@ -47,10 +47,10 @@ def published(spec: Sweep) -> Published | None:
 def verdict(low: float, high: float, expected: tuple[float, float]) -> str:
     """Whether an interval of a measured exponent meets the expected one, in words.
 
-    An interval that meets it but is wider than half a unit on either side decides nothing: "cannot tell".
+    An interval that meets it and holds a rival exponent, too (0, -1/2, -1 or -2), decides nothing: "cannot tell".
 
-    >>> verdict(-3.5, -0.2, (-1.5, -1.5))
-    'cannot tell'
+    >>> verdict(-3.5, -0.2, (-1.5, -1.5)), verdict(-1.5, -0.5, (-1.5, -1.5))
+    ('cannot tell', 'cannot tell')
     >>> verdict(-1.6, -1.4, (-1.5, -1.5)), verdict(-1.2, -1.0, (-1.5, -1.4)), verdict(-2.0, -1.8, (-1.5, -1.5))
     ('agrees', 'shallower', 'steeper')
     """
@@ -60,4 +60,13 @@ def verdict(low: float, high: float, expected: tuple[float, float]) -> str:
         return "shallower"
     if high < expected[0]:
         return "steeper"
-    return "agrees" if high - low <= 2 * WIDEST else "cannot tell"
+    return "cannot tell" if held(low, high) else "agrees"
+
+
+def held(low: float, high: float) -> list[float]:
+    """The rival exponents that an interval does not exclude.
+
+    >>> held(-2.2, -0.9)
+    [-1.0, -2.0]
+    """
+    return [rival for rival in RIVALS if low <= rival <= high]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.runs import Runner, Sweep, SweepResult
+from isoscale.runs import Sweep, SweepResult
+from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
+from isoscale.runs.rounds import run_round
+from isoscale.runs.search import Grid, Search
 from isoscale.stats.summary import mean_and_se
-from isoscale.studies.depth_law.search import Exhaustive, Request, Search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,48 +33,22 @@ class Curve:
 
 
 def objective(result: SweepResult) -> xr.DataArray:
-    """The protocol's loss over (lr, seed): the mean over all steps; NaN unless the trial is done."""
-    data = result.data.isel(rule=0, width=0, depth=0, drop=True)
-    return _mean_curve(data)
-
-
-def train_requests(
-    specs: Mapping[Any, Sweep], requests: Mapping[Any, Request], runner: Runner
-) -> dict[Any, SweepResult]:
-    """Train each request on its spec, all as one sweep: the workers start once."""
-    requested = []
-    for key, request in requests.items():
-        spec = dataclasses.replace(
-            specs[key],
-            lrs=request.lrs,
-            seeds=request.seeds,
-            steps=request.steps,
-        )
-        requested.append(spec)
-    results = runner.run(requested)
-    return dict(zip(requests, results, strict=True))
+    """The protocol's loss: the mean over all steps; NaN unless the trial is done."""
+    return _mean_curve(result.data)
 
 
 def run_searches(
-    specs: Mapping[Curve, Sweep], searches: Mapping[Curve, Search | Exhaustive], runner: Runner
+    specs: Mapping[Curve, Sweep], searches: Mapping[Curve, Search | Grid], session: Session
 ) -> list[pd.DataFrame]:
     """Advance all searches, round by round, until none wants more; every run as the rows of tables."""
     tables = []
-    while True:
-        requests = {}
-        for curve, search in searches.items():
-            request = search.wanted()
-            if request is not None:
-                requests[curve] = request
-        if not requests:
-            return tables
-        results = train_requests(specs, requests, runner)
-        for curve, result in results.items():
-            searches[curve].tell(objective(result))
-            is_full = requests[curve].steps == specs[curve].steps
+    while answers := run_round(session, specs, searches, objective):
+        for answer in answers:
+            is_full = answer.request.steps == specs[answer.key].steps
             stage = "full" if is_full else "pilot"
-            table = rows(result, network=curve.network, stage=stage)
+            table = rows(answer.result, network=answer.key.network, stage=stage)
             tables.append(table)
+    return tables
 
 
 def rows(result: SweepResult, **labels: str) -> pd.DataFrame:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from isoscale.runs import Runner, Sweep, SweepResult
+from isoscale.runs import Sweep, SweepResult
+from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
+from isoscale.stats import Curve
 from isoscale.stats.summary import mean_and_se
 from isoscale.studies.depth_law.fits import Prediction
 from isoscale.studies.depth_law.published import CLAIM
@@ -67,20 +68,21 @@ def learning_rates(known: Known) -> dict[str, tuple[str, float]]:
     return found
 
 
-def tuned_lr(loss: xr.DataArray) -> float:
+def tuned_lr(curve: Curve) -> float:
     """The trained learning rate of least mean loss, of those that every seed survived if there are any.
 
     Between two trained ones, where the vertex lies, a seed may diverge.
     """
-    has_all = loss.notnull().all("seed")
-    if has_all.any():
-        loss = loss.where(has_all)
-    means = loss.mean("seed")
-    best = int(np.nanargmin(means.values))
-    return float(means["lr"][best])
+    rates, rate = np.unique(curve.log2_lr, return_inverse=True)
+    trained = np.bincount(rate[curve.is_stable], minlength=len(rates))
+    total = np.bincount(rate[curve.is_stable], curve.loss[curve.is_stable], minlength=len(rates))
+    # Rates that all seeds survived if there are any, else those that the most survived.
+    is_safe = trained == trained.max()
+    means = np.where(is_safe, total / np.maximum(trained, 1), np.inf)
+    return float(2.0 ** rates[means.argmin()])
 
 
-def zero_shot(networks: Mapping[str, Known], runner: Runner) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+def zero_shot(networks: Mapping[str, Known], session: Session) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Train every network's deepest size by every method, all as one sweep.
 
     Returns:
@@ -92,7 +94,7 @@ def zero_shot(networks: Mapping[str, Known], runner: Runner) -> tuple[list[dict[
     for name, known in networks.items():
         for method, (rule, lr) in learning_rates(known).items():
             specs[name, method] = _spec(known, rule, lr)
-    results = runner.run(list(specs.values()))
+    results = session.run(list(specs.values()))
     results = dict(zip(specs, results, strict=True))
 
     found, tables = [], []
@@ -134,7 +136,7 @@ def _spec(known: Known, rule: str, lr: float) -> Sweep:
 
 def _losses(result: SweepResult) -> np.ndarray:
     """The objective of each seed at the only learning rate."""
-    return objective(result).isel(lr=0).values
+    return objective(result).squeeze(drop=True).values.reshape(-1)
 
 
 def _outcome(result: SweepResult) -> dict[str, Any]:

@@ -1,0 +1,251 @@
+"""From runs to verdicts: every rule's optimum at every size, what the base's rate costs there, and what would tell.
+
+Whoever trained, the runs come as one curve for each rule and size (`isoscale.stats.Curve`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from isoscale import stats
+from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdict
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Size = int | str
+"""A value of the size axis; a label where several sizes change together."""
+
+# More seeds at once than there are already would be a guess.
+_MOST_TIMES = 2
+# Octaves on either side of an optimum at which another seed tells something of it.
+_WINDOW = 1.0
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """The cheapest runs that would tell more about a rule: every learning rate with every seed.
+
+    Attributes:
+        rule, size: Where.
+        lrs, seeds: The trials.
+        why: What they would tell.
+    """
+
+    rule: str
+    size: Size
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    why: str
+
+    @property
+    def trials(self) -> int:
+        """How many there are."""
+        return len(self.lrs) * len(self.seeds)
+
+    def __str__(self) -> str:
+        lrs = ", ".join(f"{lr:.3g}" for lr in self.lrs)
+        seeds = ", ".join(map(str, self.seeds))
+        return f"{self.rule} at {self.size}: learning rates {lrs}, seeds {seeds} ({self.why})"
+
+
+class Axis(NamedTuple):
+    """The sizes of a question: the name of their axis, the sizes in order, and the one that was tuned."""
+
+    name: str
+    sizes: Sequence[Size]
+    base: Size
+
+    @property
+    def target(self) -> Size:
+        """The largest size."""
+        return self.sizes[-1]
+
+    def words(self, size: Size) -> str:
+        """A size as a reader calls it: "depth 4"."""
+        return f"{self.name} {size}" if isinstance(size, int) else size
+
+
+def judge_rule(curves: Mapping[Size, Curve], axis: Axis, limits: Limits) -> dict[Size, Verdict]:
+    """The verdict on one rule at every size, each against the base."""
+    base = curves[axis.base]
+    found = {}
+    for size in axis.sizes:
+        names = (axis.words(axis.base), axis.words(size))
+        found[size] = stats.judge(base, curves[size], limits, names=names)
+    return found
+
+
+def dataset(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dataset:
+    """The numbers of every rule and size over (rule, <axis>), and the verdict on the largest size over (rule)."""
+    import xarray as xr
+
+    rules = list(verdicts)
+    columns: dict[str, list[list[Any]]] = {}
+    of_rule: dict[str, list[Any]] = {"rate_used": [], "verdict": [], "reason": [], "good": []}
+    for rule in rules:
+        rows = [_numbers(verdicts[rule][size]) for size in axis.sizes]
+        for name in rows[0]:
+            columns.setdefault(name, []).append([row[name] for row in rows])
+        last = verdicts[rule][axis.target]
+        of_rule["rate_used"].append(2.0**last.numbers.rate)
+        of_rule["verdict"].append(last.answer)
+        of_rule["reason"].append(last.reason)
+        of_rule["good"].append(last.answer == "transfers")
+    data = {name: (("rule", axis.name), np.array(values)) for name, values in columns.items()}
+    data |= {name: ("rule", np.array(values)) for name, values in of_rule.items()}
+    found = xr.Dataset(data, {"rule": rules, axis.name: list(axis.sizes)})
+    for name in ("drift", "drift_low", "drift_high"):
+        found[name].attrs["units"] = "octaves"
+    return found.merge(_laws(verdicts, axis))
+
+
+def _numbers(verdict: Verdict) -> dict[str, Any]:
+    """One size's: the optimum, and what the base's rate does there."""
+    own: Optimum = verdict.target
+    there: Transferred = verdict.numbers
+    return {
+        "optimal_lr": 2.0**own.log2_lr,
+        "optimal_lr_low": 2.0**own.low,
+        "optimal_lr_high": 2.0**own.high,
+        "optimal_lr_se": own.se,
+        "at_edge": own.edge,
+        "is_limit": own.is_limit,
+        "best_loss": own.loss,
+        "best_loss_se": own.loss_se,
+        "drift": there.drift,
+        "drift_low": there.drift_low,
+        "drift_high": there.drift_high,
+        "regret": there.regret,
+        "regret_low": there.regret_low,
+        "regret_high": there.regret_high,
+        "regret_limit": verdict.limit,
+        "loss_transferred": there.loss,
+        "lost_seeds": there.lost,
+    }
+
+
+def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dataset:
+    """Law of the optimum against size, for rules with at least three optima that are not bounds."""
+    import xarray as xr
+
+    names = ("exponent", "exponent_low", "exponent_high", "coefficient")
+    rows = []
+    for of_size in verdicts.values():
+        inside = [size for size in axis.sizes if isinstance(size, int) and not of_size[size].target.edge]
+        if len(inside) < 3:
+            rows.append([math.nan] * len(names))
+            continue
+        optima = [of_size[size].target for size in inside]
+        lrs = np.array([2.0**optimum.log2_lr for optimum in optima])
+        errors = np.array([math.log(2) * optimum.se for optimum in optima]) * lrs
+        is_known = np.isfinite(errors) & (errors > 0)
+        law = stats.fit_power_law(inside, lrs, errors if is_known.all() else None)
+        rows.append([getattr(law, name) for name in names])
+    columns = zip(names, np.array(rows).T, strict=True)
+    return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": list(verdicts)})
+
+
+# --- what would tell ---
+def next_run(rule: str, verdict: Verdict, curves: Mapping[Size, Curve], axis: Axis) -> NextRun | None:
+    """The cheapest runs that would tell more of a verdict that is open; None if nothing is known that would."""
+    if not verdict.undecided:
+        return None
+    wanted = verdict.undecided[0]
+    size = axis.base if wanted.size == "base" else axis.target
+    curve = curves[size]
+    seeds = _seeds(curve) or _seeds(curves[axis.base]) or (0, 1)
+    lrs, seeds = _RUNS[wanted.kind](wanted, verdict, curve, seeds)
+    if not lrs or not seeds:
+        return None
+    return NextRun(rule, size, lrs, seeds, _WHY[wanted.kind])
+
+
+_Trials = tuple[tuple[float, ...], tuple[int, ...]]
+_WHY = {
+    "edge low": "smaller learning rates may be better",
+    "edge high": "larger learning rates may be better",
+    "rate": "the base's rate at this size",
+    "resolution": "where between these rates training breaks down",
+    "seeds": "the seeds' scatter is what is left",
+}
+
+
+def _below(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[int, ...]) -> _Trials:
+    return (wanted.lr / 2, wanted.lr / math.sqrt(2)), seeds
+
+
+def _above(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[int, ...]) -> _Trials:
+    return (wanted.lr * math.sqrt(2), wanted.lr * 2), seeds
+
+
+def _there(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[int, ...]) -> _Trials:
+    return (wanted.lr,), seeds
+
+
+def _more_seeds(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[int, ...]) -> _Trials:
+    """As many seeds as would bring the interval's end to the limit, at the rates that the regret is read off."""
+    optimum = verdict.base if wanted.size == "base" else verdict.target
+    count = _seeds_needed(verdict, len(seeds)) - len(seeds)
+    number = max(seeds) + 1
+    added = tuple(range(number, number + count))
+    rates = np.unique(curve.log2_lr[curve.is_stable])
+    near = rates[np.abs(rates - optimum.log2_lr) <= _WINDOW] if math.isfinite(optimum.log2_lr) else rates
+    lrs = {2.0**rate for rate in near.tolist()}
+    if wanted.size == "target" and math.isfinite(verdict.numbers.rate):
+        lrs.add(2.0**verdict.numbers.rate)
+    return tuple(sorted(lrs)), added
+
+
+def _seeds_needed(verdict: Verdict, seeds: int) -> int:
+    """Seeds at which the regret's interval would end at the limit: its width falls like 1 / sqrt(seeds)."""
+    numbers = verdict.numbers
+    gap = abs(verdict.limit - numbers.regret)
+    half = max(numbers.regret_high - numbers.regret, numbers.regret - numbers.regret_low)
+    needed = seeds * (half / gap) ** 2 if gap > 0 and math.isfinite(half) else math.inf
+    most = _MOST_TIMES * seeds
+    return min(max(seeds + 1, math.ceil(min(needed, most))), most)
+
+
+_RUNS: dict[str, Callable[[Undecided, Verdict, Curve, tuple[int, ...]], _Trials]] = {
+    "edge low": _below,
+    "edge high": _above,
+    "rate": _there,
+    "resolution": _there,
+    "seeds": _more_seeds,
+}
+
+
+def _seeds(curve: Curve) -> tuple[int, ...]:
+    """The curve's seeds, if they are numbers."""
+    return tuple(int(name) for name in curve.names.tolist() if isinstance(name, (int, float)))
+
+
+# --- in words ---
+def answer(data: xr.Dataset, axis: Axis) -> str:
+    """The verdicts of all rules in one sentence."""
+    of: dict[str, list[str]] = {"transfers": [], "does not transfer": [], "cannot tell": []}
+    for rule in data["rule"].values.tolist():
+        of[str(data["verdict"].sel(rule=rule).item())].append(rule)
+    good, bad, unknown = of.values()
+    parts = [f"Yes, with {_list(good)}"] if good else []
+    if bad:
+        does = f"does the learning rate of {axis.words(axis.base)} serve {axis.words(axis.target)}"
+        parts.append(f"not with {_list(bad)}" if good else f"No: with none of {_list(bad)} {does}")
+    if unknown:
+        parts.append(f"{'cannot' if parts else 'Cannot'} tell for {_list(unknown)}")
+    return "; ".join(parts) + "."
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def limits_words(limits: Limits) -> dict[str, float]:
+    """Every threshold by name, as they stand in the output."""
+    return {field.name: getattr(limits, field.name) for field in fields(limits)}
