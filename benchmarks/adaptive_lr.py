@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from isoscale.studies.depth_law.search import LATTICE, Exhaustive, Search, half_width
 from rich.console import Console
 from rich.table import Table
 
 from isoscale import stats as laws
 from isoscale.runs import Sweep, log2_grid
 from isoscale.studies.depth_law.runs import Curve, run_searches
-from isoscale.studies.depth_law.search import LATTICE, Exhaustive, Search, half_width
 
 TARGET = 1 / 3
 _LRS = log2_grid(-13, 1 / 6, 6)

@@ -7,12 +7,12 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from isoscale.stats.vertex import vertices
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.stats import bootstrap
 from isoscale.stats.summary import seed_mean
-from isoscale.stats.vertex import vertices
 
 LRS = 2.0 ** np.arange(-8, 3)
 

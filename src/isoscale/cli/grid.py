@@ -51,6 +51,8 @@ class Grid:
     """Widths to train at."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--depth"])] = (4, 8, 16, 32)
     """Numbers of residual blocks (of conv-net: of layers) to train at."""
+    paired: bool = False
+    """Train the first width at the first depth, the second at the second, ...: a path of sizes."""
     base_width: int | None = None
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None
@@ -61,6 +63,9 @@ class Grid:
     """... this many to a factor of two."""
     lrs: tuple[float, ...] | None = None
     """The learning rates themselves, instead of --log2-lr."""
+    search: Literal["adaptive", "grid"] | None = None
+    """adaptive: from a short pilot to the optimum; grid: every learning rate. By default adaptive for transfer, grid for
+    sweep."""
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""
     steps: int = 100

@@ -31,17 +31,14 @@ class SweepCommand:
             running.dry_run(spec, self.place, out)
             return 0
         with running.runner(self.place, out) as runner:
-            (result,) = runner.run([spec])
+            result = runner.sweep(spec)
         self._print(result, out)
         if self.out is not None:
             result.save(self.out)
         return 1 if result.count("failed") else 0
 
     def _print(self, result: SweepResult, out: Console) -> None:
-        from isoscale import stats as laws
-
-        optima = laws.optimal_lr(result.loss)
-        best = optima.to_dataframe().reset_index()
+        best = result.optima()
         if self.place.json:
             console().print_json(best.to_json(orient="records"))
             return

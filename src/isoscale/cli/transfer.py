@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +15,36 @@ from isoscale.cli.grid import Grid, Place
 from isoscale.cli.terminal import console, framed, print_failures, print_json, typed_command
 
 if TYPE_CHECKING:
+    from isoscale.stats import Limits
     from isoscale.studies.transfer import Transfer
+
+_STYLES = {"transfers": "green", "does not transfer": "red", "cannot tell": "yellow"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferCommand:
-    """Sweep several sizes and judge whether the best learning rate of the smallest serves the largest.
+    """Search the optimum at several sizes and judge whether the learning rate of the smallest serves the largest.
 
-    Prints a table with the optimum at each size, its drift in octaves and the regret of using the base's, and
-    writes an HTML report with figures.
+    The verdict is "transfers", "does not transfer" or "cannot tell", decided by the regret: what the base's rate costs
+    at the largest size, in loss. Prints the numbers of each size and writes an HTML report with figures.
     """
 
     grid: Grid = field(default_factory=Grid)
     place: Place = field(default_factory=Place)
     report: str = "isoscale-report"
     """Folder of the report."""
+    until_decided: bool = False
+    """Where the verdict is "cannot tell", do the runs that would tell, in twelve rounds at most."""
+    regret_limit: float = 0.02
+    """Largest regret that counts as a transfer, as a share of the loss at the largest size's own optimum."""
+    worse_limit: float = 0.02
+    """By which share of the base's loss the largest size may end above it."""
+    lost_seeds_limit: float = 0.0
+    """Largest share of seeds that may diverge at the rate used."""
+    level: float = 0.95
+    """Level of every interval."""
     fail_on_drift: float | None = None
-    """Exit with 1 if the optimum of any rule drifts by more than that many octaves, or is not found."""
+    """Exit with 1 if the optimum of any rule drifts by more than that many octaves (factors of two), or is not found."""
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
@@ -37,20 +52,35 @@ class TransferCommand:
         from isoscale.studies import transfer as hp_transfer
 
         out = console(quiet=self.place.quiet or self.place.json)
-        axis, base, target = hp_transfer.question(spec)
-        question = hp_transfer.ask(axis, base, target)
+        spec = hp_transfer.based(spec)
+        question = hp_transfer.ask(hp_transfer.axis_of(spec))
         setting = f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}"
         out.print(Text.assemble((question, "bold"), f"   {setting}"))
         if self.place.dry_run:
-            running.dry_run(hp_transfer.based(spec), self.place, out)
+            running.dry_run(spec, self.place, out)
             return 0
         with running.runner(self.place, out) as runner:
-            found = hp_transfer.transfer(spec, runner=runner)
+            found = hp_transfer.transfer(
+                spec,
+                limits=self._limits(),
+                until_decided=self.until_decided,
+                runner=runner,
+            )
         found.data.attrs["command"] = typed_command()
         self._print(found, out)
         page = report.write(found.data, self.report)
         out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
         return self._exit_code(found)
+
+    def _limits(self) -> Limits:
+        from isoscale.stats import Limits
+
+        return Limits(
+            regret=self.regret_limit,
+            worse=self.worse_limit,
+            lost_seeds=self.lost_seeds_limit,
+            level=self.level,
+        )
 
     def _print(self, found: Transfer, out: Console) -> None:
         from isoscale import report
@@ -61,12 +91,16 @@ class TransferCommand:
         for rule in report.ordered(found.data):
             verdict = report.verdict_cell(found.data, rule)
             heading = Text.assemble("\n", (rule, "bold"), f"  {verdict}")
-            out.print(heading, style="green" if found.is_good(rule) else "red")
+            out.print(heading, style=_STYLES[found.verdicts[rule]])
             cells = report.by_size(found.data, rule)
             out.print(framed(cells.columns, cells.values))
         # The answer comes last: that is where a reader of a terminal looks.
         out.print()
         out.print(found.answer, style="bold")
+        for run in found.next_runs:
+            out.print(f"This would tell: {run}")
+        if found.next_runs and not self.until_decided:
+            out.print("--until-decided does these runs.")
         print_failures(out, found.result.reasons)
 
     def _exit_code(self, found: Transfer) -> int:
@@ -78,6 +112,22 @@ class TransferCommand:
         return 1 if found.drifts_beyond(self.fail_on_drift) else 0
 
 
+# Numbers of each size, in the JSON.
+_BY_SIZE = (
+    "optimal_lr",
+    "at_edge",
+    "drift",
+    "drift_low",
+    "drift_high",
+    "regret",
+    "regret_low",
+    "regret_high",
+    "best_loss",
+    "loss_transferred",
+    "lost_seeds",
+)
+
+
 def _result(found: Transfer) -> dict[str, Any]:
     """The verdict of each rule and its numbers by size, for programs."""
     data = found.data
@@ -85,13 +135,21 @@ def _result(found: Transfer) -> dict[str, Any]:
     rules = {}
     for rule in data["rule"].values.tolist():
         of = data.sel(rule=rule)
-        numbers: dict[str, Any] = {"verdict": found.verdicts[rule], "good": found.is_good(rule)}
-        for name in ("optimal_lr", "at_edge", "drift", "regret", "best_loss"):
+        numbers: dict[str, Any] = {
+            "verdict": found.verdicts[rule],
+            "reason": found.reasons[rule],
+            "good": found.is_good(rule),
+            "rate_used": float(of["rate_used"]),
+        }
+        for name in _BY_SIZE:
             values = of[name].values.tolist()
             numbers[name] = dict(zip(sizes, values, strict=True))
         rules[rule] = numbers
+    runs = [dataclasses.asdict(run) | {"trials": run.trials} for run in found.next_runs]
     return {
         "question": data.attrs["question"],
         "answer": found.answer,
+        "limits": json.loads(data.attrs["limits"]),
         "rules": rules,
+        "next_runs": runs,
     }

@@ -1,10 +1,10 @@
-"""What a sweep will cost, from a stopwatch: a few steps of its smallest shard, scaled to the rest."""
+"""What a sweep will cost, from a stopwatch: a few steps of each kind of shard, and those too large scaled from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from isoscale.runs import worker
 from isoscale.runs.driver import cost
@@ -12,7 +12,9 @@ from isoscale.runs.shards import Shard
 from isoscale.training import train
 from isoscale.training.ensemble import members_at_once
 
-_STEPS = 4
+_STEPS = 3
+# No kind of shard is timed once this has passed: an announcement that takes long is none.
+_PATIENCE_SECONDS = 3.0
 _WORKER_START_SECONDS = 4.0
 
 
@@ -20,19 +22,37 @@ def estimate_seconds(left: Sequence[Shard], workers: int, device: str) -> float:
     """Seconds until `left` has run on that many workers; an upper guess, since diverged trials stop early."""
     if not left:
         return 0.0
-    smallest = min(left, key=lambda shard: cost(shard) / len(shard.members))
-    data = worker.load(smallest)
-    sample = dataclasses.replace(
-        smallest,
-        config=dataclasses.replace(smallest.config, steps=_STEPS),
-        members=smallest.members[: members_at_once(smallest.config, data)],
-    )
-    train(
-        sample.config, sample.members, data, plan=sample.plan, device=device
-    )  # the first call also warms up the libraries
+    timed: dict[Hashable, float] = {}
     started = time.perf_counter()
-    train(sample.config, sample.members, data, plan=sample.plan, device=device)
-    per_unit = (time.perf_counter() - started) / cost(sample)
+    # What is timed last, the costliest, is nearest to what is too costly to time.
+    per_unit = 0.0
+    for shard in sorted(left, key=cost):
+        kind = _kind(shard)
+        is_late = time.perf_counter() - started > _PATIENCE_SECONDS
+        if kind not in timed and not (timed and is_late):
+            timed[kind] = _seconds(shard, device)
+            per_unit = timed[kind] / cost(shard)
+    seconds = [timed.get(_kind(shard), per_unit * cost(shard)) for shard in left]
     # No schedule beats the longest shard.
-    seconds = [per_unit * cost(shard) for shard in left]
     return _WORKER_START_SECONDS + max(sum(seconds) / workers, *seconds)
+
+
+def _kind(shard: Shard) -> Hashable:
+    """What the time of a shard depends on: everything but the rule's numbers."""
+    config = shard.config
+    model_args = tuple(sorted(config.model_args.items()))
+    shape = (config.model, model_args, config.width, config.depth, config.batch_size, config.optimizer.family)
+    return (*shape, config.steps, len(shard.members))
+
+
+def _seconds(shard: Shard, device: str) -> float:
+    """Seconds of a whole shard, from a few steps of as many members as train at once."""
+    data = worker.load(shard)
+    config = dataclasses.replace(shard.config, steps=_STEPS)
+    members = shard.members[: members_at_once(config, data)]
+    # The first step also warms up the libraries.
+    train(dataclasses.replace(config, steps=1), members, data, plan=shard.plan, device=device)
+    started = time.perf_counter()
+    train(config, members, data, plan=shard.plan, device=device)
+    of_step = (time.perf_counter() - started) / _STEPS
+    return of_step * shard.config.steps * len(shard.members) / len(members)

@@ -84,9 +84,25 @@ class Runner:
         with self.session() as session:
             return session.run(specs)
 
+    def sweep(self, spec: Sweep) -> SweepResult:
+        """One sweep: its whole grid, or what its search asks for."""
+        if spec.search != "adaptive":
+            (result,) = self.run([spec])
+            return result
+        from isoscale.runs.adaptive import adaptive_sweep, announced
+
+        with self.announced(announced(spec)).session() as session:
+            return adaptive_sweep(session, spec)
+
     def session(self) -> Session:
         """For several runs one after the other, as a search makes them: the workers stay in between."""
         return Session(self)
+
+    def announced(self, spec: Sweep) -> Runner:
+        """A runner that has said what a sweep of that size costs, and does not say it of each of its parts."""
+        if self.announce is not None:
+            self.announce(self.job([spec]))
+        return dataclasses.replace(self, announce=None)
 
     def backend(self) -> Backend:
         """What the sweeps will run on, not connected yet."""
@@ -237,13 +253,7 @@ def sweep(
         engine_address=engine_address,
         gpu_share=gpu_share,
     )
-    if spec.search == "adaptive":
-        from isoscale.runs.adaptive import adaptive_sweep
-
-        with runner.session() as session:
-            return adaptive_sweep(session, spec)
-    (result,) = runner.run([spec])
-    return result
+    return runner.sweep(spec)
 
 
 def _merged(plan: Sequence[Shard]) -> list[Shard]:

@@ -14,8 +14,10 @@ from isoscale.files import replacing
 from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
+from isoscale.stats import Curve, find_optimum
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
@@ -49,6 +51,35 @@ class SweepResult:
     def loss(self) -> xr.DataArray:
         """Final training loss over (rule, width, depth, lr, seed)."""
         return self.data["loss"]
+
+    def curve(self, rule: str, width: int, depth: int) -> Curve:
+        """The runs of one rule and size that finished or diverged, as what optima are read off."""
+        data = self.data[["loss", "status"]].sel(rule=rule, width=width, depth=depth).transpose("lr", "seed")
+        is_run = np.isin(data["status"].values, (STATUS["done"], STATUS["diverged"]))
+        lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
+        return Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
+
+    def optima(self) -> pd.DataFrame:
+        """The optimum of every rule and size: a row with rule, width, depth, lr, lr_low, lr_high, loss, loss_se, at_edge."""
+        import pandas as pd
+
+        rows = []
+        for rule in self.data["rule"].values.tolist():
+            for width, depth in self.spec.pairs:
+                found = find_optimum(self.curve(rule, width, depth))
+                row = {
+                    "rule": rule,
+                    "width": width,
+                    "depth": depth,
+                    "lr": 2.0**found.log2_lr,
+                    "lr_low": 2.0**found.low,
+                    "lr_high": 2.0**found.high,
+                    "loss": found.loss,
+                    "loss_se": found.loss_se,
+                    "at_edge": found.edge,
+                }
+                rows.append(row)
+        return pd.DataFrame(rows)
 
     def count(self, status: str) -> int:
         """How many trials ended with that status."""

@@ -240,13 +240,19 @@ class Search:
         assert self._centre is not None
         lost = [place for place, loss in self._pilots.items() if not math.isfinite(loss) and place > self._centre]
         places = [self._centre + k * _COARSE for k in (-2, -1, 0, 1, 2)]
-        return [place for place in _within(places) if place < min(lost, default=math.inf)]
+        # A rate beside one that every seed was trained at tells nothing more.
+        known = [_place(lr) for lr in self.also]
+        return [
+            place
+            for place in _within(places)
+            if place < min(lost, default=math.inf) and all(abs(place - other) >= _FINEST for other in known)
+        ]
 
     def _refined(self, optimum: Optimum) -> list[Request]:
         """What the optimum still needs: a wider bracket, a narrower gap at the cliff, or more seeds."""
         if optimum.edge:
             return self._beyond(optimum.edge)
-        return self._gaps(optimum) or self._another_seed(optimum)
+        return self._ends(optimum) or self._gaps(optimum) or self._another_seed(optimum)
 
     def _beyond(self, edge: str) -> list[Request]:
         """Further where the optimum lies at the end; downwards also where nothing is stable."""
@@ -258,25 +264,36 @@ class Search:
             beyond = [low - 2 * _COARSE, low - _COARSE]
         return self._missing(_within(beyond), self.seeds)
 
+    def _ends(self, optimum: Optimum) -> list[Request]:
+        """Further for single seeds that are best at the end of what they were run at, near everybody's optimum."""
+        seeds_at: dict[float, list[int]] = {}
+        for seed in self.seeds:
+            losses = self._of_seed(seed)
+            if not any(map(math.isfinite, losses.values())):
+                continue
+            best = min(losses, key=lambda place: _finite(losses[place]))
+            beyond = {max(losses): best + _COARSE, min(losses): best - _COARSE}.get(best)
+            if beyond is not None and abs(best - optimum.log2_lr) <= _REACH:
+                seeds_at.setdefault(beyond, []).append(seed)
+        return self._of_seeds(seeds_at)
+
     def _gaps(self, optimum: Optimum) -> list[Request]:
         """The middle of each seed's gap at the cliff, where the cliff decides and the gap is too wide."""
         if not math.isfinite(optimum.cliff) or optimum.cliff - optimum.log2_lr > _OCTAVE:
             return []
         seeds_at: dict[float, list[int]] = {}
         for seed in self.seeds:
-            lost = [place for place, other in self._full if other == seed and not self._is_stable(place, seed)]
-            first_lost = min((place for place in lost if place > optimum.log2_lr - _OCTAVE), default=math.inf)
-            below = [place for place, other in self._full if other == seed and place < first_lost]
-            last = max(below, default=-math.inf)
+            losses = self._of_seed(seed)
+            best = min(losses, key=lambda place: _finite(losses[place]), default=math.inf)
+            lost = [place for place, loss in losses.items() if not math.isfinite(loss) and place > best]
+            first_lost = min(lost, default=math.inf)
+            last = max((place for place in losses if place < first_lost), default=-math.inf)
             if _FINEST < first_lost - last < math.inf:
                 # On the lattice, as both ends may be of any rate.
                 middle = round((last + first_lost) / 2 * LATTICE) / LATTICE
                 if last < middle < first_lost:
                     seeds_at.setdefault(middle, []).append(seed)
-        requests = []
-        for place, seeds in seeds_at.items():
-            requests += self._missing([place], tuple(seeds))
-        return requests
+        return self._of_seeds(seeds_at)
 
     def _another_seed(self, optimum: Optimum) -> list[Request]:
         """Another seed around the optimum, if the interval is too wide and there are more."""
@@ -293,8 +310,16 @@ class Search:
     def _was_asked(self, place: float, seed: int, steps: int) -> bool:
         return (place, seed, steps) in self._asked
 
-    def _is_stable(self, place: float, seed: int) -> bool:
-        return math.isfinite(self._full[place, seed])
+    def _of_seed(self, seed: int) -> dict[float, float]:
+        """What one seed's full trials gave, by place."""
+        return {place: loss for (place, other), loss in self._full.items() if other == seed}
+
+    def _of_seeds(self, seeds_at: Mapping[float, list[int]]) -> list[Request]:
+        """Full trials of some seeds at each place, within the limits."""
+        requests = []
+        for place in _within(seeds_at):
+            requests += self._missing([place], tuple(seeds_at[place]))
+        return requests
 
     def _missing(self, places: Iterable[float], seeds: tuple[int, ...]) -> list[Request]:
         """Full trials at those places that were not run; places that miss the same seeds share a request."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
-from isoscale.runs.adaptive import Cell, gathered, search_cells, spec_of
+from isoscale.runs.adaptive import Cell, announced, gathered, search_cells, spec_of
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
 from isoscale.stats import Curve, Limits, Verdict
@@ -133,7 +133,9 @@ a path (`paired`, or a `base` that names both)
     limits = limits or Limits()
     runner = runner or Runner(**where)
     started = time.monotonic()
-    with runner.session() as session:
+    # What a search will ask for is not known before: a grid of about its cost is announced.
+    announcing = runner.announced(spec if spec.search == "grid" else announced(spec))
+    with announcing.session() as session:
         result = _trained(session, spec)
         found = judge(result, limits)
         for _ in range(_ROUNDS if until_decided else 0):
@@ -268,14 +270,9 @@ def judge(result: SweepResult, limits: Limits | None = None) -> Transfer:
 
 
 def _curves(result: SweepResult, rule: str, axis: Axis) -> Iterator[tuple[Size, Curve]]:
-    """The curve of every size: what is done, and what diverged."""
+    """The curve of every size."""
     for size in axis.sizes:
-        cell = _cell(result.spec, rule, size)
-        data = result.data[["loss", "status"]].sel(rule=rule, width=cell.width, depth=cell.depth)
-        status = data["status"].values
-        is_run = np.isin(status, (STATUS["done"], STATUS["diverged"]))
-        lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
-        yield size, Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
+        yield size, result.curve(*_cell(result.spec, rule, size))
 
 
 def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
-from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep
 from isoscale.runs.driver import prepare
