@@ -15,12 +15,12 @@ from isoscale.studies.depth_law.search import LATTICE, LIMITS, Exhaustive, Reque
 
 
 def valley(centre: float, *, cliff: float = math.inf, offsets: tuple[float, ...] = (0.0, 0.0, 0.0)):
-    """A parabola in log2(lr), its vertex at `centre` plus a seed's offset, NaN from `cliff` on."""
+    """Log loss is a parabola in log2(lr), its vertex at `centre` plus a seed's offset, NaN from `cliff` on."""
 
     def train(request: Request) -> xr.DataArray:
         x = np.log2(request.lrs)[:, None]
         vertex = centre + np.array(offsets)[list(request.seeds)]
-        loss = np.where(x >= cliff, np.nan, 1 + 0.1 * (x - vertex) ** 2)
+        loss = np.where(x >= cliff, np.nan, np.exp(0.1 * (x - vertex) ** 2))
         return xr.DataArray(loss, {"lr": list(request.lrs), "seed": list(request.seeds)}, dims=("lr", "seed"))
 
     return train

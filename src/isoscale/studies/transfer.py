@@ -20,9 +20,6 @@ from isoscale.runs.result import STATUS
 if TYPE_CHECKING:
     import xarray as xr
 
-# A learning rate grid usually has one point an octave; within one, the tuned value is the neighbour.
-_OCTAVES = 1.0
-
 
 @dataclass(frozen=True)
 class Transfer:
@@ -31,7 +28,8 @@ class Transfer:
     Attributes:
         data: Dataset over (rule, <axis>[, lr, seed]): `loss`, `status`; `optimal_lr`, `optimal_lr_low`,
             `optimal_lr_high`, `at_edge`; `best_loss`, `best_loss_se`; `drift`, `drift_low`, `drift_high` in
-            octaves; `regret`, `regret_low`, `regret_high`; and by rule `exponent`, `exponent_low`,
+            octaves; `rate_used`, `loss_transferred`, `lost_seeds`; `regret`, `regret_low`, `regret_high`; and by rule
+            `exponent`, `exponent_low`,
             `exponent_high`, `coefficient` (optimum against size), `verdict`, `good`.
         result: The sweep behind it.
         axis, base: The size dimension and the size that was tuned.
@@ -109,8 +107,15 @@ def based(spec: Sweep, base: Mapping[str, int] | None = None) -> Sweep:
     return dataclasses.replace(spec, **changes)
 
 
-def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) -> Transfer:
-    """The verdict on a finished sweep."""
+def judge(
+    result: SweepResult,
+    axis: str,
+    base: int,
+    *,
+    limits: laws.Limits | None = None,
+    seconds: float = 0.0,
+) -> Transfer:
+    """The verdict on a finished sweep; `limits` are those of `isoscale.stats.Limits`."""
     other = "width" if axis == "depth" else "depth"
     loss = result.loss.isel({other: 0}, drop=True)
     optima = laws.Optima(loss)
@@ -120,15 +125,17 @@ def judge(result: SweepResult, axis: str, base: int, *, seconds: float = 0.0) ->
         lr_high="optimal_lr_high",
         loss="best_loss",
         loss_se="best_loss_se",
+        lr_se="optimal_lr_se",
     )
-    data = data.merge(optima.drift(axis, base)).merge(optima.regret(axis, base))
+    for found in (optima.drift(axis, base), optima.regret(axis, base), optima.transferred(axis, base)):
+        data = data.merge(found)
     data = data.assign(loss=loss, status=result.data["status"].isel({other: 0}, drop=True))
     data = data.merge(_exponents(data, axis))
-    verdicts = [_verdict(data.sel(rule=rule), axis, base) for rule in data["rule"].values]
+    verdicts = [_verdict(data.sel(rule=rule), axis, base, limits) for rule in data["rule"].values]
     data["verdict"] = ("rule", [words for words, _ in verdicts])
     data["good"] = ("rule", np.array([serves is True for _, serves in verdicts], np.int8))
-    found = {rule: serves for rule, (_, serves) in zip(data["rule"].values.tolist(), verdicts, strict=True)}
-    data.attrs = _attributes(result, data, axis, base, seconds) | {"answer": _answer(found, axis, base, data)}
+    answers = {rule: serves for rule, (_, serves) in zip(data["rule"].values.tolist(), verdicts, strict=True)}
+    data.attrs = _attributes(result, data, axis, base, seconds) | {"answer": _answer(answers, axis, base, data)}
     return Transfer(data, result, axis, base)
 
 
@@ -187,28 +194,30 @@ def _exponents(data: xr.Dataset, axis: str) -> xr.Dataset:
     return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": data["rule"]})
 
 
-def _verdict(of_rule: xr.Dataset, axis: str, base: int) -> tuple[str, bool | None]:
+def _verdict(
+    of_rule: xr.Dataset,
+    axis: str,
+    base: int,
+    limits: laws.Limits | None,
+) -> tuple[str, bool | None]:
     """Words, and whether the base's learning rate serves the largest size; None if this sweep cannot say."""
-    last, first = of_rule.isel({axis: -1}), of_rule.sel({axis: base})
-    target = int(last[axis])
-    for size, at in ((base, first), (target, last)):
+    sizes = of_rule[axis].values
+    target = int(sizes[-1])
+    curves = []
+    for size in (base, target):
+        at = of_rule.sel({axis: size})
         if (at["status"] > STATUS["diverged"]).any():
             return f"no verdict: trials failed at {axis} {size}", None
-        if at["at_edge"] == "none":
-            return f"not trainable at {axis} {size}", False
-    drift = float(last["drift"])
-    if math.isinf(float(last["regret"])):
-        return f"does not transfer: diverges at {axis} {target}", False
-    if first["at_edge"] != "" or last["at_edge"] != "":
-        edges = {"low": "smaller", "high": "larger"}
-        wanted = " and ".join(word for edge, word in edges.items() if edge in (first["at_edge"], last["at_edge"]))
-        return f"no verdict: the optimum is at the edge of the grid, try {wanted} learning rates", None
-    if abs(drift) > _OCTAVES:
-        return f"drifts by {drift:+.1f} octaves", False
-    words = "transfers" if abs(drift) <= _OCTAVES / 2 else "transfers within 1 octave"
-    tuned = last["loss"].isel(lr=int(np.abs(np.log2(last["lr"].values / float(first["optimal_lr"]))).argmin()))
-    lost = int(tuned.isnull().sum())
-    return (f"{words} ({lost} of {tuned.size} seeds diverge)" if lost else words), True
+        curves.append(_curve(at["loss"]))
+    found = laws.judge(*curves, limits, names=(f"{axis} {base}", f"{axis} {target}"))
+    if found.answer == "transfers":
+        return "transfers", True
+    return f"{found.answer}: {found.reason}", False if found.answer == "does not transfer" else None
+
+
+def _curve(loss: xr.DataArray) -> laws.Curve:
+    loss = loss.transpose("lr", "seed")
+    return laws.Curve.of_grid(np.log2(loss["lr"].values), loss["seed"].values, loss.values)
 
 
 def _attributes(result: SweepResult, data: xr.Dataset, axis: str, base: int, seconds: float) -> dict[str, Any]:
