@@ -100,7 +100,7 @@ def least_squares(
     )
 
 
-def t_quantile(freedom: float, level: float = LEVEL) -> float:
+def t_quantile(freedom: int | float, level: float = LEVEL) -> float:
     """Half the width of a t-based interval in standard errors; NaN without degrees of freedom.
 
     >>> round(t_quantile(4), 3)

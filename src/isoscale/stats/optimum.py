@@ -200,7 +200,7 @@ def _nothing(curve: Curve) -> Optimum:
 
 # --- what each seed's runs say by themselves ---
 class _Ends(NamedTuple):
-    """Of each seed: its least loss (inf if none trained) and the rate of it, and the two rates that enclose its cliff."""
+    """Of each seed: its least loss (inf if none trained), the rate of it, and the two rates that enclose its cliff."""
 
     lowest: Float[np.ndarray, " seed"]
     best: Float[np.ndarray, " seed"]
@@ -353,7 +353,7 @@ def _least_squares(curve: Curve, logs: Float[np.ndarray, " run"], centre: float,
 
 
 def _turns(fit: _Fit) -> Float[np.ndarray, " seed"]:
-    """Octaves from the centre to where each seed's curve turns, within the window; a seed without a slope has the mean's."""
+    """Octaves from the centre to where each seed's curve turns, within the window; the mean slope stands in."""
     slopes = np.where(np.isnan(fit.slopes), fit.slope, fit.slopes)
     # b + 2 c u + 3 d u^2 = 0, the root that is -b / 2c without skew.
     below_root = fit.curvature**2 - 3 * fit.skew * slopes

@@ -165,10 +165,11 @@ def _decide(
     for optimum, name, size in ((at_base, small, "base"), (at_target, large, "target")):
         if optimum.seeds < 2:
             return "cannot tell", f"one seed at {name}: no interval", [Undecided("seeds", size, used)]
-    return _by_regret(at_base, at_target, numbers, limits, names)
+    return _by_regret(target, at_base, at_target, numbers, limits, names)
 
 
 def _by_regret(
+    target: Curve,
     at_base: Optimum,
     at_target: Optimum,
     numbers: Transferred,
@@ -187,9 +188,7 @@ def _by_regret(
         ends = f"{large} ends at {numbers.loss:.3g}, worse than {small} at {base_loss:.3g}"
         return "does not transfer", f"costs {cost}, but {ends}", []
     if at_target.edge:
-        used = 2.0**at_target.log2_lr
-        why = f"the optimum at {large} lies at the end of the measured rates, {used:.3g}: try {_BEYOND[at_target.edge]} ones"
-        return "cannot tell", why, [Undecided(f"edge {at_target.edge}", "target", used)]
+        return _at_edge(target, at_target, large, "target")
     if numbers.regret_high <= limits.regret * unit:
         return "transfers", f"costs {cost} ({most})", []
     between = f"{100 * numbers.regret_low / unit:.2g} to {100 * numbers.regret_high / unit:.2g} %"
