@@ -35,7 +35,7 @@ Edge = Literal["", "low", "high", "none"]
 # Octaves to either side of the centre that are fitted; the next one where nothing but noise shows in the last.
 WINDOWS = (1.5, 3.0, 6.0)
 # A coefficient is seen when it is so many standard errors.
-_SEEN = 4.0
+_SEEN = 6.0
 _SKEWED = 2.0
 # The centre has settled when it moves by less, in octaves; it is given so many moves.
 _SETTLED = 0.05
@@ -212,7 +212,10 @@ class _Ends(NamedTuple):
 def _ends(curve: Curve) -> _Ends:
     lowest = curve.least(curve.loss)
     is_lowest = curve.is_stable & (curve.loss == lowest[curve.seed])
-    best = curve.least(np.where(is_lowest, curve.log2_lr, np.inf))
+    # Of rates that are equally good the middle.
+    first = curve.least(np.where(is_lowest, curve.log2_lr, np.inf))
+    last = curve.greatest(np.where(is_lowest, curve.log2_lr, -np.inf))
+    best = np.where(np.isfinite(lowest), (first + np.where(np.isfinite(last), last, 0.0)) / 2, np.inf)
     is_lost = ~curve.is_stable & (curve.log2_lr > best[curve.seed])
     first_lost = curve.least(np.where(is_lost, curve.log2_lr, np.inf))
     is_before = curve.is_stable & (curve.log2_lr < first_lost[curve.seed])
@@ -236,13 +239,17 @@ def _edge(curve: Curve, ends: _Ends, optimum: float) -> Edge:
 
 
 def _cliff(ends: _Ends) -> float:
-    """Median over seeds of the middle of the gap that holds the cliff, the lower one of two; NaN if most have none."""
+    """Median over seeds of the middle of the gap that holds the cliff; NaN if most seeds have none."""
     # A seed that trains nowhere has its cliff below everything.
-    last_stable = np.where(np.isfinite(ends.lowest), ends.last_stable, 0.0)
-    middles = (last_stable + ends.first_lost) / 2
-    middles = np.sort(np.where(np.isfinite(ends.lowest), middles, -np.inf))
-    median = float(middles[(len(middles) - 1) // 2])
-    return median if math.isfinite(median) else math.nan
+    trains = np.isfinite(ends.lowest)
+    last_stable = np.where(trains, ends.last_stable, 0.0)
+    middles = np.where(trains, (last_stable + ends.first_lost) / 2, -np.inf)
+    middles = np.sort(middles)
+    last = len(middles) - 1
+    lower, upper = middles[last // 2], middles[(last + 1) // 2]
+    # Of an even number the lower one where the upper has no cliff.
+    median = (lower + upper) / 2 if np.isfinite(upper) else lower
+    return float(median) if math.isfinite(median) else math.nan
 
 
 # --- one shape for all seeds ---

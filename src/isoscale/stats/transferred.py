@@ -16,7 +16,10 @@ from jaxtyping import Float
 from isoscale.stats.curve import SAME, Curve
 from isoscale.stats.least_squares import normal_quantile, t_quantile
 from isoscale.stats.optimum import Interval, Optimum, t_interval
-from isoscale.stats.summary import LEVEL
+from isoscale.stats.summary import LEVEL, standard_error
+
+# Standard error of a median over that of a mean.
+_OF_MEDIAN = math.sqrt(math.pi / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,8 @@ class Transferred:
         rate: The rate used.
         drift, drift_low, drift_high: Octaves from the base's optimum to the target's; NaN on a side that is open.
         loss: Mean loss at the rate used, over the target's seeds that train there; inf if none does.
-        loss_tuned: The same at the rate that the target itself would hand on.
+        loss_base: Mean loss of the base at the rate used.
+        loss_tuned: Mean loss of the target at the rate that it would hand on itself.
         regret, regret_low, regret_high: Their difference over the same seeds, not below 0; `regret_high` is NaN where
             the target's optimum lies at an edge.
         worse, worse_low, worse_high: Loss at the rate used less the base's own loss, with its interval.
@@ -43,6 +47,7 @@ class Transferred:
     drift_low: float
     drift_high: float
     loss: float
+    loss_base: float
     loss_tuned: float
     regret: float
     regret_low: float
@@ -90,6 +95,7 @@ def transferred(
         drift_low=drift_low,
         drift_high=drift_high,
         loss=loss,
+        loss_base=float(base_loss[np.isfinite(base_loss)].mean()) if np.isfinite(base_loss).any() else math.nan,
         loss_tuned=float(own[is_pair].mean()) if is_pair.any() else at_target.loss,
         regret=regret,
         regret_low=regret_low,
@@ -139,11 +145,17 @@ def _regret(
         return math.nan, math.nan, math.nan, True
     found = t_interval(differences, level=level)
     loss = float(np.abs(own).mean())
-    # The target's own rate is off by so many octaves: along a slope that is an error of either sign, ...
-    off = (at_target.high - at_target.low) / 2
-    along = abs(at_target.slope) * off * loss if at_target.is_limit else 0.0
-    # ... at the bottom of a parabola the truth lies lower.
-    below = max(at_target.curvature, 0.0) * off**2 * loss
+    # The target's own rate is known to its standard error, before a cliff no better than half a gap.
+    optima = at_target.by_seed[np.isfinite(at_target.by_seed)]
+    error = float(standard_error(optima[None], axis=1)[0])
+    off = max(normal_quantile(level) * math.hypot(error, at_target.error), at_target.resolution)
+    along = below = 0.0
+    if at_target.is_limit:
+        # Along a slope that is an error of either sign, ...
+        along = abs(at_target.slope) * _OF_MEDIAN * off * loss
+    else:
+        # ... at the bottom of a parabola the truth lies lower.
+        below = at_target.curvature * off**2 * loss
     half = math.hypot(found.half, along)
     low, high = found.mean - half, found.mean + half + below
     if at_target.edge:

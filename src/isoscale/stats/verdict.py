@@ -14,7 +14,7 @@ import numpy as np
 
 from isoscale.checks import number, share
 from isoscale.errors import InvalidValueError
-from isoscale.stats.curve import Curve
+from isoscale.stats.curve import SAME, Curve
 from isoscale.stats.optimum import Optimum, find_optimum
 from isoscale.stats.summary import LEVEL
 from isoscale.stats.transferred import Transferred, transferred
@@ -152,9 +152,8 @@ def _decide(
             return "cannot tell", f"nothing was run at {name}", [Undecided("seeds", size, math.nan)]
     if at_base.edge:
         return _at_edge(base, at_base, small, "base")
-    if len(np.unique(base.log2_lr)) == 1:
-        ends: list[Undecided] = [Undecided("edge low", "base", used), Undecided("edge high", "base", used)]
-        return "cannot tell", f"one learning rate was run at {small}", ends
+    if _has_one_rate(base):
+        return _one_rate(small, "base", used)
 
     # --- what it does at the target ---
     if numbers.lost > limits.lost_seeds:
@@ -183,12 +182,13 @@ def _by_regret(
     most = f"limit {100 * limits.regret:.2g} %"
     if numbers.regret_low > limits.regret * unit:
         return "does not transfer", f"costs {cost} ({most}){_drift_words(numbers)}", []
-    base_loss = numbers.loss - numbers.worse
-    if numbers.worse_low > limits.worse * abs(base_loss):
-        ends = f"{large} ends at {numbers.loss:.3g}, worse than {small} at {base_loss:.3g}"
+    if numbers.worse_low > limits.worse * abs(numbers.loss_base):
+        ends = f"{large} ends at {numbers.loss:.3g}, worse than {small} at {numbers.loss_base:.3g}"
         return "does not transfer", f"costs {cost}, but {ends}", []
     if at_target.edge:
         return _at_edge(target, at_target, large, "target")
+    if _has_one_rate(target):
+        return _one_rate(large, "target", 2.0**numbers.rate)
     if numbers.regret_high <= limits.regret * unit:
         return "transfers", f"costs {cost} ({most})", []
     between = f"{100 * numbers.regret_low / unit:.2g} to {100 * numbers.regret_high / unit:.2g} %"
@@ -228,6 +228,16 @@ def _at_edge(curve: Curve, optimum: Optimum, name: str, size: Size) -> _Decision
     end = 2.0**optimum.log2_lr
     why = f"the optimum at {name} lies at the end of the measured rates, {end:.3g}: try {_BEYOND[optimum.edge]} ones"
     return "cannot tell", why, [Undecided(f"edge {optimum.edge}", size, end)]
+
+
+def _has_one_rate(curve: Curve) -> bool:
+    return bool(np.ptp(curve.log2_lr) <= SAME)
+
+
+def _one_rate(name: str, size: Size, lr: float) -> _Decision:
+    """Both sides of the only rate are open."""
+    why = f"one learning rate was run at {name}"
+    return "cannot tell", why, [Undecided("edge low", size, lr), Undecided("edge high", size, lr)]
 
 
 def _lost_words(numbers: Transferred, target: Curve, at_target: Optimum, large: str) -> str:
