@@ -123,6 +123,8 @@ class Curve:
 
     def total(self, values: Float[np.ndarray, " run"]) -> Float[np.ndarray, " seed"]:
         """The sum of each seed's values."""
+        if not self.seeds:
+            return np.empty(0)
         return np.bincount(self.seed, values, minlength=self.seeds)
 
     def losses_at(self, log2_lr: float, curvature: float = 0.0) -> Float[np.ndarray, " seed"]:

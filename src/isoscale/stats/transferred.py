@@ -173,8 +173,8 @@ def _regret(
 def _difference(
     base: Curve,
     target: Curve,
-    of_base: Float[np.ndarray, " seed"],
-    of_target: Float[np.ndarray, " seed"],
+    of_base: Float[np.ndarray, " seed_of_base"],
+    of_target: Float[np.ndarray, " seed_of_target"],
     resolution: float = 0.0,
     error: float = 0.0,
     level: float = LEVEL,
