@@ -7,12 +7,9 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from isoscale.stats.vertex import vertices
 
 from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError
-from isoscale.stats import bootstrap
-from isoscale.stats.summary import seed_mean
 
 LRS = 2.0 ** np.arange(-8, 3)
 
@@ -33,16 +30,23 @@ def by_depth(*optima, **options):
 
 
 # --- optimal learning rate ------------------------------------------------------------------------------------------
-@given(st.floats(-6.9, 0.9), st.floats(0.01, 10))
-def test_vertex_of_a_parabola_is_exact(log2_optimum, scale):
-    found = laws.optimal_lr(curves(2.0**log2_optimum, scale=scale, floor=0.0))
+@given(st.floats(-6.9, 0.9), st.floats(0.01, 3))
+def test_vertex_of_a_parabola_of_log_loss_is_exact(log2_optimum, scale):
+    found = laws.optimal_lr(np.exp(curves(2.0**log2_optimum, scale=scale, floor=0.0)))
     assert float(np.log2(found.lr)) == pytest.approx(log2_optimum, abs=1e-6)
-    assert float(found.loss) == pytest.approx(0.0, abs=1e-6 * scale)
+    # What was interpolated is never below the least loss that was measured.
+    assert 1.0 <= float(found.loss) <= math.exp(0.25 * scale) * (1 + 1e-9)
     assert found.at_edge.item() == ""
 
 
+@given(st.floats(-6.9, 0.9), st.floats(0.001, 0.3))
+def test_vertex_of_a_parabola_of_loss_is_near(log2_optimum, scale):
+    found = laws.optimal_lr(curves(2.0**log2_optimum, scale=scale))
+    assert float(np.log2(found.lr)) == pytest.approx(log2_optimum, abs=0.1)
+
+
 def test_interval_covers_the_vertex_as_often_as_it_says():
-    """Over 100 noisy experiments with 8 seeds a 95 % percentile bootstrap covers 95 %, within 4 standard errors."""
+    """Over 100 noisy experiments with 8 seeds the interval covers 95 %, within 4 standard errors."""
     covered = []
     for experiment in range(100):
         found = laws.optimal_lr(curves(0.3, seeds=8, noise=0.02, rng_seed=experiment))
@@ -72,12 +76,13 @@ def test_everything_diverged():
     assert all(math.isnan(float(found[name])) for name in ("lr", "lr_low", "lr_high", "loss", "loss_se"))
 
 
-def test_diverged_runs_are_left_out_and_a_half_lost_rate_is_a_cliff():
+def test_a_seed_that_diverges_at_the_optimum_moves_only_its_own():
     loss = curves(0.25, seeds=4)
-    loss.loc[{"lr": 0.25, "seed": 0}] = np.nan
-    assert float(laws.optimal_lr(loss).lr) == pytest.approx(0.25)
-    loss.loc[{"lr": 0.25, "seed": 1}] = np.nan
-    assert float(laws.optimal_lr(loss).lr) == pytest.approx(0.125)
+    loss.loc[{"lr": LRS[LRS >= 0.25], "seed": 0}] = np.nan
+    found = laws.Optima(loss)
+    # Three seeds at -2, one whose cliff lies between -3 and -2.
+    assert -2.5 <= float(np.log2(found.best().lr)) < -2
+    assert float(found.best().lr_low) < 0.25
 
 
 def test_other_dimensions_come_back():
@@ -160,33 +165,6 @@ def test_axes_without_numbers_are_named():
         laws.optimal_lr(loss.assign_coords(lr=list("abcdefghijk")))
     with pytest.raises(InvalidValueError, match="empty along 'seed'"):
         laws.optimal_lr(loss.isel(seed=[]))
-
-
-# --- many curves at once ---------------------------------------------------------------------------------------------
-def ragged(rng, *shape):
-    """Bowls with noise and a third of the runs diverged."""
-    rates = np.linspace(-2, 2, shape[-2])[:, None]
-    loss = rates**2 + 0.3 * rng.standard_normal(shape)
-    return np.where(rng.random(shape) < 1 / 3, np.nan, loss)
-
-
-@pytest.mark.parametrize("seeds", [1, 3, 7, 40])
-def test_resamples_of_all_are_the_resamples_of_each(seeds):
-    """However many are added up at a time, and whether any run diverged or none: the sum over seeds is in order."""
-    for losses in (ragged(np.random.default_rng(seeds), 6, seeds), np.random.default_rng(seeds).random((6, seeds))):
-        picks = bootstrap.resamples(seeds, 0)
-        each = [seed_mean(np.asfortranarray(losses)[:, one]) for one in picks]
-        np.testing.assert_array_equal(bootstrap.resampled_means(losses, picks), each)
-
-
-@pytest.mark.parametrize("rates", [1, 2, 3, 8])
-def test_vertices_of_all_are_the_vertices_of_each(rates):
-    log2_lrs = np.arange(rates, dtype=float)
-    curves_ = ragged(np.random.default_rng(rates), 5, 40, rates, 1)[..., 0]
-    found = vertices(log2_lrs, curves_)
-    for at in np.ndindex(5, 40):
-        each = vertices(log2_lrs, curves_[at])
-        assert all(np.array_equal(a, b[at], equal_nan=a.dtype.kind == "f") for a, b in zip(each, found, strict=True))
 
 
 def test_one_set_of_optima_answers_as_the_three_functions_do():

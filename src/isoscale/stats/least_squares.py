@@ -100,7 +100,7 @@ def least_squares(
     )
 
 
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
+def t_quantile(freedom: int | float, level: float = LEVEL) -> float:
     """Half the width of a t-based interval in standard errors; NaN without degrees of freedom.
 
     >>> round(t_quantile(4), 3)
@@ -112,3 +112,14 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
         return math.nan
     quantile = stats.t.ppf((1 + level) / 2, freedom)
     return float(quantile)
+
+
+def normal_quantile(level: float = LEVEL) -> float:
+    """The same for a standard error that is known.
+
+    >>> round(normal_quantile(), 3)
+    1.96
+    """
+    from scipy import stats
+
+    return float(stats.norm.ppf((1 + level) / 2))
