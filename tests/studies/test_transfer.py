@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
     ) -> hp_transfer.Transfer:
         sizes = {f"{axis}s": SIZES, "widths" if axis == "depth" else "depths": [8]}
         spec = Sweep(**sizes, rule="mup", lrs=log2_grid(-8, 0), seeds=SEEDS, steps=5)
+        spec = dataclasses.replace(spec, **{f"base_{axis}": base})
         loss = np.stack(curves)[None]  # (rule, size, lr, seed)
         loss = loss[:, None] if axis == "depth" else loss[:, :, None]
         dims = ("rule", "width", "depth", "lr", "seed")
@@ -48,8 +50,9 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
             "lr": list(spec.lrs), "seed": list(range(SEEDS)),
         }  # fmt: skip
         status = np.where(np.isnan(loss), lost_status, 0).astype(np.int8)
-        data = xr.Dataset({"loss": (dims, loss), "status": (dims, status)}, coords)
-        return hp_transfer.judge(SweepResult(spec, data, "by hand", (), ()), axis, base, seconds=1.5)
+        arrays = {"loss": (dims, loss), "test_loss": (dims, loss), "status": (dims, status)}
+        data = xr.Dataset(arrays | {"curve": ((*dims, "step"), loss[..., None])}, coords)
+        return hp_transfer.judge(SweepResult(spec, data, "by hand", (), ()))
 
     return judge
 
@@ -110,16 +113,20 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
 )
 def test_verdict(judged: Callable[..., hp_transfer.Transfer], curves: list[Any], verdict: str, good: bool | None):
     found = judged(curves)
-    assert found.verdicts == {"mup": verdict}
+    answer, _, reason = verdict.partition(": ")
+    assert found.verdicts == {"mup": answer}
+    assert reason in found.reasons["mup"]
     assert bool(found.data["good"]) is (good is True)
     no = "No: with none of mup does the learning rate of depth 4 serve depth 16."
-    assert found.answer == {True: "Yes, with mup.", False: no, None: "No verdict on mup."}[good]
+    assert found.answer == {True: "Yes, with mup.", False: no, None: "Cannot tell for mup."}[good]
+    assert (found.next_run is None) == (good is not None)
 
 
 @pytest.mark.parametrize("status", ["failed", "missing"])
 def test_a_crash_is_no_divergence(judged: Callable[..., hp_transfer.Transfer], status: str):
     found = judged([_curve(-4), _curve(-4), _curve(-4, cliff=-99)], lost_status=STATUS[status])
-    assert found.verdicts == {"mup": "no verdict: trials failed at depth 16"}
+    assert found.verdicts == {"mup": "cannot tell"}
+    assert found.reasons == {"mup": "trials failed at depth 16"}
 
 
 def test_numbers_behind_the_verdict(judged: Callable[..., hp_transfer.Transfer]):
@@ -170,7 +177,6 @@ def test_attributes_say_how_it_was_run(judged: Callable[..., hp_transfer.Transfe
     assert {
         "axis": "depth",
         "base": 4,
-        "seconds": 1.5,
         "trials": 81,
         "diverged": 0,
         "failed": 0,
@@ -182,10 +188,17 @@ def test_attributes_say_how_it_was_run(judged: Callable[..., hp_transfer.Transfe
 
 
 def test_question():
-    assert hp_transfer.question(Sweep(depths=[4, 8, 32])) == ("depth", 4, 32)
-    assert hp_transfer.question(Sweep(depths=[4, 8, 32], base_depth=8)) == ("depth", 8, 32)
-    assert hp_transfer.question(Sweep(depths=[4, 8]), base={"depth": 8}) == ("depth", 8, 8)
-    assert hp_transfer.question(Sweep(widths=[16, 64], depths=[2])) == ("width", 16, 64)
+    def asked(base: dict[str, int] | None = None, **sizes: Any) -> tuple[str, Any, Any]:
+        axis = hp_transfer.axis_of(hp_transfer.based(Sweep(**sizes), base))
+        return axis.name, axis.base, axis.target
+
+    assert asked(depths=[4, 8, 32]) == ("depth", 4, 32)
+    assert asked(depths=[4, 8, 32], base_depth=8) == ("depth", 8, 32)
+    assert asked(depths=[4, 8], base={"depth": 8}) == ("depth", 8, 8)
+    assert asked(widths=[16, 64], depths=[2]) == ("width", 16, 64)
+    path = ("size", "width 16, depth 2", "width 64, depth 8")
+    assert asked(widths=[16, 64], depths=[2, 8], base={"width": 16, "depth": 2}) == path
+    assert asked(widths=[16, 64], depths=[2, 8], paired=True) == path
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def transfer(
     >>> from isoscale.runs import log2_grid
     >>> transfer(Sweep(widths=[16, 32], depths=[2, 4], lrs=log2_grid(-4, 0)))
     Traceback (most recent call last):
-    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, or both as \
-a path (`paired`, or a `base` that names both)
+    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both; \
+or both as a path (`paired`, or a `base` that names both)
     """
     spec = based(spec, base)
     limits = limits or Limits()
@@ -187,16 +187,15 @@ def based(spec: Sweep, base: Mapping[str, int] | None = None) -> Sweep:
     """
     changes: dict[str, Any] = {}
     if base is not None:
-        known = {"width": spec.widths, "depth": spec.depths}
-        if not base or not set(base) <= set(known):
-            raise InvalidValueError(f"`base` must name the depth or the width that was tuned, got {dict(base)!r}")
+        is_path = len(spec.widths) > 1 and len(spec.depths) > 1
+        names = {"width", "depth"} if is_path else {axis_of(spec).name}
+        if set(base) != names:
+            what = " and the ".join(sorted(names, reverse=True))
+            raise InvalidValueError(f"`base` must name the {what} that was tuned, got {dict(base)!r}")
         changes = {f"base_{axis}": size for axis, size in base.items()}
-        if len(base) == 2 and len(spec.widths) > 1 and len(spec.depths) > 1:
-            changes["paired"] = True
-    spec = dataclasses.replace(spec, **changes)
-    axis = axis_of(spec)
-    if base is not None and axis.name != "size" and axis.name not in base:
-        raise InvalidValueError(f"`base` must name the {axis.name} that was tuned, got {dict(base)!r}")
+        changes["paired"] = is_path
+    spec = dataclasses.replace(spec, search=spec.search or "adaptive", **changes)
+    _check_base(axis_of(spec))
     return spec
 
 
@@ -213,11 +212,11 @@ def axis_of(spec: Sweep) -> Axis:
         pairs = [_label(width, depth) for width, depth in spec.pairs]
         assert spec.base_width is not None
         assert spec.base_depth is not None
-        return _checked(Axis("size", pairs, _label(spec.base_width, spec.base_depth)))
+        return Axis("size", pairs, _label(spec.base_width, spec.base_depth))
     if len(many) == 2:
         raise InvalidValueError(
-            "transfer goes along one axis: give several depths or several widths, or both as a path (`paired`, or a "
-            "`base` that names both)"
+            "transfer goes along one axis: give several depths or several widths, not both; or both as a path "
+            "(`paired`, or a `base` that names both)"
         )
     if not many:
         raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
@@ -225,14 +224,13 @@ def axis_of(spec: Sweep) -> Axis:
     sizes = spec.depths if name == "depth" else spec.widths
     base = spec.base_depth if name == "depth" else spec.base_width
     assert base is not None
-    return _checked(Axis(name, list(sizes), base))
+    return Axis(name, list(sizes), base)
 
 
-def _checked(axis: Axis) -> Axis:
+def _check_base(axis: Axis) -> None:
     if axis.base not in axis.sizes:
         sizes = ", ".join(map(str, axis.sizes))
-        raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the sizes of the sweep: {sizes}")
-    return axis
+        raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the {axis.name}s {sizes}")
 
 
 def ask(axis: Axis) -> str:
@@ -261,6 +259,13 @@ def judge(result: SweepResult, limits: Limits | None = None) -> Transfer:
     for rule in result.spec.rule:
         curves = dict(_curves(result, rule, axis))
         verdicts[rule] = judge_rule(curves, axis, limits)
+        for size in (axis.base, axis.target):
+            # What is left of trials that crashed is not what was asked for.
+            if _is_incomplete(result, rule, size):
+                why = f"trials failed at {axis.words(size)}"
+                verdicts[rule][axis.target] = dataclasses.replace(
+                    verdicts[rule][axis.target], answer="cannot tell", reason=why, undecided=()
+                )
         run = next_run(rule, verdicts[rule][axis.target], curves, axis)
         if run is not None:
             runs.append(run)
@@ -273,6 +278,17 @@ def _curves(result: SweepResult, rule: str, axis: Axis) -> Iterator[tuple[Size, 
     """The curve of every size."""
     for size in axis.sizes:
         yield size, result.curve(*_cell(result.spec, rule, size))
+
+
+def _is_incomplete(result: SweepResult, rule: str, size: Size) -> bool:
+    """Whether trials failed, or of a grid are missing; a search leaves most of the grid out."""
+    rule, width, depth = _cell(result.spec, rule, size)
+    status = result.data["status"].sel(rule=rule, width=width, depth=depth)
+    is_failed = status == STATUS["failed"]
+    is_missing = status == STATUS["missing"]
+    if result.spec.search == "adaptive":
+        return bool(is_failed.any())
+    return bool((is_failed | is_missing).any())
 
 
 def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
