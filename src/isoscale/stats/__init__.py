@@ -21,3 +21,7 @@ from isoscale.stats.verdict import Limits as Limits
 from isoscale.stats.verdict import Undecided as Undecided
 from isoscale.stats.verdict import Verdict as Verdict
 from isoscale.stats.verdict import judge as judge
+from isoscale.stats.worth import Exponent as Exponent
+from isoscale.stats.worth import Worth as Worth
+from isoscale.stats.worth import worth as worth
+from isoscale.stats.worth import worth_of_optima as worth_of_optima

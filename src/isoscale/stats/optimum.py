@@ -61,7 +61,7 @@ class Optimum:
         by_seed: The optimum of each seed of the curve; NaN where its runs do not tell.
         resolution: Mean over seeds of half the gap that holds the optimum; 0 away from cliffs.
         error: Standard error of the vertex, from what the fit leaves; 0 where the cliff is the limit.
-        curvature: c, of log loss per octave^2; 0 where it is not seen.
+        curvature, curvature_se: c, of log loss per octave^2, and its standard error; 0 where it is not seen.
         slope: Of the mean log loss per octave at `rate`.
         seeds: How many seeds the interval is of.
     """
@@ -80,6 +80,7 @@ class Optimum:
     resolution: float
     error: float
     curvature: float
+    curvature_se: float
     slope: float
     seeds: int
 
@@ -170,6 +171,7 @@ def find_optimum(curve: Curve, level: float = LEVEL) -> Optimum:
         resolution=resolution,
         error=fit_error,
         curvature=fit.curvature if fit.is_curved else 0.0,
+        curvature_se=fit.curvature_se if fit.is_curved else 0.0,
         slope=fit.slope + 2 * fit.curvature * (rate - fit.centre),
         seeds=found.seeds,
     )
@@ -193,6 +195,7 @@ def _nothing(curve: Curve) -> Optimum:
         resolution=0.0,
         error=0.0,
         curvature=0.0,
+        curvature_se=0.0,
         slope=0.0,
         seeds=0,
     )
@@ -259,6 +262,7 @@ class _Fit(NamedTuple):
     centre: float
     window: float
     curvature: float
+    curvature_se: float
     skew: float
     slopes: Float[np.ndarray, " seed"]
     slope: float
@@ -330,7 +334,7 @@ def _least_squares(curve: Curve, logs: Float[np.ndarray, " run"], centre: float,
     if total <= SAME:
         slopes = np.where(has_slope, lines[2], np.nan)
         slope = float(slopes[has_slope].mean()) if has_slope.any() else 0.0
-        return _Fit(centre, window, 0.0, 0.0, slopes, slope, 0.0, False, False)
+        return _Fit(centre, window, 0.0, 0.0, 0.0, slopes, slope, 0.0, False, False)
 
     freedom = float((count - 2)[has_slope].sum()) - 1
     curvature = float(square @ y) / total
@@ -353,10 +357,11 @@ def _least_squares(curve: Curve, logs: Float[np.ndarray, " run"], centre: float,
     slopes = np.where(has_slope, slopes, np.nan)
     slope = float(slopes[has_slope].mean())
     slope_se = math.sqrt(variance / float(x_x[has_slope].sum()))
-    is_curved = curvature > _SEEN * math.sqrt(variance / total) + SAME
+    curvature_se = math.sqrt(variance / total)
+    is_curved = curvature > _SEEN * curvature_se + SAME
     is_sloped = abs(slope) > _SEEN * slope_se + SAME
     error = slope_se / (2 * curvature) if is_curved else 0.0
-    return _Fit(centre, window, curvature, skew, slopes, slope, error, is_curved, is_curved or is_sloped)
+    return _Fit(centre, window, curvature, curvature_se, skew, slopes, slope, error, is_curved, is_curved or is_sloped)
 
 
 def _turns(fit: _Fit) -> Float[np.ndarray, " seed"]:
