@@ -4,7 +4,7 @@
    never trained in full. Where the pilot has two valleys, the first seed trains both bottoms in full, and the better
    one is followed.
 2. *Bracket*: every seed in full, half an octave apart, an octave to either side; further where the optimum lies at an
-   end.
+   end, or where the valley is wider than that.
 3. *Cliff*: where the optimum is the limit of stability, the gap between the last rate that trained and the first that
    did not is halved, seed by seed, down to an eighth of an octave.
 4. *Seeds*: one more at a time while the interval is wider than asked for, if there are more.
@@ -40,6 +40,8 @@ LIMITS = (-40.0, 10.0)
 _PILOT_SHARE = 4
 # Bottoms of a pilot that are trained in full.
 _BOTTOMS = 2
+# A valley that does not show in so many octaves on either side is flat.
+_WIDEST = 3.0
 # More seeds train this far on either side of the optimum.
 _WINDOW = 1.0
 # A position is known to so many decimals of an octave: two that differ by less are one.
@@ -252,7 +254,7 @@ class Search:
         """What the optimum still needs: a wider bracket, a narrower gap at the cliff, or more seeds."""
         if optimum.edge:
             return self._beyond(optimum.edge)
-        return self._ends(optimum) or self._gaps(optimum) or self._another_seed(optimum)
+        return self._ends(optimum) or self._gaps(optimum) or self._wider(optimum) or self._another_seed(optimum)
 
     def _beyond(self, edge: str) -> list[Request]:
         """Further where the optimum lies at the end; downwards also where nothing is stable."""
@@ -294,6 +296,19 @@ class Search:
                 if last < middle < first_lost:
                     seeds_at.setdefault(middle, []).append(seed)
         return self._of_seeds(seeds_at)
+
+    def _wider(self, optimum: Optimum) -> list[Request]:
+        """An octave more on either side where nothing but noise shows: the valley is wider than the bracket."""
+        is_open = not math.isfinite(optimum.low + optimum.high)
+        if not is_open or len(self.seeds) < 2:
+            return []
+        stable = [place for (place, _), loss in self._full.items() if math.isfinite(loss)]
+        low, high = min(stable), max(stable)
+        if high - low >= 2 * _WIDEST:
+            return []
+        lost = min((place for (place, _), loss in self._full.items() if not math.isfinite(loss)), default=math.inf)
+        beyond = [place for place in (low - _OCTAVE, high + _OCTAVE) if place < lost]
+        return self._missing(_within(beyond), self.seeds)
 
     def _another_seed(self, optimum: Optimum) -> list[Request]:
         """Another seed around the optimum, if the interval is too wide and there are more."""

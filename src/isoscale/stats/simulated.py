@@ -160,3 +160,76 @@ def _runs(
     loss = np.where(u >= family.cliff, np.inf, np.exp(logs))
     numbers = np.broadcast_to(np.arange(seeds), rates.shape)
     return Curve.of_runs(2.0**rates, numbers, loss)
+
+
+class Landscape:
+    """What a run of one size would give at any learning rate and seed: what a search is tried on.
+
+    Args:
+        family: Shape of every seed's curve.
+        optima: log2 of each seed's own optimum.
+        levels: Log of each seed's least loss.
+        noise: Seed of the runs' noise; equal runs have equal noise.
+        pilot: Octaves by which the optimum of a short run lies above that of a full one.
+
+    >>> import math
+    >>> found = Landscape(FAMILIES[1], np.array([-4.0]), np.array([0.0]))
+    >>> round(found.loss(2.0**-4, 0), 2), math.isinf(found.loss(1.0, 0))
+    (1.0, True)
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        optima: Float[np.ndarray, " seed"],
+        levels: Float[np.ndarray, " seed"],
+        noise: int = 0,
+        pilot: float = 0.5,
+    ) -> None:
+        self.family = family
+        self._optima = optima
+        self._levels = levels
+        self._noise = noise
+        self._pilot = pilot
+
+    def loss(self, lr: float, seed: int, *, is_short: bool = False) -> float:
+        """Loss of one run, inf where it diverges; a short run's is higher, and twice as noisy."""
+        log2_lr = float(np.log2(lr))
+        u = log2_lr - self._optima[seed]
+        if u >= self.family.cliff:
+            return float("inf")
+        place = round(1000 * (log2_lr + 100))
+        rng = np.random.default_rng([self._noise, seed, place, is_short])
+        noise = NOISE * rng.standard_normal()
+        if is_short:
+            # A limit of stability is the same for both.
+            shift = self._pilot if self.family.cliff > 0 else 0.0
+            noise = 0.3 + 2 * noise
+            u = u - shift
+        log_loss = self._levels[seed] + float(self.family.shape(np.array(u))) + noise
+        return float(np.exp(log_loss))
+
+
+def landscapes(
+    family: Family,
+    *,
+    seeds: int,
+    drift: float,
+    rng: np.random.Generator,
+    gain: float = 0.1,
+) -> tuple[Landscape, Landscape, Pair]:
+    """A base and a target as `draw` has them, with any learning rate to be asked for; and a pair without runs.
+
+    Args as for `draw`.
+    """
+    place = -5.0 + rng.uniform(-0.5, 0.5)
+    optima = (place, place + drift)
+    shared = rng.standard_normal(seeds) * np.sqrt(SHARED)
+    found = []
+    for size, optimum in enumerate(optima):
+        own = rng.standard_normal(seeds) * np.sqrt(1 - SHARED)
+        at = optimum + SCATTER * (shared + own)
+        level = size * np.log1p(-gain) + LEVEL * rng.standard_normal(seeds)
+        found.append(Landscape(family, at, level, noise=int(rng.integers(2**31))))
+    nothing = Curve.of_runs([], [], [])
+    return found[0], found[1], Pair(family, nothing, nothing, optima)
