@@ -16,9 +16,11 @@ from .runs.result import SweepResult as SweepResult
 from .runs.spec import Sweep as Sweep
 from .runs.spec import log2_grid as log2_grid
 from .runs.store.store import Store as Store
+from .runs.table import Runs as Runs
 from .scaling.roles import Role as Role
 from .studies.depth_law.law import DepthLaw as DepthLaw
 from .studies.depth_law.law import depth_law as depth_law
 from .studies.depth_law.presets import preset as preset
+from .studies.judge import judge as judge
 from .studies.transfer import Transfer as Transfer
 from .studies.transfer import transfer as transfer

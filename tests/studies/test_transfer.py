@@ -52,7 +52,7 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
         status = np.where(np.isnan(loss), lost_status, 0).astype(np.int8)
         arrays = {"loss": (dims, loss), "test_loss": (dims, loss), "status": (dims, status)}
         data = xr.Dataset(arrays | {"curve": ((*dims, "step"), loss[..., None])}, coords)
-        return hp_transfer.judge(SweepResult(spec, data, "by hand", (), ()))
+        return hp_transfer.of_sweep(SweepResult(spec, data, "by hand", (), ()))
 
     return judge
 

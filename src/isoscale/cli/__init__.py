@@ -17,6 +17,7 @@ import tyro
 from isoscale.cli.audit import AuditCommand
 from isoscale.cli.check import CheckCommand
 from isoscale.cli.doctor import Doctor
+from isoscale.cli.judge import JudgeCommand
 from isoscale.cli.law import LawCommand
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.lr import LrCommand
@@ -31,6 +32,7 @@ from isoscale.errors import ClusterError, IsoscaleError
 Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
     | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
+    | Annotated[JudgeCommand, tyro.conf.subcommand("judge")]
     | Annotated[LawCommand, tyro.conf.subcommand("law")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]

@@ -64,7 +64,7 @@ class Grid:
     lrs: tuple[float, ...] | None = None
     """The learning rates themselves, instead of --log2-lr."""
     search: Literal["adaptive", "grid"] | None = None
-    """adaptive: from a short pilot to the optimum; grid: every learning rate. By default adaptive for transfer, grid for
+    """adaptive: from a short pilot to the optimum; grid: every learning rate. Default: adaptive for transfer, grid for
     sweep."""
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""

@@ -13,9 +13,9 @@ from rich.text import Text
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
 from isoscale.cli.terminal import console, framed, print_failures, print_json, typed_command
+from isoscale.cli.verdict import VerdictFlags
 
 if TYPE_CHECKING:
-    from isoscale.stats import Limits
     from isoscale.studies.transfer import Transfer
 
 _STYLES = {"transfers": "green", "does not transfer": "red", "cannot tell": "yellow"}
@@ -35,16 +35,9 @@ class TransferCommand:
     """Folder of the report."""
     until_decided: bool = False
     """Where the verdict is "cannot tell", do the runs that would tell, in twelve rounds at most."""
-    regret_limit: float = 0.02
-    """Largest regret that counts as a transfer, as a share of the loss at the largest size's own optimum."""
-    worse_limit: float = 0.02
-    """By which share of the base's loss the largest size may end above it."""
-    lost_seeds_limit: float = 0.0
-    """Largest share of seeds that may diverge at the rate used."""
-    level: float = 0.95
-    """Level of every interval."""
+    verdict: VerdictFlags = field(default_factory=VerdictFlags)
     fail_on_drift: float | None = None
-    """Exit with 1 if the optimum of any rule drifts by more than that many octaves (factors of two), or is not found."""
+    """Exit with 1 if the optimum of any rule drifts by more than that many octaves (factors of 2), or is not found."""
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
@@ -62,7 +55,7 @@ class TransferCommand:
         with running.runner(self.place, out) as runner:
             found = hp_transfer.transfer(
                 spec,
-                limits=self._limits(),
+                limits=self.verdict.limits(),
                 until_decided=self.until_decided,
                 runner=runner,
             )
@@ -72,44 +65,43 @@ class TransferCommand:
         out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
         return self._exit_code(found)
 
-    def _limits(self) -> Limits:
-        from isoscale.stats import Limits
-
-        return Limits(
-            regret=self.regret_limit,
-            worse=self.worse_limit,
-            lost_seeds=self.lost_seeds_limit,
-            level=self.level,
-        )
-
     def _print(self, found: Transfer, out: Console) -> None:
-        from isoscale import report
-
         if self.place.json:
-            print_json(_result(found))
+            print_json(result_of(found))
             return
-        for rule in report.ordered(found.data):
-            verdict = report.verdict_cell(found.data, rule)
-            heading = Text.assemble("\n", (rule, "bold"), f"  {verdict}")
-            out.print(heading, style=_STYLES[found.verdicts[rule]])
-            cells = report.by_size(found.data, rule)
-            out.print(framed(cells.columns, cells.values))
-        # The answer comes last: that is where a reader of a terminal looks.
-        out.print()
-        out.print(found.answer, style="bold")
-        for run in found.next_runs:
-            out.print(f"This would tell: {run}")
+        print_verdicts(found, out)
         if found.next_runs and not self.until_decided:
             out.print("--until-decided does these runs.")
+        assert found.result is not None
         print_failures(out, found.result.reasons)
 
     def _exit_code(self, found: Transfer) -> int:
+        assert found.result is not None
         # A verdict without the failed trials is not on what was asked for.
         if found.result.count("failed"):
             return 1
         if self.fail_on_drift is None:
             return 0
         return 1 if found.drifts_beyond(self.fail_on_drift) else 0
+
+
+def print_verdicts(found: Transfer, out: Console) -> None:
+    """Every rule's numbers size by size, then the answer, and the runs that would tell."""
+    from isoscale import report
+    from isoscale.studies.judged import UNNAMED
+
+    for rule in report.ordered(found.data):
+        verdict = report.verdict_cell(found.data, rule)
+        named = () if rule == UNNAMED else ((rule, "bold"), "  ")
+        heading = Text.assemble("\n", *named, f"{verdict}: {found.reasons[rule]}")
+        out.print(heading, style=_STYLES[found.verdicts[rule]])
+        cells = report.by_size(found.data, rule)
+        out.print(framed(cells.columns, cells.values))
+    # The answer comes last: that is where a reader of a terminal looks.
+    out.print()
+    out.print(found.answer, style="bold")
+    for run in found.next_runs:
+        out.print(f"This would tell: {run}")
 
 
 # Numbers of each size, in the JSON.
@@ -128,7 +120,7 @@ _BY_SIZE = (
 )
 
 
-def _result(found: Transfer) -> dict[str, Any]:
+def result_of(found: Transfer) -> dict[str, Any]:
     """The verdict of each rule and its numbers by size, for programs."""
     data = found.data
     sizes = data[found.axis].values.tolist()

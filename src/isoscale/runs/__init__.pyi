@@ -9,3 +9,4 @@ from .spec import Sweep as Sweep
 from .spec import log2_grid as log2_grid
 from .store.queries import Filter as Filter
 from .store.store import Store as Store
+from .table import Runs as Runs

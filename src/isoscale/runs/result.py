@@ -59,8 +59,15 @@ class SweepResult:
         lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
         return Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
 
+    def runs_table(self) -> pd.DataFrame:
+        """The trials that ended, one row each: rule, width, depth, lr, seed, status, loss, test_loss."""
+        words = {code: word for word, code in STATUS.items()}
+        table = self.data[["status", "loss", "test_loss"]].to_dataframe().reset_index()
+        table["status"] = table["status"].map(words)
+        return table[table["status"] != "missing"].reset_index(drop=True)
+
     def optima(self) -> pd.DataFrame:
-        """The optimum of every rule and size: a row with rule, width, depth, lr, lr_low, lr_high, loss, loss_se, at_edge."""
+        """The optimum of every rule and size: rule, width, depth, lr, lr_low, lr_high, loss, loss_se, at_edge."""
         import pandas as pd
 
         rows = []

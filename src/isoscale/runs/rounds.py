@@ -65,7 +65,7 @@ def run_round(
 
 
 def losses(result: SweepResult, objective: Objective = final_loss) -> dict[tuple[float, int], float]:
-    """The loss of each (learning rate, seed) of one rule and size, NaN where it diverged; failed trials are left out."""
+    """The loss of each (learning rate, seed) of one rule and size, NaN where it diverged; without failed trials."""
     loss = objective(result).squeeze(drop=True)
     status = result.data["status"].squeeze(drop=True)
     found = {}

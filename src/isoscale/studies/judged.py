@@ -18,8 +18,11 @@ from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdi
 if TYPE_CHECKING:
     import xarray as xr
 
-Size = int | str
+Size = int | float | str
 """A value of the size axis; a label where several sizes change together."""
+
+# The rule of runs that name none.
+UNNAMED = "-"
 
 # More seeds at once than there are already would be a guess.
 _MOST_TIMES = 2
@@ -68,7 +71,7 @@ class Axis(NamedTuple):
 
     def words(self, size: Size) -> str:
         """A size as a reader calls it: "depth 4"."""
-        return f"{self.name} {size}" if isinstance(size, int) else size
+        return size if isinstance(size, str) else f"{self.name} {size:g}"
 
 
 def judge_rule(curves: Mapping[Size, Curve], axis: Axis, limits: Limits) -> dict[Size, Verdict]:
@@ -137,7 +140,7 @@ def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Data
     names = ("exponent", "exponent_low", "exponent_high", "coefficient")
     rows = []
     for of_size in verdicts.values():
-        inside = [size for size in axis.sizes if isinstance(size, int) and not of_size[size].target.edge]
+        inside = [size for size in axis.sizes if not isinstance(size, str) and not of_size[size].target.edge]
         if len(inside) < 3:
             rows.append([math.nan] * len(names))
             continue
@@ -232,6 +235,10 @@ def answer(data: xr.Dataset, axis: Axis) -> str:
     of: dict[str, list[str]] = {"transfers": [], "does not transfer": [], "cannot tell": []}
     for rule in data["rule"].values.tolist():
         of[str(data["verdict"].sel(rule=rule).item())].append(rule)
+    if data["rule"].values.tolist() == [UNNAMED]:
+        return {"transfers": "Yes.", "does not transfer": "No.", "cannot tell": "Cannot tell."}[
+            str(data["verdict"].item())
+        ]
     good, bad, unknown = of.values()
     parts = [f"Yes, with {_list(good)}"] if good else []
     if bad:

@@ -46,14 +46,14 @@ class Transfer:
             `regret_limit`, `loss_transferred` (at the rate used) in loss; `lost_seeds`, the share that diverges there;
             and by rule `rate_used`, `verdict`, `reason`, `good`, `exponent`, `exponent_low`, `exponent_high`,
             `coefficient` (optimum against size). An end of an interval that is open is NaN.
-        result: The sweep behind it.
+        result: The sweep behind it; None where runs were judged that somebody else trained.
         axis, base: The size dimension and the size that was tuned. Along a path of widths and depths the dimension
             is "size" and holds labels.
         next_runs: Rule by rule, the cheapest runs that would tell where the verdict is "cannot tell".
     """
 
     data: xr.Dataset
-    result: SweepResult
+    result: SweepResult | None
     axis: str
     base: Size
     next_runs: tuple[NextRun, ...] = ()
@@ -137,12 +137,12 @@ or both as a path (`paired`, or a `base` that names both)
     announcing = runner.announced(spec if spec.search == "grid" else announced(spec))
     with announcing.session() as session:
         result = _trained(session, spec)
-        found = judge(result, limits)
+        found = of_sweep(result, limits)
         for _ in range(_ROUNDS if until_decided else 0):
             if not found.next_runs:
                 break
             result = _continued(session, result, found.next_runs)
-            found = judge(result, limits)
+            found = of_sweep(result, limits)
     found.data.attrs["seconds"] = time.monotonic() - started
     return found
 
@@ -233,9 +233,9 @@ def _check_base(axis: Axis) -> None:
         raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the {axis.name}s {sizes}")
 
 
-def ask(axis: Axis) -> str:
+def ask(axis: Axis, what: str = "learning rate") -> str:
     """The question in words."""
-    return f"Does the learning rate of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
+    return f"Does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
 
 
 def _label(width: int, depth: int) -> str:
@@ -250,7 +250,7 @@ def _cell(spec: Sweep, rule: str, size: Size) -> Cell:
 
 
 # --- the verdict ---
-def judge(result: SweepResult, limits: Limits | None = None) -> Transfer:
+def of_sweep(result: SweepResult, limits: Limits | None = None) -> Transfer:
     """The verdict on a finished sweep whose base is the tuned size."""
     limits = limits or Limits()
     axis = axis_of(result.spec)
