@@ -203,13 +203,13 @@ def _verdict(
     """Words, and whether the base's learning rate serves the largest size; None if this sweep cannot say."""
     sizes = of_rule[axis].values
     target = int(sizes[-1])
-    curves = []
+    curves = {}
     for size in (base, target):
         at = of_rule.sel({axis: size})
         if (at["status"] > STATUS["diverged"]).any():
             return f"no verdict: trials failed at {axis} {size}", None
-        curves.append(_curve(at["loss"]))
-    found = laws.judge(*curves, limits, names=(f"{axis} {base}", f"{axis} {target}"))
+        curves[size] = _curve(at["loss"])
+    found = laws.judge(curves[base], curves[target], limits, names=(f"{axis} {base}", f"{axis} {target}"))
     if found.answer == "transfers":
         return "transfers", True
     return f"{found.answer}: {found.reason}", False if found.answer == "does not transfer" else None
