@@ -1,4 +1,4 @@
-"""Laws read off measurements: optimal learning rates, their drift and regret, power laws, returns of depth.
+"""Laws read off measurements: optimal learning rates, their drift and regret, verdicts, power laws, returns of depth.
 
 Pure functions of labelled losses; every number comes with a 95 % interval (docs/theory.md, section 7).
 """

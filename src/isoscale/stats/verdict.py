@@ -227,7 +227,8 @@ def _at_edge(curve: Curve, optimum: Optimum, name: str, size: Size) -> _Decision
         )
     end = 2.0**optimum.log2_lr
     why = f"the optimum at {name} lies at the end of the measured rates, {end:.3g}: try {_BEYOND[optimum.edge]} ones"
-    return "cannot tell", why, [Undecided(f"edge {optimum.edge}", size, end)]
+    kind: Kind = "edge low" if optimum.edge == "low" else "edge high"
+    return "cannot tell", why, [Undecided(kind, size, end)]
 
 
 def _has_one_rate(curve: Curve) -> bool:

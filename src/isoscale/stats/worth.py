@@ -4,8 +4,8 @@ With the size n, the least loss L_n, its learning rate lr_n and the curvature c_
 
     L_n - L_inf ~ n^-alpha        log2(lr_n / lr_inf) ~ n^-beta        c_n ~ n^gamma
 
-a rate that was tuned at n costs about c_n (log2(lr_n / lr_inf))^2 ~ n^(gamma - 2 beta) against a gap n^-alpha. The ratio
-goes like n^kappa with kappa = alpha - 2 beta + gamma: kappa < 0 means that tuning a small model is cheaper than
+a rate that was tuned at n costs about c_n (log2(lr_n / lr_inf))^2 ~ n^(gamma - 2 beta) against a gap n^-alpha. The
+ratio goes like n^kappa with kappa = alpha - 2 beta + gamma: kappa < 0 means that tuning a small model is cheaper than
 tuning the large one (docs/verdict.md).
 """
 
