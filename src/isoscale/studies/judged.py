@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from isoscale import stats
+from isoscale.errors import InvalidValueError
 from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdict
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def dataset(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Da
     found = xr.Dataset(data, {"rule": rules, axis.name: list(axis.sizes)})
     for name in ("drift", "drift_low", "drift_high"):
         found[name].attrs["units"] = "octaves"
-    return found.merge(_laws(verdicts, axis))
+    return found.merge(_laws(verdicts, axis)).merge(_worth(verdicts, axis))
 
 
 def _numbers(verdict: Verdict) -> dict[str, Any]:
@@ -152,6 +153,29 @@ def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Data
         rows.append([getattr(law, name) for name in names])
     columns = zip(names, np.array(rows).T, strict=True)
     return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": list(verdicts)})
+
+
+def _worth(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dataset:
+    """Whether the transfer is worth it, by rule: its exponents and words; "" for fewer than three optima."""
+    import xarray as xr
+
+    names = ("alpha", "beta", "gamma", "kappa")
+    columns: dict[str, list[float]] = {f"{name}{end}": [] for name in names for end in ("", "_low", "_high")}
+    words = []
+    for of_size in verdicts.values():
+        optima = {size: of_size[size].target for size in axis.sizes if not isinstance(size, str)}
+        try:
+            found = stats.worth_of_optima(optima)
+        except InvalidValueError:
+            # Too few sizes have an optimum with an interval.
+            found = None
+        words.append("" if found is None else found.words)
+        for name in names:
+            numbers = (math.nan,) * 3 if found is None else tuple(getattr(found, name))
+            for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+                columns[f"{name}{end}"].append(number)
+    data = {name: ("rule", np.array(values)) for name, values in columns.items()}
+    return xr.Dataset(data | {"worth": ("rule", np.array(words))}, {"rule": list(verdicts)})
 
 
 # --- what would tell ---
