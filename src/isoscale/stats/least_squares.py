@@ -11,6 +11,7 @@ Weights need no scale: s^2 comes from the scatter about the fit, so that a law t
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -100,6 +101,7 @@ def least_squares(
     )
 
 
+@functools.cache
 def t_quantile(freedom: int | float, level: float = LEVEL) -> float:
     """Half the width of a t-based interval in standard errors; NaN without degrees of freedom.
 

@@ -102,11 +102,12 @@ def dataset(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Da
         of_rule["reason"].append(last.reason)
         of_rule["good"].append(last.answer == "transfers")
     data = {name: (("rule", axis.name), np.array(values)) for name, values in columns.items()}
-    data |= {name: ("rule", np.array(values)) for name, values in of_rule.items()}
+    by_rule = of_rule | _laws(verdicts, axis) | _worth(verdicts, axis)
+    data |= {name: ("rule", np.array(values)) for name, values in by_rule.items()}
     found = xr.Dataset(data, {"rule": rules, axis.name: list(axis.sizes)})
     for name in ("drift", "drift_low", "drift_high"):
         found[name].attrs["units"] = "octaves"
-    return found.merge(_laws(verdicts, axis)).merge(_worth(verdicts, axis))
+    return found
 
 
 def _numbers(verdict: Verdict) -> dict[str, Any]:
@@ -134,10 +135,8 @@ def _numbers(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dataset:
-    """Law of the optimum against size, for rules with at least three optima that are not bounds."""
-    import xarray as xr
-
+def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> dict[str, list[Any]]:
+    """Law of the optimum against size by rule, for rules with at least three optima that are not bounds."""
     names = ("exponent", "exponent_low", "exponent_high", "coefficient")
     rows = []
     for of_size in verdicts.values():
@@ -152,13 +151,11 @@ def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Data
         law = stats.fit_power_law(inside, lrs, errors if is_known.all() else None)
         rows.append([getattr(law, name) for name in names])
     columns = zip(names, np.array(rows).T, strict=True)
-    return xr.Dataset({name: ("rule", column) for name, column in columns}, {"rule": list(verdicts)})
+    return {name: column.tolist() for name, column in columns}
 
 
-def _worth(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dataset:
+def _worth(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> dict[str, list[Any]]:
     """Whether the transfer is worth it, by rule: its exponents and words; "" for fewer than three optima."""
-    import xarray as xr
-
     names = ("alpha", "beta", "gamma", "kappa")
     columns: dict[str, list[float]] = {f"{name}{end}": [] for name in names for end in ("", "_low", "_high")}
     words = []
@@ -174,8 +171,7 @@ def _worth(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> xr.Dat
             numbers = (math.nan,) * 3 if found is None else tuple(getattr(found, name))
             for end, number in zip(("", "_low", "_high"), numbers, strict=True):
                 columns[f"{name}{end}"].append(number)
-    data = {name: ("rule", np.array(values)) for name, values in columns.items()}
-    return xr.Dataset(data | {"worth": ("rule", np.array(words))}, {"rule": list(verdicts)})
+    return columns | {"worth": words}
 
 
 # --- what would tell ---
