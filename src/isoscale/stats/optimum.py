@@ -234,9 +234,9 @@ def _edge(curve: Curve, ends: _Ends, optimum: float) -> Edge:
     best = ends.best[np.isfinite(ends.lowest)]
     is_low = best <= least + SAME
     is_high = best >= most - SAME
-    if 2 * is_low.sum() > len(best) or optimum < least:
+    if 2 * is_low.sum() >= len(best) or optimum < least:
         return "low"
-    if 2 * is_high.sum() > len(best) or optimum > most:
+    if 2 * is_high.sum() >= len(best) or optimum > most:
         return "high"
     return ""
 
