@@ -45,8 +45,9 @@ class Transfer:
             `best_loss_se`; `drift`, `drift_low`, `drift_high` in octaves; `regret`, `regret_low`, `regret_high`,
             `regret_limit`, `loss_transferred` (at the rate used) in loss; `lost_seeds`, the share that diverges there;
             and by rule `rate_used`, `verdict`, `reason`, `good`, `exponent`, `exponent_low`, `exponent_high`,
-            `coefficient` (optimum against size), and with three sizes or more `worth` ("fast", "useful", "not" or "cannot
-            tell"; docs/verdict.md) with its exponents `alpha`, `beta`, `gamma` and `kappa`. An end of an interval that is open is NaN.
+            `coefficient` (optimum against size), and with three sizes or more `worth` ("fast", "useful", "not" or
+            "cannot tell"; docs/verdict.md) with its exponents `alpha`, `beta`, `gamma` and `kappa`. An end of an
+            interval that is open is NaN.
         result: The sweep behind it; None where runs were judged that somebody else trained.
         axis, base: The size dimension and the size that was tuned. Along a path of widths and depths the dimension
             is "size" and holds labels.
