@@ -10,7 +10,6 @@ rate, is trained once more and recommended if it trains. How far that is from a 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Sequence
@@ -123,7 +122,7 @@ def race_lr(
 
     Raises:
         InvalidValueError: Another optimizer, one that does not step the model, data or an initial loss or gradient
-            that is not finite, or nothing that can be trained.
+            that is not finite, nothing that can be trained, or one network for all seeds.
         InvalidTypeError: A loss that is not one number; `batches` of another type.
 
     >>> make = lambda: torch.nn.Linear(4, 1, bias=False)
@@ -142,6 +141,7 @@ def race_lr(
         optimizer=family_of(optimizer),
         progress=progress,
     )
+    experiment.check_seeds({})
     run = _Running(experiment)
     estimates = run.estimates()
     centre = float(np.median([math.log2(estimate) for estimate in estimates.values()]))
@@ -193,7 +193,7 @@ class _Running:
         found: dict[str, float] = {}
         try:
             self.max_update = max_update_lr(
-                functools.partial(experiment.build),
+                lambda seed: experiment.build(seed),
                 experiment.loss_fn,
                 experiment.batches[0],
                 optimizer=experiment.family.name,
@@ -340,21 +340,24 @@ class RaceError:
     Attributes:
         optimizer: Under which it was measured.
         networks: How many networks, each at one depth.
+        races: How many races, each of one seed.
         steps: Of each trial of the sweeps.
         median, worst: Of |log2(recommended / swept)|.
-        nine_in_ten: The ninth decile: nine of ten networks are as close or closer.
-        good: Share of networks within one octave or within 2 % of the swept optimum's loss.
-        max_update_median, max_update_worst: The same of the AM-muP estimate alone.
+        nine_in_ten: The ninth decile: nine of ten races are as close or closer.
+        good: Share of races within one octave or within 2 % of the swept optimum's loss.
+        max_update_median, max_update_nine_in_ten, max_update_worst: Of the AM-muP estimate alone.
     """
 
     optimizer: str
     networks: int
+    races: int
     steps: int
     median: float
     nine_in_ten: float
     worst: float
     good: float
     max_update_median: float
+    max_update_nine_in_ten: float
     max_update_worst: float
 
 
