@@ -327,7 +327,7 @@ class Result:
         regret: Mean loss at the recommended learning rate over the swept optimum's, minus 1; infinite where one of
             the sweep's seeds diverges at it.
         steps: What the race cost.
-        max_update_octaves, max_update_regret: The same of the AM-muP estimate.
+        max_update_octaves: As `octaves`, of the AM-muP estimate.
     """
 
     cell: Cell
@@ -338,7 +338,6 @@ class Result:
     regret: float
     steps: int
     max_update_octaves: float
-    max_update_regret: float
 
     @property
     def is_good(self) -> bool:
@@ -359,19 +358,17 @@ def raced(cell: Cell, seed: int) -> dict[str, float]:
 
 def result(cell: Cell, truth: Truth, seed: int, memory: Memory) -> Result:
     race = memory.get(f"race {seed} {cell.key}", lambda: raced(cell, seed))
-    octaves = [race["octave"], race["max_update"]]
-    losses = memory.get(f"sweep {octaves} {cell.key}", lambda: cell.losses(octaves, SEEDS))
-    regrets = [float(np.mean(of_lr)) / truth.loss - 1 for of_lr in losses]
+    octaves = [race["octave"]]
+    (losses,) = memory.get(f"sweep {octaves} {cell.key}", lambda: cell.losses(octaves, SEEDS))
     return Result(
         cell=cell,
         truth=truth,
         seed=seed,
         lr=2.0 ** race["octave"],
         octaves=race["octave"] - truth.octave,
-        regret=regrets[0],
+        regret=float(np.mean(losses)) / truth.loss - 1,
         steps=int(race["steps"]),
         max_update_octaves=race["max_update"] - truth.octave,
-        max_update_regret=regrets[1],
     )
 
 
@@ -426,8 +423,8 @@ def page(results: Sequence[Result], found: Mapping[str, measure.RaceError]) -> s
             "",
             f"## {title}",
             "",
-            "| network | depth | swept optimum | race (seed) | octaves | regret | AM-muP: octaves | regret |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| network | depth | swept optimum | race (seed) | octaves | regret | AM-muP: octaves |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         for one in results:
             if one.cell.optimizer == optimizer:
@@ -501,7 +498,6 @@ def _row(one: Result) -> str:
         f"{one.octaves:+.2f}",
         _percent(one.regret),
         f"{one.max_update_octaves:+.2f}",
-        _percent(one.max_update_regret),
     ]
     return f"| {' | '.join(cells)} |"
 
