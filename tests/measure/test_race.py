@@ -134,9 +134,13 @@ def test_far_from_every_estimate():
 
 def test_a_plain_loop_at_the_recommended_rate_ends_where_the_race_says():
     batches = samples(0, 60, 6)
-    found = race_lr(lambda seed: ResidualMLP(6, 4, width=8, depth=2, seed=seed), batches, nn.functional.cross_entropy)
-    model = ResidualMLP(6, 4, width=8, depth=2, seed=0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=found.lr)
+
+    def make(seed):
+        return ResidualMLP(6, 4, width=8, depth=2, seed=seed)
+
+    found = race_lr(make, batches, nn.functional.cross_entropy, optimizer="adamw")
+    model = make(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=found.lr, weight_decay=0)
     losses = []
     for x, y in batches:
         loss = nn.functional.cross_entropy(model(x), y)
@@ -146,7 +150,8 @@ def test_a_plain_loop_at_the_recommended_rate_ends_where_the_race_says():
         optimizer.step()
     assert np.mean(losses[30:]) == pytest.approx(found.loss, rel=1e-4)
     assert found.loss < found.untrained_loss
-    assert found.steps == pytest.approx(8 * 8 + 3 * 60 + 60, abs=25)
+    # Beside the training some forward passes, a third of a step each.
+    assert 8 * 8 + 3 * 60 + 60 < found.steps <= 330
     assert found.notes == ()
     assert [len(heat.lrs) for heat in found.heats] == [8, 3, 1]
     assert found.heats[-1].lrs == (found.lr,)
@@ -331,11 +336,17 @@ def test_bad_arguments():
         race_lr(lambda: Bowl([1.0], start=math.nan), [ANY], as_it_is)
     with pytest.raises(InvalidValueError, match="no learning rate lowers the loss"):
         race_lr(lambda: Bowl([1.0], start=0.0), [ANY], as_it_is)
-    if hasattr(torch.optim, "Muon"):
-        with pytest.raises(InvalidValueError, match="Muon"):
-            batch = (torch.ones(2, 1, 4, 4), torch.ones(2, dtype=torch.long))
-            make = lambda seed: ConvNet((1, 4, 4), 2, width=4, depth=3, seed=seed)  # noqa: E731
-            race_lr(make, [batch], nn.functional.cross_entropy, optimizer="muon")
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
+def test_muon_does_not_step_convolutions():
+    batch = (torch.ones(2, 1, 4, 4), torch.ones(2, dtype=torch.long))
+
+    def make(seed):
+        return ConvNet((1, 4, 4), 2, width=4, depth=3, seed=seed)
+
+    with pytest.raises(InvalidValueError, match="Muon"):
+        race_lr(make, [batch], nn.functional.cross_entropy, optimizer="muon")
 
 
 # --- the quoted error ---
