@@ -78,17 +78,17 @@ class LrCommand:
             mean=self.mean,
             seeds=self.seeds,
         )
+        error = measure.race_error(self.optimizer)
         told: dict[str, Any] = {}
         race = self._race(problem, sizes) if self.race else None
         if race is not None:
-            error = measure.race_error(self.optimizer)
             self._print_race(race, error, out)
             told |= {
                 "recommended_lr": race.lr,
                 "race": _as_json(race),
                 "method_error": None if error is None else asdict(error),
             }
-        self._print_max_update(found, len(batches), out)
+        self._print_max_update(found, len(batches), error, out)
         asked = found.lr
         if race is not None and math.isfinite(race.lr):
             asked = race.lr
@@ -123,12 +123,17 @@ class LrCommand:
         out.print(f"Cost: {race.steps} training steps (learning rates x steps: {heats})")
         print_notes(out, race.notes)
 
-    def _print_max_update(self, found: MaxUpdate, batches: int, out: Console) -> None:
+    def _print_max_update(self, found: MaxUpdate, batches: int, error: RaceError | None, out: Console) -> None:
         out.print(Text.assemble("Maximal-update learning rate (AM-muP): ", (f"{found.lr:.3g}", "bold")))
         if not math.isnan(found.lr_se):
             out.print(
                 f"± {found.lr_se:.2g} is the noise of {self.seeds} seeds and {batches} batches, not how far it is from "
                 "the best learning rate"
+            )
+        if error is not None:
+            out.print(
+                f"In the same networks it was {error.max_update_median:.2g} octaves from a sweep's best in the median, "
+                f"{error.max_update_worst:.2g} at worst"
             )
         at_low, low = found.lowest
         at_high, high = found.highest
