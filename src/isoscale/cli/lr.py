@@ -178,10 +178,11 @@ def _error_in_words(optimizer: str, error: RaceError | None) -> str:
         return f"Error of the method: not measured under {optimizer}, only under sgd and adamw"
     octaves = {"median": error.median, "nine in ten": error.nine_in_ten, "worst": error.worst}
     factors = {name: f"{2**size:.1f}" for name, size in octaves.items()}
+    measured_on = f"{error.races} races of {error.networks}, {error.optimizer}, {error.steps} steps"
     return (
         f"Error of the method: within a factor {factors['nine in ten']} of a sweep's best in 9 of 10 of the shipped "
-        f"networks ({error.races} races of {error.networks}, {error.optimizer}, {error.steps} steps); median "
-        f"{error.median:.2g} octaves (factor {factors['median']}), worst {error.worst:.2g} (factor {factors['worst']}); "
+        f"networks ({measured_on}); median {error.median:.2g} octaves (factor {factors['median']}), worst "
+        f"{error.worst:.2g} (factor {factors['worst']}); "
         f"within one octave or 2 % of the best loss in {error.good:.0%}"
     )
 
