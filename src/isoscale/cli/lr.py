@@ -189,7 +189,10 @@ def _error_in_words(optimizer: str, error: RaceError | None) -> str:
 
 def _as_json(race: Race) -> dict[str, Any]:
     """Without the AM-muP estimate's parts, which the command gives over more batches and seeds."""
-    told = asdict(race)
+    told: dict[str, Any] = {**asdict(race)}
     del told["max_update"]
-    told["heats"] = [heat._asdict() for heat in race.heats]
+    heats: list[dict[str, Any]] = []
+    for heat in race.heats:
+        heats.append(heat._asdict())
+    told["heats"] = heats
     return told

@@ -315,15 +315,13 @@ class Experiment:
     def families(self, model: nn.Module) -> dict[str, OptimizerFamily]:
         """Which family steps each parameter, by name; as in `groups`."""
         row = self.family
-        names = [name for name, _ in model.named_parameters()]
         if not row.beside:
-            return dict.fromkeys(names, row.name)
+            return {name: row.name for name, _ in model.named_parameters()}
         # By identity: a weight that two layers share is one parameter.
         linear = linear_layers(model)
         inner = called_layers(model, self.inputs[0])[1:-1]
         hidden = {id(linear[name].weight) for name in inner}
-        families = dict.fromkeys(names, row.beside)
+        families: dict[str, OptimizerFamily] = {}
         for name, param in model.named_parameters():
-            if id(param) in hidden:
-                families[name] = row.name
+            families[name] = row.name if id(param) in hidden else row.beside
         return families

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor, no_grad
@@ -96,7 +97,7 @@ def _lowest(excess: Callable[[float], float], origin: float) -> float | None:
     """The nearest lowest point, first an octave at a time."""
     at, here = origin, excess(origin)
     above = excess(at + 1)
-    if above < here:
+    if above < min(here, 0):
         for _ in range(_FARTHEST):
             at, here = at + 1, above
             above = excess(at + 1)
@@ -126,6 +127,7 @@ def _back(excess: Callable[[float], float], lowest: float) -> float | None:
         above = excess(at + 1)
         if above >= 0:
             # An infinite loss has no place on a line; its size does not matter.
-            return brentq(lambda octave: min(excess(octave), -here), at, at + 1, xtol=_RESOLUTION)
+            root = brentq(lambda octave: min(excess(octave), -here), at, at + 1, xtol=_RESOLUTION)
+            return cast(float, root)
         at = at + 1
     return None
