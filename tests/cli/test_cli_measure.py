@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
+
+from isoscale import measure
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -117,18 +120,52 @@ def test_check(isoscale: Run, tmp_path: Path):
 
 def test_lr(isoscale: Run):
     flags = [*TINY.split(), "--seeds", "2", "--batches", "3"]
-    code, out, errors = isoscale("lr", *flags)
+    code, out, errors = isoscale("lr", *flags, "--no-race")
     assert (code, errors) == (0, "")
+    assert "Recommended" not in out
+    assert "is the noise of 2 seeds and 3 batches, not how far it is from the best learning rate" in out
     assert "Cost: 6 gradients and 6 Jacobian-vector products (forward-mode), 2 seeds x 3 batches" in out
     assert "Confirm with: --sweep" in out
-    code, out, _ = isoscale("lr", *flags, "--json")
+    code, out, _ = isoscale("lr", *flags, "--no-race", "--json")
     found = _json(out)
     assert code == 0
+    assert "recommended_lr" not in found
     assert found["lr"] == pytest.approx((sum(found["moments"].values()) / len(found["moments"])) ** -0.5, rel=1e-9)
-    branch = _json(isoscale("lr", *flags, "--json", "--count", "branch")[1])
+    branch = _json(isoscale("lr", *flags, "--no-race", "--json", "--count", "branch")[1])
     assert set(branch["moments"]) == {name for name in found["moments"] if name.startswith("blocks.")}
-    alone = _json(isoscale("lr", "--size", "width=8,depth=2", "--seeds", "1", "--batches", "1", "--json")[1])
+    alone = _json(isoscale("lr", *TINY.split(), "--seeds", "1", "--batches", "1", "--no-race", "--json")[1])
     assert alone["lr_se"] is None
+
+
+def test_lr_recommends_what_a_race_finds(isoscale: Run):
+    flags = [*TINY.split(), "--seeds", "1", "--batches", "1", "--optimizer", "adamw"]
+    code, out, errors = isoscale("lr", *flags)
+    assert (code, errors) == (0, "")
+    found = _json(isoscale("lr", *flags, "--json")[1])
+    first, *others = out.splitlines()
+    assert first == f"Recommended learning rate: {found['recommended_lr']:.3g}"
+    error = measure.race_error("adamw")
+    assert error is not None
+    assert found["method_error"] == dataclasses.asdict(error)
+    (said,) = [line for line in others if line.startswith("Error of the method: ")]
+    assert f"within a factor {2**error.nine_in_ten:.1f} of a sweep's best in 9 of 10 of the shipped networks" in said
+    assert f"median {error.median:.2g} octaves" in said
+    assert f"worst {error.worst:.2g} (factor {2**error.worst:.1f})" in said
+    race = found["race"]
+    assert race["lr"] == found["recommended_lr"]
+    assert race["loss"] < race["untrained_loss"]
+    assert set(race["estimates"]) >= {"AM-muP", "line-search minimum"}
+    assert len(race["heats"][0]["lrs"]) == 8
+    assert f"Cost: {race['steps']} training steps" in out
+    # The paper's number is under it, and none of the two is called the other's error.
+    assert f"Maximal-update learning rate (AM-muP): {found['lr']:.3g}" in others
+
+
+def test_lr_says_where_its_error_was_not_measured(isoscale: Run):
+    flags = [*TINY.split(), "--seeds", "1", "--batches", "1", "--optimizer", "sign"]
+    _, out, _ = isoscale("lr", *flags)
+    assert "Error of the method: not measured under sign, only under sgd and adamw" in out
+    assert _json(isoscale("lr", *flags, "--json")[1])["method_error"] is None
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "sign", "muon"])

@@ -1,6 +1,7 @@
 """Measure: a verdict, not a plot to squint at.
 
     max_update_lr            the learning rate at which pre-activations change by one unit a step, without a sweep
+    race_lr                  a learning rate after a few hundred steps, without a sweep; how far off: race_error
     feature_speed            how fast each layer learns: by its own update, and by what it inherits
     gradient_independence    a real network trained with reused and with independent backward weights
     optimizer_step           the direction in which an optimizer of a family moves each tensor

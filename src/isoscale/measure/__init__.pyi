@@ -11,6 +11,11 @@ from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .max_update import MaxUpdate as MaxUpdate
 from .max_update import max_update_lr as max_update_lr
+from .race import RACE_BATCHES as RACE_BATCHES
+from .race import Race as Race
+from .race import RaceError as RaceError
+from .race import race_error as race_error
+from .race import race_lr as race_lr
 from .steps import optimizer_step as optimizer_step
 from .suggest import Suggestion as Suggestion
 from .suggest import suggest as suggest

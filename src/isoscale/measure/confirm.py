@@ -13,9 +13,9 @@ from isoscale import checks
 from isoscale import stats as laws
 from isoscale.measure.tools.building import Factory, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Progress
-from isoscale.measure.tools.passes import Batch, LossFn, seeded
+from isoscale.measure.tools.heats import train_alone
+from isoscale.measure.tools.passes import Batch, LossFn
 from isoscale.scaling.optimizers import OptimizerFamily, family_of
-from isoscale.training.torch_optimizers import optimizers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,16 +93,9 @@ def confirm_lr(
 
 def _final_loss(experiment: Experiment, lr: float, seed: int) -> float:
     """Mean loss over the last tenth of the steps; NaN from the first loss that is not finite."""
-    model = experiment.build(seed)
-    groups = experiment.groups(model, lr=lr, weight_decay=0.0)
-    steppers = optimizers(experiment.family.name, groups)
-    losses: list[float] = []
-    with seeded(seed):
-        for number in range(experiment.steps):
-            loss = experiment.step(model, steppers, number)
-            if not math.isfinite(loss):
-                return math.nan
-            losses.append(loss)
+    losses = train_alone(experiment, lr, seed, experiment.steps)
+    if len(losses) < experiment.steps:
+        return math.nan
     # The last loss alone would be that of one batch.
     counted = max(1, experiment.steps // 10)
     return float(np.mean(losses[-counted:]))

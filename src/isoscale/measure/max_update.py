@@ -23,7 +23,7 @@ from isoscale.measure.tools.experiment import Experiment
 from isoscale.measure.tools.jvp import Jvp, Method, forward_jvp
 from isoscale.measure.tools.notes import notes_on
 from isoscale.measure.tools.observe import linear_layers, module_of, observe
-from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, widest
+from isoscale.measure.tools.passes import Batch, LossFn, check_finite, loss_gradient, widest
 from isoscale.measure.tools.selection import Select, traced, which
 from isoscale.scaling.optimizers import OptimizerFamily
 
@@ -228,7 +228,7 @@ def _draw(
 
     with observe(model, dict.fromkeys([*linear, *hooked]), see):
         loss, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
-    _check_finite(loss, grads)
+    check_finite(loss, grads)
     first, last = _input_and_output_layer(called, linear)
 
     # The step at learning rate 1; under Muon its own tensors are the weights between those two layers.
@@ -272,17 +272,6 @@ def _mean_square(_: Tensor, change: Tensor) -> Tensor:
     # The norm does not underflow in the model's own precision, as squares of tiny changes would.
     norm = widest(torch.linalg.vector_norm(change))
     return norm.square() / change.numel()
-
-
-def _check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:
-    if not loss.isfinite():
-        raise InvalidValueError(f"the loss must be finite, got {loss.item()}: check the data and the initialisation")
-    bad = [name for name, grad in grads.items() if not grad.isfinite().all()]
-    if bad:
-        raise InvalidValueError(
-            f"the gradient is not finite in {len(bad)} of {len(grads)} tensors, the last of them {bad[-1]!r}: "
-            "look for a division by the spread of constant activations, or a loss of too large outputs"
-        )
 
 
 # --- all draws ---

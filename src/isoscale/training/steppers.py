@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from isoscale.scaling.optimizers import FAMILIES
+from isoscale.scaling.optimizers import FAMILIES, Family
 from isoscale.scaling.tensor import MuonAdjustment, TensorPlan, muon_scale
 
 T = TypeVar("T")
@@ -48,20 +48,48 @@ def stepper(
     row = FAMILIES[_shared([tensor.optimizer for tensor in tensors])]
     # In double precision, as Python multiplies a plan's learning rate.
     rates = [lr * tensor.lr for lr, tensor in zip(lrs, tensors, strict=True)]
-    lr = _per_member(rates, param)
-    decay = _number([tensor.weight_decay for tensor in tensors], param)
+    eps = _number([tensor.eps for tensor in tensors], param) if row.takes_betas else 0.0
+    return stepper_of_family(
+        param,
+        row,
+        rates,
+        momentum=_shared([tensor.momentum for tensor in tensors]),
+        betas=_shared([tensor.betas for tensor in tensors]),
+        eps=eps,
+        weight_decay=_number([tensor.weight_decay for tensor in tensors], param),
+        adjust_lr_fn=adjust_lr_fn,
+    )
+
+
+def stepper_of_family(
+    param: Tensor,
+    row: Family,
+    lrs: Sequence[float],
+    *,
+    momentum: float | None,
+    betas: tuple[float, float] | None,
+    eps: Number,
+    weight_decay: Number,
+    adjust_lr_fn: MuonAdjustment = "original",
+) -> Stepper:
+    """The stepper of one tensor of a stack, by the optimizer's row of the table.
+
+    Args:
+        param: The tensor, stepped in place; with several members, its first axis is the members'.
+        row: What steps it.
+        lrs: Each member's learning rate.
+        momentum, betas, eps, weight_decay, adjust_lr_fn: As torch's; `betas` and `eps` of a family that takes them.
+    """
+    lr = _per_member(lrs, param)
     if row.takes_betas:
-        betas = _shared([tensor.betas for tensor in tensors])
-        eps = _number([tensor.eps for tensor in tensors], param)
         assert betas is not None
-        return Adam(param, lr, betas, eps, decay, decoupled=not row.coupled_decay)
-    momentum = _shared([tensor.momentum for tensor in tensors])
+        return Adam(param, lr, betas, eps, weight_decay, decoupled=not row.coupled_decay)
     assert momentum is not None
     if row.answer == "linear":
-        return Sgd(param, lr, momentum, decay)
+        return Sgd(param, lr, momentum, weight_decay)
     if row.answer == "spectral":
-        return Muon(param, lr, momentum, decay, adjust_lr_fn)
-    return Sign(param, lr, momentum, decay)
+        return Muon(param, lr, momentum, weight_decay, adjust_lr_fn)
+    return Sign(param, lr, momentum, weight_decay)
 
 
 def _shared(values: Sequence[T]) -> T:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import Batch, seeded
 from isoscale.models.base import seeding
 
@@ -73,6 +74,19 @@ def checked_batches(batches: Any) -> list[Batch]:
     if not batches:
         raise InvalidValueError("`batches` must hold one pair (x, y) or more, got none")
     return [pair(batch, wanted) for batch in batches]
+
+
+def check_finite_data(batches: Sequence[Batch]) -> None:
+    """Raise InvalidValueError if a batch holds numbers that are not finite."""
+    for number, batch in enumerate(batches):
+        for letter, side in zip("xy", batch, strict=True):
+            for name, tensor in tensors(side, letter):
+                bad = tensor.numel() - int(tensor.isfinite().sum())
+                if bad:
+                    raise InvalidValueError(
+                        f"`batches[{number}]` must hold finite numbers, got {bad} of {tensor.numel()} in `{name}` "
+                        "that are NaN or infinite"
+                    )
 
 
 def pair(batch: Any, wanted: str) -> Batch:

@@ -26,7 +26,7 @@ from isoscale.measure.tools.building import Factory, build, check_seeds
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
 from isoscale.parametrization import Plan, parametrize, shapes
-from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, Family, family_of
+from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, Family, OptimizerFamily, family_of
 from isoscale.scaling.rules import Rule
 from isoscale.stats.summary import mean_and_se
 from isoscale.training import torch_optimizers
@@ -297,21 +297,31 @@ class Experiment:
         Where another family must step beside it (Muon), that gets the first and the last linear layer called and
         whatever is no linear layer's weight.
         """
-        trained = [param for param in model.parameters() if param.requires_grad]
+        if not self.family.beside:
+            trained = [param for param in model.parameters() if param.requires_grad]
+            return [{"params": trained, **options}]
+        families = self.families(model)
+        by_family: dict[OptimizerFamily, list[nn.Parameter]] = {self.family.name: [], self.family.beside: []}
+        for name, param in model.named_parameters():
+            if param.requires_grad:
+                by_family[families[name]].append(param)
+        groups: list[dict[str, Any]] = []
+        # A family that steps nothing gets no optimizer.
+        for family, params in by_family.items():
+            if params:
+                groups.append({"params": params, "optimizer": family, **options})
+        return groups
+
+    def families(self, model: nn.Module) -> dict[str, OptimizerFamily]:
+        """Which family steps each parameter, by name; as in `groups`."""
         row = self.family
         if not row.beside:
-            return [{"params": trained, **options}]
+            return {name: row.name for name, _ in model.named_parameters()}
         # By identity: a weight that two layers share is one parameter.
         linear = linear_layers(model)
         inner = called_layers(model, self.inputs[0])[1:-1]
         hidden = {id(linear[name].weight) for name in inner}
-        by_family: dict[str, list[nn.Parameter]] = {row.name: [], row.beside: []}
-        for param in trained:
-            steps_it = row.name if id(param) in hidden else row.beside
-            by_family[steps_it].append(param)
-        groups: list[dict[str, Any]] = []
-        # A family that steps nothing gets no optimizer.
-        for name, params in by_family.items():
-            if params:
-                groups.append({"params": params, "optimizer": name, **options})
-        return groups
+        families: dict[str, OptimizerFamily] = {}
+        for name, param in model.named_parameters():
+            families[name] = row.name if id(param) in hidden else row.beside
+        return families

@@ -60,12 +60,12 @@ def call(
         if casts and copied.is_floating_point():
             copied = copied.to(**casts)
         tensors[name] = copied
-    with seeded(seed), _plain_attention(), swapped(model, tensors):
+    with seeded(seed), plain_attention(), swapped(model, tensors):
         return model(*inputs)
 
 
 @contextlib.contextmanager
-def _plain_attention() -> Generator[None, None, None]:
+def plain_attention() -> Generator[None, None, None]:
     """Attention by its formula, without fused kernels: it has both kinds of derivative and one way to draw masks."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -101,7 +101,7 @@ def loss_gradient(
     # A caller's `no_grad` or `inference_mode` must not switch the gradient off.
     with torch.inference_mode(False), torch.enable_grad():
         output = call(model, params, (x,), seed)
-        loss = _one_number(loss_fn(output, y))
+        loss = one_number(loss_fn(output, y))
         if not loss.requires_grad:
             raise InvalidValueError("the loss depends on no parameter that requires a gradient: nothing can be trained")
         grads = torch.autograd.grad(
@@ -112,6 +112,18 @@ def loss_gradient(
         )
     by_name = dict(zip(trained, grads, strict=True))
     return loss.detach().reshape(()), by_name
+
+
+def check_finite(loss: Tensor, grads: Mapping[str, Tensor]) -> None:
+    """Raise InvalidValueError if a loss or its gradient is not finite."""
+    if not loss.isfinite():
+        raise InvalidValueError(f"the loss must be finite, got {loss.item()}: check the data and the initialisation")
+    bad = [name for name, grad in grads.items() if not grad.isfinite().all()]
+    if bad:
+        raise InvalidValueError(
+            f"the gradient is not finite in {len(bad)} of {len(grads)} tensors, the last of them {bad[-1]!r}: "
+            "look for a division by the spread of constant activations, or a loss of too large outputs"
+        )
 
 
 def widest(tensor: Tensor) -> Tensor:
@@ -147,14 +159,19 @@ def descend(
     x, y = batch
     for optimizer in optimizers:
         optimizer.zero_grad()
-    loss = _one_number(loss_fn(model(x), y))
+    loss = one_number(loss_fn(model(x), y))
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
     return float(loss.detach())
 
 
-def _one_number(loss: Any) -> Tensor:
+def one_number(loss: Any) -> Tensor:
+    """The loss, if it is one number.
+
+    Raises:
+        InvalidTypeError: It is not.
+    """
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
     got = repr(loss)

@@ -1,0 +1,376 @@
+"""A learning rate from a short race instead of a sweep.
+
+Estimates from one step see the initialisation, while the best learning rate is set by the next tens of steps: each is
+one to two octaves (factors of two) off, and no constant mends it. So they only say where to look. Learning rates an
+octave apart around their median start from the same weights, see the same batches and train for a few steps; the best
+of them start again and train for longer; the vertex of the parabola through those, in the logarithm of the learning
+rate, is trained once more and recommended if it trains. How far that is from a swept optimum was measured:
+`race_error`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from isoscale.errors import InvalidValueError
+from isoscale.measure.max_update import MaxUpdate, max_update_lr
+from isoscale.measure.tools.building import Factory, check_finite_data, checked_batches
+from isoscale.measure.tools.experiment import Experiment, Progress
+from isoscale.measure.tools.heats import Heats
+from isoscale.measure.tools.line import along_step
+from isoscale.measure.tools.notes import notes_on
+from isoscale.measure.tools.passes import Batch, LossFn, call, one_number, parameters
+from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, family_of
+
+# Chosen on the development networks of benchmarks/lr_race.py, and on no others.
+_OCTAVES = range(-4, 4)
+_FIRST_STEPS = 8
+_FINALISTS = 3
+_LAST_STEPS = 60
+# Where steps do not shrink with the gradient the best learning rate falls as training goes on: between the end of a
+# race and 256 steps by half an octave.
+_LATER = {"linear": 0.0, "entrywise": -0.5, "spectral": -0.5}
+
+# How often a heat may move on, where its best is at an end or nothing trains.
+_MOVES = 4
+
+# A training step is one forward pass and a backward pass of about twice its work.
+_PASSES_PER_STEP = 3
+
+RACE_BATCHES = _LAST_STEPS
+"""How many batches a race has a use for."""
+
+
+class Heat(NamedTuple):
+    """Learning rates that started together, ascending.
+
+    Attributes:
+        steps: Of each.
+        lrs: Learning rates.
+        losses: Mean over seeds and over the steps that count: all of a first heat, the later half of any other;
+            infinite where a seed diverged.
+    """
+
+    steps: int
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """A recommended learning rate, and how it was found.
+
+    Attributes:
+        lr: The recommended learning rate; NaN if no learning rate lowers the loss.
+        loss: What it reached in the last heat; NaN likewise.
+        untrained_loss: The untrained network's loss on the same batches.
+        estimates: Learning rates from the first step alone, by name: "AM-muP", "line-search minimum" and
+            "line-search return"; those that exist, each the geometric mean over seeds.
+        centre: Their median, around which the race began.
+        heats: What ran, in that order; the last is the recommended rate's own if that was no rate of another heat.
+        steps: What it all cost, in training steps of one network; a forward pass counts a third.
+        max_update: The AM-muP estimate with its parts; None if it does not exist.
+        notes: What a reader should know: batch statistics, dropout, missing estimates, too few batches.
+    """
+
+    lr: float
+    loss: float
+    untrained_loss: float
+    estimates: dict[str, float]
+    centre: float
+    heats: tuple[Heat, ...]
+    steps: int
+    max_update: MaxUpdate | None
+    notes: tuple[str, ...]
+
+
+def race_lr(
+    make_model: Factory,
+    batches: Sequence[Batch],
+    loss_fn: LossFn,
+    *,
+    optimizer: OptimizerFamily = "sgd",
+    seeds: int | Sequence[int] = 1,
+    progress: Progress | None = None,
+) -> Race:
+    """Recommend a learning rate after about 320 training steps.
+
+    Small networks race as one stack by `torch.func.vmap`, large ones, and those that it does not take, one after the
+    other.
+
+    Args:
+        make_model: Called with `seed` if it takes one. Its networks train in the mode in which it makes them.
+        batches: (x, y) pairs, used in turn; 60 different ones or more are best.
+        loss_fn: loss_fn(model(x), y) is the loss, one number.
+        optimizer: "sgd", "adam", "adamw", "sign" or "muon" as in `confirm_lr`, with torch's defaults and without
+            weight decay.
+        seeds: How many (0, 1, ...) or which, of initialisation and dropout. Each costs a whole race. The measured
+            error is that of one.
+        progress: Called with the share that is done.
+
+    Returns:
+        `Race`. Its learning rate was trained itself: one at which the loss diverges, or ends no lower than the
+        untrained network's, is never recommended.
+
+    Raises:
+        InvalidValueError: Another optimizer, one that does not step the model, data or an initial loss or gradient
+            that is not finite, nothing that can be trained, or one network for all seeds.
+        InvalidTypeError: A loss that is not one number; `batches` of another type.
+
+    >>> make = lambda: torch.nn.Linear(4, 1, bias=False)
+    >>> x, y = torch.eye(4), torch.ones(4, 1)
+    >>> found = race_lr(make, [(x, y)], lambda f, y: (f - y).square().sum() / 2)     # |w - 1|^2 / 2: the best is 1
+    >>> round(found.lr, 1), found.loss < 1e-6 < found.untrained_loss
+    (1.0, True)
+    """
+    pairs = checked_batches(batches)
+    check_finite_data(pairs)
+    experiment = Experiment.of(
+        make_model,
+        pairs,
+        loss_fn,
+        seeds=seeds,
+        optimizer=family_of(optimizer),
+        progress=progress,
+    )
+    experiment.check_seeds({})
+    run = _Running(experiment)
+    estimates = run.estimates()
+    centre = float(np.median([math.log2(estimate) for estimate in estimates.values()]))
+    run.report(0.05)
+    first = run.first_heat(centre)
+    run.report(0.25)
+    last, bar = run.last_heat(first)
+    run.report(0.8)
+    lr, loss = run.recommended(last, bar)
+    run.report(1.0)
+    return Race(
+        lr=lr,
+        loss=loss,
+        untrained_loss=bar,
+        estimates=estimates,
+        centre=2.0**centre,
+        heats=tuple(run.heats),
+        steps=run.steps,
+        max_update=run.max_update,
+        notes=tuple(run.notes()),
+    )
+
+
+class _Running:
+    """A race while it runs; learning rates are octaves, their log2, here."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.trainer = Heats(experiment)
+        self.heats: list[Heat] = []
+        self.max_update: MaxUpdate | None = None
+        self.missing: list[str] = []
+        self._passes = 0
+
+    @property
+    def steps(self) -> int:
+        """The cost so far, in training steps."""
+        return math.ceil(self._passes / _PASSES_PER_STEP)
+
+    def report(self, share: float) -> None:
+        if self.experiment.progress:
+            self.experiment.progress(share)
+
+    # --- where to look ---
+    def estimates(self) -> dict[str, float]:
+        """What the first step alone says of the learning rate."""
+        experiment = self.experiment
+        seeds = experiment.seeds
+        found: dict[str, float] = {}
+        try:
+            self.max_update = max_update_lr(
+                lambda seed: experiment.build(seed),
+                experiment.loss_fn,
+                experiment.batches[0],
+                optimizer=experiment.family.name,
+                seeds=seeds,
+            )
+        except InvalidValueError as error:
+            # A loss that is not finite is refused below; all else leaves the other two estimates.
+            self.missing.append(f"no AM-muP estimate: {error}")
+        else:
+            found["AM-muP"] = self.max_update.lr
+            # A gradient, and a forward-mode derivative that costs about as much.
+            self._passes += 2 * _PASSES_PER_STEP * len(seeds)
+        lines = [along_step(experiment, seed, found.get("AM-muP")) for seed in seeds]
+        for line in lines:
+            self._passes += _PASSES_PER_STEP + line.passes
+        minima = [math.log2(line.minimum) for line in lines if line.minimum > 0]
+        returns = [math.log2(line.back) for line in lines if line.back > 0]
+        if minima:
+            found["line-search minimum"] = 2.0 ** float(np.mean(minima))
+        if returns:
+            found["line-search return"] = 2.0 ** float(np.mean(returns))
+        if not found:
+            raise InvalidValueError(
+                "no learning rate lowers the loss at the first step: is its gradient zero? Is the readout initialised "
+                "to zero, or the model without an effect on the loss?"
+            )
+        return found
+
+    # --- heats ---
+    def first_heat(self, centre: float) -> dict[float, float]:
+        """Losses by octave: further ones where the best is at an end, lower ones where all diverge."""
+        table: dict[float, float] = {}
+        todo = [centre + octave for octave in _OCTAVES]
+        for _ in range(_MOVES + 1):
+            table |= self._heat(todo, _FIRST_STEPS, counted=_FIRST_STEPS)
+            octaves = sorted(table)
+            best = min(octaves, key=table.__getitem__)
+            reach = len(_OCTAVES) // 2
+            if not math.isfinite(table[best]) or best == octaves[0]:
+                todo = [octaves[0] - octave for octave in range(reach, 0, -1)]
+            elif best == octaves[-1]:
+                todo = [best + octave for octave in range(1, reach + 1)]
+            else:
+                break
+        return table
+
+    def last_heat(self, first: dict[float, float]) -> tuple[dict[float, float], float]:
+        """Losses of the best octaves that end below the untrained network's loss, and that loss."""
+        counted = _LAST_STEPS // 2
+        bar = self._untrained(range(_LAST_STEPS - counted, _LAST_STEPS))
+        ranked = sorted(first, key=first.__getitem__)
+        finalists = sorted(ranked[:_FINALISTS])
+        for _ in range(_MOVES + 1):
+            table = self._heat(finalists, _LAST_STEPS, counted=counted)
+            trained = {octave: loss for octave, loss in table.items() if loss < bar}
+            if trained:
+                break
+            # What looked well for a few steps diverges later: lower then.
+            finalists = [finalists[0] - octave for octave in range(_FINALISTS, 0, -1)]
+        return (table if trained else {}), bar
+
+    def recommended(self, last: dict[float, float], bar: float) -> tuple[float, float]:
+        """The vertex, moved to where the optimum is later, if it trains; else the best that did."""
+        if not last:
+            return math.nan, math.nan
+        best = min(last, key=last.__getitem__)
+        wanted = _vertex(last, best) + _LATER[self.experiment.family.answer]
+        if wanted == best:
+            return 2.0**best, last[best]
+        (loss,) = self._heat([wanted], _LAST_STEPS, counted=_LAST_STEPS // 2).values()
+        if loss < bar:
+            return 2.0**wanted, loss
+        return 2.0**best, last[best]
+
+    def _heat(self, octaves: Sequence[float], steps: int, *, counted: int) -> dict[float, float]:
+        lrs = [2.0**octave for octave in octaves]
+        scores: list[np.ndarray] = []
+        for seed in self.experiment.seeds:
+            curves = self.trainer.run(lrs, seed, steps)
+            scores.append(curves[:, -counted:].mean(1))
+            self._passes += _PASSES_PER_STEP * len(lrs) * steps
+        # One seed that diverges rules a learning rate out.
+        means = np.mean(scores, axis=0)
+        losses = np.where(np.isfinite(means), means, np.inf).tolist()
+        self.heats.append(Heat(steps, tuple(lrs), tuple(losses)))
+        return dict(zip(octaves, losses, strict=True))
+
+    def _untrained(self, numbers: range) -> float:
+        """Mean loss of the initial networks on the batches of those steps."""
+        experiment = self.experiment
+        count = len(experiment.batches)
+        losses: list[float] = []
+        for seed in experiment.seeds:
+            model = experiment.build(seed)
+            params = parameters(model)
+            by_batch: dict[int, float] = {}
+            for which in sorted({number % count for number in numbers}):
+                x, y = experiment.batches[which]
+                with torch.no_grad():
+                    output = call(model, params, (x,), seed)
+                    by_batch[which] = float(one_number(experiment.loss_fn(output, y)))
+            self._passes += len(by_batch)
+            losses += [by_batch[number % count] for number in numbers]
+        return float(np.mean(losses))
+
+    # --- what to know ---
+    def notes(self) -> list[str]:
+        notes = notes_on(self.experiment.build(self.experiment.seeds[0]))
+        notes += self.missing
+        if self.trainer.why_alone:
+            notes.append(f"learning rates raced one after the other, because {self.trainer.why_alone}")
+        count = len(self.experiment.batches)
+        if count < RACE_BATCHES:
+            batches = "1 batch" if count == 1 else f"{count} batches"
+            notes.append(f"{batches} for {RACE_BATCHES} steps, used again in turn: what is found is how fast they fit")
+        return notes
+
+
+def _vertex(table: dict[float, float], best: float) -> float:
+    """Lowest point of the parabola through the best octave and its neighbours, at most half way to either.
+
+    The best itself at an end, or beside a learning rate that diverges: towards that nothing is extrapolated.
+    """
+    octaves = sorted(table)
+    at = octaves.index(best)
+    if at in (0, len(octaves) - 1):
+        return best
+    near = octaves[at - 1 : at + 2]
+    losses = [table[octave] for octave in near]
+    if not np.isfinite(losses).all():
+        return best
+    x = np.array(near) - best
+    a, b, _ = np.polyfit(x, losses, 2)
+    if not a > 0:
+        return best
+    return best + float(np.clip(-b / (2 * a), x[0] / 2, x[2] / 2))
+
+
+# --- how far off it is ---
+@dataclass(frozen=True, kw_only=True)
+class RaceError:
+    """How far recommended learning rates were from swept optima, in octaves (factors of two).
+
+    Attributes:
+        optimizer: Under which it was measured.
+        networks: How many networks, each at one depth.
+        races: How many races, each of one seed.
+        steps: Of each trial of the sweeps.
+        median, worst: Of |log2(recommended / swept)|.
+        nine_in_ten: The ninth decile: nine of ten races are as close or closer.
+        good: Share of races within one octave or within 2 % of the swept optimum's loss.
+        max_update_median, max_update_nine_in_ten, max_update_worst: Of the AM-muP estimate alone.
+    """
+
+    optimizer: str
+    networks: int
+    races: int
+    steps: int
+    median: float
+    nine_in_ten: float
+    worst: float
+    good: float
+    max_update_median: float
+    max_update_nine_in_ten: float
+    max_update_worst: float
+
+
+def race_error(optimizer: OptimizerFamily) -> RaceError | None:
+    """The measured error of `race_lr` under an optimizer; None where it was not measured.
+
+    Source: docs/results/lr-without-a-sweep.md, written by benchmarks/lr_race.py together with the numbers here. Adam
+    without weight decay is AdamW.
+
+    >>> race_error("adam") == race_error("adamw"), race_error("muon")
+    (True, None)
+    """
+    text = resources.files("isoscale.measure").joinpath("race_error.json").read_text(encoding="utf-8")
+    rows = json.loads(text)
+    name = "adamw" if optimizer == "adam" else FAMILIES[family_of(optimizer)].name
+    return RaceError(**rows[name]) if name in rows else None
