@@ -22,6 +22,7 @@ from torch import nn
 
 from isoscale import checks
 from isoscale.errors import InvalidValueError
+from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory, build, check_seeds
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
@@ -54,6 +55,8 @@ class Experiment:
         rule: What `scaled` gives a network; None if networks are measured as the factory makes them.
         optimizer: A family, a class of one, or a function that makes a network's optimizer.
         lr: The base's learning rate; without a rule, everybody's.
+        weight_decay: What the base is trained with.
+        roles: Glob pattern -> role, as for `isoscale.parametrize`.
         steps: Updates of each network.
         progress: Called with the share that is done.
     """
@@ -66,6 +69,8 @@ class Experiment:
     rule: Rule | None
     optimizer: Any
     lr: float
+    weight_decay: float
+    roles: Roles | None
     steps: int
     progress: Progress | None
 
@@ -81,6 +86,8 @@ class Experiment:
         rule: Rule | None = None,
         optimizer: Any = "sgd",
         lr: float = 1.0,
+        weight_decay: float = 0.0,
+        roles: Roles | None = None,
         steps: int = 0,
         least_steps: int = 0,
         progress: Progress | None = None,
@@ -106,6 +113,8 @@ class Experiment:
             rule=rule,
             optimizer=optimizer,
             lr=lr,
+            weight_decay=weight_decay,
+            roles=roles,
             steps=checks.whole("steps", steps, least=least_steps),
             progress=progress,
         )
@@ -146,7 +155,9 @@ class Experiment:
             self.rule,
             self.family.name,
             lr=self.lr,
+            weight_decay=self.weight_decay,
             example_inputs=self.inputs,
+            roles=self.roles,
             force=True,
         )
         return model, plan

@@ -5,21 +5,64 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from isoscale import checks
+from isoscale.errors import InvalidValueError
 from isoscale.stats.least_squares import least_squares, t_quantile
 from isoscale.stats.summary import LEVEL
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# An exponent further than this from what is expected is a failure, if chance does not explain it: 0.2 is a change by
-# 15 % at each doubling. Theory's own corrections at finite size are smaller, its failures 0.5 or more.
-TOLERANCE = 0.2
+SAME = "the same at every size"
+UNDECIDED = "not decided at these sizes"
+DEPENDS = "depends on the size"
+Answer = Literal["the same at every size", "not decided at these sizes", "depends on the size"]
+"""What a table of effects says as a whole."""
 
 _SYMBOL = {"width": "n", "depth": "L"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """When an effect is taken to depend on the size.
+
+    Attributes:
+        tolerance: An exponent no further than this from what is expected is none: 0.2 is a change by 15 % at each
+            doubling. The failures that theory knows are 0.5 or more.
+        level: Of the intervals. A table without a failure shows one by chance in a share 1 - level of the cases.
+    """
+
+    tolerance: float = 0.2
+    level: float = LEVEL
+
+    def __post_init__(self) -> None:
+        checks.number("tolerance", self.tolerance, above=0)
+        checks.number("level", self.level, above=0)
+        if self.level >= 1:
+            raise InvalidValueError(f"`level` must be below 1, got {self.level}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """One quantity of one module or role along one axis.
+
+    Attributes:
+        named: What it is: its columns in the table, "axis" among them.
+        sizes: Two or more.
+        values: (sizes, seeds).
+        expected: Its exponent if the network trains alike at every size.
+        may_vanish: Whether a smaller exponent is fine as well.
+    """
+
+    named: dict[str, Any]
+    sizes: Sequence[float]
+    values: np.ndarray
+    expected: float
+    may_vanish: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +84,6 @@ class Slope:
         """The t-based interval of that level."""
         half = t_quantile(self.freedom, level) * self.se
         return self.exponent - half, self.exponent + half
-
-    def verdict(self, expected: float, axis: str, comparisons: int = 1) -> str:
-        """ "stable", or what becomes of the quantity as the size grows.
-
-        Among many comparisons the interval is that of Bonferroni, so that a table without a failure shows one in
-        5 % of the cases.
-        """
-        if math.isnan(self.exponent):
-            return "not measured"
-        if math.isinf(self.exponent):
-            return "explodes beyond all numbers"
-        low, high = self.interval(1 - (1 - LEVEL) / comparisons)
-        if abs(self.exponent - expected) <= TOLERANCE or low <= expected <= high:
-            return "stable"
-        how = "explodes" if self.exponent > expected else "vanishes"
-        return f"{how} like {_SYMBOL[axis]}^{self.exponent:.2g}"
 
 
 def fit(sizes: Sequence[float], values: np.ndarray, *, correction: bool = False) -> Slope:
@@ -91,26 +118,118 @@ def fit(sizes: Sequence[float], values: np.ndarray, *, correction: bool = False)
     return Slope(exponent=float(found.coefficients[0]), se=float(found.se(0)), freedom=found.freedom)
 
 
-def judged(rows: Sequence[tuple[dict[str, Any], Slope, float]]) -> Iterator[dict[str, Any]]:
-    """Rows of a table: what was fitted, the slope and the expectation, with a verdict on each."""
-    comparisons = sum(not math.isnan(slope.exponent) for _, slope, _ in rows)
-    for named, slope, expected in rows:
-        low, high = slope.interval()
-        yield named | {
+def judged(effects: Sequence[Effect], thresholds: Thresholds, *, crowded: bool = False) -> pd.DataFrame:
+    """The table: for each effect its exponent, the interval, and a verdict.
+
+    Args:
+        effects: At least one.
+        thresholds: When an exponent is one.
+        crowded: Whether the batch has too many positions for the narrowest network (`notes.crowded`).
+    """
+    import pandas as pd
+
+    slopes = [fit(effect.sizes, effect.values) for effect in effects]
+    comparisons = sum(math.isfinite(slope.exponent) for slope in slopes)
+    # Among many comparisons the interval is Bonferroni's.
+    level = 1 - (1 - thresholds.level) / max(1, comparisons)
+    rows = []
+    for effect, slope in zip(effects, slopes, strict=True):
+        low, high = slope.interval(thresholds.level)
+        row = {
             "exponent": slope.exponent,
             "low": low,
             "high": high,
-            "expected": expected,
-            "verdict": slope.verdict(expected, named["axis"], comparisons),
+            "expected": effect.expected,
+            "verdict": _verdict(effect, slope, thresholds.tolerance, level, crowded),
         }
+        rows.append(effect.named | row)
+    return pd.DataFrame(rows)
+
+
+def _verdict(effect: Effect, slope: Slope, tolerance: float, level: float, crowded: bool) -> str:
+    """ "stable", what becomes of the effect as the size grows, or why that cannot be told."""
+    if math.isnan(slope.exponent):
+        return "not measured"
+    if math.isinf(slope.exponent):
+        return "explodes beyond all numbers"
+    off = slope.exponent - effect.expected
+    if effect.may_vanish and off < 0:
+        return "stable"
+    axis = effect.named["axis"]
+    trend = Trend.of(effect)
+    if abs(off) <= tolerance:
+        return "stable"
+    if len(trend.sizes) < 3:
+        return f"{UNCLEAR}: two sizes"
+    for slope in (trend.overall, trend.last):
+        low, high = slope.interval(level)
+        if low <= effect.expected <= high or math.isnan(low):
+            return f"{UNCLEAR}: noise"
+    for slope in (trend.last, trend.limit):
+        if math.copysign(1, off) * (slope.exponent - effect.expected) <= tolerance:
+            return f"{UNCLEAR}: dies out"
+    if crowded and axis == "width" and -0.5 - tolerance < off < 0:
+        return f"{UNCLEAR}: crowded"
+    how = "explodes" if off > 0 else "vanishes"
+    return f"{how} like {_SYMBOL[axis]}^{slope.exponent:.2g}"
+
+
+UNCLEAR = "not decided"
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How an exponent changes over the sizes: over all of them, between the largest two, and in the limit."""
+
+    sizes: np.ndarray
+    overall: Slope
+    last: Slope
+    limit: Slope
+
+    @classmethod
+    def of(cls, effect: Effect) -> Trend:
+        order = np.argsort(effect.sizes)
+        sizes = np.asarray(effect.sizes, float)[order]
+        log_y = np.log(effect.values[order])
+        x = np.log(sizes)
+        centred = x - x.mean()
+        overall = centred / np.square(centred).sum()
+        last = np.zeros(len(x))
+        last[-2:] = np.array([-1.0, 1.0]) / (x[-1] - x[-2])
+        limit = overall
+        if len(x) > 2:
+            # log y = a + exponent log x + c / x
+            design = np.stack([np.ones_like(x), x, 1 / sizes], axis=1)
+            limit = np.linalg.pinv(design)[1]
+        return cls(sizes, *(_contrast(weights, log_y) for weights in (overall, last, limit)))
+
+
+def _contrast(weights: np.ndarray, log_y: np.ndarray) -> Slope:
+    """sum_i weights_i log y_i, the mean over seeds; its error from what is left of log y beside sizes and seeds."""
+    seeds = log_y.shape[1]
+    left = log_y - log_y.mean(0) - log_y.mean(1, keepdims=True) + log_y.mean()
+    freedom = (len(weights) - 1) * (seeds - 1)
+    variance = np.square(left).sum() / freedom if freedom else math.nan
+    se = math.sqrt(variance * np.square(weights).sum() / seeds) if freedom else math.nan
+    return Slope(exponent=float(weights @ log_y.mean(1)), se=se, freedom=freedom)
+
+
+def failures(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that depend on the size."""
+    return table[table["verdict"].str.match("explodes|vanishes")]
+
+
+def answer(table: pd.DataFrame) -> Answer:
+    """What the rows say together."""
+    if len(failures(table)):
+        return DEPENDS
+    if bool(table["verdict"].str.startswith(UNCLEAR).any()):
+        return UNDECIDED
+    return SAME
 
 
 def undecided(table: pd.DataFrame) -> Iterator[str]:
-    """A sentence on the rows that pass only because their intervals are wide."""
-    far = (table["exponent"] - table["expected"]).abs() > TOLERANCE
-    count = int((far & (table["verdict"] == "stable")).sum())
+    """A sentence on the rows that cannot be told."""
+    count = int(table["verdict"].str.startswith(UNCLEAR).sum())
     if count:
-        yield (
-            f"{count} of {len(table)} exponents are further than {TOLERANCE:g} from what is expected, but no further "
-            "than chance explains: more seeds or sizes would tell"
-        )
+        yield f"{count} of {len(table)} exponents are not decided: more seeds or sizes would tell"
