@@ -45,6 +45,15 @@ class Thresholds:
         if self.level >= 1:
             raise InvalidValueError(f"`level` must be below 1, got {self.level}")
 
+    @property
+    def statement(self) -> str:
+        """Them, in words."""
+        return (
+            f"An effect fails if its exponent is further than {self.tolerance:g} from what is expected (--tolerance), "
+            f"overall, between the largest two sizes and in the limit, and chance does not explain it "
+            f"({self.level:.0%} over all effects, --level)."
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:

@@ -1,0 +1,463 @@
+"""How often `check` and `audit` are wrong: correct plans that alarm, injected faults that pass.
+
+Every case is one model under one rule and optimizer, along width or depth, with or without one fault. Sizes are small:
+small studies are where a check is tempted to be wrong. Finished cases are kept in a file, and a second run goes on
+where the first was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from isoscale import models, rules
+from isoscale.measure import audit, coordinate_check
+from isoscale.measure.tools.slopes import DEPENDS
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule, WidthRow
+
+Batch = tuple[Tensor, Tensor]
+Make = Callable[..., nn.Module]
+
+STEPS = 5
+RATES = {"sgd": 0.05, "adamw": 1e-3, "sign": 3e-4, "muon": 3e-3}
+
+
+# --- models ---
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model at any size, with its data.
+
+    Attributes:
+        make: Called with width, depth and seed.
+        data: "features", "images" or "tokens".
+        widths, depths: Measured along each axis; the other axis is held at its first entry.
+        axes: Along which a rule promises anything.
+        maps: Linear layers of a branch; 0 without branches.
+        hidden: Pattern of a hidden matrix, for the fault that misreads it.
+        samples: In a batch.
+        optimizers: Those to try.
+        unseen: Whether no threshold was chosen with it.
+    """
+
+    make: Make
+    data: str
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    depths: tuple[int, ...] = (2, 4, 8, 16)
+    axes: tuple[str, ...] = ("width", "depth")
+    maps: int = 2
+    hidden: str = ""
+    samples: int = 4
+    optimizers: tuple[str, ...] = ("sgd", "adamw", "muon")
+    unseen: bool = False
+
+    def sizes(self, axis: str) -> dict[str, tuple[int, ...]]:
+        if axis == "width":
+            return {"widths": self.widths, "depths": self.depths[:1]}
+        return {"widths": self.widths[1:2], "depths": self.depths}
+
+
+FEATURES, CLASSES, VOCABULARY, CONTEXT = 8, 4, 17, 8
+
+
+def batches(subject: Subject, seed: int) -> list[Batch]:
+    """One for each step."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(STEPS):
+        count = subject.samples
+        if subject.data == "tokens":
+            text = torch.randint(VOCABULARY, (count, CONTEXT + 1), generator=generator)
+            found.append((text[:, :-1], text[:, 1:]))
+            continue
+        shape = (FEATURES,) if subject.data == "features" else (2, 4, 4)
+        x = torch.randn(count, *shape, generator=generator)
+        y = torch.randint(CLASSES, (count,), generator=generator)
+        found.append((x, y))
+    return found
+
+
+def loss_fn(output: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(output.flatten(0, -2), y.flatten())
+
+
+def built_in(name: str, **options: Any) -> Make:
+    """A model of isoscale's."""
+    inputs: dict[str, Any] = {"out_features": CLASSES}
+    if models.takes(name) == "tokens":
+        inputs = {"out_features": VOCABULARY, "in_shape": (CONTEXT,)}
+    elif models.takes(name) == "images":
+        inputs["in_shape"] = (2, 4, 4)
+    else:
+        inputs["in_shape"] = (FEATURES,)
+
+    def make(width: int, depth: int, seed: int) -> nn.Module:
+        return models.build(name, options, width=width, depth=depth, seed=seed, **inputs)
+
+    return make
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)]
+        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+class Gated(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def perceptron(width: int, ratio: int = 2, phi: type[nn.Module] = nn.GELU) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, ratio * width), phi(), nn.Linear(ratio * width, width))
+
+
+class Residual(nn.Module):
+    """first, blocks of branches, last: h = h + branch(h), with a norm before or after each branch.
+
+    Args:
+        branches: Makes the branches of a block.
+        norm: Makes a norm of that width; None for none.
+        norm_last: Whether it stands at the branch's end.
+        std: Of every weight at every width; None: torch's defaults.
+    """
+
+    def __init__(
+        self,
+        first: nn.Module,
+        last: nn.Module,
+        depth: int,
+        branches: Callable[[], Sequence[nn.Module]],
+        norm: Callable[[], nn.Module] | None,
+        *,
+        norm_last: bool = False,
+        std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+        blocks = []
+        for _ in range(depth):
+            of_block = []
+            for branch in branches():
+                parts = [branch] if norm is None else [norm(), branch]
+                of_block.append(nn.Sequential(*(parts[::-1] if norm_last else parts)))
+            blocks.append(nn.ModuleList(of_block))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.Identity() if norm is None else norm()
+        if std is not None:
+            for module in self.modules():
+                if isinstance(module, (nn.Linear, nn.Embedding)):
+                    nn.init.normal_(module.weight, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        for block in self.blocks:
+            for branch in block:
+                h = h + branch(h)
+        return self.last(self.norm(h))
+
+
+def gpt2(width: int, depth: int) -> nn.Module:
+    """Small init at every width, two heads of any size, logits over the root of it."""
+    return Residual(
+        nn.Embedding(VOCABULARY, width),
+        nn.Linear(width, VOCABULARY, bias=False),
+        depth,
+        lambda: (Attention(width, 2), perceptron(width)),
+        lambda: nn.LayerNorm(width),
+        std=0.02,
+    )
+
+
+def llama(width: int, depth: int) -> nn.Module:
+    return Residual(
+        nn.Embedding(VOCABULARY, width),
+        nn.Linear(width, VOCABULARY, bias=False),
+        depth,
+        lambda: (Attention(width, width // 8), Gated(width)),
+        lambda: nn.RMSNorm(width),
+    )
+
+
+def sandwich(width: int, depth: int) -> nn.Module:
+    """A norm at the end of each branch."""
+    return Residual(
+        nn.Linear(FEATURES, width),
+        nn.Linear(width, CLASSES),
+        depth,
+        lambda: (perceptron(width),),
+        lambda: nn.LayerNorm(width),
+        norm_last=True,
+    )
+
+
+def gated(width: int, depth: int) -> nn.Module:
+    return Residual(
+        nn.Linear(FEATURES, width),
+        nn.Linear(width, CLASSES),
+        depth,
+        lambda: (Gated(width),),
+        lambda: nn.LayerNorm(width),
+        std=0.02,
+    )
+
+
+def biased(width: int, depth: int) -> nn.Module:
+    """Torch's defaults, biases everywhere, no norm."""
+    return Residual(
+        nn.Linear(FEATURES, width),
+        nn.Linear(width, CLASSES),
+        depth,
+        lambda: (perceptron(width, 1, nn.Tanh),),
+        None,
+    )
+
+
+def plain(width: int, depth: int) -> nn.Module:
+    """No branches: hidden layers one after the other."""
+    layers: list[nn.Module] = [nn.Linear(FEATURES, width), nn.ReLU()]
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
+
+
+_CONV: dict[str, Any] = {"data": "images", "widths": (8, 16, 32, 64), "samples": 2, "optimizers": ("sgd", "adamw")}
+_TEXT: dict[str, Any] = {"data": "tokens", "widths": (16, 32, 64), "depths": (2, 4, 8), "samples": 1}
+_IMAGE_TOKENS: dict[str, Any] = {"data": "images", "widths": (16, 32, 64), "depths": (2, 4, 8), "samples": 2}
+
+SUBJECTS: dict[str, Subject] = {
+    "residual-mlp": Subject(
+        make=built_in("residual-mlp"), data="features", hidden="blocks.*.maps.0.weight"
+    ),
+    "residual-mlp, one layer": Subject(
+        make=built_in("residual-mlp", block_depth=1, phi="tanh"),
+        data="features",
+        maps=1,
+        hidden="blocks.0.maps.0.weight",
+    ),
+    "residual-mlp, layer norm, gelu": Subject(
+        make=built_in("residual-mlp", norm="layer", phi="gelu"), data="features", hidden="blocks.*.maps.0.weight"
+    ),
+    "residual-mlp, 32 samples": Subject(
+        make=built_in("residual-mlp"), data="features", samples=32, hidden="blocks.*.maps.0.weight"
+    ),
+    "conv-net": Subject(make=built_in("conv-net", init="he"), axes=("width",), maps=0, **_CONV),
+    "conv-resnet, pre": Subject(make=built_in("conv-resnet", block="pre", block_depth=2), **_CONV),
+    "gpt": Subject(make=built_in("gpt", head_size=8), hidden="blocks.*.mlp.up.weight", **_TEXT),
+    "gpt2, std 0.02": Subject(make=gpt2, hidden="blocks.*.1.1.0.weight", **_TEXT),
+    "gpt2, std 0.02, 4 samples": Subject(make=gpt2, hidden="blocks.*.1.1.0.weight", **(_TEXT | {"samples": 4})),
+    "vit": Subject(make=built_in("vit", head_size=8, patch=2), hidden="blocks.*.mlp.up.weight", **_IMAGE_TOKENS),
+    "plain": Subject(make=plain, data="features", axes=("width",), maps=0, hidden="2.weight"),
+    "norm at the branch's end": Subject(make=sandwich, data="features", hidden="blocks.*.0.0.0.weight"),
+    # Never looked at while thresholds were chosen.
+    "llama": Subject(make=llama, hidden="blocks.*.1.1.up.weight", unseen=True, **_TEXT),
+    "gated, std 0.02": Subject(make=gated, data="features", hidden="blocks.*.0.1.up.weight", unseen=True),
+    "biases, tanh": Subject(make=biased, data="features", hidden="blocks.*.0.0.0.weight", unseen=True),
+    "conv-net, batch norm, gelu": Subject(
+        make=built_in("conv-net", norm="batch", phi="gelu"), axes=("width",), maps=0, unseen=True, **_CONV
+    ),
+    "conv-resnet, post": Subject(
+        make=built_in("conv-resnet", block="post", block_depth=2, phi="relu", norm="batch"), unseen=True, **_CONV
+    ),
+    "gpt, rms norm, 2 heads": Subject(
+        make=built_in("gpt", heads=2, norm="rms", phi="relu"), hidden="blocks.*.mlp.up.weight", unseen=True, **_TEXT
+    ),
+}
+
+
+# --- faults ---
+class CoupledDecay(torch.optim.AdamW):
+    """One decay for all groups, as if lr x decay took care of itself."""
+
+    def __init__(self, groups: Any) -> None:
+        groups = [group | {"weight_decay": DECAY if group["weight_decay"] else 0.0} for group in groups]
+        super().__init__(groups)
+
+
+class Flattened(torch.optim.AdamW):
+    """A scheduler that sets one learning rate for all groups."""
+
+    def step(self, closure: Any = None) -> Any:
+        most = max(group["lr"] for group in self.param_groups)
+        for group in self.param_groups:
+            group["lr"] = most
+        return super().step(closure)
+
+
+DECAY = 0.1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a plan.
+
+    Attributes:
+        rule: What becomes of the rule.
+        axes: Along which it must show.
+        optimizers: Under which it exists; empty for any.
+        optimizer: A class in the family's place.
+        models: Which have it; empty for any. Of those without `hidden`, none has a hidden layer to misread.
+    """
+
+    rule: Callable[[Rule], Rule] = lambda rule: rule
+    axes: tuple[str, ...] = ("width",)
+    optimizers: tuple[str, ...] = ()
+    optimizer: type | None = None
+    models: tuple[str, ...] = ()
+    hidden_as_input: bool = False
+
+
+def _width_row(role: Role, **changes: float) -> Callable[[Rule], Rule]:
+    def wrong(rule: Rule) -> Rule:
+        row = replace(rule.width[role], **changes)
+        return replace(rule, name=f"{rule.name}, broken", width={**rule.width, role: row})
+
+    return wrong
+
+
+def _without_branch_multiplier(rule: Rule) -> Rule:
+    return replace(rule, name=f"{rule.name}, broken", depth=replace(rule.depth, branch=0.0))
+
+
+def _with_torch_head_scale(rule: Rule) -> Rule:
+    return replace(rule, name=f"{rule.name}, broken", head_size=0.0)
+
+
+_TEXT_MODELS = ("gpt", "gpt2, std 0.02", "llama", "gpt, rms norm, 2 heads")
+
+FAULTS: dict[str, Fault] = {
+    "readout multiplier forgotten": Fault(
+        _width_row(Role.OUTPUT, multiplier=0.0, init_std=-0.5, sgd=0.0, eps=0.0)
+    ),
+    "Muon scaled twice": Fault(_width_row(Role.HIDDEN, muon=0.5), optimizers=("muon",)),
+    "embedding untied": Fault(_width_row(Role.OUTPUT, multiplier=0.0), models=_TEXT_MODELS),
+    "decay coupled to the rate": Fault(optimizers=("adamw",), optimizer=CoupledDecay),
+    "branch multiplier missing": Fault(_without_branch_multiplier, axes=("depth",)),
+    "attention over the root of the head": Fault(_with_torch_head_scale, models=("gpt2, std 0.02",)),
+    "hidden layer taken for an input": Fault(hidden_as_input=True),
+    "groups flattened": Fault(axes=("width", "depth"), optimizers=("adamw",), optimizer=Flattened),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model, rule, optimizer and axis; `fault` is empty for a correct plan, or "rule" where it must fail itself."""
+
+    model: str
+    rule: str
+    optimizer: str
+    axis: str
+    fault: str = ""
+    seed: int
+
+
+def promises(rule: str, subject: Subject, axis: str) -> bool:
+    """Whether the rule keeps every quantity along that axis."""
+    if axis == "width":
+        return rule not in ("sp", "ntp")
+    if rule == "completep":
+        return subject.maps >= 2
+    # One layer a branch has no inner projection to collapse.
+    return rule == "depth-mup" and subject.maps == 1
+
+
+def must_fail(rule: str, subject: Subject, axis: str) -> bool:
+    """Whether theory names a quantity that grows or dies like a power of 1/2 or more."""
+    if axis == "width":
+        return rule == "sp"
+    if rule in ("depth-mup", "depth-mup-corrected"):
+        return subject.maps >= 2
+    return rule in ("sp", "mup")
+
+
+def cases(seed: int, *, unseen: bool | None = None) -> Iterator[Case]:
+    """All of them; each gets seeds of its own, from `seed` on."""
+    for name, subject in SUBJECTS.items():
+        if unseen is not None and subject.unseen is not unseen:
+            continue
+        for axis in subject.axes:
+            for optimizer in subject.optimizers:
+                common = {"model": name, "optimizer": optimizer, "axis": axis}
+                for rule in _rules(subject, axis, optimizer):
+                    fault = "" if promises(rule, subject, axis) else "rule"
+                    yield Case(**common, rule=rule, fault=fault, seed=seed)
+                    seed += 10
+                for fault, row in FAULTS.items():
+                    if _applies(row, name, subject, axis, optimizer):
+                        rule = "depth-mup" if axis == "depth" and subject.maps == 1 else "completep"
+                        yield Case(**common, rule=rule, fault=fault, seed=seed)
+                        seed += 10
+
+
+def _rules(subject: Subject, axis: str, optimizer: str) -> list[str]:
+    """Those that promise something or must fail; the width rules differ in depth only, so one or two do."""
+    if axis == "width":
+        return ["completep", "mup", "sp"] if optimizer != "muon" else ["am-mup", "sp"]
+    chosen = ["completep", "depth-mup", "mup"]
+    if optimizer == "adamw":
+        chosen.append("depth-mup-corrected")
+    return [rule for rule in chosen if promises(rule, subject, axis) or must_fail(rule, subject, axis)]
+
+
+def _applies(fault: Fault, name: str, subject: Subject, axis: str, optimizer: str) -> bool:
+    fits = axis in fault.axes
+    fits = fits and (not fault.optimizers or optimizer in fault.optimizers)
+    fits = fits and (not fault.models or name in fault.models)
+    return fits and (bool(subject.hidden) or not fault.hidden_as_input)
+
+
+# --- one case ---
+def settings(case: Case) -> dict[str, Any]:
+    """Arguments that `check` and `audit` share."""
+    subject = SUBJECTS[case.model]
+    fault = FAULTS.get(case.fault, Fault())
+    seeds = [case.seed, case.seed + 1, case.seed + 2]
+    return {
+        "rule": fault.rule(rules.get(case.rule)),
+        "optimizer": fault.optimizer or case.optimizer,
+        "roles": {subject.hidden: Role.INPUT} if fault.hidden_as_input else None,
+        "seeds": seeds,
+        **subject.sizes(case.axis),
+    }
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """What `check` and `audit` answer to a case."""
+    subject = SUBJECTS[case.model]
+    given = batches(subject, case.seed)
+    shared = settings(case)
+    checked = coordinate_check(
+        subject.make, given, loss_fn, lr=RATES[case.optimizer], weight_decay=DECAY, steps=STEPS, **shared
+    )
+    audited = audit(subject.make, given[0], loss_fn, **shared)
+    found: dict[str, Any] = {}
+    for name, result in (("check", checked), ("audit", audited)):
+        table = result.exponents
+        off = table[table["verdict"].str.match("explodes|vanishes")]
+        by = "module" if name == "check" else "role"
+        found[name] = result.answer
+        found[f"{name}_rows"] = [f"{row[by]} {row['quantity']} {row['verdict']}" for _, row in off.iterrows()]
+    found["toothless"] = list(checked.toothless)
+    return found
