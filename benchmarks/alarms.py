@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,13 +21,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
+from rich.console import Console
+from scipy import stats
 from torch import Tensor, nn
 
 from isoscale import models, rules
-from isoscale.measure import audit, coordinate_check
+from isoscale.measure import Thresholds, audit, coordinate_check
 from isoscale.measure.tools.slopes import DEPENDS
 from isoscale.scaling.roles import Role
-from isoscale.scaling.rules import Rule, WidthRow
+from isoscale.scaling.rules import Rule
 
 Batch = tuple[Tensor, Tensor]
 Make = Callable[..., nn.Module]
@@ -248,9 +252,7 @@ _TEXT: dict[str, Any] = {"data": "tokens", "widths": (16, 32, 64), "depths": (2,
 _IMAGE_TOKENS: dict[str, Any] = {"data": "images", "widths": (16, 32, 64), "depths": (2, 4, 8), "samples": 2}
 
 SUBJECTS: dict[str, Subject] = {
-    "residual-mlp": Subject(
-        make=built_in("residual-mlp"), data="features", hidden="blocks.*.maps.0.weight"
-    ),
+    "residual-mlp": Subject(make=built_in("residual-mlp"), data="features", hidden="blocks.*.maps.0.weight"),
     "residual-mlp, one layer": Subject(
         make=built_in("residual-mlp", block_depth=1, phi="tanh"),
         data="features",
@@ -348,9 +350,7 @@ def _with_torch_head_scale(rule: Rule) -> Rule:
 _TEXT_MODELS = ("gpt", "gpt2, std 0.02", "llama", "gpt, rms norm, 2 heads")
 
 FAULTS: dict[str, Fault] = {
-    "readout multiplier forgotten": Fault(
-        _width_row(Role.OUTPUT, multiplier=0.0, init_std=-0.5, sgd=0.0, eps=0.0)
-    ),
+    "readout multiplier forgotten": Fault(_width_row(Role.OUTPUT, multiplier=0.0, init_std=-0.5, sgd=0.0, eps=0.0)),
     "Muon scaled twice": Fault(_width_row(Role.HIDDEN, muon=0.5), optimizers=("muon",)),
     "embedding untied": Fault(_width_row(Role.OUTPUT, multiplier=0.0), models=_TEXT_MODELS),
     "decay coupled to the rate": Fault(optimizers=("adamw",), optimizer=CoupledDecay),
@@ -461,3 +461,209 @@ def measure(case: Case) -> dict[str, Any]:
         found[f"{name}_rows"] = [f"{row[by]} {row['quantity']} {row['verdict']}" for _, row in off.iterrows()]
     found["toothless"] = list(checked.toothless)
     return found
+
+
+# --- the study ---
+@dataclass(frozen=True)
+class Study:
+    """Which cases, and where the results go."""
+
+    seed: int = 50_000
+    """First of the seeds: 50,000 and on were used for nothing else."""
+    cases: int = 260
+    """How many, drawn at random by `seed`: all of the unseen models' first, then of the others."""
+    kept: Path = Path("alarms.jsonl")
+    """File that keeps each finished case."""
+    page: Path = Path("docs/results/alarms.md")
+    """Page to write."""
+    seconds: float = math.inf
+    """Start no case after so long; another run goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A case and what came of it."""
+
+    case: Case
+    check: str
+    audit: str
+    check_rows: list[str] = field(default_factory=list)
+    audit_rows: list[str] = field(default_factory=list)
+    toothless: list[str] = field(default_factory=list)
+
+    def alarm(self, tool: str) -> bool:
+        """Whether "check", "audit" or "either" says that an effect depends on the size."""
+        return DEPENDS in ((self.check, self.audit) if tool == "either" else (getattr(self, tool),))
+
+
+def drawn(chosen: Study) -> list[Case]:
+    """The cases of a study: the unseen models' and, up to the number asked for, others drawn at random."""
+    order = random.Random(chosen.seed)
+    unseen = list(cases(chosen.seed, unseen=True))
+    others = list(cases(chosen.seed + 10_000, unseen=False))
+    for of_kind in (unseen, others):
+        order.shuffle(of_kind)
+    return [*unseen[: chosen.cases // 2], *others][: chosen.cases]
+
+
+def run(chosen: Study, out: Console) -> list[Result]:
+    """Measure what is not kept yet."""
+    kept = read(chosen.kept)
+    until = time.monotonic() + chosen.seconds
+    todo = [case for case in drawn(chosen) if case not in kept]
+    out.print(f"{len(kept)} cases are done, {len(todo)} are not")
+    for case in todo:
+        if time.monotonic() > until:
+            break
+        kept[case] = Result(case=case, **measure(case))
+        with chosen.kept.open("a") as file:
+            file.write(json.dumps(dataclasses.asdict(kept[case])) + "\n")
+        out.print(
+            case.model,
+            case.rule,
+            case.optimizer,
+            case.axis,
+            case.fault or "correct",
+            kept[case].check,
+            kept[case].audit,
+        )
+    return [kept[case] for case in drawn(chosen) if case in kept]
+
+
+def read(path: Path) -> dict[Case, Result]:
+    """The finished cases of a file."""
+    found: dict[Case, Result] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            case = Case(**row.pop("case"))
+            found[case] = Result(case=case, **row)
+    return found
+
+
+# --- the page ---
+_TOOLS = ("check", "audit", "either")
+
+
+def share(count: int, of: int) -> str:
+    """ "3 of 40: 7.5 % [2.6, 20]", Wilson's 95 % interval.
+
+    >>> share(1, 4)
+    '1 of 4: 25 % [4.6, 70]'
+    """
+    if not of:
+        return "-"
+    interval = stats.binomtest(count, of).proportion_ci(method="wilson")
+    return f"{count} of {of}: {100 * count / of:.2g} % [{100 * interval.low:.2g}, {100 * interval.high:.2g}]"
+
+
+def _row(label: str, results: Sequence[Result]) -> str:
+    cells = [share(sum(result.alarm(tool) for result in results), len(results)) for tool in _TOOLS]
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _table(first: str, rows: Mapping[str, Sequence[Result]]) -> list[str]:
+    head = f"| {first} | alarm of check | alarm of audit | of either |"
+    return [head, "| --- | --- | --- | --- |", *(_row(label, of_label) for label, of_label in rows.items()), ""]
+
+
+def _by(results: Sequence[Result], key: Callable[[Case], str]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(key(result.case), []).append(result)
+    return dict(sorted(found.items()))
+
+
+def _wrong(results: Sequence[Result]) -> Iterator[str]:
+    for result in results:
+        case = result.case
+        what = f"{case.model}, {case.rule}, {case.optimizer}, {case.axis}, seeds from {case.seed}"
+        if case.fault:
+            yield f"* missed: {case.fault}; {what}: check {result.check}, audit {result.audit}"
+        else:
+            rows = [*(f"check: {row}" for row in result.check_rows), *(f"audit: {row}" for row in result.audit_rows)]
+            yield f"* false alarm: {what}: {'; '.join(rows)}"
+
+
+def page(results: Sequence[Result], chosen: Study) -> str:
+    """The page: how often each of the two is wrong, by fault and by model, and every case in which both are."""
+    correct = [result for result in results if not result.case.fault]
+    by_rule = [result for result in results if result.case.fault == "rule"]
+    injected = [result for result in results if result.case.fault not in ("", "rule")]
+    undecided = Counter()
+    for result in correct:
+        for tool in ("check", "audit"):
+            undecided[tool] += getattr(result, tool).startswith("not decided")
+    toothless = sum(bool(result.toothless) for result in correct)
+    unseen = [result for result in correct if SUBJECTS[result.case.model].unseen]
+    wrong = [result for result in correct if result.alarm("either")]
+    wrong += [result for result in (*injected, *by_rule) if not result.alarm("either")]
+    thresholds = Thresholds()
+    lines = [
+        "# How often `check` and `audit` are wrong",
+        "",
+        f"{len(results)} cases, each with 3 seeds of its own from {chosen.seed} on; `benchmarks/alarms.py` runs them and "
+        "writes this page. Shares have Wilson's 95 % interval. Thresholds were chosen on other seeds and on the models "
+        "without a star; the models with a star were not looked at before.",
+        "",
+        f"Thresholds: tolerance {thresholds.tolerance:g}, level {thresholds.level:g}. Sizes: "
+        + "; ".join(f"{name}: {sizes}" for name, sizes in _sizes().items())
+        + f". `check`: {STEPS} steps, base learning rates "
+        + ", ".join(f"{name} {rate:g}" for name, rate in RATES.items())
+        + f", decay {DECAY:g}; `audit`: one step.",
+        "",
+        "## In short",
+        "",
+        *_table(
+            "",
+            {
+                "correct plans (an alarm is false)": correct,
+                "of these, models never looked at": unseen,
+                "injected faults": injected,
+                "rules that cannot keep what is asked": by_rule,
+            },
+        ),
+        f'On correct plans `check` answers "not decided at these sizes" in {share(undecided["check"], len(correct))}, '
+        f"`audit` in {share(undecided['audit'], len(correct))}; in {share(toothless, len(correct))} `check` says that it "
+        "could not have failed, as standard parametrization passes too.",
+        "",
+        "## By fault",
+        "",
+        *_table("fault", _by(injected, lambda case: case.fault)),
+        *_table("rule and axis", _by(by_rule, lambda case: f"{case.rule}, {case.axis}")),
+        "## Correct plans, by model and by optimizer",
+        "",
+        *_table("model", _by(correct, _starred)),
+        *_table("optimizer and axis", _by(correct, lambda case: f"{case.optimizer}, {case.axis}")),
+        "## Every wrong answer",
+        "",
+        *_wrong(wrong),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _starred(case: Case) -> str:
+    return case.model + (" *" if SUBJECTS[case.model].unseen else "")
+
+
+def _sizes() -> dict[str, str]:
+    """Sizes in words: those of most models, and of the others."""
+    found: dict[str, list[str]] = {}
+    for name, subject in SUBJECTS.items():
+        text = f"widths {', '.join(map(str, subject.widths))}; depths {', '.join(map(str, subject.depths))}"
+        found.setdefault(text, []).append(name)
+    return {", ".join(names): text for text, names in found.items()}
+
+
+def main() -> int:
+    chosen = tyro.cli(Study, description=__doc__)
+    out = Console(width=160)
+    results = run(chosen, out)
+    chosen.page.write_text(page(results, chosen))
+    out.print(f"written: {chosen.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

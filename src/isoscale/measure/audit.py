@@ -25,7 +25,7 @@ from isoscale.measure.steps import optimizer_step
 from isoscale.measure.tools.building import Factory, pair
 from isoscale.measure.tools.direct_update import direct_updates
 from isoscale.measure.tools.experiment import Experiment, Progress, Size
-from isoscale.measure.tools.hook_points import HookPoints, hook_points
+from isoscale.measure.tools.hook_points import HookPoints
 from isoscale.measure.tools.jvp import Jvp, forward_jvp
 from isoscale.measure.tools.notes import crowded, notes_over_sizes
 from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, mean_square
@@ -232,7 +232,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
             return _Network(overflow, roles, carried, "")
 
     steps = step_of_plan(plan, grads)
-    points = hook_points(model, experiment.inputs)
+    points = experiment.hook_points(model, size)
     vectors = {entry.name for entry in plan.entries if not entry.role.decays}
     direct = direct_updates(model, experiment.inputs, steps, vectors, seed)
     effects: Effects = {quantity: {} for quantity in QUANTITIES}

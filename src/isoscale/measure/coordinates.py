@@ -17,7 +17,6 @@ from isoscale.errors import InvalidValueError
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Progress, Size
-from isoscale.measure.tools.hook_points import hook_points
 from isoscale.measure.tools.notes import crowded, notes_over_sizes
 from isoscale.measure.tools.observe import INPUT, module_of, observe
 from isoscale.measure.tools.passes import Batch, LossFn, call, mean_square, parameters, seeded, widest
@@ -275,7 +274,7 @@ def _run(experiment: Experiment, looks: Looks, seed: int, size: Size) -> _Run:
     model, plan = experiment.scaled(seed, **size)
     decay = _decay(experiment, model, plan)
     steppers = experiment.optimizers_of_plan(plan)
-    labels = _labels(model, experiment, plan)
+    labels = _labels(model, experiment, size, plan)
     first = _outputs(model, labels, experiment.inputs, seed)
     run = _Run(
         start=_sizes(first, labels),
@@ -354,9 +353,9 @@ def _module(entry: TensorPlan) -> str:
     return entry.kind.rpartition(".")[0]
 
 
-def _labels(model: nn.Module, experiment: Experiment, plan: Plan) -> dict[str, str]:
+def _labels(model: nn.Module, experiment: Experiment, size: Size, plan: Plan) -> dict[str, str]:
     """Name to observe -> label: modules with parameters of their own, the residual stream, the output."""
-    stream = hook_points(model, experiment.inputs).blocks
+    stream = experiment.hook_points(model, size).blocks
     leaves: list[str] = []
     for name, module in model.named_modules():
         # A module without parameters hands on what others made, and a parent what its children made.
@@ -364,9 +363,10 @@ def _labels(model: nn.Module, experiment: Experiment, plan: Plan) -> dict[str, s
         if name and is_leaf and any(True for _ in module.parameters()):
             leaves.append(name)
     blocks = {entry.block for entry in plan.entries if entry.block}
+    of_entries = {entry.name.rpartition(".")[0]: _module(entry) for entry in plan.entries}
     labels = {"": _OUTPUT}
     for name in (*stream, *leaves):
-        labels[name] = _label(name, blocks)
+        labels[name] = of_entries.get(name, _label(name, blocks))
     # A block of several branches is itself in none of them: all depths must still have the same labels.
     for name in stream:
         if labels[name] == name:

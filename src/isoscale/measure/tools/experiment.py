@@ -24,9 +24,11 @@ from isoscale import checks
 from isoscale.errors import InvalidValueError
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory, build, check_seeds
+from isoscale.measure.tools.hook_points import HookPoints, hook_points
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
-from isoscale.parametrization import Plan, parametrize, shapes
+from isoscale.parametrization import Plan, shapes
+from isoscale.parametrization.make_plan import make, read, settings
 from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, Family, family_of
 from isoscale.scaling.rules import Rule
 from isoscale.stats.summary import mean_and_se
@@ -146,21 +148,34 @@ class Experiment:
 
     def scaled(self, seed: int, **size: Any) -> tuple[nn.Module, Plan]:
         """The network of that size and seed, and the rule's plan, applied to it."""
-        assert self.rule is not None
         model = self.build(seed, **size)
-        # Forced, since open items are told to the reader of a measurement as notes.
-        plan = parametrize(
-            model,
-            self.base,
-            self.rule,
-            self.family.name,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            example_inputs=self.inputs,
-            roles=self.roles,
-            force=True,
-        )
-        return model, plan
+        return model, self._plan(model, size).apply(model)
+
+    def _plan(self, model: nn.Module, size: Size) -> Plan:
+        """The plan for that size, bound to no model: networks of one size are read once, whatever their seeds."""
+        assert self.rule is not None
+        key = _key(size)
+        if key not in self._plans:
+            reading = read(model, self.base, self.inputs, self.roles)
+            chosen = settings(self.family.name, self.lr, self.weight_decay)
+            # Forced, since open items are told to the reader of a measurement as notes.
+            self._plans[key] = make(reading, self.rule, chosen, force=True)
+        return self._plans[key]
+
+    def hook_points(self, model: nn.Module, size: Size) -> HookPoints:
+        """Where to look in the network of that size; found once for each."""
+        key = _key(size)
+        if key not in self._points:
+            self._points[key] = hook_points(model, self.inputs)
+        return self._points[key]
+
+    @cached_property
+    def _plans(self) -> dict[Any, Plan]:
+        return {}
+
+    @cached_property
+    def _points(self) -> dict[Any, HookPoints]:
+        return {}
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -321,3 +336,7 @@ class Experiment:
             if params:
                 groups.append({"params": params, "optimizer": name, **options})
         return groups
+
+
+def _key(size: Size) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(size.items()))
