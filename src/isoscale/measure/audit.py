@@ -27,6 +27,7 @@ from isoscale.measure.tools.direct_update import direct_updates
 from isoscale.measure.tools.experiment import Experiment, Progress, Size
 from isoscale.measure.tools.hook_points import HookPoints
 from isoscale.measure.tools.jvp import Jvp, forward_jvp
+from isoscale.measure.tools.noise import made_by_noise, normed_stream
 from isoscale.measure.tools.notes import crowded, notes_over_sizes
 from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, mean_square
 from isoscale.measure.tools.slopes import (
@@ -65,7 +66,8 @@ class Audit:
         exponents: A row for each role (or tensor), quantity and axis: columns role, (tensor,) quantity, axis,
             exponent, low, high (95 % interval), expected, verdict.
         data: Dataset with own_update, branch_update, stream_update, output_update(role or tensor, width, depth, seed),
-            root mean squares to first order in a step at base learning rate 1; NaN where the grid was not measured.
+            root mean squares to first order in a step at base learning rate 1; stream(width, depth, seed), that of the
+            stream's end at initialisation where a norm divides by it. NaN where the grid was not measured.
         notes: What a reader should know about the model.
         experiment, rule: What was measured, under which rule; `suggest` measures it again under others.
         thresholds: What the verdicts were reached with.
@@ -207,6 +209,7 @@ class _Network:
     Attributes:
         effects: What the step does.
         roles: Of each label.
+        stream: See `normed_stream`.
         carried: The labels of which every tensor carries its branch's multiplier, or stands before a norm that does.
         method: A remark on how the changes were computed; empty if there is none.
     """
@@ -214,6 +217,7 @@ class _Network:
     effects: Effects
     roles: dict[str, Role]
     carried: set[str]
+    stream: float
     method: str
 
 
@@ -229,10 +233,11 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     for grad in grads.values():
         if not grad.isfinite().all():
             overflow = {quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}
-            return _Network(overflow, roles, carried, "")
+            return _Network(overflow, roles, carried, math.nan, "")
 
     steps = step_of_plan(plan, grads)
     points = experiment.hook_points(model, size)
+    stream = normed_stream(model, experiment.inputs, points, seed)
     vectors = {entry.name for entry in plan.entries if not entry.role.decays}
     direct = direct_updates(model, experiment.inputs, steps, vectors, seed)
     effects: Effects = {quantity: {} for quantity in QUANTITIES}
@@ -247,7 +252,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
             method = f"changes by {pushed.method}, because {pushed.why}"
         for quantity, value in _propagated(pushed.outputs, points).items():
             effects[quantity][label] = value
-    return _Network(effects, roles, carried, method)
+    return _Network(effects, roles, carried, stream, method)
 
 
 @contextlib.contextmanager
@@ -379,6 +384,7 @@ def _dataset(
     shape = [len(values) for values in coords.values()]
     # Only the two lines of sizes are measured; the rest of the grid stays NaN.
     nothing = {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES}
+    nothing["stream"] = (tuple(coords)[1:], np.full(shape[1:], np.nan))
     data = xr.Dataset(
         nothing,
         coords,
@@ -393,6 +399,7 @@ def _dataset(
             at = {**size, "seed": seed}
             for quantity, values in network.effects.items():
                 data[quantity].loc[at] = [values[label] for label in labels]
+            data["stream"].loc[at] = network.stream
     return data
 
 
@@ -417,6 +424,7 @@ def _effects(
                     sizes=sizes,
                     values=at_sizes,
                     expected=expectation(roles[label], quantity, axis, rule, ends_branch=label in carried),
+                    noise=made_by_noise(experiment, axis, data["stream"]),
                 )
 
 

@@ -17,6 +17,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Progress, Size
+from isoscale.measure.tools.noise import made_by_noise, normed_stream
 from isoscale.measure.tools.notes import crowded, notes_over_sizes
 from isoscale.measure.tools.observe import INPUT, module_of, observe
 from isoscale.measure.tools.passes import Batch, LossFn, call, mean_square, parameters, seeded, widest
@@ -61,7 +62,8 @@ class CoordinateCheck:
             where no module returns it. "softmax" is what softmaxes are given: attention logits.
         data: Dataset with start(module, width, depth, seed) and change(module, ..., step), root mean squares on the
             first batch; stable_rank(module, ..., step), |dW|_F^2 / |dW|_2^2 of the update at `steps` and at `late`;
-            decay(module, width, depth, seed); loss(width, depth, seed, step).
+            decay(module, width, depth, seed); stream(width, depth, seed), the start of the stream's end where a norm
+            divides by it; loss(width, depth, seed, step).
         notes: What a reader should know about the model.
         thresholds: What the verdicts were reached with.
         toothless: The axes along which standard parametrization passes as well: there the check shows nothing.
@@ -258,12 +260,14 @@ class _Run:
         changes: After each step that is looked at, size of the change since then.
         stable_ranks: Of the update at each look.
         decay: Share of the weights that decay removes in a step.
+        stream: See `normed_stream`; this one is no mapping.
         losses: Before each step that is looked at.
         sizes_of_branches: For the modules that a rule does not start at size 1: its power of the depth ratio.
     """
 
     start: dict[str, float]
     decay: dict[str, float]
+    stream: float
     sizes_of_branches: dict[str, float]
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     stable_ranks: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -279,6 +283,7 @@ def _run(experiment: Experiment, looks: Looks, seed: int, size: Size) -> _Run:
     run = _Run(
         start=_sizes(first, labels),
         decay=decay,
+        stream=normed_stream(model, experiment.inputs, experiment.hook_points(model, size), seed),
         sizes_of_branches=_sizes_of_branches(plan),
     )
     # The masks of training come from `seed` once; every look at the outputs starts from it anew, so that only the
@@ -475,6 +480,7 @@ def _dataset(
             "change": (dims, np.full(shape, np.nan)),
             "stable_rank": (dims, np.full(shape, np.nan)),
             "decay": (dims[:-1], np.full(shape[:-1], np.nan)),
+            "stream": (dims[1:-1], np.full(shape[1:-1], np.nan)),
             "loss": (dims[1:], np.full(shape[1:], np.nan)),
         },
         coords,
@@ -489,6 +495,7 @@ def _dataset(
             at = {**size, "seed": seed}
             data["start"].loc[at] = [run.start[label] for label in labels]
             data["decay"].loc[at] = [run.decay.get(label, math.nan) for label in labels]
+            data["stream"].loc[at] = run.stream
             for step in looks.steps:
                 then = {**at, "step": step}
                 data["change"].loc[then] = [run.changes[step][label] for label in labels]
@@ -511,6 +518,7 @@ def _effects(
         # A run that left the numbers counts as one that grew beyond them.
         quantities[name] = data["change"].sel(step=step).fillna(np.inf)
     quantities["decay"] = data["decay"]
+    noise = {axis: made_by_noise(experiment, axis, data["stream"]) for axis in experiment.fitted_axes}
     for module in data["module"].values.tolist():
         for quantity, values in quantities.items():
             of_module = values.sel(module=module)
@@ -527,6 +535,7 @@ def _effects(
                     expected=sizes_of_branches.get(module, 0.0) if follows else 0.0,
                     # A start that shrinks is none of a coordinate check's business.
                     may_vanish=quantity == "start",
+                    noise=None if quantity in ("start", "decay") else noise[axis],
                 )
 
 

@@ -65,6 +65,9 @@ class Effect:
         values: (sizes, seeds).
         expected: Its exponent if the network trains alike at every size.
         may_vanish: Whether a smaller exponent is fine as well.
+        noise: What the size of the initial noise, by itself, makes of the effect, up to a constant: (sizes, seeds).
+            Under a rule whose branches start small, noise of size L^(1/2 - b) dies out beside what is constant; until
+            it has, a norm divides by less at every size, and effects grow. None where no norm does.
     """
 
     named: dict[str, Any]
@@ -72,6 +75,7 @@ class Effect:
     values: np.ndarray
     expected: float
     may_vanish: bool = False
+    noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,25 +166,32 @@ def _verdict(effect: Effect, slope: Slope, tolerance: float, level: float, crowd
     if math.isinf(slope.exponent):
         return "explodes beyond all numbers"
     off = slope.exponent - effect.expected
-    if effect.may_vanish and off < 0:
+    if abs(off) <= tolerance or (effect.may_vanish and off < 0):
         return "stable"
-    axis = effect.named["axis"]
-    trend = Trend.of(effect)
-    if abs(off) <= tolerance:
-        return "stable"
-    if len(trend.sizes) < 3:
-        return f"{UNCLEAR}: two sizes"
-    for slope in (trend.overall, trend.last):
-        low, high = slope.interval(level)
-        if low <= effect.expected <= high or math.isnan(low):
-            return f"{UNCLEAR}: noise"
-    for slope in (trend.last, trend.limit):
-        if math.copysign(1, off) * (slope.exponent - effect.expected) <= tolerance:
-            return f"{UNCLEAR}: dies out"
-    if crowded and axis == "width" and -0.5 - tolerance < off < 0:
-        return f"{UNCLEAR}: crowded"
+    if len(effect.sizes) < 3:
+        return f"{UNCLEAR}: two sizes show no trend"
+    sign = math.copysign(1, off)
+
+    def least(*slopes: Slope) -> float:
+        """By how much each of them is off, in the direction of the whole."""
+        return min(sign * (slope.exponent - effect.expected) for slope in slopes)
+
+    trend = Trend.of(effect.sizes, effect.values)
+    low, high = trend.overall.interval(level)
+    if math.isnan(low) or low <= effect.expected <= high:
+        return f"{UNCLEAR}: chance explains it"
+    # An effect of finite size, c / size, dies out; a failure is as large between the largest sizes, and in the limit.
+    if least(trend.last, trend.limit) <= tolerance:
+        return f"{UNCLEAR}: it dies out"
+    if off > 0 and effect.noise is not None:
+        without = Trend.of(effect.sizes, effect.values / effect.noise)
+        if least(without.overall, without.last, without.limit) <= tolerance:
+            return f"{UNCLEAR}: the initial noise dies out"
+    # With P positions in the batch an update of width n is of size (1 + c P / n)^(1/2).
+    if crowded and effect.named["axis"] == "width" and -0.5 - tolerance < off < 0:
+        return f"{UNCLEAR}: too many positions"
     how = "explodes" if off > 0 else "vanishes"
-    return f"{how} like {_SYMBOL[axis]}^{slope.exponent:.2g}"
+    return f"{how} like {_SYMBOL[effect.named['axis']]}^{slope.exponent:.2g}"
 
 
 UNCLEAR = "not decided"
@@ -188,29 +199,26 @@ UNCLEAR = "not decided"
 
 @dataclass(frozen=True)
 class Trend:
-    """How an exponent changes over the sizes: over all of them, between the largest two, and in the limit."""
+    """An exponent over all sizes, between the largest two, and in the limit: y = size^exponent exp(c / size)."""
 
-    sizes: np.ndarray
     overall: Slope
     last: Slope
     limit: Slope
 
     @classmethod
-    def of(cls, effect: Effect) -> Trend:
-        order = np.argsort(effect.sizes)
-        sizes = np.asarray(effect.sizes, float)[order]
-        log_y = np.log(effect.values[order])
-        x = np.log(sizes)
+    def of(cls, sizes: Sequence[float], values: np.ndarray) -> Trend:
+        """Of three sizes or more; values are (sizes, seeds)."""
+        order = np.argsort(sizes)
+        log_y = np.log(values[order])
+        ordered = np.asarray(sizes, float)[order]
+        x = np.log(ordered)
         centred = x - x.mean()
         overall = centred / np.square(centred).sum()
-        last = np.zeros(len(x))
+        last = np.zeros_like(x)
         last[-2:] = np.array([-1.0, 1.0]) / (x[-1] - x[-2])
-        limit = overall
-        if len(x) > 2:
-            # log y = a + exponent log x + c / x
-            design = np.stack([np.ones_like(x), x, 1 / sizes], axis=1)
-            limit = np.linalg.pinv(design)[1]
-        return cls(sizes, *(_contrast(weights, log_y) for weights in (overall, last, limit)))
+        design = np.stack([np.ones_like(x), x, 1 / ordered], axis=1)
+        limit = np.linalg.pinv(design)[1]
+        return cls(*(_contrast(weights, log_y) for weights in (overall, last, limit)))
 
 
 def _contrast(weights: np.ndarray, log_y: np.ndarray) -> Slope:
