@@ -602,9 +602,9 @@ def page(results: Sequence[Result], chosen: Study) -> str:
     lines = [
         "# How often `check` and `audit` are wrong",
         "",
-        f"{len(results)} cases, each with 3 seeds of its own from {chosen.seed} on; `benchmarks/alarms.py` runs them and "
-        "writes this page. Shares have Wilson's 95 % interval. Thresholds were chosen on other seeds and on the models "
-        "without a star; the models with a star were not looked at before.",
+        f"{len(results)} cases, each with 3 seeds of its own from {chosen.seed} on; `benchmarks/alarms.py` runs them "
+        "and writes this page. Shares have Wilson's 95 % interval. Thresholds were chosen on other seeds and on the "
+        "models without a star; the models with a star were not looked at before.",
         "",
         f"Thresholds: tolerance {thresholds.tolerance:g}, level {thresholds.level:g}. Sizes: "
         + "; ".join(f"{name}: {sizes}" for name, sizes in _sizes().items())
@@ -624,8 +624,8 @@ def page(results: Sequence[Result], chosen: Study) -> str:
             },
         ),
         f'On correct plans `check` answers "not decided at these sizes" in {share(undecided["check"], len(correct))}, '
-        f"`audit` in {share(undecided['audit'], len(correct))}; in {share(toothless, len(correct))} `check` says that it "
-        "could not have failed, as standard parametrization passes too.",
+        f"`audit` in {share(undecided['audit'], len(correct))}; in {share(toothless, len(correct))} `check` says that "
+        "it could not have failed, as standard parametrization passes too.",
         "",
         "## By fault",
         "",

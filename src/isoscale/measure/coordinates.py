@@ -243,7 +243,7 @@ def _updates(data: xr.Dataset, looks: Looks) -> Iterator[str]:
     known = early.notnull() & late.notnull()
     if bool(known.any()):
         growth = (late / early).where(known, drop=True)
-        most = growth["module"].values[int(growth.argmax())]
+        most = growth["module"].values[int(growth.values.argmax())]
         yield (
             f"stable rank of an update, from step {looks.verdicts[0]} to {looks.verdicts[1]} at the largest size: "
             f"grows most in {most}, from {float(early.sel(module=most)):.3g} to {float(late.sel(module=most)):.3g}"
