@@ -32,7 +32,9 @@ def verdict(one, **given):
         (L**0, "stable"),
         (L**0.15, "stable"),
         # L - 1 of L blocks add up: the exponent over these sizes is 0.28, and 0.1 between the last two.
-        (1 - 1 / L, "not decided: it dies out"),
+        (1 - 1 / L, "stable"),
+        # Twice that could be a failure of 0.5 that began small.
+        ((1 - 1 / L) ** 2, "not decided: it dies out"),
         # The failure stays where finite size adds to it.
         ((1 - 1 / L) * L**0.5, "explodes like L^0.7"),
         (np.exp(-1 / L) * L**-0.5, "vanishes like L^-0.3"),
@@ -94,7 +96,7 @@ def test_numbers_that_are_none():
 
 
 def test_answers():
-    fine, unclear, broken = effect(L**0), effect(1 - 1 / L), effect(L**0.5)
+    fine, unclear, broken = effect(L**0), effect((1 - 1 / L) ** 2), effect(L**0.5)
     assert answer(judged([fine], Thresholds())) == SAME
     assert answer(judged([fine, unclear], Thresholds())) == UNDECIDED
     table = judged([fine, unclear, broken], Thresholds())
@@ -104,12 +106,16 @@ def test_answers():
 
 def test_thresholds_can_be_set():
     assert verdict(effect(L**0.15), thresholds=Thresholds(tolerance=0.1)) == "explodes like L^0.15"
-    assert verdict(effect(L**0.5), thresholds=Thresholds(tolerance=0.6)) == "stable"
+    assert verdict(effect(L**0.5), thresholds=Thresholds(tolerance=0.6, failure=1.0)) == "stable"
     noisy = effect(L**0.5, scatter=0.15)
     assert verdict(noisy).startswith("explodes")
     assert verdict(noisy, thresholds=Thresholds(level=1 - 1e-9)) == "not decided: chance explains it"
     assert "0.2" in Thresholds().statement
-    for given, error in (({"tolerance": 0.0}, InvalidValueError), ({"level": 1.0}, InvalidValueError)):
+    for given, error in (
+        ({"tolerance": 0.0}, InvalidValueError),
+        ({"level": 1.0}, InvalidValueError),
+        ({"failure": 0.1}, InvalidValueError),
+    ):
         with pytest.raises(error, match=next(iter(given))):
             Thresholds(**given)
     with pytest.raises(InvalidTypeError, match="tolerance"):

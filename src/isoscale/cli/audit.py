@@ -42,6 +42,8 @@ class AuditCommand:
     """Suggest the depth exponents that would make every effect flat."""
     tolerance: float = 0.2
     """An exponent no further than this from what is expected is none."""
+    failure: float = 0.5
+    """The failures that theory knows are this far from it or further."""
     level: float = 0.95
     """Of the intervals; a table without a failure shows one by chance in 1 - level of the cases."""
     strict: bool = False
@@ -73,7 +75,7 @@ class AuditCommand:
                 optimizer=self.optimizer,
                 seeds=self.seeds,
                 by=by,
-                thresholds=measure.Thresholds(tolerance=self.tolerance, level=self.level),
+                thresholds=measure.Thresholds(tolerance=self.tolerance, failure=self.failure, level=self.level),
                 progress=show,
             )
         exponents.show(found.exponents, by, out)

@@ -44,6 +44,8 @@ class CheckCommand:
     """Number of seeds: 0, 1, ..."""
     tolerance: float = 0.2
     """An exponent no further than this from what is expected is none."""
+    failure: float = 0.5
+    """The failures that theory knows are this far from it or further."""
     level: float = 0.95
     """Of the intervals; a table without a failure shows one by chance in 1 - level of the cases."""
     strict: bool = False
@@ -79,7 +81,7 @@ class CheckCommand:
                 late=self.late,
                 control=self.control,
                 seeds=self.seeds,
-                thresholds=measure.Thresholds(tolerance=self.tolerance, level=self.level),
+                thresholds=measure.Thresholds(tolerance=self.tolerance, failure=self.failure, level=self.level),
                 progress=show,
             )
         exponents.show(found.exponents, "module", out)

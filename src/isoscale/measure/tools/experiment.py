@@ -179,13 +179,16 @@ class Experiment:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base's shapes, init and trace; the smallest depth instead of 1 if the factory makes no network of 1."""
+        """The base's shapes, init and trace; the smallest depth instead of 1 if a network of 1 cannot be made, or
+        be a base."""
         size = self.smallest
         if size.get("depth", 1) > 1:
-            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
+            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard. A plain net of one layer
+            # has no hidden layer, and cannot be the base of one that has.
             with contextlib.suppress(Exception):
-                shallow = self.build(0, **{**size, "depth": 1})
-                return shapes(shallow, self.inputs)
+                shallow = shapes(self.build(0, **{**size, "depth": 1}), self.inputs)
+                read(self.build(0, **size), shallow, self.inputs, self.roles)
+                return shallow
         return shapes(self.build(0, **size), self.inputs)
 
     # --- sizes ---

@@ -32,15 +32,19 @@ class Thresholds:
 
     Attributes:
         tolerance: An exponent no further than this from what is expected is none: 0.2 is a change by 15 % at each
-            doubling. The failures that theory knows are 0.5 or more.
+            doubling.
+        failure: The failures that theory knows are this far from it or further. Where an effect may be chance or the
+            end of something that dies out, an interval that stays below this shows that it is no failure.
         level: Of the intervals. A table without a failure shows one by chance in a share 1 - level of the cases.
     """
 
     tolerance: float = 0.2
+    failure: float = 0.5
     level: float = LEVEL
 
     def __post_init__(self) -> None:
         checks.number("tolerance", self.tolerance, above=0)
+        checks.number("failure", self.failure, above=self.tolerance)
         checks.number("level", self.level, above=0)
         if self.level >= 1:
             raise InvalidValueError(f"`level` must be below 1, got {self.level}")
@@ -50,8 +54,9 @@ class Thresholds:
         """Them, in words."""
         return (
             f"An effect fails if its exponent is further than {self.tolerance:g} from what is expected (--tolerance), "
-            f"overall, between the largest two sizes and in the limit, and chance does not explain it "
-            f"({self.level:.0%} over all effects, --level)."
+            "overall, between the largest two sizes and in the limit, and chance does not explain it "
+            f"({self.level:.0%} over all effects, --level); it may be one while {self.failure:g} is in its interval "
+            "(--failure)."
         )
 
 
@@ -153,14 +158,22 @@ def judged(effects: Sequence[Effect], thresholds: Thresholds, *, crowded: bool =
             "low": low,
             "high": high,
             "expected": effect.expected,
-            "verdict": _verdict(effect, slope, thresholds.tolerance, level, crowded),
+            "verdict": _verdict(effect, slope, thresholds, level, crowded),
         }
         rows.append(effect.named | row)
     return pd.DataFrame(rows)
 
 
-def _verdict(effect: Effect, slope: Slope, tolerance: float, level: float, crowded: bool) -> str:
-    """ "stable", what becomes of the effect as the size grows, or why that cannot be told."""
+def _verdict(effect: Effect, slope: Slope, thresholds: Thresholds, level: float, crowded: bool) -> str:
+    """ "stable", what becomes of the effect as the size grows, or why that cannot be told.
+
+    Args:
+        effect, slope: It, and its exponent over all sizes.
+        thresholds: When an exponent is one.
+        level: Of the interval that chance alone rarely leaves, in a table of so many effects.
+        crowded: As for `judged`.
+    """
+    tolerance = thresholds.tolerance
     if math.isnan(slope.exponent):
         return "not measured"
     if math.isinf(slope.exponent):
@@ -177,12 +190,14 @@ def _verdict(effect: Effect, slope: Slope, tolerance: float, level: float, crowd
         return min(sign * (slope.exponent - effect.expected) for slope in slopes)
 
     trend = Trend.of(effect.sizes, effect.values)
+    low, high = slope.interval(thresholds.level)
+    is_small = effect.expected - thresholds.failure < low and high < effect.expected + thresholds.failure
     low, high = trend.overall.interval(level)
     if math.isnan(low) or low <= effect.expected <= high:
-        return f"{UNCLEAR}: chance explains it"
+        return "stable" if is_small else f"{UNCLEAR}: chance explains it"
     # An effect of finite size, c / size, dies out; a failure is as large between the largest sizes, and in the limit.
     if least(trend.last, trend.limit) <= tolerance:
-        return f"{UNCLEAR}: it dies out"
+        return "stable" if is_small else f"{UNCLEAR}: it dies out"
     if off > 0 and effect.noise is not None:
         without = Trend.of(effect.sizes, effect.values / effect.noise)
         if least(without.overall, without.last, without.limit) <= tolerance:
