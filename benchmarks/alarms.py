@@ -8,6 +8,7 @@ where the first was stopped.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -471,7 +472,7 @@ class Study:
     seed: int = 50_000
     """First of the seeds: 50,000 and on were used for nothing else."""
     cases: int = 260
-    """How many, drawn at random by `seed`: all of the unseen models' first, then of the others."""
+    """How many, in an order drawn by `seed`."""
     kept: Path = Path("alarms.jsonl")
     """File that keeps each finished case."""
     page: Path = Path("docs/results/alarms.md")
@@ -497,13 +498,16 @@ class Result:
 
 
 def drawn(chosen: Study) -> list[Case]:
-    """The cases of a study: the unseen models' and, up to the number asked for, others drawn at random."""
+    """The cases of a study: in turn a correct plan and one that is not, each kind in random order."""
     order = random.Random(chosen.seed)
-    unseen = list(cases(chosen.seed, unseen=True))
-    others = list(cases(chosen.seed + 10_000, unseen=False))
-    for of_kind in (unseen, others):
+    every = list(cases(chosen.seed))
+    faulty = [case for case in every if case.fault]
+    # There are fewer correct plans: they come twice, with other seeds.
+    correct = [case for case in (*every, *cases(chosen.seed + 10_000)) if not case.fault]
+    for of_kind in (correct, faulty):
         order.shuffle(of_kind)
-    return [*unseen[: chosen.cases // 2], *others][: chosen.cases]
+    pairs = itertools.chain.from_iterable(zip(correct, faulty, strict=False))
+    return list(pairs)[: chosen.cases]
 
 
 def run(chosen: Study, out: Console) -> list[Result]:
