@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,6 +24,9 @@ Answer = Literal["the same at every size", "not decided at these sizes", "depend
 """What a table of effects says as a whole."""
 
 _SYMBOL = {"width": "n", "depth": "L"}
+
+# How the verdict on an effect begins that cannot be told from none.
+UNCLEAR = "not decided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,17 +188,17 @@ def _verdict(effect: Effect, slope: Slope, thresholds: Thresholds, level: float,
         return f"{UNCLEAR}: two sizes show no trend"
     sign = math.copysign(1, off)
 
-    def least(*slopes: Slope) -> float:
+    def least(*exponents: float) -> float:
         """By how much each of them is off, in the direction of the whole."""
-        return min(sign * (slope.exponent - effect.expected) for slope in slopes)
+        return min(sign * (exponent - effect.expected) for exponent in exponents)
 
-    trend = Trend.of(effect.sizes, effect.values)
     low, high = slope.interval(thresholds.level)
     is_small = effect.expected - thresholds.failure < low and high < effect.expected + thresholds.failure
-    low, high = trend.overall.interval(level)
+    low, high = _with_error_over_seeds(slope, effect).interval(level)
     if math.isnan(low) or low <= effect.expected <= high:
         return "stable" if is_small else f"{UNCLEAR}: chance explains it"
     # An effect of finite size, c / size, dies out; a failure is as large between the largest sizes, and in the limit.
+    trend = Trend.of(effect.sizes, effect.values)
     if least(trend.last, trend.limit) <= tolerance:
         return "stable" if is_small else f"{UNCLEAR}: it dies out"
     if off > 0 and effect.noise is not None:
@@ -209,41 +212,45 @@ def _verdict(effect: Effect, slope: Slope, thresholds: Thresholds, level: float,
     return f"{how} like {_SYMBOL[effect.named['axis']]}^{slope.exponent:.2g}"
 
 
-UNCLEAR = "not decided"
+def _with_error_over_seeds(slope: Slope, effect: Effect) -> Slope:
+    """The slope with an error that knows nothing of the law: from what is left of log y beside its means over seeds
+    and over sizes. What bends the law is left to `Trend`. One seed has the scatter about the law only."""
+    sizes, seeds = effect.values.shape
+    if seeds == 1:
+        return slope
+    log_y = np.log(effect.values)
+    left = log_y - log_y.mean(0) - log_y.mean(1, keepdims=True) + log_y.mean()
+    freedom = (sizes - 1) * (seeds - 1)
+    x = np.log(np.asarray(effect.sizes, float))
+    spread = np.square(x - x.mean()).sum() * seeds
+    variance = np.square(left).sum() / freedom
+    return replace(slope, se=math.sqrt(variance / spread), freedom=freedom)
 
 
 @dataclass(frozen=True)
 class Trend:
     """An exponent over all sizes, between the largest two, and in the limit: y = size^exponent exp(c / size)."""
 
-    overall: Slope
-    last: Slope
-    limit: Slope
+    overall: float
+    last: float
+    limit: float
 
     @classmethod
     def of(cls, sizes: Sequence[float], values: np.ndarray) -> Trend:
         """Of three sizes or more; values are (sizes, seeds)."""
         order = np.argsort(sizes)
-        log_y = np.log(values[order])
+        # The mean over seeds, (sizes,).
+        log_y = np.log(values[order]).mean(1)
         ordered = np.asarray(sizes, float)[order]
         x = np.log(ordered)
         centred = x - x.mean()
-        overall = centred / np.square(centred).sum()
-        last = np.zeros_like(x)
-        last[-2:] = np.array([-1.0, 1.0]) / (x[-1] - x[-2])
         design = np.stack([np.ones_like(x), x, 1 / ordered], axis=1)
-        limit = np.linalg.pinv(design)[1]
-        return cls(*(_contrast(weights, log_y) for weights in (overall, last, limit)))
-
-
-def _contrast(weights: np.ndarray, log_y: np.ndarray) -> Slope:
-    """sum_i weights_i log y_i, the mean over seeds; its error from what is left of log y beside sizes and seeds."""
-    seeds = log_y.shape[1]
-    left = log_y - log_y.mean(0) - log_y.mean(1, keepdims=True) + log_y.mean()
-    freedom = (len(weights) - 1) * (seeds - 1)
-    variance = np.square(left).sum() / freedom if freedom else math.nan
-    se = math.sqrt(variance * np.square(weights).sum() / seeds) if freedom else math.nan
-    return Slope(exponent=float(weights @ log_y.mean(1)), se=se, freedom=freedom)
+        coefficients, *_ = np.linalg.lstsq(design, log_y)
+        return cls(
+            overall=float(centred @ log_y / np.square(centred).sum()),
+            last=float((log_y[-1] - log_y[-2]) / (x[-1] - x[-2])),
+            limit=float(coefficients[1]),
+        )
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
