@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from isoscale import models, rules
 from isoscale.measure import Thresholds, audit, coordinate_check
-from isoscale.measure.tools.slopes import DEPENDS
+from isoscale.measure.tools.slopes import DEPENDS, UNCLEAR, failures
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
 
@@ -455,8 +455,7 @@ def measure(case: Case) -> dict[str, Any]:
     audited = audit(subject.make, given[0], loss_fn, **shared)
     found: dict[str, Any] = {}
     for name, result in (("check", checked), ("audit", audited)):
-        table = result.exponents
-        off = table[table["verdict"].str.match("explodes|vanishes")]
+        off = failures(result.exponents)
         by = "module" if name == "check" else "role"
         found[name] = result.answer
         found[f"{name}_rows"] = [f"{row[by]} {row['quantity']} {row['verdict']}" for _, row in off.iterrows()]
@@ -597,7 +596,7 @@ def page(results: Sequence[Result], chosen: Study) -> str:
     undecided = Counter()
     for result in correct:
         for tool in ("check", "audit"):
-            undecided[tool] += getattr(result, tool).startswith("not decided")
+            undecided[tool] += getattr(result, tool).startswith(UNCLEAR)
     toothless = sum(bool(result.toothless) for result in correct)
     unseen = [result for result in correct if SUBJECTS[result.case.model].unseen]
     wrong = [result for result in correct if result.alarm("either")]

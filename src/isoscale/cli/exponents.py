@@ -100,13 +100,15 @@ def close(
 
 def verdict(found: Audit | CoordinateCheck) -> str:
     """The answer, and which rows fail or cannot be told, in words."""
+    from isoscale.measure.tools.slopes import failures, unclear
+
     table = found.exponents
-    failing = table[table["verdict"].str.match("explodes|vanishes")]
-    unclear = table[table["verdict"].str.startswith("not decided")]
+    failing = failures(table)
     if len(failing):
         return f"{len(failing)} of {len(table)} effects depend on the size: {_named(failing)}"
-    if len(unclear):
-        return f"{found.answer}, {len(unclear)} of {len(table)} effects: {_named(unclear)}"
+    open_ones = unclear(table)
+    if len(open_ones):
+        return f"{found.answer}, {len(open_ones)} of {len(table)} effects: {_named(open_ones)}"
     return found.answer
 
 
@@ -126,7 +128,7 @@ def _named(rows: pd.DataFrame) -> str:
 
 def exit_code(found: Audit | CoordinateCheck, *, strict: bool) -> int:
     """1 if an effect depends on the size; with `strict` also if that cannot be told."""
-    passed = found.answer == "the same at every size"
-    if not strict:
-        passed = found.answer != "depends on the size"
-    return 0 if passed else 1
+    from isoscale.measure.tools.slopes import DEPENDS, SAME
+
+    failed = found.answer != SAME if strict else found.answer == DEPENDS
+    return int(failed)

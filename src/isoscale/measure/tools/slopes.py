@@ -258,17 +258,20 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["verdict"].str.match("explodes|vanishes")]
 
 
+def unclear(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of which that cannot be told."""
+    return table[table["verdict"].str.startswith(UNCLEAR)]
+
+
 def answer(table: pd.DataFrame) -> Answer:
     """What the rows say together."""
     if len(failures(table)):
         return DEPENDS
-    if bool(table["verdict"].str.startswith(UNCLEAR).any()):
-        return UNDECIDED
-    return SAME
+    return UNDECIDED if len(unclear(table)) else SAME
 
 
 def undecided(table: pd.DataFrame) -> Iterator[str]:
     """A sentence on the rows that cannot be told."""
-    count = int(table["verdict"].str.startswith(UNCLEAR).sum())
+    count = len(unclear(table))
     if count:
         yield f"{count} of {len(table)} exponents are not decided: more seeds or sizes would tell"
