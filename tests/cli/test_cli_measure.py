@@ -118,7 +118,21 @@ def test_check(isoscale: Run, tmp_path: Path):
 
 def test_what_is_not_decided_is_no_failure(isoscale: Run):
     """Two depths show no trend: exit code 0, unless --strict asks for a decision."""
-    flags = ["--widths", "8", "--depths", "2", "4", "--seeds", "2", "--batch-size", "4", "--rule", "depth-mup", "--optimizer", "adam"]
+    flags = [
+        "--widths",
+        "8",
+        "--depths",
+        "2",
+        "4",
+        "--seeds",
+        "2",
+        "--batch-size",
+        "4",
+        "--rule",
+        "depth-mup",
+        "--optimizer",
+        "adam",
+    ]
     code, out, errors = isoscale("audit", *flags)
     assert (code, errors) == (0, "")
     assert "Verdict: not decided at these sizes" in out

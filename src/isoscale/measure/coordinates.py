@@ -61,9 +61,9 @@ class CoordinateCheck:
             interval), expected, verdict. A module "<-name" is the value that `name` is given: the residual stream,
             where no module returns it. "softmax" is what softmaxes are given: attention logits.
         data: Dataset with start(module, width, depth, seed) and change(module, ..., step), root mean squares on the
-            first batch; stable_rank(module, ..., step), |dW|_F^2 / |dW|_2^2 of the update at `steps` and at `late`;
-            decay(module, width, depth, seed); stream(width, depth, seed), the start of the stream's end where a norm
-            divides by it; loss(width, depth, seed, step).
+            first batch; with `late`, stable_rank(module, ..., step), |dW|_F^2 / |dW|_2^2 of the updates at `steps` and
+            at `late`; decay(module, width, depth, seed); stream(width, depth, seed), the start of the stream's end where
+            a norm divides by it; loss(width, depth, seed, step).
         notes: What a reader should know about the model.
         thresholds: What the verdicts were reached with.
         toothless: The axes along which standard parametrization passes as well: there the check shows nothing.
@@ -214,6 +214,11 @@ class Looks:
         """How long to train."""
         return self.steps[-1]
 
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """Those whose update's stable rank is wanted: both, if there are two to compare."""
+        return self.verdicts if len(self.verdicts) > 1 else ()
+
 
 def _passed_by_control(experiment: Experiment, looks: Looks, thresholds: Thresholds) -> Iterator[str]:
     """The axes along which a network without any rule is not seen to fail."""
@@ -235,11 +240,11 @@ def _could_not_fail(toothless: Sequence[str]) -> Iterator[str]:
 
 def _updates(data: xr.Dataset, looks: Looks) -> Iterator[str]:
     """How the stable rank of an update changed between the two looks, at the largest size."""
-    if len(looks.verdicts) < 2:
+    if not looks.ranked:
         return
     sizes = [axis for axis in ("width", "depth") if axis in data.dims]
     largest = data["stable_rank"].isel(dict.fromkeys(sizes, -1))
-    early, late = (largest.sel(step=step).mean("seed") for step in looks.verdicts)
+    early, late = (largest.sel(step=step).mean("seed") for step in looks.ranked)
     known = early.notnull() & late.notnull()
     if bool(known.any()):
         growth = (late / early).where(known, drop=True)
@@ -258,7 +263,7 @@ class _Run:
     Attributes:
         start: Size at initialisation.
         changes: After each step that is looked at, size of the change since then.
-        stable_ranks: Of the update at each look.
+        stable_ranks: Of the update at each of the two looks.
         decay: Share of the weights that decay removes in a step.
         stream: See `normed_stream`; this one is no mapping.
         losses: Before each step that is looked at.
@@ -291,7 +296,7 @@ def _run(experiment: Experiment, looks: Looks, seed: int, size: Size) -> _Run:
     with seeded(seed):
         for number in range(1, looks.last + 1):
             before = parameters(model)
-            if number in looks.verdicts:
+            if number in looks.ranked:
                 before = {name: param.clone() for name, param in before.items()}
             loss = experiment.step(model, steppers, number - 1)
             if number not in looks.steps:
@@ -300,7 +305,7 @@ def _run(experiment: Experiment, looks: Looks, seed: int, size: Size) -> _Run:
             change = {name: now[name] - first[name] for name in first}
             run.losses[number] = loss
             run.changes[number] = _sizes(change, labels)
-            if number in looks.verdicts:
+            if number in looks.ranked:
                 run.stable_ranks[number] = _stable_ranks(before, parameters(model), plan)
     return run
 
@@ -500,7 +505,7 @@ def _dataset(
                 then = {**at, "step": step}
                 data["change"].loc[then] = [run.changes[step][label] for label in labels]
                 data["loss"].loc[then] = run.losses[step]
-            for step in looks.verdicts:
+            for step in looks.ranked:
                 ranks = run.stable_ranks[step]
                 data["stable_rank"].loc[{**at, "step": step}] = [ranks.get(label, math.nan) for label in labels]
     return data
