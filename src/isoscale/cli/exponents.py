@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rich.console import Console
 
@@ -31,12 +31,19 @@ _STYLE = {
 _NAMED = 4
 
 
-def sizes(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> dict[str, Sequence[int] | None]:
+class Sizes(TypedDict):
+    """Arguments of `audit` and `coordinate_check`."""
+
+    widths: Sequence[int] | None
+    depths: Sequence[int] | None
+
+
+def sizes(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> Sizes:
     """The sizes that the model's factory takes."""
-    return {
-        "widths": widths if "width" in problem.takes else None,
-        "depths": depths if "depth" in problem.takes else None,
-    }
+    return Sizes(
+        widths=widths if "width" in problem.takes else None,
+        depths=depths if "depth" in problem.takes else None,
+    )
 
 
 def show(table: pd.DataFrame, by: str, out: Console) -> None:

@@ -62,8 +62,8 @@ class CoordinateCheck:
             where no module returns it. "softmax" is what softmaxes are given: attention logits.
         data: Dataset with start(module, width, depth, seed) and change(module, ..., step), root mean squares on the
             first batch; with `late`, stable_rank(module, ..., step), |dW|_F^2 / |dW|_2^2 of the updates at `steps` and
-            at `late`; decay(module, width, depth, seed); stream(width, depth, seed), the start of the stream's end where
-            a norm divides by it; loss(width, depth, seed, step).
+            at `late`; decay(module, width, depth, seed); stream(width, depth, seed), the start of the stream's end
+            where a norm divides by it; loss(width, depth, seed, step).
         notes: What a reader should know about the model.
         thresholds: What the verdicts were reached with.
         toothless: The axes along which standard parametrization passes as well: there the check shows nothing.
