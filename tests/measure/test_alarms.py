@@ -78,7 +78,7 @@ def test_the_page_and_the_kept_cases(tmp_path):
         rows = ["output change explodes like n^0.5"] if number == 0 else []
         results.append(alarms.Result(case=case, check=answer, audit="not decided at these sizes", check_rows=rows))
     text = alarms.page(results, alarms.Study())
-    assert "| correct plans (an alarm is false) | 1 of 3: 33 % [6.1, 79] | 0 of 3: 0 %" in text
+    assert "| correct plans (an alarm is false) | 1 of 3: 33.3 % [6.1, 79.2] | 0 of 3: 0.0 %" in text
     assert text.count("* false alarm: ") == 1
     assert "missed" not in text
     # Another run reads what is kept, and measures nothing.
