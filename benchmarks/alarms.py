@@ -608,8 +608,8 @@ def page(results: Sequence[Result], chosen: Study) -> str:
         "# How often `check` and `audit` are wrong",
         "",
         f"{len(results)} cases, the first of {chosen.cases} in an order drawn at random, each with 3 seeds of its own "
-        f"from {chosen.seed} on; `benchmarks/alarms.py` runs them and writes this page. Shares have Wilson's 95 % interval. "
-        "Thresholds were chosen on other seeds, and on the models without a star; those with a star were not looked at "
+        f"from {chosen.seed} on; `benchmarks/alarms.py` runs them and writes this page. Shares have Wilson's 95 % "
+        "interval. Thresholds were chosen on other seeds, and on the models without a star; those with a star were not looked at "
         "before.",
         "",
         f"Thresholds: tolerance {thresholds.tolerance:g}, failure {thresholds.failure:g}, level {thresholds.level:g}. "
@@ -637,7 +637,7 @@ def page(results: Sequence[Result], chosen: Study) -> str:
         ),
         f'On correct plans `check` answers "not decided at these sizes" in {share(undecided["check"], len(correct))}, '
         f"`audit` in {share(undecided['audit'], len(correct))}; in {share(toothless, len(correct))} `check` says that "
-        "it could not have failed, as standard parametrization passes too.",
+        "it could not have failed, as standard parametrization is not seen to fail either.",
         "",
         "## By fault",
         "",
