@@ -609,8 +609,8 @@ def page(results: Sequence[Result], chosen: Study) -> str:
         "",
         f"{len(results)} cases, the first of {chosen.cases} in an order drawn at random, each with 3 seeds of its own "
         f"from {chosen.seed} on; `benchmarks/alarms.py` runs them and writes this page. Shares have Wilson's 95 % "
-        "interval. Thresholds were chosen on other seeds, and on the models without a star; those with a star were not looked at "
-        "before.",
+        "interval. Thresholds were chosen on other seeds, and on the models without a star; those with a star were "
+        "not looked at before.",
         "",
         f"Thresholds: tolerance {thresholds.tolerance:g}, failure {thresholds.failure:g}, level {thresholds.level:g}. "
         f"`check`: {STEPS} steps, base learning rates "

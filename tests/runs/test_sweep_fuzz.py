@@ -60,7 +60,7 @@ def _spec(values: dict[str, Any]) -> None:
     assert Sweep.from_mapping(spec.to_mapping()).to_toml() == spec.to_toml()
     if spec.trials < 1000:
         with contextlib.suppress(IsoscaleError):
-            assert len({key for shard in driver.prepare(spec) for key in map(shard.key, shard.members)}) == spec.trials
+            assert len({key for shard in driver.prepare(spec) for key in shard.keys}) == spec.trials
 
 
 @cases(170)
@@ -158,7 +158,7 @@ def _everything(path: Path) -> list[TrialRecord]:
             store.summary,
             store.faults,
             lambda: store.acquire("s"),
-            store.beat,
+            store.heartbeat,
             store.release_all,
             lambda: store.record(TRIALS[:3]),
         ]

@@ -15,9 +15,11 @@ import pytest
 
 from isoscale.errors import InvalidValueError, StoreError
 from isoscale.runs import Filter, Store, TrialRecord, driver
+from isoscale.runs.keys import NUMERICS
 from isoscale.runs.store.schema import SCHEMA
 
-STORED = Path(__file__).parent / "stores" / f"schema-{SCHEMA}.sqlite"
+STORES = Path(__file__).parent / "stores"
+STORED = STORES / f"schema-{SCHEMA}-numerics-{NUMERICS}.sqlite"
 HOSTILE = "<script>alert('x')</script>'; DROP TABLE trials; --"
 
 
@@ -309,10 +311,11 @@ def test_salvage_reads_what_stands_in_the_log_only(tmp_path: Path, trial: Callab
 # --- schemas ----------------------------------------------------------------------------------------------------
 
 
-def test_a_store_that_was_written_long_ago_opens(tmp_path: Path):
-    """By `stores/make.py`, when the schema was new."""
+@pytest.mark.parametrize("stored", sorted(STORES.glob("*.sqlite")), ids=lambda path: path.stem)
+def test_a_store_that_was_written_long_ago_opens(tmp_path: Path, stored: Path):
+    """By `stores/make.py`, when the schema or the numerics were new."""
     copy = tmp_path / "s.db"
-    shutil.copyfile(STORED, copy)
+    shutil.copyfile(stored, copy)
     with Store(copy) as opened:
         trials = list(opened.trials())
         assert [one.status for one in trials] == ["done", "diverged", "failed", "failed"]
@@ -359,3 +362,14 @@ def test_a_store_that_was_written_long_ago_is_resumed(tmp_path: Path, inline: An
     found = driver.sweep(SPEC, store=tmp_path / "s.db")
     assert [shard.config.depth for shard in inline.ran] == [2]  # depth 2 had failed
     assert found.count("failed") == 0
+
+
+def test_trials_of_other_numerics_are_kept_and_trained_again(tmp_path: Path, inline: Any):
+    from stores.make import SPEC
+
+    shutil.copyfile(STORES / f"schema-{SCHEMA}-numerics-1.sqlite", tmp_path / "s.db")
+    found = driver.sweep(SPEC, store=tmp_path / "s.db")
+    assert sorted(shard.config.depth for shard in inline.ran) == [1, 2]
+    assert found.count("failed") == 0
+    with Store(tmp_path / "s.db") as store:
+        assert len(list(store.trials())) == 8

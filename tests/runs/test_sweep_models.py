@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_sweep_trains_what_train_trains(
     tiny: Tiny, inline: type, folder: Path, model: str, model_args: dict, dataset: str, dataset_args: dict
 ) -> None:
-    spec = tiny(model=model, model_args=model_args, dataset=dataset, dataset_args=dataset_args, batch_size=16)
+    spec = tiny(
+        model=model, model_args=model_args, dataset=dataset, dataset_args=dataset_args, depths=[2, 3], batch_size=16
+    )
     result = sweep(spec, store=folder / "s.db", data=str(folder))
     assert result.count("done") == spec.trials
     loaded = data.load(dataset, folder, **dataset_args)
@@ -47,7 +49,7 @@ def test_a_sweep_trains_what_train_trains(
 
 
 def test_images_and_their_vectors_are_different_data(tiny: Tiny) -> None:
-    conv, mlp = (driver.prepare(tiny(model=model))[0].source for model in ("conv-net", "residual-mlp"))
+    conv, mlp = (driver.prepare(tiny(model=model, depths=[2]))[0].source for model in ("conv-net", "residual-mlp"))
     digits = data.load("digits")
     assert conv.fingerprint == digits.fingerprint
     assert mlp.fingerprint == digits.flatten().fingerprint != digits.fingerprint

@@ -10,7 +10,7 @@ from isoscale.cli.terminal import console, print_json
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Look at versions, devices, threads, data folder and store, and test the mathematics for five seconds.
+    """Look at versions, devices, threads, data folder and store, and test the mathematics.
 
     Exits with 1 if anything is wrong.
     """

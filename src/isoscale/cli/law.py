@@ -78,7 +78,7 @@ class LawCommand:
         out = console(quiet=self.place.quiet or self.place.json)
         self._announce(networks, out)
         if self.place.dry_run:
-            for spec in networks.values():
+            for spec in lr_law.by_depth(networks).values():
                 prepare(spec, self.place.data)
             return 0
         # What a search will ask for is not known before: its rounds are not announced.

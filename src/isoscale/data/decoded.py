@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,5 +284,3 @@ def _write_npy(
             contiguous = np.ascontiguousarray(part)
             file.write(contiguous.data)
             digest.update(contiguous)
-        file.flush()
-        os.fsync(file.fileno())  # a name that outlives a power cut must not stand for less than it says

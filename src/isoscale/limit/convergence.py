@@ -26,10 +26,12 @@ from isoscale.limit import activations, inputs, results
 from isoscale.limit.choices import choose_plan, depth_sequence, with_precision
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise
-from isoscale.limit.particles import Plan, groups, mean_and_error, sample
+from isoscale.limit.particles import Plan, groups, sample
 from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays
 from isoscale.limit.richardson import append_limit
+from isoscale.stats.least_squares import t_quantile
+from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -191,7 +193,6 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
     If loss_L = limit + c / L, then (loss_L - loss_M) / (1 - L / M) = c / L: the same law, without the noise of an
     extrapolated limit, which all errors would share. The interval is a jackknife over replicas.
     """
-    from scipy import stats
 
     sizes = np.array(depths, dtype=float)
     # 1 - L / M
@@ -210,8 +211,7 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
         without = (total - losses[:, i]) / (count - 1)
         left_out.append(fitted(without).exponent)
     error = _jackknife_error(left_out)
-    quantile = float(stats.t.ppf(0.975, count - 1))
-    half = error * quantile
+    half = error * t_quantile(count - 1)
     found = fitted(losses.mean(1))
     return dataclasses.replace(
         found,
@@ -299,7 +299,7 @@ def _initial_gap(problem: Problem, size: Size, count: int, seed: int) -> tuple[f
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
-    mean, error = mean_and_error(values)
+    mean, error = mean_and_se(values)
     return float(mean), float(error)
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from isoscale.limit import activations, inputs
 from isoscale.limit.choices import choose_plan, depth_sequence
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, mean_and_error, sample
+from isoscale.limit.particles import Plan, sample
 from isoscale.limit.progress import Progress, portion
 from isoscale.limit.richardson import append_limit
+from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -156,7 +157,7 @@ def _means_and_errors(levels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]
     means = []
     errors = []
     for values in levels:
-        mean, error = mean_and_error(values)
+        mean, error = mean_and_se(values)
         means.append(mean)
         errors.append(error)
     return np.stack(means), np.stack(errors)

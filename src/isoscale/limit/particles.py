@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import numpy as np
-
 from isoscale.limit import results
 from isoscale.limit.memory import check_memory, lazy_bytes
 from isoscale.limit.network import History, Problem, Size, Workspace, run
@@ -169,9 +167,3 @@ def _group(
         pairs = of_halves.reshape(replicas, 2, *of_halves.shape[1:])
         unbiased[name] = 2 * values[name] - pairs.mean(1)
     return unbiased, [whole, halves]
-
-
-def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over replicas (first axis) and its standard error."""
-    # se^2 = sum_r (value_r - mean)^2 / (R (R - 1))
-    return values.mean(0), values.std(0, ddof=1) / np.sqrt(len(values))

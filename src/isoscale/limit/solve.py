@@ -16,10 +16,11 @@ from isoscale.limit import activations, inputs, results
 from isoscale.limit.choices import choose_depths, choose_plan, with_precision
 from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, Sample, mean_and_error, sample
+from isoscale.limit.particles import Plan, Sample, sample
 from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays
 from isoscale.limit.richardson import extrapolate
+from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -205,7 +206,7 @@ def _summarise(drawn: Sample, plan: Plan, rounding: float) -> _Answer:
     for name in drawn.values[0]:
         levels = [of_depth[name] for of_depth in drawn.values]
         limit, extrapolation = extrapolate(levels, plan.depths)
-        mean, sampling = mean_and_error(limit)
+        mean, sampling = mean_and_se(limit)
         # se^2 = sampling^2 + extrapolation^2 + arithmetic^2
         # Where matched moments leave no sampling error at all, replicas agree better than their arithmetic does.
         largest = np.abs(mean).max(where=np.isfinite(mean), initial=0.0)

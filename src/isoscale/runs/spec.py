@@ -234,8 +234,7 @@ def _rate(value: object) -> float:
     try:
         return number("lrs", value, above=0)
     except InvalidValueError:
-        shown = float(value)  # pyrefly: ignore[bad-argument-type]  a number, or the error would be another
-        raise InvalidValueError(f"`lrs` must be positive and finite, got {shown}") from None
+        raise InvalidValueError(f"`lrs` must be positive and finite, got {value}") from None
 
 
 def _rule(name: object) -> str:

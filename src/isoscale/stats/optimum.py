@@ -236,8 +236,8 @@ class Optima:
         data = self._dataset(**values)
         return data.transpose(..., axis)
 
-    def _dataset(self, **values: np.ndarray) -> xr.Dataset:
-        """Values over the cells, labelled."""
+    def _dataset(self, **values: np.ndarray | np.generic) -> xr.Dataset:
+        """Values over the cells, labelled; of a single cell NumPy gives scalars, which are no arrays."""
         import xarray as xr
 
         coords = {dim: self._loss[dim] for dim in self._dims}

@@ -28,7 +28,7 @@ def mean_and_se(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarr
     # A run about to diverge is too large to square: it has no standard error.
     with np.errstate(over="ignore", invalid="ignore"):
         mean = values.mean(axis)
-    return mean, standard_error(values, axis)
+    return np.asarray(mean), standard_error(values, axis)
 
 
 def standard_error(values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -36,7 +36,7 @@ def standard_error(values: np.ndarray, axis: int = 0) -> np.ndarray:
     seeds = values.shape[axis]
     if seeds < 2:
         # A sum, as the mean of no seed at all would warn.
-        return np.nan * values.sum(axis)
+        return np.asarray(np.nan * values.sum(axis))
     with np.errstate(over="ignore", invalid="ignore"):
         spread = values.std(axis, ddof=1)
     error = spread / math.sqrt(seeds)

@@ -179,8 +179,7 @@ class Experiment:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base's shapes, init and trace; the smallest depth instead of 1 if a network of 1 cannot be made, or
-        be a base."""
+        """The base's shapes, init and trace; of the smallest depth where a network of depth 1 is none, or no base."""
         size = self.smallest
         if size.get("depth", 1) > 1:
             # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard. A plain net of one layer

@@ -124,22 +124,30 @@ def depth_law(
     runner = runner or Runner(**where)
     here = resolve_device(runner.device if runner.engine == "local" else "cpu")
     data = runner.data
-    # One sweep and one search for each network and depth.
-    at_depth, searches = {}, {}
-    for name, spec in specs.items():
-        for depth in spec.depths:
-            curve = Curve(name, depth)
-            # Each depth is its own base: the law is about networks as their own code draws them.
-            at_depth[curve] = dataclasses.replace(spec, depths=(depth,), base_depth=depth)
-            searches[curve] = _search(spec, search, target, most_seeds)
-            # What cannot be trained is refused before anything is.
-            prepare(dataclasses.replace(at_depth[curve], lrs=spec.lrs[:1]), data)
+    at_depth = by_depth(specs)
+    searches = {}
+    for curve, spec in at_depth.items():
+        searches[curve] = _search(spec, search, target, most_seeds)
+        # What cannot be trained is refused before anything is.
+        prepare(dataclasses.replace(spec, lrs=spec.lrs[:1]), data)
     tables = run_searches(at_depth, searches, runner)
     found = _dataset(specs, searches, joined(tables), data, here)
     known = _known(specs, found, searches, data)
     methods, trained = zero_shot(known, runner) if known else ([], [])
     runs = joined([*tables, *trained])
     return _law(specs, found, methods, runs)
+
+
+def by_depth(specs: Mapping[str, Sweep]) -> dict[Curve, Sweep]:
+    """The sweep of each network at each depth.
+
+    Each depth is its own base: the law is about networks as their own code draws them.
+    """
+    found = {}
+    for name, spec in specs.items():
+        for depth in spec.depths:
+            found[Curve(name, depth)] = dataclasses.replace(spec, depths=(depth,), base_depth=depth)
+    return found
 
 
 def _checked(networks: Sweep | Mapping[str, Sweep]) -> dict[str, Sweep]:
