@@ -61,7 +61,8 @@ def test_the_base_has_one_block_if_the_factory_makes_such_a_network():
 
     _, plan = experiment(noted, axes={"depth": [4, 8]}).scaled(0, depth=4)
     assert plan.scaling.depth == 4
-    assert built == [4, 1]
+    # The smallest once more, to see whether one block can be its base.
+    assert built == [4, 1, 4]
     _, plan = experiment(at_least_two, axes={"depth": [4, 8]}).scaled(0, depth=8)
     assert plan.scaling.depth == 2
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class AuditCommand:
     """Audit a rule without training: exponents, in width and depth, of what each role's first step does.
 
-    Exits with 1 if an effect depends on the size.
+    Exits with 1 if an effect depends on the size; `--strict` also if that cannot be told at these sizes.
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
@@ -40,6 +40,14 @@ class AuditCommand:
     """One line each kind of tensor instead of each role."""
     suggest: bool = False
     """Suggest the depth exponents that would make every effect flat."""
+    tolerance: float = 0.2
+    """An exponent no further than this from what is expected is none."""
+    failure: float = 0.5
+    """The failures that theory knows are this far from it or further."""
+    level: float = 0.95
+    """Of the intervals; a table without a failure shows one by chance in 1 - level of the cases."""
+    strict: bool = False
+    """Exit with 1 also if it cannot be told at these sizes."""
     on: On = field(default_factory=On)
     out: str = "isoscale-audit"
     """Folder for the figure (SVG, PNG) and the data (NetCDF)."""
@@ -67,6 +75,7 @@ class AuditCommand:
                 optimizer=self.optimizer,
                 seeds=self.seeds,
                 by=by,
+                thresholds=measure.Thresholds(tolerance=self.tolerance, failure=self.failure, level=self.level),
                 progress=show,
             )
         exponents.show(found.exponents, by, out)
@@ -74,7 +83,7 @@ class AuditCommand:
         written = report.write_figures(Path(self.out), figures, {"audit": found.data})
         extra = _suggestion(found, out) if self.suggest else {}
         exponents.close(found, out, written, extra, as_json=self.json)
-        return 0 if found.ok else 1
+        return exponents.exit_code(found, strict=self.strict)
 
 
 def _suggestion(found: Audit, out: Console) -> dict[str, object]:

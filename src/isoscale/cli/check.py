@@ -18,7 +18,8 @@ from isoscale.errors import InvalidValueError
 class CheckCommand:
     """Coordinate check: a few real steps at every width and depth, the exponents of each module's change, a verdict.
 
-    Exits with 1 if a module's change depends on the size, for use in continuous integration.
+    Exits with 1 if a module's change depends on the size, for use in continuous integration; `--strict` also if that
+    cannot be told at these sizes.
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
@@ -35,8 +36,20 @@ class CheckCommand:
     """Depths; checked at the largest width."""
     steps: int = 5
     """Optimizer steps."""
+    late: int | None = None
+    """Look once more after so many steps, at the changes and at the stable rank of the updates."""
+    control: bool = True
+    """Where nothing fails, check standard parametrization as well, and say so if that passes too."""
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""
+    tolerance: float = 0.2
+    """An exponent no further than this from what is expected is none."""
+    failure: float = 0.5
+    """The failures that theory knows are this far from it or further."""
+    level: float = 0.95
+    """Of the intervals; a table without a failure shows one by chance in 1 - level of the cases."""
+    strict: bool = False
+    """Exit with 1 also if it cannot be told at these sizes."""
     on: On = field(default_factory=On)
     out: str = "isoscale-check"
     """Folder for the figure (SVG, PNG) and the data (NetCDF)."""
@@ -65,11 +78,14 @@ class CheckCommand:
                 optimizer=self.optimizer,
                 lr=self.lr,
                 steps=self.steps,
+                late=self.late,
+                control=self.control,
                 seeds=self.seeds,
+                thresholds=measure.Thresholds(tolerance=self.tolerance, failure=self.failure, level=self.level),
                 progress=show,
             )
         exponents.show(found.exponents, "module", out)
         figures = {"check": report.coordinates(found.data)}
         written = report.write_figures(Path(self.out), figures, {"check": found.data})
         exponents.close(found, out, written, {}, as_json=self.json)
-        return 0 if found.ok else 1
+        return exponents.exit_code(found, strict=self.strict)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rich.console import Console
 
@@ -20,16 +21,29 @@ if TYPE_CHECKING:
 
 _SYMBOL = {"width": "n", "depth": "L"}
 
+_STYLE = {
+    "the same at every size": "bold green",
+    "not decided at these sizes": "bold yellow",
+    "depends on the size": "bold red",
+}
+
 # Failures that a verdict names; the others are counted.
 _NAMED = 4
 
 
-def sizes(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> dict[str, Sequence[int] | None]:
+class Sizes(TypedDict):
+    """Arguments of `audit` and `coordinate_check`."""
+
+    widths: Sequence[int] | None
+    depths: Sequence[int] | None
+
+
+def sizes(problem: Problem, widths: Sequence[int], depths: Sequence[int]) -> Sizes:
     """The sizes that the model's factory takes."""
-    return {
-        "widths": widths if "width" in problem.takes else None,
-        "depths": depths if "depth" in problem.takes else None,
-    }
+    return Sizes(
+        widths=widths if "width" in problem.takes else None,
+        depths=depths if "depth" in problem.takes else None,
+    )
 
 
 def show(table: pd.DataFrame, by: str, out: Console) -> None:
@@ -58,7 +72,12 @@ def _cell(row: pd.Series, axis: str) -> str:
         text += f"±{half:.2f}"
     if row["expected"]:
         text += f" ({row['expected']:+.2g})"
-    mark = "✓" if row["verdict"] == "stable" else "✗"
+    if row["verdict"] == "stable":
+        mark = "✓"
+    elif row["verdict"].startswith("not decided"):
+        mark = "?"
+    else:
+        mark = "✗"
     return f"{text} {mark}"
 
 
@@ -69,29 +88,54 @@ def close(
     if as_json:
         # pandas writes what a table holds as JSON would, NaN as null and numpy's numbers as numbers.
         table = json.loads(found.exponents.to_json(orient="records"))
-        result = {"ok": found.ok, "exponents": table, "notes": list(found.notes)}
+        result = {
+            "ok": found.ok,
+            "answer": found.answer,
+            "exponents": table,
+            "notes": list(found.notes),
+            "thresholds": asdict(found.thresholds),
+        }
         print_json(result | extra)
         return
     print_notes(out, found.notes)
-    style = "bold green" if found.ok else "bold red"
-    out.print(f"\nVerdict: {verdict(found.exponents)}", style=style, soft_wrap=True)
+    out.print(f"\nVerdict: {verdict(found)}", style=_STYLE[found.answer], soft_wrap=True)
+    out.print(found.thresholds.statement, style="dim", soft_wrap=True)
     # Figures come as SVG and PNG, then the data.
     image, data = written[1], written[-1]
     out.print(f"Figure: {image}      Data: {data}")
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Which rows fail, in words."""
-    fine = table["verdict"].isin(["stable", "not measured"])
-    if fine.all():
-        return "the same at every size"
+def verdict(found: Audit | CoordinateCheck) -> str:
+    """The answer, and which rows fail or cannot be told, in words."""
+    from isoscale.measure.tools.slopes import failures, unclear
+
+    table = found.exponents
+    failing = failures(table)
+    if len(failing):
+        return f"{len(failing)} of {len(table)} effects depend on the size: {_named(failing)}"
+    open_ones = unclear(table)
+    if len(open_ones):
+        return f"{found.answer}, {len(open_ones)} of {len(table)} effects: {_named(open_ones)}"
+    return found.answer
+
+
+def _named(rows: pd.DataFrame) -> str:
+    """The first few of them, with their verdicts."""
     # The finest of the columns that say what a row is about.
-    by = next(name for name in ("tensor", "role", "module") if name in table)
-    failures = []
-    for _, row in table[~fine].iterrows():
+    by = next(name for name in ("tensor", "role", "module") if name in rows)
+    told = []
+    for _, row in rows.head(_NAMED).iterrows():
         quantity = row["quantity"].replace("_", " ")
-        failures.append(f"{row[by]} {quantity} {row['verdict']}")
-    named = "; ".join(failures[:_NAMED])
-    if len(failures) > _NAMED:
-        named += f"; and {len(failures) - _NAMED} more"
-    return f"{len(failures)} of {len(table)} effects depend on the size: {named}"
+        told.append(f"{row[by]} {quantity} {row['verdict']}")
+    named = "; ".join(told)
+    if len(rows) > _NAMED:
+        named += f"; and {len(rows) - _NAMED} more"
+    return named
+
+
+def exit_code(found: Audit | CoordinateCheck, *, strict: bool) -> int:
+    """1 if an effect depends on the size; with `strict` also if that cannot be told."""
+    from isoscale.measure.tools.slopes import DEPENDS, SAME
+
+    failed = found.answer != SAME if strict else found.answer == DEPENDS
+    return int(failed)

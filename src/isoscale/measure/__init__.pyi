@@ -22,3 +22,4 @@ from .suggest import suggest as suggest
 from .tools.building import build as build
 from .tools.jvp import Jvp as Jvp
 from .tools.jvp import forward_jvp as forward_jvp
+from .tools.slopes import Thresholds as Thresholds

@@ -20,15 +20,27 @@ from torch.utils._pytree import tree_map
 
 from isoscale import checks
 from isoscale.errors import unknown
+from isoscale.graph.anatomy import Roles
 from isoscale.measure.steps import optimizer_step
 from isoscale.measure.tools.building import Factory, pair
 from isoscale.measure.tools.direct_update import direct_updates
 from isoscale.measure.tools.experiment import Experiment, Progress, Size
-from isoscale.measure.tools.hook_points import HookPoints, hook_points
+from isoscale.measure.tools.hook_points import HookPoints
 from isoscale.measure.tools.jvp import Jvp, forward_jvp
-from isoscale.measure.tools.notes import notes_over_sizes
+from isoscale.measure.tools.noise import made_by_noise, normed_stream
+from isoscale.measure.tools.notes import crowded, notes_over_sizes
 from isoscale.measure.tools.passes import Batch, LossFn, loss_gradient, mean_square
-from isoscale.measure.tools.slopes import fit, judged, undecided
+from isoscale.measure.tools.slopes import (
+    DEPENDS,
+    SAME,
+    UNDECIDED,
+    Answer,
+    Effect,
+    Thresholds,
+    answer,
+    judged,
+    undecided,
+)
 from isoscale.parametrization import Plan
 from isoscale.scaling import rules
 from isoscale.scaling.roles import Role
@@ -54,9 +66,11 @@ class Audit:
         exponents: A row for each role (or tensor), quantity and axis: columns role, (tensor,) quantity, axis,
             exponent, low, high (95 % interval), expected, verdict.
         data: Dataset with own_update, branch_update, stream_update, output_update(role or tensor, width, depth, seed),
-            root mean squares to first order in a step at base learning rate 1; NaN where the grid was not measured.
+            root mean squares to first order in a step at base learning rate 1; stream(width, depth, seed), that of the
+            stream's end at initialisation where a norm divides by it. NaN where the grid was not measured.
         notes: What a reader should know about the model.
         experiment, rule: What was measured, under which rule; `suggest` measures it again under others.
+        thresholds: What the verdicts were reached with.
     """
 
     exponents: pd.DataFrame
@@ -64,12 +78,20 @@ class Audit:
     notes: tuple[str, ...]
     experiment: Experiment = field(repr=False)
     rule: Rule = field(repr=False)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    @property
+    def answer(self) -> Answer:
+        """Whether one step does the same at every size."""
+        found = answer(self.exponents)
+        if found == SAME and any(True for _ in _without_signal(self.exponents)):
+            return UNDECIDED
+        return found
 
     @property
     def ok(self) -> bool:
-        """Whether every exponent that was measured is as expected, and every role has one."""
-        fine = bool(self.exponents["verdict"].isin(["stable", "not measured"]).all())
-        return fine and not any(True for _ in _without_signal(self.exponents))
+        """Whether no exponent that was measured is off, and every role has one."""
+        return self.answer != DEPENDS and not any(True for _ in _without_signal(self.exponents))
 
     def _repr_html_(self) -> str:
         return self.exponents.to_html(index=False, escape=True, float_format="{:.2f}".format)
@@ -86,6 +108,8 @@ def audit(
     optimizer: str | type = "sgd",
     seeds: int | Sequence[int] = 3,
     by: By = "role",
+    roles: Roles | None = None,
+    thresholds: Thresholds | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Measure what the first step of each role does, over widths and depths, without training.
@@ -101,6 +125,8 @@ def audit(
         optimizer: Family or class, as in `isoscale.parametrize`.
         seeds: How many (0, 1, ...) or which.
         by: "role", or "tensor" for one row each kind of tensor (all blocks together).
+        roles: Glob pattern -> role, as for `isoscale.parametrize`.
+        thresholds: When an exponent is one; see `Thresholds`.
         progress: Called with the share that is done.
 
     Returns:
@@ -132,12 +158,13 @@ def audit(
         seeds=seeds,
         rule=rules.get(rule),
         optimizer=optimizer,
+        roles=roles,
         progress=progress,
     )
-    return answer(experiment, by)
+    return audited(experiment, by, thresholds or Thresholds())
 
 
-def answer(experiment: Experiment, by: By) -> Audit:
+def audited(experiment: Experiment, by: By, thresholds: Thresholds) -> Audit:
     """Audit an experiment under its rule."""
     rule = experiment.rule
     assert rule is not None
@@ -151,7 +178,12 @@ def answer(experiment: Experiment, by: By) -> Audit:
             if network.method:
                 methods[network.method] = None
     data = _dataset(experiment, by, sizes, networks)
-    exponents = _exponents(experiment, rule, data, roles)
+    carried: set[str] = set()
+    for of_seeds in networks:
+        for network in of_seeds:
+            carried |= network.carried
+    effects = list(_effects(experiment, rule, data, roles, carried))
+    exponents = judged(effects, thresholds, crowded=crowded(experiment))
     notes = (
         *notes_over_sizes(experiment, exponents),
         *methods,
@@ -165,16 +197,27 @@ def answer(experiment: Experiment, by: By) -> Audit:
         notes=notes,
         experiment=experiment,
         rule=rule,
+        thresholds=thresholds,
     )
 
 
 # --- one network ---
 @dataclass(frozen=True)
 class _Network:
-    """One network's effects, the role of each label, and a remark on how the changes were computed."""
+    """One network's effects and how the changes were computed.
+
+    Attributes:
+        effects: What the step does.
+        roles: Of each label.
+        stream: See `normed_stream`.
+        carried: The labels of which every tensor carries its branch's multiplier, or stands before a norm that does.
+        method: A remark on how the changes were computed; empty if there is none.
+    """
 
     effects: Effects
     roles: dict[str, Role]
+    carried: set[str]
+    stream: float
     method: str
 
 
@@ -182,6 +225,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     model, plan = experiment.scaled(seed, **size)
     groups = _groups(plan, by)
     roles = {label: entries[0].role for label, entries in groups.items()}
+    carried = {label for label, entries in groups.items() if all(_ends_branch(entry) for entry in entries)}
     batch = experiment.batches[0]
     with _output_from_zero(model):
         _, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
@@ -189,10 +233,11 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     for grad in grads.values():
         if not grad.isfinite().all():
             overflow = {quantity: dict.fromkeys(groups, math.inf) for quantity in QUANTITIES}
-            return _Network(overflow, roles, "")
+            return _Network(overflow, roles, carried, math.nan, "")
 
     steps = step_of_plan(plan, grads)
-    points = hook_points(model, experiment.inputs)
+    points = experiment.hook_points(model, size)
+    stream = normed_stream(model, experiment.inputs, points, seed)
     vectors = {entry.name for entry in plan.entries if not entry.role.decays}
     direct = direct_updates(model, experiment.inputs, steps, vectors, seed)
     effects: Effects = {quantity: {} for quantity in QUANTITIES}
@@ -207,7 +252,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
             method = f"changes by {pushed.method}, because {pushed.why}"
         for quantity, value in _propagated(pushed.outputs, points).items():
             effects[quantity][label] = value
-    return _Network(effects, roles, method)
+    return _Network(effects, roles, carried, stream, method)
 
 
 @contextlib.contextmanager
@@ -238,6 +283,11 @@ def step_of_plan(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
             direction = optimizer_step(gradient, entry.optimizer, eps=entry.eps or 0.0)
             steps[entry.name] = direction[entry.name] * entry.lr
     return steps
+
+
+def _ends_branch(entry: TensorPlan) -> bool:
+    """Whether a tensor's updates are handed to the stream as they are: one of L that add up."""
+    return entry.role is Role.BRANCH_LAST or entry.carries
 
 
 def _direct(entry: TensorPlan, direct: dict[str, float], plan: Plan) -> float:
@@ -334,6 +384,7 @@ def _dataset(
     shape = [len(values) for values in coords.values()]
     # Only the two lines of sizes are measured; the rest of the grid stays NaN.
     nothing = {quantity: (tuple(coords), np.full(shape, np.nan)) for quantity in QUANTITIES}
+    nothing["stream"] = (tuple(coords)[1:], np.full(shape[1:], np.nan))
     data = xr.Dataset(
         nothing,
         coords,
@@ -348,19 +399,18 @@ def _dataset(
             at = {**size, "seed": seed}
             for quantity, values in network.effects.items():
                 data[quantity].loc[at] = [values[label] for label in labels]
+            data["stream"].loc[at] = network.stream
     return data
 
 
-def _exponents(
+def _effects(
     experiment: Experiment,
     rule: Rule,
     data: xr.Dataset,
     roles: dict[str, Role],
-) -> pd.DataFrame:
-    import pandas as pd
-
+    carried: set[str],
+) -> Iterator[Effect]:
     by = _by(data)
-    rows = []
     for label in data[by].values.tolist():
         named = {"role": str(roles[label])}
         if by == "tensor":
@@ -368,24 +418,31 @@ def _exponents(
         for quantity in QUANTITIES:
             values = data[quantity].sel({by: label})
             for axis in experiment.fitted_axes:
-                slope = fit(*experiment.along(axis, values))
-                expected = expectation(roles[label], quantity, axis, rule)
-                row = {**named, "quantity": quantity, "axis": axis}
-                rows.append((row, slope, expected))
-    return pd.DataFrame(judged(rows))
+                sizes, at_sizes = experiment.along(axis, values)
+                yield Effect(
+                    named={**named, "quantity": quantity, "axis": axis},
+                    sizes=sizes,
+                    values=at_sizes,
+                    expected=expectation(roles[label], quantity, axis, rule, ends_branch=label in carried),
+                    noise=made_by_noise(experiment, axis, data["stream"]),
+                )
 
 
-def expectation(role: Role, quantity: str, axis: str, rule: Rule) -> float:
+def expectation(role: Role, quantity: str, axis: str, rule: Rule, *, ends_branch: bool) -> float:
     """The exponent with which a network trains alike at every size."""
     if quantity != "own_update":
         return 0.0
-    if axis == "depth" and role is Role.BRANCH_LAST:
-        # L updates of 1/L against noise of L^-b, where the branch starts at size L^-b.
-        return -1.0 - (rule.depth.branch + rule.depth.init_last)
+    if axis == "depth" and ends_branch:
+        # L updates of 1/L, relative to a start of size L^-b. A bias or norm scale is measured before the branch's
+        # multiplier; how its entries start does not matter.
+        start = rule.depth.branch
+        if role is Role.BRANCH_LAST:
+            start += rule.depth.init_last
+        return -1.0 - start
     if axis == "width" and role is Role.OUTPUT:
         # |W x| starts at n^(1/2) times the readout's own size, and the update keeps it at 1.
-        start = rule.factors(Role.OUTPUT, "sgd", width=2.0)
-        power = np.log2(start.init_std * start.multiplier)
+        start_of_readout = rule.factors(Role.OUTPUT, "sgd", width=2.0)
+        power = np.log2(start_of_readout.init_std * start_of_readout.multiplier)
         return 0.0 - (power + 0.5)
     return 0.0
 

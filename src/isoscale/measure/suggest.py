@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from isoscale import checks
 from isoscale.errors import InvalidValueError
-from isoscale.measure.audit import Audit, answer
-from isoscale.measure.tools.slopes import Slope, fit
+from isoscale.measure.audit import Audit, audited
+from isoscale.measure.tools.slopes import DEPENDS, Slope, answer, fit
 from isoscale.scaling import rules
 from isoscale.scaling.optimizers import Family
 from isoscale.scaling.roles import Role
@@ -80,11 +80,11 @@ def suggest(found: Audit, *, seeds: int = 8) -> Suggestion:
         rule=reference,
     )
     row = experiment.family
-    measured = answer(experiment, "role")
+    measured = audited(experiment, "role", found.thresholds)
     table = _frame(_solve(measured, row))
     simplest = dict(zip(table["what"], table["simplest"], strict=True))
     rule = _rule(found.rule, simplest, row)
-    check = answer(replace(experiment, rule=rule), "role")
+    check = audited(replace(experiment, rule=rule), "role", found.thresholds)
     flat = _branches_flat(check)
     if flat:
         statement = "every effect of the branches is flat under these exponents"
@@ -198,7 +198,7 @@ def _branches_flat(audit: Audit) -> bool:
     rows = audit.exponents
     in_branch = rows["role"].str.startswith("branch_") & (rows["role"] != "branch_vector")
     in_depth = rows[in_branch & (rows["axis"] == "depth")]
-    return bool(in_depth["verdict"].isin(["stable", "not measured"]).all())
+    return answer(in_depth) != DEPENDS
 
 
 def _frame(table: dict[str, _Exponent]) -> pd.DataFrame:

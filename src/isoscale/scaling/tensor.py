@@ -121,10 +121,18 @@ class TensorFacts:
 
     @property
     def kind(self) -> str:
-        """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3`."""
-        if not self.block or not self.name.startswith(f"{self.block}."):
+        """The name with its block's indices left open: `h.*.mlp.0.weight` of `h.3.mlp.0.weight` in `h.3.mlp`."""
+        if not self.block:
             return self.name
-        return starred(self.block) + self.name[len(self.block) :]
+        # A norm that ends a branch need not lie inside the module that holds the branch's linear layers: what the
+        # two paths share is the block's.
+        steps = self.name.split(".")
+        shared = 0
+        for own, of_block in zip(steps, self.block.split("."), strict=False):
+            if own != of_block:
+                break
+            shared += 1
+        return ".".join([*map(_open, steps[:shared]), *steps[shared:]])
 
 
 def starred(name: str) -> str:
@@ -133,7 +141,11 @@ def starred(name: str) -> str:
     >>> starred("blocks.3.maps.1")
     'blocks.*.maps.*'
     """
-    return ".".join("*" if step.isdecimal() else step for step in name.split("."))
+    return ".".join(_open(step) for step in name.split("."))
+
+
+def _open(step: str) -> str:
+    return "*" if step.isdecimal() else step
 
 
 @dataclass(frozen=True, kw_only=True)

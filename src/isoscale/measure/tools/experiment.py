@@ -22,10 +22,13 @@ from torch import nn
 
 from isoscale import checks
 from isoscale.errors import InvalidValueError
+from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory, build, check_seeds
+from isoscale.measure.tools.hook_points import HookPoints, hook_points
 from isoscale.measure.tools.observe import linear_layers
 from isoscale.measure.tools.passes import Batch, LossFn, called_layers, descend
-from isoscale.parametrization import Plan, parametrize, shapes
+from isoscale.parametrization import Plan, shapes
+from isoscale.parametrization.make_plan import make, read, settings
 from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, Family, OptimizerFamily, family_of
 from isoscale.scaling.rules import Rule
 from isoscale.stats.summary import mean_and_se
@@ -54,6 +57,8 @@ class Experiment:
         rule: What `scaled` gives a network; None if networks are measured as the factory makes them.
         optimizer: A family, a class of one, or a function that makes a network's optimizer.
         lr: The base's learning rate; without a rule, everybody's.
+        weight_decay: What the base is trained with.
+        roles: Glob pattern -> role, as for `isoscale.parametrize`.
         steps: Updates of each network.
         progress: Called with the share that is done.
     """
@@ -66,6 +71,8 @@ class Experiment:
     rule: Rule | None
     optimizer: Any
     lr: float
+    weight_decay: float
+    roles: Roles | None
     steps: int
     progress: Progress | None
 
@@ -81,6 +88,8 @@ class Experiment:
         rule: Rule | None = None,
         optimizer: Any = "sgd",
         lr: float = 1.0,
+        weight_decay: float = 0.0,
+        roles: Roles | None = None,
         steps: int = 0,
         least_steps: int = 0,
         progress: Progress | None = None,
@@ -106,6 +115,8 @@ class Experiment:
             rule=rule,
             optimizer=optimizer,
             lr=lr,
+            weight_decay=weight_decay,
+            roles=roles,
             steps=checks.whole("steps", steps, least=least_steps),
             progress=progress,
         )
@@ -138,32 +149,44 @@ class Experiment:
     def scaled(self, seed: int, **size: Any) -> tuple[nn.Module, Plan]:
         """The network of that size and seed, and the rule's plan, applied to it."""
         model = self.build(seed, **size)
-        return model, self._plan(model, self.base)
+        return model, self._plan(model, size).apply(model)
 
-    def _plan(self, model: nn.Module, base: dict[str, Any]) -> Plan:
-        """The rule's plan for a network, applied to it."""
+    def _plan(self, model: nn.Module, size: Size) -> Plan:
+        """The plan for that size, bound to no model: networks of one size are read once, whatever their seeds."""
         assert self.rule is not None
-        # Forced, since open items are told to the reader of a measurement as notes.
-        return parametrize(
-            model,
-            base,
-            self.rule,
-            self.family.name,
-            lr=self.lr,
-            example_inputs=self.inputs,
-            force=True,
-        )
+        key = _key(size)
+        if key not in self._plans:
+            reading = read(model, self.base, self.inputs, self.roles)
+            chosen = settings(self.family.name, self.lr, self.weight_decay)
+            # Forced, since open items are told to the reader of a measurement as notes.
+            self._plans[key] = make(reading, self.rule, chosen, force=True)
+        return self._plans[key]
+
+    def hook_points(self, model: nn.Module, size: Size) -> HookPoints:
+        """Where to look in the network of that size; found once for each."""
+        key = _key(size)
+        if key not in self._points:
+            self._points[key] = hook_points(model, self.inputs)
+        return self._points[key]
+
+    @cached_property
+    def _plans(self) -> dict[Any, Plan]:
+        return {}
+
+    @cached_property
+    def _points(self) -> dict[Any, HookPoints]:
+        return {}
 
     @cached_property
     def base(self) -> dict[str, Any]:
         """The base's shapes, init and trace; of the smallest depth where a network of depth 1 is none, or no base."""
         size = self.smallest
         if size.get("depth", 1) > 1:
-            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
+            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard. A plain net of one layer
+            # has no hidden layer, and cannot be the base of one that has.
             with contextlib.suppress(Exception):
                 shallow = shapes(self.build(0, **{**size, "depth": 1}), self.inputs)
-                # A plain network of one layer has no hidden one to compare others with.
-                self._plan(self.build(0, **size), shallow)
+                read(self.build(0, **size), shallow, self.inputs, self.roles)
                 return shallow
         return shapes(self.build(0, **size), self.inputs)
 
@@ -325,3 +348,7 @@ class Experiment:
         for name, param in model.named_parameters():
             families[name] = row.name if id(param) in hidden else row.beside
         return families
+
+
+def _key(size: Size) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(size.items()))

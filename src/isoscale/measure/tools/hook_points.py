@@ -28,12 +28,14 @@ class HookPoints:
         blocks: Where it is seen after each residual addition.
         branch: Modules whose outputs are pre-activations inside a branch: its linear layers but the last.
         owners: Modules that hold the weight of any linear layer inside a branch, the last one included.
+        norms: Whether there is a norm, which divides by the size of the stream.
     """
 
     stream: str | None
     blocks: tuple[str, ...]
     branch: tuple[str, ...]
     owners: frozenset[str]
+    norms: bool
 
 
 def hook_points(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> HookPoints:
@@ -67,6 +69,7 @@ def hook_points(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> 
         blocks=tuple(dict.fromkeys(blocks)),
         branch=tuple(dict.fromkeys(pre_activations)),
         owners=frozenset(owners),
+        norms=any(node.op in NORMS for node in graph.nodes),
     )
 
 

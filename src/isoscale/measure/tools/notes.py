@@ -13,7 +13,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from isoscale.measure.tools.experiment import Experiment
 from isoscale.measure.tools.observe import linear_layers, module_of, observe
 from isoscale.measure.tools.passes import call, parameters
-from isoscale.measure.tools.slopes import TOLERANCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +64,7 @@ def notes_over_sizes(experiment: Experiment, exponents: pd.DataFrame) -> list[st
     notes = [*notes_on(model), *plan.open_items]
     if "width" in experiment.fitted_axes:
         in_width = exponents[exponents["axis"] == "width"]
-        low = in_width["exponent"] < in_width["expected"] - TOLERANCE
+        low = in_width["verdict"] != "stable"
         size = experiment.smallest
         narrowest, _ = experiment.scaled(seed, **size)
         notes += width_ratio(
@@ -75,6 +74,15 @@ def notes_over_sizes(experiment: Experiment, exponents: pd.DataFrame) -> list[st
             low=bool(low.any()),
         )
     return notes
+
+
+def crowded(experiment: Experiment) -> bool:
+    """Whether the batch has so many positions that exponents in width come out low in the narrowest network."""
+    if "width" not in experiment.fitted_axes:
+        return False
+    size = experiment.smallest
+    narrowest = experiment.build(experiment.seeds[0], **size)
+    return batch_positions(narrowest, experiment.inputs) > size["width"] / _CROWDED
 
 
 def batch_positions(model: nn.Module, inputs: tuple[Any, ...]) -> int:
