@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from isoscale.cli.grid import value_of
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.user_code import load
 
@@ -110,16 +111,6 @@ def keywords(text: str, flag: str) -> dict[str, Any]:
             raise InvalidValueError(f"`{flag}` is written width=512,depth=8, got {text!r}")
         found[name] = value_of(value)
     return found
-
-
-def value_of(text: str) -> int | float | bool | str:
-    """A word of the command line as the number or the truth value that it writes, else as it is."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> Any:

@@ -39,8 +39,7 @@ class TransferCommand:
         out = console(quiet=self.place.quiet or self.place.json)
         axis, base, target = hp_transfer.question(spec)
         question = hp_transfer.ask(axis, base, target)
-        setting = f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}"
-        out.print(Text.assemble((question, "bold"), f"   {setting}"))
+        out.print(Text.assemble((question, "bold"), f"   {spec.subject}"))
         if self.place.dry_run:
             running.dry_run(hp_transfer.based(spec), self.place, out)
             return 0

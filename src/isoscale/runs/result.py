@@ -6,22 +6,22 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoscale.files import replacing
-from isoscale.runs.shards import Shard
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
+from isoscale.runs.trainers.foreign import ForeignShard
+from isoscale.runs.trainers.registry import AnyShard
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
 STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3}
-
-_DIMS = ("rule", "width", "depth", "lr", "seed")
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class SweepResult:
 
     Attributes:
         spec: The grid.
-        data: Dataset over (rule, width, depth, lr, seed): `loss` (mean training loss of the last tenth of the
-            steps), `test_loss`, `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing) and
-            `curve` (training loss at each step). Numbers of trials that are not done are NaN, but for the part
-            of a curve before its divergence.
-        note: Exactly which data was used.
+        data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
+            training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
+            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
+            and what else the user's code measured. Numbers of trials that are not done are NaN, but for the part of a
+            curve before its divergence.
+        note: Exactly which data was used; of the user's code, which code.
         versions: What ran the trials, each combination once.
-        reasons: Why trials failed, each reason once.
+        reasons: Why trials failed, each reason once; of the user's code with the log of the first one.
     """
 
     spec: Sweep
@@ -47,7 +48,7 @@ class SweepResult:
 
     @property
     def loss(self) -> xr.DataArray:
-        """Final training loss over (rule, width, depth, lr, seed)."""
+        """Final loss over the axes: (rule, width, depth, lr, seed)."""
         return self.data["loss"]
 
     def count(self, status: str) -> int:
@@ -74,42 +75,71 @@ class SweepResult:
         return self.data._repr_html_()
 
 
-def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
-    """Read a sweep's trials from the store."""
+def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
+    """Read a sweep's trials from the store.
+
+    Args:
+        spec: The sweep.
+        plan: Its shards, in the order of its axes.
+        store: Where its trials are.
+    """
     import xarray as xr
 
-    coords = {
-        "rule": list(spec.rule),
-        "width": list(spec.widths),
-        "depth": list(spec.depths),
-        "lr": list(spec.lrs),
-        "seed": list(spec.seeds),  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
-    }
-    shape = tuple(map(len, coords.values()))
-    numbers = {name: np.full(shape, np.nan) for name in ("loss", "test_loss", "test_accuracy")}
-    curve = np.full((*shape, spec.steps), np.nan, "f4")
-    status = np.full(shape, STATUS["missing"], np.int8)
-    # A plan goes through rules, widths, depths, learning rates and seeds in this order (`shards.make`).
+    axes = spec.axes
+    dims = tuple(axes)
+    shape = tuple(map(len, axes.values()))
     keys = [key for shard in plan for key in shard.keys]
     places = {key: place for place, key in enumerate(keys)}
-    curves = curve.reshape(-1, spec.steps)  # a view
     trials = store.read(keys)
+    steps = max((len(trial.curve) for trial in trials), default=0) if spec.is_foreign else spec.steps
+    measured = [trial.measured for trial in trials]
+    names = {"loss": 0, "test_loss": 0, "test_accuracy": 0}
+    for further in measured:
+        names |= dict.fromkeys(further, 0)
+    # How long a trial took is no result of it.
+    names.pop("seconds", None)
+    numbers = {name: np.full(shape, np.nan) for name in names}
+    curve = np.full((*shape, steps), np.nan, "f4")
+    status = np.full(shape, STATUS["missing"], np.int8)
+    curves = curve.reshape(-1, steps) if steps else curve.reshape(len(keys), 0)  # a view
     at = np.array([places[trial.key] for trial in trials], int)
-    for place, trial in zip(at, trials, strict=True):
-        curves[place, : len(trial.curve)] = trial.curve[: spec.steps]
+    for place, trial, further in zip(at, trials, measured, strict=True):
+        curves[place, : len(trial.curve)] = trial.curve[:steps]
+        for name in further:
+            if name in numbers:
+                numbers[name].flat[place] = further[name]
     status.flat[at] = [STATUS[trial.status] for trial in trials]
     numbers["loss"].flat[at] = [trial.final_loss for trial in trials]
     numbers["test_loss"].flat[at] = [trial.test_loss for trial in trials]
     numbers["test_accuracy"].flat[at] = [trial.test_accuracy for trial in trials]
-    arrays = {name: (_DIMS, array) for name, array in (numbers | {"status": status}).items()}
-    dataset = xr.Dataset(arrays | {"curve": ((*_DIMS, "step"), curve)}, coords | {"step": np.arange(spec.steps)})
-    for name in ("loss", "test_loss", "curve"):
-        dataset[name].attrs["units"] = "nats"
+    arrays: dict[str, Any] = {name: (dims, array) for name, array in numbers.items()}
+    arrays |= {"status": (dims, status), "curve": ((*dims, "step"), curve)}
+    coords: dict[str, Any] = {name: list(values) for name, values in axes.items()}
+    dataset = xr.Dataset(arrays, coords | {"step": np.arange(steps)})
+    if not spec.is_foreign:
+        for name in ("loss", "test_loss", "curve"):
+            dataset[name].attrs["units"] = "nats"
     dataset["status"].attrs["codes"] = json.dumps(STATUS)
     return SweepResult(
         spec=spec,
         data=dataset,
-        note=plan[0].source.note,
+        note=plan[0].note,
         versions=tuple(json.loads(text) for text in sorted({trial.versions for trial in trials})),
-        reasons=tuple(sorted({trial.reason for trial in trials if trial.status == "failed"})),
+        reasons=_reasons(plan, trials),
     )
+
+
+def _reasons(plan: Sequence[AnyShard], trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Why trials failed, each reason once, with the log of the first that has one."""
+    failed: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.status == "failed":
+            failed.setdefault(trial.reason, []).append(trial.key)
+    logs = {shard.id: shard.log for shard in plan if isinstance(shard, ForeignShard)}
+    found = []
+    for reason in sorted(failed):
+        keys = failed[reason]
+        log = next((logs[key] for key in sorted(keys) if key in logs), None)
+        several = f"{len(keys)} trials, one's log: " if len(keys) > 1 else "log: "
+        found.append(reason if log is None else f"{reason} ({several}{log})")
+    return tuple(found)
