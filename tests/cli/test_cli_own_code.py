@@ -40,7 +40,7 @@ def script(tmp_path: Path) -> Path:
 
 
 def test_a_function_is_swept(isoscale: Callable[..., Any], script: Path, inline: Any):
-    grid = "--widths 16 32 --log2-lr -5 -1 --seeds 2 --size experts 2 4 --store own.db".split()
+    grid = ["--widths", 16, 32, "--log2-lr", -5, -1, "--seeds", 2, "--size", "experts", 2, 4, "--store", "own.db"]
     code, out, err = isoscale("sweep", "--train", "mytrain.py:train", *grid)
     assert (code, err) == (0, "")
     assert len(inline.ran) == 2 * 2 * 5 * 2

@@ -480,3 +480,98 @@ def test_hyperparameters_and_batch_sizes_of_isoscales_networks(tiny: Callable[..
     picked = found.loss.sel(batch_size=32, weight_decay=0.5, drop=True)
     assert picked.equals(alone.loss)
     assert not picked.equals(found.loss.sel(batch_size=64, weight_decay=0.0, drop=True))
+
+
+# --- the store, and workers that hear nothing ---
+
+
+def test_a_store_of_own_trials_can_be_listed_and_exported(run: Callable[..., Any], store: Path, tmp_path: Path):
+    import pandas as pd
+    import xarray as xr
+
+    run(lambda trial: {"loss": bowl(trial), "tokens": 5})
+    with Store(store) as opened:
+        (group,) = opened.summary()
+        assert (group.model.rpartition(":")[0], group.widths, group.depths, group.done) == (
+            "test_foreign_function.py",
+            (4, 8),
+            (),
+            8,
+        )
+        for ending in ("csv", "parquet", "nc"):
+            assert opened.export(tmp_path / f"out.{ending}") == 8
+        assert opened.faults() == []
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert sorted(table["width"].unique()) == [4, 8]
+    assert table["depth"].isna().all()
+    assert json.loads(table["numbers"][0])["tokens"] == 5
+    assert np.isnan(xr.load_dataset(tmp_path / "out.nc", engine="scipy")["depth"]).all()
+
+
+def test_a_merge_of_equal_trials_is_no_conflict(run: Callable[..., Any], store: Path, tmp_path: Path):
+    """How long each took is no part of the result."""
+    run(bowl)
+    sweep(Sweep(train=bowl, **GRID), store=tmp_path / "other.db")
+    with Store(store) as opened:
+        merged = opened.merge(tmp_path / "other.db")
+    assert (merged.added, merged.same, merged.conflicts) == (0, 8, ())
+
+
+DEAF = """
+    import itertools
+    import isoscale
+    from isoscale.runs.trainers import foreign
+
+    foreign._GRACE_SECONDS = 0.5
+
+    def train(trial):
+        if trial.width == 8:
+            max(itertools.repeat(1))  # Python hears signals between two of its instructions, and this is one
+        return 1.0
+
+    spec = isoscale.Sweep(train=train, widths=[4, 8], lrs=[1.0], seeds=1, time_limit=0.5)
+    found = isoscale.sweep(spec, store="s.db", workers=1)
+    print(found.data["status"].squeeze().values.tolist(), found.reasons)
+"""
+
+
+def test_a_function_that_hears_no_time_limit_loses_its_worker(start: Callable[..., Any]):
+    code, out, errors = start(DEAF).wait()
+    assert code == 0, errors
+    assert out.startswith("[0, 2] ('TimeoutError: the time limit passed, and the function heard nothing")
+
+
+NOTEBOOK = """
+    import isoscale, sys
+    from isoscale.runs.trainers import fingerprint
+
+    FACTOR = FACTOR_VALUE
+
+    def helper(width):
+        return FACTOR * width
+
+    def train(trial):
+        return helper(trial.width)
+
+    lrs = LRS
+    print(fingerprint.of_function(train), fingerprint.name(train))
+"""
+
+
+@pytest.mark.parametrize("kind", ["script", "prompt"])
+def test_a_script_may_grow_its_grid(start: Callable[..., Any], tmp_path: Path, kind: str):
+    """What the function needs of the script counts, the rest of it does not: it holds the sweep itself."""
+    import textwrap
+
+    def said(factor: str, lrs: str) -> list[str]:
+        text = textwrap.dedent(NOTEBOOK).replace("FACTOR_VALUE", factor).replace("LRS", lrs)
+        path = tmp_path / "both.py"
+        path.write_text(text)
+        code, out, errors = start([sys.executable, str(path)] if kind == "script" else text).wait()
+        assert (code, errors) == (0, "")
+        return out.split()
+
+    source, name = said("2", "[0.5]")
+    assert name == ("both.py:train" if kind == "script" else "__main__:train")
+    assert said("2", "[0.5, 0.25]")[0] == source
+    assert said("3", "[0.5]")[0] != source

@@ -32,7 +32,7 @@ class SweepResult:
         spec: The grid.
         data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
             training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
-            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
+            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step, of code that says it)
             and what else the user's code measured. Numbers of trials that are not done are NaN, but for the part of a
             curve before its divergence.
         note: Exactly which data was used; of the user's code, which code.
@@ -101,7 +101,7 @@ def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
     numbers = {name: np.full(shape, np.nan) for name in names}
     curve = np.full((*shape, steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
-    curves = curve.reshape(-1, steps) if steps else curve.reshape(len(keys), 0)  # a view
+    curves = curve.reshape(len(keys), steps)  # a view
     at = np.array([places[trial.key] for trial in trials], int)
     for place, trial, further in zip(at, trials, measured, strict=True):
         curves[place, : len(trial.curve)] = trial.curve[:steps]
@@ -113,9 +113,12 @@ def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
     numbers["test_loss"].flat[at] = [trial.test_loss for trial in trials]
     numbers["test_accuracy"].flat[at] = [trial.test_accuracy for trial in trials]
     arrays: dict[str, Any] = {name: (dims, array) for name, array in numbers.items()}
-    arrays |= {"status": (dims, status), "curve": ((*dims, "step"), curve)}
+    arrays["status"] = (dims, status)
     coords: dict[str, Any] = {name: list(values) for name, values in axes.items()}
-    dataset = xr.Dataset(arrays, coords | {"step": np.arange(steps)})
+    if steps:  # code that gives back its final loss has no curve
+        arrays["curve"] = ((*dims, "step"), curve)
+        coords["step"] = np.arange(steps)
+    dataset = xr.Dataset(arrays, coords)
     if not spec.is_foreign:
         for name in ("loss", "test_loss", "curve"):
             dataset[name].attrs["units"] = "nats"
