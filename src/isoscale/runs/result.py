@@ -32,7 +32,7 @@ class SweepResult:
         spec: The grid.
         data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
             training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
-            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step, of code that says it)
+            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
             and what else the user's code measured. Numbers of trials that are not done are NaN, but for the part of a
             curve before its divergence.
         note: Exactly which data was used; of the user's code, which code.
