@@ -364,10 +364,26 @@ def test_a_store_that_was_written_long_ago_is_resumed(tmp_path: Path, inline: An
     assert found.count("failed") == 0
 
 
+def test_a_store_of_the_schema_before_is_upgraded_and_salvaged(tmp_path: Path, inline: Any):
+    """Its finished trials stay, and what its checksums guard is what they guarded."""
+    from stores.make import SPEC
+
+    stored = STORES / f"schema-2-numerics-{NUMERICS}.sqlite"
+    before = stored.read_bytes()
+    shutil.copyfile(stored, tmp_path / "s.db")
+    found = driver.sweep(SPEC, store=tmp_path / "s.db")
+    assert [shard.config.depth for shard in inline.ran] == [2]
+    assert found.count("failed") == 0
+    with Store(tmp_path / "s.db") as store:
+        assert store.faults() == []
+    assert Store.salvage(stored, tmp_path / "new.db").saved == 4
+    assert stored.read_bytes() == before
+
+
 def test_trials_of_other_numerics_are_kept_and_trained_again(tmp_path: Path, inline: Any):
     from stores.make import SPEC
 
-    shutil.copyfile(STORES / f"schema-{SCHEMA}-numerics-1.sqlite", tmp_path / "s.db")
+    shutil.copyfile(STORES / "schema-2-numerics-1.sqlite", tmp_path / "s.db")
     found = driver.sweep(SPEC, store=tmp_path / "s.db")
     assert sorted(shard.config.depth for shard in inline.ran) == [1, 2]
     assert found.count("failed") == 0

@@ -52,7 +52,8 @@ def judged() -> Callable[..., hp_transfer.Transfer]:
         status = np.where(np.isnan(loss), lost_status, 0).astype(np.int8)
         arrays = {"loss": (dims, loss), "test_loss": (dims, loss), "status": (dims, status)}
         data = xr.Dataset(arrays | {"curve": ((*dims, "step"), loss[..., None])}, coords)
-        return hp_transfer.of_sweep(SweepResult(spec, data, "by hand", (), ()))
+        _, asked = hp_transfer.asked(spec)
+        return hp_transfer.of_sweep(SweepResult(spec, data, "by hand", (), ()), asked)
 
     return judge
 
@@ -189,7 +190,7 @@ def test_attributes_say_how_it_was_run(judged: Callable[..., hp_transfer.Transfe
 
 def test_question():
     def asked(base: dict[str, int] | None = None, **sizes: Any) -> tuple[str, Any, Any]:
-        axis = hp_transfer.axis_of(hp_transfer.based(Sweep(**sizes), base))
+        _, axis = hp_transfer.asked(Sweep(**sizes), base)
         return axis.name, axis.base, axis.target
 
     assert asked(depths=[4, 8, 32]) == ("depth", 4, 32)

@@ -7,16 +7,14 @@ that runs.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from isoscale.cli.grid import value_of
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.user_code import load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,21 +73,11 @@ def factory(name: str) -> Factory:
     """
     if ":" not in name:
         return _built_in(name)
-    path, _, attribute = name.rpartition(":")
-    module = _import(path)
-    make = getattr(module, attribute, None)
-    if not callable(make):
-        offered = ", ".join(_functions(module)) or "none"
-        raise InvalidValueError(f"{path} has no function `{attribute}`; it has: {offered}")
-    inputs = getattr(module, "example_inputs", None)
+    loaded = load(name)
+    inputs = getattr(loaded.module, "example_inputs", None)
     if callable(inputs):
         inputs = inputs()
-    return Factory(name, make, inputs, module)
-
-
-def _functions(module: Any) -> list[str]:
-    """What of a module could be a factory."""
-    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+    return Factory(name, loaded.value, inputs, loaded.module)
 
 
 # Shapes of a sample and numbers of outputs where only the model matters: those of digits, and short texts.
@@ -109,31 +97,6 @@ def _built_in(name: str) -> Factory:
     return Factory(name, make)
 
 
-def _import(path: str) -> Any:
-    try:
-        if path.endswith(".py"):
-            name = os.path.basename(path).removesuffix(".py")
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
-        with _here_on_path():
-            return importlib.import_module(path)
-    except Exception as error:
-        raise InvalidValueError(f"cannot import {path}: {type(error).__name__}: {error}") from error
-
-
-@contextlib.contextmanager
-def _here_on_path() -> Iterator[None]:
-    """A module beside the user is found, as by `python -m`; and stays importable for what it imports later."""
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    yield
-
-
 def keywords(text: str, flag: str) -> dict[str, Any]:
     """The keyword arguments in "width=512,depth=8".
 
@@ -148,16 +111,6 @@ def keywords(text: str, flag: str) -> dict[str, Any]:
             raise InvalidValueError(f"`{flag}` is written width=512,depth=8, got {text!r}")
         found[name] = value_of(value)
     return found
-
-
-def value_of(text: str) -> int | float | bool | str:
-    """A word of the command line as the number or the truth value that it writes, else as it is."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def example_inputs(specs: tuple[str, ...], made: Factory, model: nn.Module) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,11 @@ from isoscale.runs.spec import Sweep, log2_grid
 
 Value = int | float | bool | str
 
+# The name of an axis and its values, as often as there are axes.
+_Axes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+
+_RULES = ("sp", "depth-mup", "depth-mup-corrected", "completep")
+
 # Stated in full, so that a trial that was stored before is found again.
 _STATED = {"residual-mlp": {"block_depth": 2, "phi": "relu"}}
 
@@ -22,10 +28,21 @@ _STATED = {"residual-mlp": {"block_depth": 2, "phi": "relu"}}
 class Grid:
     """What to train."""
 
-    rule: tuple[str, ...] = ("sp", "depth-mup", "depth-mup-corrected", "completep")
-    """Scaling rules to compare; `isoscale rules` lists them."""
-    model: str = "residual-mlp"
-    """Model to train: residual-mlp, conv-net, conv-resnet, vit or gpt."""
+    train: str | None = None
+    """Your own training function, file.py:train or pkg.module:train, instead of a model and a data set."""
+    command: str | None = None
+    """Or any program: "python train.py --width {width} --lr {lr} --seed {seed}"."""
+    loss_pattern: str | None = None
+    """Regular expression whose group is the loss in what the program prints; by default a line of JSON has it."""
+    time_limit: float | None = None
+    """Seconds after which a trial of your own code has failed."""
+    version: str | None = None
+    """Name of this version of your own code: trials of different versions are never mixed."""
+    rule: tuple[str, ...] | None = None
+    """Scaling rules to compare; `isoscale rules` lists them. By default sp, depth-mup, depth-mup-corrected and
+    completep, and none for your own code."""
+    model: str | None = None
+    """Model to train: residual-mlp (default), conv-net, conv-resnet, vit or gpt."""
     block_depth: int | None = None
     """Maps in a residual branch, of models that have the option; 2 for residual-mlp."""
     phi: str | None = None
@@ -34,25 +51,31 @@ class Grid:
     """Norm: layer or rms, batch for conv nets; by default the model's own."""
     model_args: dict[str, Value] | None = None
     """The model's other options by name: --model-args padding zero kernel 5."""
-    dataset: str = "digits"
-    """Data set: digits or synthetic, or from --data: cifar10, mnist, fashion-mnist, image-folder, audio-folder, text,
-    arrays."""
+    dataset: str | None = None
+    """Data set: digits (default) or synthetic, or from --data: cifar10, mnist, fashion-mnist, image-folder,
+    audio-folder, text, arrays."""
     dataset_args: dict[str, Value] | None = None
     """The data set's options by name: --dataset-args context 128."""
     batches: tuple[int, ...] | None = None
     """CIFAR-10 only: which training batches to read."""
-    optimizer: str = "sgd"
-    """sgd, adam, adamw, sign or muon."""
+    optimizer: str | None = None
+    """sgd (default), adam, adamw, sign or muon; by default your own code's."""
     momentum: float | None = None
     """Momentum of sgd, sign or muon."""
     weight_decay: float = 0.0
     """Weight decay, as in torch."""
-    widths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--width"])] = (64,)
-    """Widths to train at."""
-    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--depth"])] = (4, 8, 16, 32)
-    """Numbers of residual blocks (of conv-net: of layers) to train at."""
+    widths: Annotated[tuple[int, ...] | None, tyro.conf.arg(aliases=["--width"])] = None
+    """Widths to train at; 64 by default, none for your own code."""
+    depths: Annotated[tuple[int, ...] | None, tyro.conf.arg(aliases=["--depth"])] = None
+    """Numbers of residual blocks (conv-net: of layers) to train at; 4 8 16 32 by default, none for your own code."""
     paired: bool = False
     """Train the first width at the first depth, the second at the second, ...: a path of sizes."""
+    batch_sizes: tuple[int, ...] = ()
+    """Batch sizes to train at, as an axis."""
+    size: _Axes = ()
+    """Further sizes of your own code, each by its name and values: --size experts 2 4 8."""
+    hyperparameter: _Axes = ()
+    """Further hyperparameters to tune, each by its name and values: --hyperparameter weight_decay 0 0.1."""
     base_width: int | None = None
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None
@@ -83,14 +106,20 @@ class Grid:
         # Most flags are settings of a sweep under the same name.
         shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args"}
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name in shared}
+        is_own = self.train is not None or self.command is not None
+        if self.rule is None and not is_own:
+            values["rule"] = _RULES
         of_model = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
         model_args = _joined("--model-args", self.model_args, of_model)
         dataset_args = _joined("--dataset-args", self.dataset_args, {"batches": self.batches})
         lrs = log2_grid(*self.log2_lr, self.per_octave) if self.lrs is None else self.lrs
+        stated = {} if is_own else _STATED.get(self.model or "residual-mlp", {})
         return Sweep(
             **values,
-            model_args=_STATED.get(self.model, {}) | model_args,
+            model_args=stated | model_args,
             dataset_args=dataset_args,
+            sizes=_axes("--size", self.size),
+            hyperparameters=_axes("--hyperparameter", self.hyperparameter),
             lrs=lrs,
         )
 
@@ -99,6 +128,28 @@ class Grid:
             if field.name != "config" and getattr(self, field.name) != field.default:
                 flag = f"--{field.name.replace('_', '-')}"
                 raise InvalidValueError(f"`{flag}` cannot be given beside --config: put it into {self.config}")
+
+
+def _axes(flag: str, given: Sequence[Sequence[str]]) -> dict[str, list[Value]]:
+    """The values of each axis by its name."""
+    axes: dict[str, list[Value]] = {}
+    for name, *values in given:
+        if name in axes:
+            raise InvalidValueError(f"`{flag} {name}` is given twice: give all of its values at once")
+        if not values:
+            raise InvalidValueError(f"`{flag}` is written {flag} name value value ..., got {name}")
+        axes[name] = [value_of(value) for value in values]
+    return axes
+
+
+def value_of(text: str) -> int | float | bool | str:
+    """A word of the command line as the number or the truth value that it writes, else as it is."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _joined(flag: str, options: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,8 +182,12 @@ class Place:
     """auto, cpu or cuda."""
     gpu_share: float = 1.0
     """Share of a GPU that a shard takes: with 0.5, two train on each at once."""
+    reuse: bool = False
+    """If your own code changed since the store's trials: count these as trials of it."""
+    fresh: bool = False
+    """If your own code changed since the store's trials: train them again."""
     dry_run: bool = False
-    """Print the grid and what it would cost, and run nothing."""
+    """Print the grid and what it would cost, or the commands, and run nothing."""
     quiet: bool = False
     """Print errors only."""
     json: bool = False

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from isoscale.cli.factory import Factory, factory, value_of
+from isoscale.cli.factory import Factory, factory
+from isoscale.cli.grid import value_of
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:

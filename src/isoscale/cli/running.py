@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ def runner(place: Place, out: Console) -> Iterator[Runner]:
             progress=progress,
             engine_address=place.address,
             gpu_share=place.gpu_share,
+            reuse=place.reuse,
+            fresh=place.fresh,
             announce=lambda job: announce(job, place, out),
         )
 
@@ -41,8 +44,22 @@ def runner(place: Place, out: Console) -> Iterator[Runner]:
 def dry_run(spec: Sweep, place: Place, out: Console) -> None:
     """Say what would run and what it would cost, and draw the grid; no cluster is connected to or started."""
     with runner(place, out) as runs:
-        announce(runs.job([spec]), place, out)
+        job = runs.job([spec])
+        announce(job, place, out)
     out.print(_grid(spec))
+    if spec.command is not None:
+        for line in command_lines(job):
+            out.print(line, soft_wrap=True)
+
+
+def command_lines(job: Job) -> Iterator[str]:
+    """What a shell would be told to run of a job's commands."""
+    from isoscale.runs.trainers import command
+    from isoscale.runs.trainers.foreign import ForeignShard
+
+    for shard in job.left:
+        if isinstance(shard, ForeignShard):
+            yield shlex.join(command.arguments(shard, job.backend.device))
 
 
 def announce(job: Job, place: Place, out: Console) -> None:
@@ -59,7 +76,9 @@ def announce(job: Job, place: Place, out: Console) -> None:
     price = "nothing to run"
     if job.left:
         seconds = cost.estimate_seconds(job.left, job.backend.workers or 1, usable_here(job.backend.device))
-        price = f"at most about {duration(seconds)} on {_workers(job.backend)}"
+        price = f"on {_workers(job.backend)}, how long shows when the first is done"
+        if seconds is not None:
+            price = f"at most about {duration(seconds)} on {_workers(job.backend)}"
     out.print(
         f"{trials} trials in {len(job.shards)} shards, {price}.  "
         f"Store: {place.store} ({trials - todo} of {trials} done)"
@@ -98,5 +117,6 @@ def _grid(spec: Sweep) -> Table:
     rows = []
     for name, value in spec.to_mapping().items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        rows.append((name, shown))
+        if shown != "{}":
+            rows.append((name, shown))
     return framed(["", "values"], rows)

@@ -45,10 +45,8 @@ class TransferCommand:
         from isoscale.studies import transfer as hp_transfer
 
         out = console(quiet=self.place.quiet or self.place.json)
-        spec = hp_transfer.based(spec)
-        question = hp_transfer.ask(hp_transfer.axis_of(spec))
-        setting = f"{hp_transfer.describe_model(spec)}, {spec.dataset}, {spec.optimizer}"
-        out.print(Text.assemble((question, "bold"), f"   {setting}"))
+        spec, axis = hp_transfer.asked(spec)
+        out.print(Text.assemble((hp_transfer.ask(axis), "bold"), f"   {spec.subject}"))
         if self.place.dry_run:
             running.dry_run(spec, self.place, out)
             return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from isoscale.runs.driver import Session
 from isoscale.runs.result import SweepResult
@@ -16,12 +16,13 @@ from isoscale.runs.spec import Sweep
 TRIALS_PER_SEED = 8
 
 
-class Cell(NamedTuple):
-    """One rule at one size."""
+Cell = tuple[tuple[str, Any], ...]
+"""Rule, sizes and hyperparameters of a search, as pairs of a name and a value."""
 
-    rule: str
-    width: int
-    depth: int
+
+def cell_of(values: Mapping[str, Any]) -> Cell:
+    """One of a spec's `cells` as a key."""
+    return tuple(values.items())
 
 
 class _Chain:
@@ -52,6 +53,7 @@ class _Chain:
             steps=self._spec.steps,
             start=2.0 ** inside[-1].log2_lr if inside else None,
             also=(2.0 ** optima[0].rate,) if optima and not optima[0].edge else (),
+            shortens=self._spec.shortens,
         )
 
 
@@ -67,20 +69,9 @@ def search_cells(session: Session, spec: Sweep, chains: Iterable[Sequence[Cell]]
     links = [_Chain(spec, cells, searches) for cells in chains]
     while True:
         current = [cell for link in links if (cell := link.current()) is not None]
-        specs = {cell: spec_of(spec, cell) for cell in current}
+        specs = {cell: spec.only(dict(cell)) for cell in current}
         if not run_round(session, specs, {cell: searches[cell] for cell in current}):
             return searches
-
-
-def spec_of(spec: Sweep, cell: Cell) -> Sweep:
-    """The spec at one rule and size, its base as it was."""
-    return dataclasses.replace(
-        spec,
-        rule=cell.rule,
-        widths=(cell.width,),
-        depths=(cell.depth,),
-        paired=False,
-    )
 
 
 def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> SweepResult:
@@ -98,12 +89,12 @@ def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> 
 
 
 def chains_of(spec: Sweep) -> list[list[Cell]]:
-    """Every rule's sizes, the smallest first."""
-    found = []
-    assert isinstance(spec.rule, tuple)  # Sweep normalises its grids
-    for rule in spec.rule:
-        found.append([Cell(rule, width, depth) for width, depth in spec.pairs])
-    return found
+    """The sizes of every rule and hyperparameter, the smallest first."""
+    chains: dict[Cell, list[Cell]] = {}
+    for values in spec.cells:
+        rest = {name: value for name, value in values.items() if name not in spec.size_axes}
+        chains.setdefault(cell_of(rest), []).append(cell_of(values))
+    return list(chains.values())
 
 
 def adaptive_sweep(session: Session, spec: Sweep) -> SweepResult:

@@ -6,9 +6,9 @@ import dataclasses
 import time
 from collections.abc import Hashable, Sequence
 
-from isoscale.runs import worker
-from isoscale.runs.driver import cost
 from isoscale.runs.shards import Shard
+from isoscale.runs.trainers import ensemble
+from isoscale.runs.trainers.registry import AnyShard
 from isoscale.training import train
 from isoscale.training.ensemble import members_at_once
 
@@ -18,21 +18,27 @@ _PATIENCE_SECONDS = 3.0
 _WORKER_START_SECONDS = 4.0
 
 
-def estimate_seconds(left: Sequence[Shard], workers: int, device: str) -> float:
-    """Seconds until `left` has run on that many workers; an upper guess, since diverged trials stop early."""
+def estimate_seconds(left: Sequence[AnyShard], workers: int, device: str) -> float | None:
+    """Seconds until `left` has run on that many workers; an upper guess, since diverged trials stop early.
+
+    None for code of the user's: nobody knows what it does before it has run.
+    """
     if not left:
         return 0.0
+    own = [shard for shard in left if isinstance(shard, Shard)]
+    if len(own) < len(left):
+        return None
     timed: dict[Hashable, float] = {}
     started = time.perf_counter()
     # What is timed last, the costliest, is nearest to what is too costly to time.
     per_unit = 0.0
-    for shard in sorted(left, key=cost):
+    for shard in sorted(own, key=lambda shard: shard.cost):
         kind = _kind(shard)
         is_late = time.perf_counter() - started > _PATIENCE_SECONDS
         if kind not in timed and not (timed and is_late):
             timed[kind] = _seconds(shard, device)
-            per_unit = timed[kind] / cost(shard)
-    seconds = [timed.get(_kind(shard), per_unit * cost(shard)) for shard in left]
+            per_unit = timed[kind] / shard.cost
+    seconds = [timed.get(_kind(shard), per_unit * shard.cost) for shard in own]
     # No schedule beats the longest shard.
     return _WORKER_START_SECONDS + max(sum(seconds) / workers, *seconds)
 
@@ -47,7 +53,7 @@ def _kind(shard: Shard) -> Hashable:
 
 def _seconds(shard: Shard, device: str) -> float:
     """Seconds of a whole shard, from a few steps of as many members as train at once."""
-    data = worker.load(shard)
+    data = ensemble.load(shard)
     config = dataclasses.replace(shard.config, steps=_STEPS)
     members = shard.members[: members_at_once(config, data)]
     # The first step also warms up the libraries.

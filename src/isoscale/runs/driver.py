@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from isoscale.errors import InvalidValueError, IsoscaleError
+from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
-from isoscale.runs import shards as shards_
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.result import SweepResult, gather
-from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
+from isoscale.runs.trainers import changed, registry
+from isoscale.runs.trainers.registry import AnyShard
 from isoscale.training.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class RunOptions(TypedDict, total=False):
     progress: bool | Callable[[Progress], None]
     engine_address: str | None
     gpu_share: float
+    reuse: bool
+    fresh: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Runner:
         progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
         engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
+        reuse, fresh: If code of the user's changed since the store's trials: count these, or train again.
         announce: Called with each `Job` before it runs.
     """
 
@@ -70,6 +73,8 @@ class Runner:
     progress: bool | Callable[[Progress], None] = False
     engine_address: str | None = None
     gpu_share: float = 1.0
+    reuse: bool = False
+    fresh: bool = False
     announce: Callable[[Job], None] | None = None
 
     def job(self, specs: Sequence[Sweep]) -> Job:
@@ -173,11 +178,12 @@ class Job:
         self.specs = list(specs)
         self.backend = backend
         self._runner = runner
-        self._plans = [prepare(spec, runner.data) for spec in specs]
+        plans = [prepare(spec, runner.data, runner.store) for spec in specs]
+        self._plans = [changed.settled(plan, runner.store, reuse=runner.reuse, fresh=runner.fresh) for plan in plans]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
 
     @functools.cached_property
-    def left(self) -> list[Shard]:
+    def left(self) -> list[AnyShard]:
         """What the store does not have; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
             return _costliest_first(self.shards)
@@ -220,6 +226,8 @@ def sweep(
     progress: bool | Callable[[Progress], None] = False,
     engine_address: str | None = None,
     gpu_share: float = 1.0,
+    reuse: bool = False,
+    fresh: bool = False,
 ) -> SweepResult:
     """Run what the store does not have of a sweep, and return all of it.
 
@@ -236,6 +244,8 @@ def sweep(
         progress: True draws a progress bar on the terminal; a callable gets a `Progress`.
         engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
+        reuse: If the user's code changed since the store's trials of the same axes: count these as trials of it.
+        fresh: Or train them again. Without either, that is an error, and nothing is mixed.
 
     Returns:
         The trials as labelled arrays (`SweepResult`).
@@ -252,13 +262,15 @@ def sweep(
         progress=progress,
         engine_address=engine_address,
         gpu_share=gpu_share,
+        reuse=reuse,
+        fresh=fresh,
     )
     return runner.sweep(spec)
 
 
-def _merged(plan: Sequence[Shard]) -> list[Shard]:
+def _merged(plan: Sequence[AnyShard]) -> list[AnyShard]:
     """The plan with each shard once, holding the members that any of its copies has."""
-    shards: dict[str, Shard] = {}
+    shards: dict[str, AnyShard] = {}
     for shard in plan:
         known = shards.setdefault(shard.id, shard)
         if known.members != shard.members:  # else it stays, and so do the keys that it works out once
@@ -267,27 +279,21 @@ def _merged(plan: Sequence[Shard]) -> list[Shard]:
     return list(shards.values())
 
 
-def prepare(spec: Sweep, data: str | None = None) -> list[Shard]:
-    """The shards of a sweep, after its data and model were seen to be usable."""
-    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
-    if spec.batch_size > len(dataset.train_x):
-        raise InvalidValueError(
-            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
-            f"got {spec.batch_size}"
-        )
-    return shards_.make(spec, source)
+def prepare(spec: Sweep, data: str | None = None, store: str | os.PathLike[str] = "isoscale.db") -> Sequence[AnyShard]:
+    """The shards of a sweep, after whatever trains them was seen to be usable; the user's code logs beside `store`."""
+    return registry.prepare(spec, data, store)
 
 
-def missing(plan: Sequence[Shard], store: Store) -> list[Shard]:
+def missing(plan: Sequence[AnyShard], store: Store) -> list[AnyShard]:
     """What of a plan the store does not have, the costliest shards first."""
     finished = store.finished([key for shard in plan for key in shard.keys])
     left = [shard.only(set(shard.keys) - finished) for shard in plan]
     return _costliest_first([shard for shard in left if shard.members])
 
 
-def _costliest_first(shards: Sequence[Shard]) -> list[Shard]:
+def _costliest_first(shards: Sequence[AnyShard]) -> list[AnyShard]:
     """No schedule beats the longest shard, so it starts first."""
-    return sorted(shards, key=cost, reverse=True)
+    return sorted(shards, key=lambda shard: shard.cost, reverse=True)
 
 
 class _Driver:
@@ -295,8 +301,8 @@ class _Driver:
 
     def __init__(
         self,
-        plan: Sequence[Shard],
-        left: Sequence[Shard],
+        plan: Sequence[AnyShard],
+        left: Sequence[AnyShard],
         store: Store,
         show: Callable[[Progress], None],
         backend: Backend,
@@ -307,7 +313,7 @@ class _Driver:
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
-        self.running: dict[concurrent.futures.Future, Shard] = {}
+        self.running: dict[concurrent.futures.Future, AnyShard] = {}
         self.last_beat = time.monotonic()
 
     def run(self) -> None:
@@ -366,35 +372,26 @@ class _Driver:
         finally:
             self.store.release(shard.id)
 
-    def _lost(self, shard: Shard, reason: str) -> None:
+    def _lost(self, shard: AnyShard, reason: str) -> None:
         self.tries[shard.id] += 1
         if self.tries[shard.id] < _TRIES:
-            _log.warning("%s; trying %s again", reason, _describe(shard))
+            _log.warning("%s; trying %s again", reason, shard.label)
             self.waiting.insert(0, shard)
         else:
             self._failed(shard, f"{reason}, {_TRIES} times")
 
-    def _failed(self, shard: Shard, reason: str) -> None:
-        _log.error("%s failed: %s", _describe(shard), reason)
+    def _failed(self, shard: AnyShard, reason: str) -> None:
+        _log.error("%s failed: %s", shard.label, reason)
         self.store.record(worker.failures(shard, reason, self.backend.device))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
-        total = dict.fromkeys((shard.config.rule for shard in self.plan), 0)
+        total = dict.fromkeys((shard.rule for shard in self.plan), 0)
         for shard in self.plan:
-            total[shard.config.rule] += len(shard.members)
+            total[shard.rule] += len(shard.members)
         done = {rule: float(count) for rule, count in total.items()}
         for shard in self.waiting:
-            done[shard.config.rule] -= len(shard.members)
+            done[shard.rule] -= len(shard.members)
         for shard in self.running.values():
             steps = member_steps[self.slots[shard.id]] if member_steps else 0
-            done[shard.config.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+            done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
         return Progress(total, done, len(self.waiting) if not self.running else 0)
-
-
-def cost(shard: Shard) -> int:
-    """Proportional to the arithmetic of the hidden maps."""
-    return shard.member_steps * shard.config.depth * shard.config.width**2
-
-
-def _describe(shard: Shard) -> str:
-    return f"{shard.config.rule}, width {shard.config.width}, depth {shard.config.depth}"

@@ -1,14 +1,19 @@
-"""How far a sweep is, and bars that show it: drawn only where they were asked for, and only on a terminal."""
+"""How far a sweep is: bars on a terminal, a line now and then elsewhere; only where they were asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
+
+# Off a terminal, how often a line says how far it is.
+_LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -27,14 +32,17 @@ class Progress:
 
 @contextlib.contextmanager
 def bars() -> Iterator[Callable[[Progress], None]]:
-    """A callback for `isoscale.sweep(progress=...)` that draws on standard error; nothing off a terminal."""
+    """A callback for `isoscale.sweep(progress=...)` that draws on standard error; lines off a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(console)
+        return
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as rich:
+    with RichProgress(*columns, console=console) as rich:
         tasks: dict[str, TaskID] = {}
 
         def show(progress: Progress) -> None:
@@ -48,3 +56,28 @@ def bars() -> Iterator[Callable[[Progress], None]]:
                     tasks[rule] = rich.add_task(rule.ljust(longest), total=total, completed=done)
 
         yield show
+
+
+def _lines(console: Console) -> Callable[[Progress], None]:
+    """A callback that prints a line twice a minute."""
+    started = last = time.monotonic()
+    first: float | None = None
+
+    def show(progress: Progress) -> None:
+        nonlocal last, first
+        done, total = sum(progress.done.values()), sum(progress.total.values())
+        # What an earlier run finished is not counted into this one's speed.
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last < _LINE_SECONDS:
+            return
+        last = now
+        left = ""
+        if first < done < total:
+            left = f", about {(now - started) * (total - done) / (done - first) / 60:.0f} min left"
+        by_rule = ", ".join(f"{rule} {int(count)}" for rule, count in progress.done.items())
+        rules = f" ({by_rule})" if len(progress.done) > 1 else ""
+        text = f"{int(done)} of {total} trials after {(now - started) / 60:.1f} min{rules}{left}"
+        console.print(text, soft_wrap=True, highlight=False)
+
+    return show

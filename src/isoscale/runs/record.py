@@ -24,6 +24,7 @@ Status = Literal["done", "diverged", "failed"]
 # In the order of the table; `checksum` comes last.
 COLUMNS = (
     "key", "shard", "config", "status", "reason", "curve", "test_loss", "test_accuracy", "versions", "created",
+    "numbers",
 )  # fmt: skip
 
 _STATUSES = get_args(Status)
@@ -34,7 +35,7 @@ _FIXED = struct.Struct("<8q2d")
 # Of a row: texts, the curve, two numbers that may be missing, texts, the checksum.
 _TYPES = set()
 for _numbers in itertools.product((float, NoneType), repeat=2):
-    _TYPES.add((str, str, str, str, str, bytes, *_numbers, str, str, int))
+    _TYPES.add((str, str, str, str, str, bytes, *_numbers, str, str, str, int))
 
 
 class DamagedRowError(ValueError):
@@ -53,6 +54,8 @@ class TrialRecord:
         test_loss, test_accuracy: After training; NaN unless done.
         versions: JSON of the versions that ran it.
         created: When it was recorded, UTC; empty if it is not in a store yet.
+        numbers: JSON of what the user's code measured besides, by name; "loss" if it said its final loss itself, and
+            "seconds", the time that it took. Empty for isoscale's own networks.
     """
 
     key: str
@@ -65,11 +68,21 @@ class TrialRecord:
     test_accuracy: float
     versions: str
     created: str = ""
+    numbers: str = ""
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the user's code measured besides, by name."""
+        return json.loads(self.numbers) if self.numbers else {}
 
     @property
     def final_loss(self) -> float:
-        """Mean training loss of the last tenth of the steps; NaN unless the trial is done."""
-        if self.status != "done" or not len(self.curve):
+        """What the user's code said, else mean training loss of the last tenth of the steps; NaN unless it is done."""
+        if self.status != "done":
+            return math.nan
+        if self.numbers and "loss" in self.measured:
+            return self.measured["loss"]
+        if not len(self.curve):
             return math.nan
         tail = self.curve[-max(1, len(self.curve) // 10) :]
         # What `tail.mean` does, without what it does besides: there may be a hundred thousand of these.
@@ -103,6 +116,7 @@ class TrialRecord:
             None if math.isnan(self.test_accuracy) else self.test_accuracy,
             self.versions,
             created,
+            self.numbers,
         )
         return (*values, checksum(values))
 
@@ -110,9 +124,12 @@ class TrialRecord:
         """Whether two runs of one trial gave the same numbers, bit by bit."""
         return self._result() == other._result()
 
-    def _result(self) -> tuple[str, bytes, bytes]:
-        """As bytes, in which NaN equals NaN."""
-        return self.status, _as_bytes(self.curve), struct.pack("<2d", self.test_loss, self.test_accuracy)
+    def _result(self) -> tuple[str, bytes, bytes, str]:
+        """As bytes, in which NaN equals NaN; how long it took is no part of it."""
+        measured = self.measured
+        measured.pop("seconds", None)
+        tested = struct.pack("<2d", self.test_loss, self.test_accuracy)
+        return self.status, _as_bytes(self.curve), tested, json.dumps(measured, sort_keys=True)
 
 
 def from_row(row: Sequence[Any]) -> TrialRecord:
@@ -122,7 +139,7 @@ def from_row(row: Sequence[Any]) -> TrialRecord:
         DamagedRowError: The row is not what `TrialRecord.row` made.
     """
     verify(row)
-    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, _ = row
+    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, measured, _ = row
     return TrialRecord(
         key=key,
         shard=shard,
@@ -134,6 +151,7 @@ def from_row(row: Sequence[Any]) -> TrialRecord:
         test_accuracy=math.nan if test_accuracy is None else test_accuracy,
         versions=versions,
         created=created,
+        numbers=measured,
     )
 
 
@@ -146,7 +164,7 @@ def verify(row: Sequence[Any]) -> None:
 
 def checksum(values: Sequence[Any]) -> int:
     """CRC-32 over a row's values, and over their lengths, so that nothing moves from one to the next unseen."""
-    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created = values
+    key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, measured = values
     texts = (key, shard, config, status, reason, versions, created)
     test_loss = math.nan if test_loss is None else test_loss
     test_accuracy = math.nan if test_accuracy is None else test_accuracy
@@ -154,7 +172,9 @@ def checksum(values: Sequence[Any]) -> int:
     # One CRC over all three, each going on where the one before ended.
     crc = zlib.crc32(fixed)
     crc = zlib.crc32("".join(texts).encode(), crc)
-    return zlib.crc32(curve, crc)
+    crc = zlib.crc32(curve, crc)
+    # Rows without it have the checksum that they had before there was such a column.
+    return zlib.crc32(measured.encode(), crc)
 
 
 def _has_types(row: Sequence[Any]) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoscale.files import replacing
-from isoscale.runs.shards import Shard
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
+from isoscale.runs.trainers.foreign import ForeignShard
+from isoscale.runs.trainers.registry import AnyShard
 from isoscale.stats import Curve, find_optimum
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
 STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3}
 
-_DIMS = ("rule", "width", "depth", "lr", "seed")
-
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -32,13 +32,14 @@ class SweepResult:
 
     Attributes:
         spec: The grid.
-        data: Dataset over (rule, width, depth, lr, seed): `loss` (mean training loss of the last tenth of the
-            steps), `test_loss`, `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing) and
-            `curve` (training loss at each step). Numbers of trials that are not done are NaN, but for the part
-            of a curve before its divergence.
-        note: Exactly which data was used.
+        data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
+            training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
+            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
+            and what else the user's code measured. Numbers of trials that are not done are NaN, but for the part of a
+            curve before its divergence.
+        note: Exactly which data was used; of the user's code, which code.
         versions: What ran the trials, each combination once.
-        reasons: Why trials failed, each reason once.
+        reasons: Why trials failed, each reason once; of the user's code with the log of the first one.
     """
 
     spec: Sweep
@@ -49,43 +50,40 @@ class SweepResult:
 
     @property
     def loss(self) -> xr.DataArray:
-        """Final training loss over (rule, width, depth, lr, seed)."""
+        """Final loss over the axes: (rule, width, depth, lr, seed)."""
         return self.data["loss"]
 
-    def curve(self, rule: str, width: int, depth: int) -> Curve:
-        """The runs of one rule and size that finished or diverged, as what optima are read off."""
-        data = self.data[["loss", "status"]].sel(rule=rule, width=width, depth=depth).transpose("lr", "seed")
+    def curve(self, cell: Mapping[str, Any]) -> Curve:
+        """The runs that finished or diverged at one of the spec's cells, as what optima are read off."""
+        data = self.data[["loss", "status"]].sel(dict(cell)).transpose("lr", "seed")
         is_run = np.isin(data["status"].values, (STATUS["done"], STATUS["diverged"]))
         lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
         return Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
 
     def runs_table(self) -> pd.DataFrame:
-        """The trials that ended, one row each: rule, width, depth, lr, seed, status, loss, test_loss."""
+        """The trials that ended or failed, one row each: the axes, status, loss, test_loss."""
         words = {code: word for word, code in STATUS.items()}
         table = self.data[["status", "loss", "test_loss"]].to_dataframe().reset_index()
         table["status"] = table["status"].map(words)
         return table[table["status"] != "missing"].reset_index(drop=True)
 
     def optima(self) -> pd.DataFrame:
-        """The optimum of every rule and size: rule, width, depth, lr, lr_low, lr_high, loss, loss_se, at_edge."""
+        """The optimum of every rule and size: the axes, lr, lr_low, lr_high, loss, loss_se, at_edge."""
         import pandas as pd
 
         rows = []
-        for rule in self.data["rule"].values.tolist():
-            for width, depth in self.spec.pairs:
-                found = find_optimum(self.curve(rule, width, depth))
-                row = {
-                    "rule": rule,
-                    "width": width,
-                    "depth": depth,
-                    "lr": 2.0**found.log2_lr,
-                    "lr_low": 2.0**found.low,
-                    "lr_high": 2.0**found.high,
-                    "loss": found.loss,
-                    "loss_se": found.loss_se,
-                    "at_edge": found.edge,
-                }
-                rows.append(row)
+        for cell in self.spec.cells:
+            found = find_optimum(self.curve(cell))
+            row = dict(cell)
+            row |= {
+                "lr": 2.0**found.log2_lr,
+                "lr_low": 2.0**found.low,
+                "lr_high": 2.0**found.high,
+                "loss": found.loss,
+                "loss_se": found.loss_se,
+                "at_edge": found.edge,
+            }
+            rows.append(row)
         return pd.DataFrame(rows)
 
     def count(self, status: str) -> int:
@@ -112,50 +110,87 @@ class SweepResult:
         return self.data._repr_html_()
 
 
-def gather(spec: Sweep, plan: Sequence[Shard], store: Store) -> SweepResult:
-    """Read a sweep's trials from the store."""
+def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
+    """Read a sweep's trials from the store.
+
+    Args:
+        spec: The sweep.
+        plan: Its shards, in the order of its axes.
+        store: Where its trials are.
+    """
     import xarray as xr
 
-    coords = {
-        "rule": list(spec.rule),
-        "width": list(spec.widths),
-        "depth": list(spec.depths),
-        "lr": list(spec.lrs),
-        "seed": list(spec.seeds),  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
-    }
-    shape = tuple(map(len, coords.values()))
-    numbers = {name: np.full(shape, np.nan) for name in ("loss", "test_loss", "test_accuracy")}
-    curve = np.full((*shape, spec.steps), np.nan, "f4")
+    axes = spec.axes
+    dims = tuple(axes)
+    shape = tuple(map(len, axes.values()))
+    keys = [key for shard in plan for key in shard.keys]
+    places = dict(zip(keys, _places(spec), strict=True))
+    trials = store.read(keys)
+    steps = max((len(trial.curve) for trial in trials), default=0) if spec.is_foreign else spec.steps
+    measured = [trial.measured for trial in trials]
+    names = {"loss": 0, "test_loss": 0, "test_accuracy": 0}
+    for further in measured:
+        names |= dict.fromkeys(further, 0)
+    # How long a trial took is no result of it.
+    names.pop("seconds", None)
+    numbers = {name: np.full(shape, np.nan) for name in names}
+    curve = np.full((*shape, steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
-    places: dict[str, int] = {}
-    for shard in plan:
-        config = shard.config
-        at_size = (
-            coords["rule"].index(config.rule),
-            coords["width"].index(config.width),
-            coords["depth"].index(config.depth),
-        )
-        # A shard goes through learning rates and seeds in this order (`shards.make`).
-        first = int(np.ravel_multi_index((*at_size, 0, 0), shape))
-        places |= {key: first + number for number, key in enumerate(shard.keys)}
-    curves = curve.reshape(-1, spec.steps)  # a view
-    trials = store.read(list(places))
+    curves = curve.reshape(-1, steps)  # a view
     at = np.array([places[trial.key] for trial in trials], int)
-    for place, trial in zip(at, trials, strict=True):
-        curves[place, : len(trial.curve)] = trial.curve[: spec.steps]
+    for place, trial, further in zip(at, trials, measured, strict=True):
+        curves[place, : len(trial.curve)] = trial.curve[:steps]
+        for name in further:
+            if name in numbers:
+                numbers[name].flat[place] = further[name]
     status.flat[at] = [STATUS[trial.status] for trial in trials]
     numbers["loss"].flat[at] = [trial.final_loss for trial in trials]
     numbers["test_loss"].flat[at] = [trial.test_loss for trial in trials]
     numbers["test_accuracy"].flat[at] = [trial.test_accuracy for trial in trials]
-    arrays = {name: (_DIMS, array) for name, array in (numbers | {"status": status}).items()}
-    dataset = xr.Dataset(arrays | {"curve": ((*_DIMS, "step"), curve)}, coords | {"step": np.arange(spec.steps)})
-    for name in ("loss", "test_loss", "curve"):
-        dataset[name].attrs["units"] = "nats"
+    arrays: dict[str, Any] = {name: (dims, array) for name, array in numbers.items()}
+    arrays["status"] = (dims, status)
+    coords: dict[str, Any] = {name: list(values) for name, values in axes.items()}
+    if steps:  # code that gives back its final loss has no curve
+        arrays["curve"] = ((*dims, "step"), curve)
+        coords["step"] = np.arange(steps)
+    dataset = xr.Dataset(arrays, coords)
+    if not spec.is_foreign:
+        for name in ("loss", "test_loss", "curve"):
+            dataset[name].attrs["units"] = "nats"
     dataset["status"].attrs["codes"] = json.dumps(STATUS)
     return SweepResult(
         spec=spec,
         data=dataset,
-        note=plan[0].source.note,
+        note=plan[0].note,
         versions=tuple(json.loads(text) for text in sorted({trial.versions for trial in trials})),
-        reasons=tuple(sorted({trial.reason for trial in trials if trial.status == "failed"})),
+        reasons=_reasons(plan, trials),
     )
+
+
+def _places(spec: Sweep) -> Iterator[int]:
+    """Where each trial of the plan stands in the flat arrays: cell by cell, then learning rates, then seeds."""
+    axes = spec.axes
+    shape = tuple(map(len, axes.values()))
+    indices = {name: {value: at for at, value in enumerate(values)} for name, values in axes.items()}
+    many = len(axes["lr"]) * len(axes["seed"])
+    for cell in spec.cells:
+        at = tuple(indices[name][value] for name, value in cell.items())
+        # Learning rates and seeds are the last axes.
+        first = int(np.ravel_multi_index((*at, 0, 0), shape))
+        yield from range(first, first + many)
+
+
+def _reasons(plan: Sequence[AnyShard], trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Why trials failed, each reason once, with the log of the first that has one."""
+    failed: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.status == "failed":
+            failed.setdefault(trial.reason, []).append(trial.key)
+    logs = {shard.id: shard.log for shard in plan if isinstance(shard, ForeignShard)}
+    found = []
+    for reason in sorted(failed):
+        keys = failed[reason]
+        log = next((logs[key] for key in sorted(keys) if key in logs), None)
+        several = f"{len(keys)} trials, one's log: " if len(keys) > 1 else "log: "
+        found.append(reason if log is None else f"{reason} ({several}{log})")
+    return tuple(found)

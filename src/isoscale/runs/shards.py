@@ -1,4 +1,4 @@
-"""What runs together: the trials of one rule, width and depth, which share every shape.
+"""What runs together of isoscale's own networks: the trials of one rule and size, which share every shape.
 
 A shard is the unit of scheduling, retry and resume.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.parametrization.plan import Plan
 from isoscale.runs.keys import Keys, Source, identity
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
 
@@ -53,6 +55,37 @@ class Shard:
         return dataclasses.replace(self, members=members)
 
     @property
+    def rule(self) -> str:
+        """Name of the rule."""
+        return self.config.rule
+
+    @property
+    def label(self) -> str:
+        """Which trials, for a person."""
+        return f"{self.config.rule}, width {self.config.width}, depth {self.config.depth}"
+
+    @property
+    def note(self) -> str:
+        """Exactly which data it trains on."""
+        return self.source.note
+
+    @property
+    def cost(self) -> float:
+        """Proportional to the arithmetic of the hidden maps."""
+        return self.member_steps * self.config.depth * self.config.width**2
+
+    @property
+    def hard_limit(self) -> float | None:
+        """isoscale's own networks come to an end."""
+        return None
+
+    def run(self, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+        """Train them (`trainers.ensemble.run`)."""
+        from isoscale.runs.trainers import ensemble
+
+        return ensemble.run(self, device, progress)
+
+    @property
     def member_steps(self) -> int:
         """Steps of all members together."""
         return len(self.members) * self.config.steps
@@ -67,31 +100,39 @@ class Shard:
 
 
 def make(spec: Sweep, source: Source) -> list[Shard]:
-    """The shards of a sweep, in the order of its rules, widths and depths.
+    """The shards of a sweep, in the order of its axes.
 
     Raises:
         PlanError: A rule cannot be applied to the model at one of the sizes.
     """
     members = tuple(Member(lr, seed) for lr in spec.lrs for seed in _tuple(spec.seeds))
     found = []
-    for rule in _tuple(spec.rule):
-        for width, depth in spec.pairs:
-            config = config_of(spec, rule, width, depth)
-            plan = config.plan(source.in_shape, source.classes)
-            found.append(Shard(config, members, source, plan))
+    for cell in spec.cells:
+        config = config_of(spec, **cell)
+        plan = config.plan(source.in_shape, source.classes)
+        found.append(Shard(config, members, source, plan))
     return found
 
 
-def config_of(spec: Sweep, rule: str, width: int, depth: int) -> TrialConfig:
-    """Everything about the trials of a spec at one rule and size but their learning rates and seeds."""
+def config_of(
+    spec: Sweep, rule: str, width: int, depth: int, batch_size: int | None = None, **tuned: float
+) -> TrialConfig:
+    """Everything about the trials of a spec at one rule and size but their learning rates and seeds.
+
+    Args:
+        spec, rule, width, depth: Which.
+        batch_size: On its axis; by default the spec's one.
+        **tuned: Hyperparameters on their axes: weight_decay, momentum, eps, beta1, beta2.
+    """
     assert spec.base_width is not None
     assert spec.base_depth is not None
+    beta1, beta2 = spec.betas
     optimizer = Optimizer(
         family=spec.optimizer,  # pyrefly: ignore[bad-argument-type]  checked by the spec
-        momentum=spec.momentum,
-        betas=spec.betas,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
+        momentum=tuned.get("momentum", spec.momentum),
+        betas=(float(tuned.get("beta1", beta1)), float(tuned.get("beta2", beta2))),
+        eps=float(tuned.get("eps", spec.eps)),
+        weight_decay=float(tuned.get("weight_decay", spec.weight_decay)),
     )
     return TrialConfig(
         model=spec.model,
@@ -103,7 +144,7 @@ def config_of(spec: Sweep, rule: str, width: int, depth: int) -> TrialConfig:
         rule=rule,
         optimizer=optimizer,
         steps=spec.steps,
-        batch_size=spec.batch_size,
+        batch_size=spec.batch_size if batch_size is None else batch_size,
     )
 
 

@@ -1,4 +1,4 @@
-"""What to run: a grid of rules, widths, depths, learning rates and seeds."""
+"""What to run: a grid of rules, sizes, learning rates, other hyperparameters and seeds, and who trains it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import itertools
 import math
 import numbers
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,38 @@ from isoscale.scaling import rules
 from isoscale.scaling.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
+    from isoscale.runs.trainers.handed import HandedTrial
     from isoscale.runs.trial import Trial
 
 SEARCHES = ("grid", "adaptive")
 
 # Powers of two that a float holds.
 _LOG2_RANGE = (-1074, 1023)
+
+# Left to whoever trains: isoscale's own networks have a value for it, the user's code may have no such thing.
+_LEFT_OUT: Any = None
+
+# What isoscale's own networks train when nothing else is said.
+_DEFAULTS: dict[str, Any] = {
+    "model": "residual-mlp",
+    "dataset": "digits",
+    "rule": "completep",
+    "optimizer": "sgd",
+    "widths": (64,),
+    "depths": (4, 8, 16, 32),
+}
+
+# The name of the one rule of a sweep that has none.
+NO_RULE = "-"
+
+# Hyperparameters beside the learning rate that isoscale's own networks have.
+_TUNED = ("weight_decay", "momentum", "eps", "beta1", "beta2")
+
+# Names that an axis of the user's own cannot have: they are something else in a trial, a command or a result.
+_TAKEN = (
+    *("rule", "width", "depth", "batch_size", "lr", "seed", "steps", "step", "optimizer", "device", "folder"),
+    *("loss", "test_loss", "test_accuracy", "status", "curve", "seconds"),
+)
 
 # A larger grid is a slip of the pen, and would fill the memory before anything could say so.
 _MOST_TRIALS = 10_000_000
@@ -49,20 +76,33 @@ def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A grid of trials on one model, data set and optimizer.
+    """A grid of trials: of one of isoscale's networks, of the user's training function, or of any program.
 
     Attributes:
-        model, model_args: A name of `isoscale.models.names()` and its own options (`block_depth`, `phi`, ...);
-            an option that is None is left to the model.
-        dataset, dataset_args: A name of `isoscale.data.names()` and its own options (`batches`).
-        rule: One rule or several, by name.
-        optimizer: Family: "sgd", "adam", "adamw", "sign" or "muon".
-        widths, depths: Sizes to train at.
-        paired: Whether they go together, the first width with the first depth and so on, as a path of sizes does;
-            otherwise every width is trained at every depth.
+        model, model_args: A name of `isoscale.models.names()` (default "residual-mlp") and its own options
+            (`block_depth`, `phi`, ...); an option that is None is left to the model.
+        dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`).
+        train: Instead of a model and a data set, the user's own training function, or where it is:
+            "file.py:train", "pkg.module:train". It is called with one trial (`HandedTrial`) and returns the loss, or
+            a mapping with "loss", or yields a loss a step.
+        command: Or a program: "python train.py --width {width} --lr {lr} --seed {seed}", with a placeholder for every
+            axis, and `{steps}`, `{batch_size}`, `{device}`, `{folder}` where it wants them.
+        loss_pattern: Regular expression whose first group is the loss in what the command prints; the last match
+            counts. Without one, the last line that is a JSON object with "loss".
+        time_limit: Seconds after which a trial of a function or a command has failed; by default none.
+        version: Of the user's code, by the user: trials of different versions are never mistaken for each other.
+        rule: One rule or several, by name; "completep" for isoscale's networks, none for the user's code.
+        optimizer: Family: "sgd" (default for isoscale's networks), "adam", "adamw", "sign" or "muon".
+        widths, depths: Sizes to train at; (64,) and (4, 8, 16, 32) for isoscale's networks, none for the user's code.
+        batch_sizes: Batch sizes, as an axis; by default `batch_size` alone.
+        sizes: Further size axes of the user's code: {"experts": [2, 4, 8]}.
+        paired: Whether the sizes go together, the first width with the first depth and so on, as a path of sizes does;
+            otherwise every size is trained with every other.
         lrs: Base learning rates; those that an adaptive search begins with.
         search: "grid": every learning rate with every seed. "adaptive" (`isoscale.runs.search`): from a short pilot
             to the optimum. None: the grid for a sweep, the search for `isoscale.transfer`.
+        hyperparameters: Further tuned axes: {"weight_decay": [0, 0.1]}. isoscale's networks have weight_decay,
+            momentum, eps, beta1 and beta2; the user's code has what it likes, numbers or text.
         seeds: That many seeds (0, 1, ...), or the seeds themselves.
         steps, batch_size: Length of every run.
         base_width, base_depth: Where the rules change nothing; by default the smallest of each.
@@ -73,19 +113,29 @@ class Sweep:
 
     >>> Sweep(depths=[4, 8], lrs=log2_grid(-3, 0), rule=["sp", "depth-mup"]).trials
     48
+    >>> Sweep(train="train.py:train", widths=[64, 256], hyperparameters={"dropout": [0, 0.1]}, seeds=1).axes["dropout"]
+    (0, 0.1)
     """
 
-    model: str = "residual-mlp"
+    model: str = _LEFT_OUT
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = "digits"
+    dataset: str = _LEFT_OUT
     dataset_args: Mapping[str, Any] = field(default_factory=dict)
-    rule: str | Sequence[str] = "completep"
-    optimizer: str = "sgd"
-    widths: Sequence[int] = (64,)
-    depths: Sequence[int] = (4, 8, 16, 32)
+    train: Callable[[Any], Any] | str | None = None
+    command: str | None = None
+    loss_pattern: str | None = None
+    time_limit: float | None = None
+    version: str | None = None
+    rule: str | Sequence[str] = _LEFT_OUT
+    optimizer: str = _LEFT_OUT
+    widths: Sequence[int] = _LEFT_OUT
+    depths: Sequence[int] = _LEFT_OUT
+    batch_sizes: Sequence[int] = ()
+    sizes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     paired: bool = False
     lrs: Sequence[float] = log2_grid(-10, 0)
     search: str | None = None
+    hyperparameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: int | Sequence[int] = 3
     steps: int = 100
     batch_size: int = 64
@@ -97,25 +147,75 @@ class Sweep:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_trainer()
+        for name, value in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                self._set(name, () if self.is_foreign else value)
         self._check_names()
-        named = [self.rule] if isinstance(self.rule, str) else _items("rule", self.rule)
-        self._set("rule", _distinct("rule", [_rule(name) for name in named]))
-        for name in ("widths", "depths"):
-            self._set(name, _distinct(name, [whole(name, size) for size in _items(name, getattr(self, name))]))
+        self._set("rule", self._rules())
+        for name in ("widths", "depths", "batch_sizes"):
+            values = _items(name, getattr(self, name))
+            if values or not (self.is_foreign or name == "batch_sizes"):
+                values = _distinct(name, [whole(name, size) for size in values])
+            self._set(name, tuple(values))
         self._set("lrs", _distinct("lrs", [_rate(lr) for lr in _items("lrs", self.lrs)]))
         # bool is a number to Python; `whole` refuses it.
         seeds = range(_count("seeds", self.seeds)) if isinstance(self.seeds, numbers.Integral) else self.seeds
         self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in _items("seeds", seeds)]))
-        if self.paired and len(self.widths) != len(self.depths):
-            count = f"{len(self.widths)} and {len(self.depths)}"
-            raise InvalidValueError(f"`paired` sizes need as many `widths` as `depths`, got {count}")
-        if self.search is not None and self.search not in SEARCHES:
-            raise unknown("`search`", str(self.search), SEARCHES)
+        for name in ("sizes", "hyperparameters"):
+            self._set(name, self._own_axes(name))
+        self._check_search()
         if self.trials > _MOST_TRIALS:
             raise InvalidValueError(f"a sweep has at most {_MOST_TRIALS:,} trials, this one {self.trials:,}")
         self._set_scalars()
         for name in ("model_args", "dataset_args"):
             self._set(name, _options(name, getattr(self, name)))
+        if self.command is not None:
+            self._check_command(self.command)
+
+    def _check_trainer(self) -> None:
+        """One of model, train and command; and nothing beside it that it does not have."""
+        if self.train is not None and self.command is not None:
+            raise InvalidValueError("`train` and `command` are two ways to train: give one of them")
+        if self.train is not None and not isinstance(self.train, str) and not callable(self.train):
+            raise InvalidTypeError(f'`train` must be a function, or "file.py:function", got {self.train!r}')
+        if self.command is not None and (not isinstance(self.command, str) or not self.command.strip()):
+            raise InvalidTypeError(f"`command` must be a command line, got {self.command!r}")
+        if self.is_foreign:
+            way = "train" if self.command is None else "command"
+            for name in ("model", "dataset", "model_args", "dataset_args"):
+                if getattr(self, name):
+                    raise InvalidValueError(f"`{name}` is for isoscale's own networks: with `{way}`, leave it out")
+        for name, needed in (("time_limit", "train or command"), ("version", "train or command")):
+            if getattr(self, name) is not None and not self.is_foreign:
+                raise InvalidValueError(f"`{name}` is for code of your own: give it with {needed}")
+        if self.loss_pattern is not None and self.command is None:
+            raise InvalidValueError("`loss_pattern` finds the loss in what a program prints: give it with command")
+        if self.time_limit is not None:
+            self._set("time_limit", number("time_limit", self.time_limit, above=0))
+        if self.version is not None and not isinstance(self.version, str):
+            raise InvalidTypeError(f"`version` must be text, got {self.version!r}")
+
+    def _check_command(self, command: str) -> None:
+        """All that the sweep says reaches the program, and the program asks for nothing else."""
+        from isoscale.runs.trainers import template
+
+        for name in ("weight_decay", "momentum", "eps", "betas"):
+            if getattr(self, name) != getattr(Sweep, name):
+                raise InvalidValueError(
+                    f"`{name}` does not reach a command: write it there, or give it among the hyperparameters"
+                )
+        # One seed is no axis: a program need not hear of it.
+        is_axis = {name: name != "seed" or len(values) > 1 for name, values in self.axes.items()}
+        is_axis["rule"] = self.rule != (NO_RULE,)
+        needed = [name for name, needs in is_axis.items() if needs]
+        for name, default in (("steps", Sweep.steps), ("batch_size", Sweep.batch_size), ("optimizer", "")):
+            if getattr(self, name) != default and name not in needed:
+                needed.append(name)
+        known = {*needed, "seed", "steps", "batch_size", "device", "folder"}
+        template.check(command, needed, known)
+        if self.loss_pattern is not None:
+            _check_pattern(self.loss_pattern)
 
     def _check_names(self) -> None:
         for field_, what, known in (
@@ -123,14 +223,46 @@ class Sweep:
             ("dataset", "data set", dataset_names()),
             ("optimizer", "optimizer", OPTIMIZERS),
         ):
-            if getattr(self, field_) not in known:
-                raise unknown(what, getattr(self, field_), known)
+            name = getattr(self, field_)
+            if self.is_foreign and not name:
+                self._set(field_, "")
+            elif name not in known:
+                raise unknown(what, name, known)
+
+    def _rules(self) -> tuple[str, ...]:
+        named = [self.rule] if isinstance(self.rule, str) else _items("rule", self.rule)
+        if self.is_foreign and named in ([], [NO_RULE]):
+            return (NO_RULE,)
+        return _distinct("rule", [_rule(name) for name in named])
+
+    def _own_axes(self, kind: str) -> dict[str, tuple[Any, ...]]:
+        """`sizes` or `hyperparameters`: their names and values."""
+        given = getattr(self, kind)
+        if not isinstance(given, Mapping):
+            raise InvalidTypeError(f"`{kind}` must be a mapping from names to lists of values, got {given!r}")
+        if given and kind == "sizes" and not self.is_foreign:
+            raise InvalidValueError(f"`sizes` are axes of code of your own; {self.model} has widths and depths")
+        axes = {}
+        for name, values in given.items():
+            if not isinstance(name, str) or not name.isidentifier():
+                raise InvalidValueError(f"`{kind}` has a name that is no word: {name!r}")
+            if name in _TAKEN:
+                raise InvalidValueError(f"`{kind}` cannot have `{name}`: that is something of every trial")
+            if kind == "hyperparameters" and name in self.sizes:
+                raise InvalidValueError(f"`{name}` is in `sizes` and in `hyperparameters`: give it once")
+            if kind == "hyperparameters" and not self.is_foreign and name not in _TUNED:
+                raise unknown("hyperparameter of isoscale's networks", name, _TUNED)
+            axes[name] = _distinct(name, [_axis_value(name, value) for value in _items(name, values)])
+        return axes
 
     def _set_scalars(self) -> None:
         """Numbers as Python's own, so that equal trials have equal keys however they were typed."""
         for axis, sizes in (("width", self.widths), ("depth", self.depths)):
             base = getattr(self, f"base_{axis}")
-            self._set(f"base_{axis}", min(sizes) if base is None else whole(f"base_{axis}", base))
+            if base is None:
+                self._set(f"base_{axis}", min(sizes, default=None))
+            else:
+                self._set(f"base_{axis}", whole(f"base_{axis}", base))
         for name in ("steps", "batch_size"):
             self._set(name, whole(name, getattr(self, name)))
         for name in ("eps", "weight_decay"):
@@ -145,21 +277,101 @@ class Sweep:
         object.__setattr__(self, name, value)
 
     @property
-    def trials(self) -> int:
-        """How many trials the grid has."""
-        axes = (self.rule, self.pairs, self.lrs, self.seeds)
-        return math.prod(len(axis) for axis in axes if isinstance(axis, Sequence))
+    def is_foreign(self) -> bool:
+        """Whether code of the user's trains: a function or a command."""
+        return self.train is not None or self.command is not None
 
     @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """The sizes to train at, as (width, depth).
+    def subject(self) -> str:
+        """What is trained, as a person says it: "residual-mlp (phi=relu), digits, sgd", or "train.py:train"."""
+        if self.command is not None:
+            return self.command
+        if self.train is not None:
+            return _plain(self.train)
+        options = ", ".join(f"{key}={value}" for key, value in self.model_args.items())
+        model = f"{self.model} ({options})" if options else self.model
+        return f"{model}, {self.dataset}, {self.optimizer}"
 
-        >>> Sweep(widths=[16, 32], depths=[2, 4], paired=True).pairs
-        [(16, 2), (32, 4)]
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """Values of every axis, by the name of its dimension in a result, slowest first.
+
+        >>> list(Sweep(command="./run {lr} {seed}", lrs=[0.1], seeds=2).axes)
+        ['rule', 'lr', 'seed']
         """
-        if self.paired:
-            return list(zip(self.widths, self.depths, strict=True))
-        return list(itertools.product(self.widths, self.depths))
+        axes: dict[str, Any] = {"rule": self.rule}
+        for name, values in (("width", self.widths), ("depth", self.depths), ("batch_size", self.batch_sizes)):
+            if values:
+                axes[name] = values
+        return axes | dict(self.sizes) | dict(self.hyperparameters) | {"lr": self.lrs, "seed": self.seeds}
+
+    @property
+    def size_axes(self) -> tuple[str, ...]:
+        """Names of the axes that are sizes."""
+        return tuple(name for name in self.axes if name in ("width", "depth", "batch_size", *self.sizes))
+
+    @property
+    def trials(self) -> int:
+        """How many trials the grid has."""
+        axes = self.axes
+        if not self.paired:
+            return math.prod(map(len, axes.values()))
+        return len(self.cells) * len(axes["lr"]) * len(axes["seed"])
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """What is trained at every learning rate with every seed: a value on each other axis, in their order.
+
+        >>> Sweep(widths=[16, 32], depths=[2, 4], paired=True).cells[1]
+        {'rule': 'completep', 'width': 32, 'depth': 4}
+        """
+        axes = {name: values for name, values in self.axes.items() if name not in ("lr", "seed")}
+        cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        if not self.paired:
+            return cells
+        path = self._path
+        return [cell for cell in cells if tuple(cell[name] for name in self._long_sizes) in path]
+
+    @property
+    def shortens(self) -> bool:
+        """Whether a trial of fewer steps is a shorter one: a command need not hear of steps."""
+        return self.command is None or "{steps}" in self.command
+
+    def only(self, cell: Mapping[str, Any]) -> Sweep:
+        """The sweep with one value on each of those axes.
+
+        >>> Sweep(depths=[4, 8]).only({"depth": 8}).axes["depth"]
+        (8,)
+        """
+        changes: dict[str, Any] = {"paired": False}
+        fields = {"width": "widths", "depth": "depths", "batch_size": "batch_sizes"}
+        sizes, tuned = dict(self.sizes), dict(self.hyperparameters)
+        for name, value in cell.items():
+            if name == "rule":
+                changes["rule"] = (value,)
+            elif name in fields:
+                changes[fields[name]] = (value,)
+            else:
+                (sizes if name in sizes else tuned)[name] = (value,)
+        return dataclasses.replace(self, sizes=sizes, hyperparameters=tuned, **changes)
+
+    @property
+    def _long_sizes(self) -> list[str]:
+        """The size axes with several values."""
+        return [name for name in self.size_axes if len(self.axes[name]) > 1]
+
+    @property
+    def _path(self) -> set[tuple[Any, ...]]:
+        """The sizes of a path, as they go together."""
+        return set(zip(*(self.axes[name] for name in self._long_sizes), strict=True))
+
+    def _check_search(self) -> None:
+        if self.search is not None and self.search not in SEARCHES:
+            raise unknown("`search`", str(self.search), SEARCHES)
+        lengths = {name: len(self.axes[name]) for name in self._long_sizes}
+        if self.paired and len(set(lengths.values())) > 1:
+            counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+            raise InvalidValueError(f"`paired` sizes need as many values on every axis, got {counts}")
 
     def trial(
         self,
@@ -171,33 +383,45 @@ class Sweep:
         seed: int | None = None,
         data: str | None = None,
         device: str = "cpu",
-    ) -> Trial:
-        """One trial as its parts: `.model()`, `.plan`, `.batches()`. A plain loop over these gives the stored curve.
+        **others: Any,
+    ) -> Trial | HandedTrial:
+        """One trial as its parts.
+
+        Of isoscale's networks: `.model()`, `.plan`, `.batches()`; a plain loop over these gives the stored curve. Of
+        a training function: what it is called with.
 
         Args:
             rule, width, depth, lr, seed: Which; one that the sweep has a single value of may be left out. Values that
                 the sweep does not have are fine.
             data: Folder of the data sets; by default `$ISOSCALE_DATA`.
             device: Where its model and batches are.
+            **others: Values of the sweep's other axes, likewise.
 
         Raises:
-            InvalidValueError: An axis with several values that is left out, or a value that makes no sense.
+            InvalidValueError: An axis with several values that is left out, one that the sweep does not have, or a
+                value that makes no sense.
             PlanError: The rule cannot be applied to the model.
 
         >>> trial = Sweep(widths=[16], depths=[2, 4], steps=3).trial(depth=4, lr=0.125, seed=0)
         >>> trial, len(list(trial.batches()))
         (Trial(rule=completep, width=16, depth=4, lr=0.125, seed=0), 3)
         """
-        from isoscale.runs import shards, worker
-        from isoscale.runs.trial import Trial
+        from isoscale.runs.trainers import registry
 
-        rule = _rule(_one("rule", rule, self.rule))
-        width = whole("width", _one("width", width, self.widths))
-        depth = whole("depth", _one("depth", depth, self.depths))
-        lr = number("lr", _one("lr", lr, self.lrs), above=0)
-        seed = whole("seed", _one("seed", seed, self.seeds), least=0)
-        source, dataset = worker.source(self.dataset, data, tuple(self.dataset_args.items()), self.model)
-        return Trial(shards.config_of(self, rule, width, depth), lr, seed, source, dataset, device)
+        given = others | {"rule": rule, "width": width, "depth": depth, "lr": lr, "seed": seed}
+        axes = self.axes
+        for name, value in given.items():
+            if value is not None and name not in axes:
+                raise unknown("axis of this sweep", name, axes)
+        cell = {name: _one(name, given.get(name), values) for name, values in axes.items()}
+        if not (self.is_foreign and cell["rule"] == NO_RULE):
+            cell["rule"] = _rule(cell["rule"])
+        for name in self.size_axes:
+            if name not in self.sizes:
+                cell[name] = whole(name, cell[name])
+        cell["lr"] = number("lr", cell["lr"], above=0)
+        cell["seed"] = whole("seed", cell["seed"], least=0)
+        return registry.trial(self, cell, data, device)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Sweep:
@@ -233,9 +457,13 @@ class Sweep:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` turns back into an equal sweep."""
-        return {
-            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if getattr(self, f.name) is not None
-        }
+        values = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            # An axis that is not there is not written, nor what the user's code does not have.
+            if value is not None and value not in ((), ""):
+                values[f.name] = _plain(value)
+        return values
 
 
 def _one(name: str, value: Any, values: Any) -> Any:
@@ -259,7 +487,9 @@ def _rate(value: object) -> float:
     try:
         return number("lrs", value, above=0)
     except InvalidValueError:
-        raise InvalidValueError(f"`lrs` must be positive and finite, got {value}") from None
+        # A whole number may be too large for a float.
+        shown = value if isinstance(value, int) and value > 0 else float(value)  # pyrefly: ignore[bad-argument-type]
+        raise InvalidValueError(f"`lrs` must be positive and finite, got {shown}") from None
 
 
 def _rule(name: object) -> str:
@@ -294,16 +524,43 @@ def _option(name: str, value: object) -> Any:
     raise InvalidTypeError(f"`{name}` must be text, a number, true or false, or a list of these, got {value!r}")
 
 
+def _check_pattern(pattern: object) -> None:
+    if not isinstance(pattern, str):
+        raise InvalidTypeError(f"`loss_pattern` must be a regular expression, got {pattern!r}")
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise InvalidValueError(f"`loss_pattern` is no regular expression: {error}: {pattern}") from error
+    if groups < 1:
+        raise InvalidValueError(f"`loss_pattern` has no group that is the loss, as r'loss ([0-9.]+)' has: {pattern}")
+
+
+def _axis_value(name: str, value: object) -> int | float | str:
+    """One value of an axis of the user's own: a finite number or a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return whole(name, value, least=-LARGEST)
+    return number(name, value)
+
+
 def _distinct(name: str, values: list[Any]) -> tuple[Any, ...]:
     """The values in order; numbers sorted, so that equal grids are equal however they were typed."""
     if not values:
         raise InvalidValueError(f"`{name}` is empty: give at least one")
     if len(set(values)) < len(values):
         raise InvalidValueError(f"`{name}` has a value twice: {', '.join(map(str, values))}")
-    return tuple(values) if isinstance(values[0], str) else tuple(sorted(values))
+    texts = [value for value in values if isinstance(value, str)]
+    if texts and len(texts) < len(values):
+        raise InvalidTypeError(f"`{name}` has numbers and texts: {', '.join(map(repr, values))}")
+    return tuple(values) if texts else tuple(sorted(values))
 
 
 def _plain(value: Any) -> Any:
+    if callable(value):
+        from isoscale.runs.trainers.fingerprint import reference
+
+        return reference(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -8,30 +8,29 @@ import math
 import platform
 from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from isoscale import data
 from isoscale.data import Dataset
-from isoscale.errors import DataError
 from isoscale.runs.keys import Source, digest
 from isoscale.runs.record import TrialRecord
-from isoscale.runs.shards import Shard
-from isoscale.training import Member, Outcome, as_taken, train
+from isoscale.training import Member, as_taken
+
+if TYPE_CHECKING:
+    from isoscale.runs.trainers.registry import AnyShard
 
 
-def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+def run(shard: AnyShard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
     """Train a shard.
 
     Raises:
-        DataError: The data is not what it was when the sweep began.
+        DataError: The data or the code is not what it was when the sweep began.
         InvalidValueError: A model or batch size that cannot be.
     """
-    data = load(shard)
-    outcome = train(shard.config, shard.members, data, plan=shard.plan, device=device, progress=progress)
-    return _trials(shard, outcome, device)
+    return shard.run(device, progress)
 
 
 def pin() -> None:
@@ -59,22 +58,6 @@ def _device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if has_gpu else device
 
 
-def load(shard: Shard) -> Dataset:
-    """The data of a shard.
-
-    Raises:
-        DataError: It is not what it was when the sweep began.
-    """
-    wanted = shard.source
-    found, dataset = source(wanted.name, wanted.folder, tuple(wanted.args.items()), shard.config.model)
-    if found.fingerprint != wanted.fingerprint:
-        raise DataError(
-            f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
-            f"expected {wanted.fingerprint}. Start the sweep again"
-        )
-    return dataset
-
-
 @functools.lru_cache(maxsize=4)
 def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...], model: str) -> tuple[Source, Dataset]:
     """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process."""
@@ -90,32 +73,21 @@ def _read(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> D
     return data.load(name, folder, **dict(args))
 
 
-def _trials(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
-    ran = json.dumps(versions(device))
-    numbers = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy)
-    return [
-        _trial(
-            shard,
-            member,
-            ran,
-            status="done" if step < 0 else "diverged",
-            reason="" if step < 0 else f"loss not finite at step {step}",
-            curve=curve,
-            test_loss=float(test_loss),
-            test_accuracy=float(test_accuracy),
-        )
-        for member, curve, step, test_loss, test_accuracy in zip(shard.members, *numbers, strict=True)
-    ]
-
-
-def failures(shard: Shard, reason: str, device: str) -> list[TrialRecord]:
+def failures(shard: AnyShard, reason: str, device: str) -> list[TrialRecord]:
     """The record of a shard that could not run."""
     ran, nothing = json.dumps(versions(device)), np.empty(0, "f4")
     failed: dict[str, Any] = {"status": "failed", "reason": reason, "test_loss": math.nan, "test_accuracy": math.nan}
-    return [_trial(shard, member, ran, curve=nothing, **failed) for member in shard.members]
+    return [record(shard, member, ran, curve=nothing, **failed) for member in shard.members]
 
 
-def _trial(shard: Shard, member: Member, ran: str, **result: Any) -> TrialRecord:
+def record(shard: AnyShard, member: Member, ran: str, **result: Any) -> TrialRecord:
+    """The record of one trial of a shard.
+
+    Args:
+        shard, member: Which.
+        ran: JSON of the versions that ran it.
+        **result: The other fields of `TrialRecord`.
+    """
     settings = shard.settings(member)
     config = json.dumps(settings, sort_keys=True)
     return TrialRecord(key=digest(settings), shard=shard.id, config=config, versions=ran, **result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
-from isoscale.runs.adaptive import Cell, announced, gathered, search_cells, spec_of
+from isoscale.runs.adaptive import Cell, announced, cell_of, gathered, search_cells
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
 from isoscale.stats import Curve, Limits, Verdict
@@ -122,6 +122,8 @@ def transfer(
         runner: Where and how to run; instead of the following.
         **where: As for `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
 
+    Of hyperparameters beside the learning rate the best at each rate and seed counts.
+
     Raises:
         InvalidValueError: Sizes on no axis, on both without a path, or a base that is not among the sizes.
 
@@ -131,48 +133,50 @@ def transfer(
     isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both; \
 or both as a path (`paired`, or a `base` that names both)
     """
-    spec = based(spec, base)
+    spec, axis = asked(spec, base)
     limits = limits or Limits()
     runner = runner or Runner(**where)
     started = time.monotonic()
     # What a search will ask for is not known before: a grid of about its cost is announced.
     announcing = runner.announced(spec if spec.search == "grid" else announced(spec))
     with announcing.session() as session:
-        result = _trained(session, spec)
-        found = of_sweep(result, limits)
+        result = _trained(session, spec, axis)
+        found = of_sweep(result, axis, limits)
         for _ in range(_ROUNDS if until_decided else 0):
             if not found.next_runs:
                 break
-            result = _continued(session, result, found.next_runs)
-            found = of_sweep(result, limits)
+            result = _continued(session, result, axis, found.next_runs)
+            found = of_sweep(result, axis, limits)
     found.data.attrs["seconds"] = time.monotonic() - started
     return found
 
 
-def _trained(session: Session, spec: Sweep) -> SweepResult:
+def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
     if spec.search == "grid":
         (result,) = session.run([spec])
         return result
-    return gathered(session, spec, search_cells(session, spec, _chains(spec)))
+    return gathered(session, spec, search_cells(session, spec, _chains(spec, axis)))
 
 
-def _chains(spec: Sweep) -> list[list[Cell]]:
-    """Every rule's sizes: the base first, then the others from the smallest on."""
-    axis = axis_of(spec)
+def _chains(spec: Sweep, axis: Axis) -> list[list[Cell]]:
+    """The sizes of every rule and hyperparameter: the base first, then the others from the smallest on."""
     others = [size for size in axis.sizes if size != axis.base]
-    chains = []
-    for rule in spec.rule:
-        chains.append([_cell(spec, rule, size) for size in (axis.base, *others)])
-    return chains
+    chains: dict[Cell, list[Cell]] = {}
+    for size in (axis.base, *others):
+        for values in spec.cells:
+            if _size_of(spec, values) == size:
+                rest = {name: value for name, value in values.items() if name not in spec.size_axes}
+                chains.setdefault(cell_of(rest), []).append(cell_of(values))
+    return list(chains.values())
 
 
-def _continued(session: Session, result: SweepResult, runs: Sequence[NextRun]) -> SweepResult:
+def _continued(session: Session, result: SweepResult, axis: Axis, runs: Sequence[NextRun]) -> SweepResult:
     """The sweep with more trials in it."""
     spec = result.spec
     requested = []
     for run in runs:
-        of_cell = spec_of(spec, _cell(spec, run.rule, run.size))
-        requested.append(dataclasses.replace(of_cell, lrs=run.lrs, seeds=run.seeds))
+        for values in _cells(spec, run.rule, run.size):
+            requested.append(dataclasses.replace(spec.only(values), lrs=run.lrs, seeds=run.seeds))
     session.run(requested)
     lrs = set(spec.lrs).union(*(run.lrs for run in runs))
     seeds = set(result.data["seed"].values.tolist()).union(*(run.seeds for run in runs))
@@ -181,58 +185,56 @@ def _continued(session: Session, result: SweepResult, runs: Sequence[NextRun]) -
 
 
 # --- the question ---
-def based(spec: Sweep, base: Mapping[str, int] | None = None) -> Sweep:
-    """The sweep with the tuned size as the rules' base.
+def asked(spec: Sweep, base: Mapping[str, Any] | None = None) -> tuple[Sweep, Axis]:
+    """The sweep with the tuned size as the rules' base, and along which sizes it asks its question.
 
     Raises:
         InvalidValueError: As for `transfer`.
-    """
-    changes: dict[str, Any] = {}
-    if base is not None:
-        is_path = len(spec.widths) > 1 and len(spec.depths) > 1
-        names = {"width", "depth"} if is_path else {axis_of(spec).name}
-        if set(base) != names:
-            what = " and the ".join(sorted(names, reverse=True))
-            raise InvalidValueError(f"`base` must name the {what} that was tuned, got {dict(base)!r}")
-        changes = {f"base_{axis}": size for axis, size in base.items()}
-        changes["paired"] = is_path
-    spec = dataclasses.replace(spec, search=spec.search or "adaptive", **changes)
-    _check_base(axis_of(spec))
-    return spec
 
-
-def axis_of(spec: Sweep) -> Axis:
-    """Along which sizes a spec asks its question.
-
-    >>> axis_of(Sweep(depths=[4, 8, 16]))
+    >>> asked(Sweep(depths=[4, 8, 16]))[1]
     Axis(name='depth', sizes=[4, 8, 16], base=4)
-    >>> axis_of(Sweep(widths=[16, 32], depths=[2, 4], paired=True)).sizes
+    >>> asked(Sweep(widths=[16, 32], depths=[2, 4], paired=True))[1].sizes
     ['width 16, depth 2', 'width 32, depth 4']
     """
-    many = [axis for axis, sizes in (("depth", spec.depths), ("width", spec.widths)) if len(sizes) > 1]
-    if len(many) == 2 and spec.paired:
-        pairs = [_label(width, depth) for width, depth in spec.pairs]
-        assert spec.base_width is not None
-        assert spec.base_depth is not None
-        return Axis("size", pairs, _label(spec.base_width, spec.base_depth))
-    if len(many) == 2:
+    many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
+    if not many:
+        raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
+    is_path = len(many) > 1
+    if is_path and not spec.paired and base is None:
         raise InvalidValueError(
             "transfer goes along one axis: give several depths or several widths, not both; or both as a path "
             "(`paired`, or a `base` that names both)"
         )
-    if not many:
-        raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
-    (name,) = many
-    sizes = spec.depths if name == "depth" else spec.widths
-    base = spec.base_depth if name == "depth" else spec.base_width
-    assert base is not None
-    return Axis(name, list(sizes), base)
+    if base is not None and set(base) != set(many):
+        what = " and the ".join(many)
+        raise InvalidValueError(f"`base` must name the {what} that was tuned, got {dict(base)!r}")
+    # The size of the rules' base; of an axis that rules do not know, the smallest.
+    known = {"width": spec.base_width, "depth": spec.base_depth}
+    small = {name: known.get(name) or min(spec.axes[name]) for name in many}
+    small |= dict(base or {})
+    changes = {f"base_{name}": size for name, size in small.items() if name in known}
+    spec = dataclasses.replace(spec, search=spec.search or "adaptive", paired=is_path, **changes)
+    sizes = list(dict.fromkeys(_size_of(spec, values) for values in spec.cells))
+    axis = Axis("size" if is_path else many[0], sizes, _label(small) if is_path else small[many[0]])
+    if axis.base not in sizes:
+        shown = ", ".join(map(str, sizes))
+        raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the {axis.name}s {shown}")
+    return spec, axis
 
 
-def _check_base(axis: Axis) -> None:
-    if axis.base not in axis.sizes:
-        sizes = ", ".join(map(str, axis.sizes))
-        raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the {axis.name}s {sizes}")
+def _size_of(spec: Sweep, values: Mapping[str, Any]) -> Size:
+    """The size of one of the spec's cells, on the axis of the question."""
+    many = {name: values[name] for name in spec.size_axes if len(spec.axes[name]) > 1}
+    return _label(many) if len(many) > 1 else next(iter(many.values()))
+
+
+def _label(sizes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _cells(spec: Sweep, rule: str, size: Size) -> list[dict[str, Any]]:
+    """The cells of a rule at one size: one for each combination of hyperparameters."""
+    return [values for values in spec.cells if values["rule"] == rule and _size_of(spec, values) == size]
 
 
 def ask(axis: Axis, what: str = "learning rate") -> str:
@@ -240,26 +242,14 @@ def ask(axis: Axis, what: str = "learning rate") -> str:
     return f"Does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
 
 
-def _label(width: int, depth: int) -> str:
-    return f"width {width}, depth {depth}"
-
-
-def _cell(spec: Sweep, rule: str, size: Size) -> Cell:
-    for width, depth in spec.pairs:
-        if size in (_label(width, depth), width if len(spec.widths) > 1 else depth):
-            return Cell(rule, width, depth)
-    raise InvalidValueError(f"`size` {size} is not among the sizes of the sweep")
-
-
 # --- the verdict ---
-def of_sweep(result: SweepResult, limits: Limits | None = None) -> Transfer:
-    """The verdict on a finished sweep whose base is the tuned size."""
+def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None) -> Transfer:
+    """The verdict on a finished sweep."""
     limits = limits or Limits()
-    axis = axis_of(result.spec)
     verdicts: dict[str, dict[Size, Verdict]] = {}
     runs = []
-    for rule in result.spec.rule:
-        curves = dict(_curves(result, rule, axis))
+    for rule in result.spec.axes["rule"]:
+        curves = {size: _curve(result, rule, size) for size in axis.sizes}
         verdicts[rule] = judge_rule(curves, axis, limits)
         for size in (axis.base, axis.target):
             # What is left of trials that crashed is not what was asked for.
@@ -276,30 +266,50 @@ def of_sweep(result: SweepResult, limits: Limits | None = None) -> Transfer:
     return Transfer(data, result, axis.name, axis.base, tuple(runs))
 
 
-def _curves(result: SweepResult, rule: str, axis: Axis) -> Iterator[tuple[Size, Curve]]:
-    """The curve of every size."""
-    for size in axis.sizes:
-        yield size, result.curve(*_cell(result.spec, rule, size))
+def _curve(result: SweepResult, rule: str, size: Size) -> Curve:
+    """The runs of one size; of each rate and seed the best over the hyperparameters."""
+    curves = [result.curve(values) for values in _cells(result.spec, rule, size)]
+    if len(curves) == 1:
+        return curves[0]
+    least: dict[tuple[float, Any], float] = {}
+    for curve in curves:
+        lrs = (2.0**curve.log2_lr).tolist()
+        for lr, seed, loss in zip(lrs, curve.names[curve.seed].tolist(), curve.loss.tolist(), strict=True):
+            least[lr, seed] = min(loss, least.get((lr, seed), loss))
+    return Curve.of_runs([lr for lr, _ in least], [seed for _, seed in least], list(least.values()))
 
 
 def _is_incomplete(result: SweepResult, rule: str, size: Size) -> bool:
     """Whether trials failed, or of a grid are missing; a search leaves most of the grid out."""
-    rule, width, depth = _cell(result.spec, rule, size)
-    status = result.data["status"].sel(rule=rule, width=width, depth=depth)
-    is_failed = status == STATUS["failed"]
-    is_missing = status == STATUS["missing"]
-    if result.spec.search == "adaptive":
-        return bool(is_failed.any())
-    return bool((is_failed | is_missing).any())
+    for values in _cells(result.spec, rule, size):
+        status = result.data["status"].sel(values)
+        is_failed = status == STATUS["failed"]
+        is_missing = (status == STATUS["missing"]) & (result.spec.search != "adaptive")
+        if bool((is_failed | is_missing).any()):
+            return True
+    return False
 
 
 def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
-    """`loss`, `test_loss`, `status` and `curve` of the trials, over the sizes of the question."""
+    """`loss`, `test_loss`, `status` and `curve` of the trials, over the sizes of the question.
+
+    Of several hyperparameters, those of the least loss at each rate and seed.
+    """
     import xarray as xr
 
-    kept = result.data[["loss", "test_loss", "status", "curve"]]
-    cells = [_cell(result.spec, result.spec.rule[0], size) for size in axis.sizes]
-    picked = [kept.sel(width=cell.width, depth=cell.depth).drop_vars(["width", "depth"]) for cell in cells]
+    names = [name for name in ("loss", "test_loss", "status", "curve") if name in result.data]
+    kept = result.data[names]
+    spec = result.spec
+    tuned = list(spec.hyperparameters)
+    if tuned:
+        kept = kept.stack(setting=tuned)
+        best = kept["loss"].fillna(np.inf).argmin("setting")
+        kept = kept.isel(setting=best).drop_vars(["setting", *tuned], errors="ignore")
+    picked = []
+    for size in axis.sizes:
+        values = _cells(spec, spec.axes["rule"][0], size)[0]
+        at_size = {name: values[name] for name in spec.size_axes}
+        picked.append(kept.sel(at_size).drop_vars(list(spec.size_axes)))
     found = xr.concat(picked, axis.name).assign_coords({axis.name: list(axis.sizes)})
     return found.transpose("rule", axis.name, "lr", "seed", ...)
 
@@ -313,7 +323,7 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limit
         "question": ask(axis),
         "answer": answer(data, axis),
         "limits": json.dumps(limits_words(limits)),
-        "model": describe_model(spec),
+        "model": spec.subject,
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
         "dataset_note": result.note,
@@ -324,9 +334,3 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limit
         "failed": result.count("failed"),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def describe_model(spec: Sweep) -> str:
-    """The model and its options, as a person says it: "residual-mlp (block_depth=2, phi=relu)"."""
-    options = ", ".join(f"{key}={value}" for key, value in spec.model_args.items())
-    return f"{spec.model} ({options})" if options else spec.model

@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from isoscale.runs import interrupts, worker
 from isoscale.runs.record import TrialRecord
-from isoscale.runs.shards import Shard
+from isoscale.runs.trainers.registry import AnyShard
 
 _CLAIM_SECONDS = 0.05
 
@@ -62,12 +62,12 @@ class LocalEngine:
         """Every worker busy and one shard ready for each; more would only keep other drivers waiting."""
         return 2 * self.workers
 
-    def submit(self, shard: Shard, index: int) -> concurrent.futures.Future:
+    def submit(self, shard: AnyShard, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as a worker is free."""
         self._counters[index] = 0
         self.repair()
         try:
-            future = self._pool.schedule(_run, args=(shard, self.device, index))
+            future = self._pool.schedule(_run, args=(shard, self.device, index), timeout=shard.hard_limit)
         except RuntimeError:  # the pool broke this very moment
             future = concurrent.futures.Future()
             future.set_exception(BrokenProcessPool())
@@ -79,11 +79,14 @@ class LocalEngine:
 
         Raises:
             WorkerLostError: Its worker died.
+            TimeoutError: It heard no time limit, and its worker was ended.
             Exception: What the worker raised.
         """
         self._futures.discard(future)
         try:
             return future.result()
+        except TimeoutError as error:
+            raise TimeoutError("the time limit passed, and the function heard nothing: its worker was ended") from error
         except ProcessExpired as error:
             raise WorkerLostError(f"worker process died (exit code {error.exitcode})") from error
         except BrokenProcessPool as error:
@@ -150,7 +153,7 @@ def _end_with_driver() -> None:
     os._exit(1)
 
 
-def _run(shard: Shard, device: str, index: int) -> list[TrialRecord]:
+def _run(shard: AnyShard, device: str, index: int) -> list[TrialRecord]:
     def count(member_steps: int) -> None:
         _progress[index] += member_steps
 

@@ -25,7 +25,10 @@ _MANY = 1000
 _NAMES = ("model", "dataset", "data", "rule", "optimizer")
 _WHOLES = ("width", "depth", "base_width", "base_depth", "seed", "steps", "batch_size")
 _NUMBERS = ("lr", "loss", "test_loss", "test_accuracy")
-COLUMNS = ("key", "status", "reason", *_NAMES, *_WHOLES, *_NUMBERS, "created", "versions", "config")
+COLUMNS = ("key", "status", "reason", *_NAMES, *_WHOLES, *_NUMBERS, "numbers", "created", "versions", "config")
+
+# What a trial of the user's own code may be without.
+_OPTIONAL = ("width", "depth", "base_width", "base_depth", "steps", "batch_size")
 
 
 def export(trials: Iterable[TrialRecord], path: str | os.PathLike[str], origin: object) -> int:
@@ -95,8 +98,10 @@ def _netcdf(rows: Iterator[dict[str, Any]], path: Path) -> int:
     curves = np.full((len(trials), longest), np.nan, "f4")
     for curve, row in zip(curves, trials, strict=True):
         curve[: len(row["curve"])] = row["curve"]
-    data["curve"] = (("trial", "step"), curves)
-    for name in ("loss", "test_loss", "curve"):
+    # A dimension of length 0 is NetCDF 3's word for one without an end.
+    if longest:
+        data["curve"] = (("trial", "step"), curves)
+    for name in {"loss", "test_loss", "curve"} & set(data):
         data[name].attrs["units"] = "nats"
     path.write_bytes(bytes(data.to_netcdf(engine="scipy")))
     return len(trials)
@@ -105,6 +110,8 @@ def _netcdf(rows: Iterator[dict[str, Any]], path: Path) -> int:
 def _column(name: str, values: list[Any]) -> np.ndarray:
     if name in _NUMBERS:
         return np.array(values, float)
+    if None in values:
+        return np.array([np.nan if value is None else value for value in values], float)
     if name in _WHOLES:
         # NetCDF 3 has no 64-bit integers; as floats, large seeds are exact up to 2^53.
         largest = max(map(abs, values), default=0)
@@ -130,11 +137,14 @@ def _rows(trials: Iterable[TrialRecord], origin: object) -> Iterator[dict[str, A
 
 def _settings(trial: TrialRecord) -> dict[str, Any]:
     settings = trial.settings()
-    settings["optimizer"] = settings["optimizer"]["family"]
+    is_own = "trainer" in settings
+    optimizer = settings.get("optimizer", {"family": ""}) if is_own else settings["optimizer"]
+    settings["optimizer"] = optimizer["family"]
     row: dict[str, Any] = {"lr": float(settings["lr"])}
     for name in _NAMES:
         row[name] = str(settings.get(name, ""))
         row[name].encode()  # JSON can hold halves of letters, which no file can
     for name in _WHOLES:
-        row[name] = whole(name, settings[name], least=0)
+        is_left_out = is_own and name in _OPTIONAL and name not in settings
+        row[name] = None if is_left_out else whole(name, settings[name], least=0)
     return row

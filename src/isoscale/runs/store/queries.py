@@ -166,12 +166,16 @@ def summary(db: sqlite3.Connection) -> list[Summary]:
 
 
 def _sizes(text: str) -> tuple[Any, ...]:
-    """A JSON list of sizes in order; what is no number, as only damage or another program writes it, comes last."""
+    """A JSON list of sizes in order, none for trials that have none.
+
+    What is no number, as only damage or another program writes it, comes last.
+    """
 
     def order(size: Any) -> tuple[float, str]:
         return (size if isinstance(size, int) else math.inf, str(size))
 
-    return tuple(sorted(json.loads(text), key=order))
+    found = [size for size in json.loads(text) if size is not None]
+    return tuple(sorted(found, key=order))
 
 
 def faults(db: sqlite3.Connection) -> list[str]:

@@ -26,7 +26,9 @@ _MAGIC = b"SQLite format 3\0"
 _SMALLEST_ROW = 64
 
 _COLUMNS = (*COLUMNS, "checksum")
-_ROW = ", ".join(_COLUMNS)
+
+# A store of the schema before has no such column.
+_NEW = "numbers"
 
 # How damage shows: an error of SQLite's, one whose message quotes damaged text, a number out of all range.
 _DAMAGE = (sqlite3.Error, UnicodeDecodeError, OverflowError)
@@ -102,8 +104,9 @@ class DamagedTrials:
         # Text that is no UTF-8 is damage in one row, not the end of all of them.
         db.text_factory = lambda text: text.decode("utf-8", "replace")
         columns = {row[1] for row in db.execute("PRAGMA table_info(trials)")}
-        if not set(_COLUMNS) <= columns:
+        if not set(_COLUMNS) - {_NEW} <= columns:
             raise sqlite3.DatabaseError("there is no table of trials as this isoscale writes it")
+        self._row = ", ".join("''" if name == _NEW and name not in columns else name for name in _COLUMNS)
         self.bad: set[str] = set()
         self.keys = self._indexed_keys()
 
@@ -129,14 +132,14 @@ class DamagedTrials:
 
     def _by_key(self, given: set[str]) -> Iterator[tuple]:
         """Rows that the walk along the numbers missed: a flipped bit can make it jump."""
-        query = f"SELECT rowid, {_ROW} FROM trials WHERE key = ?"
+        query = f"SELECT rowid, {self._row} FROM trials WHERE key = ?"
         for key in sorted(self.keys - given):
             with contextlib.suppress(*_DAMAGE):
                 yield from self._db.execute(query, (key,)).fetchmany(1)
 
     def _by_number(self) -> Iterator[tuple]:
         number = 0
-        query = f"SELECT rowid, {_ROW} FROM trials WHERE rowid >= ? ORDER BY rowid"
+        query = f"SELECT rowid, {self._row} FROM trials WHERE rowid >= ? ORDER BY rowid"
         while number <= self._last:
             try:
                 # On a damaged page numbers may go backwards, and a page may lead back to itself.
@@ -151,7 +154,7 @@ class DamagedTrials:
 
     def _next(self, number: int) -> tuple[int, tuple | None]:
         """The next row that can be read by its own number, and the number after it."""
-        query = f"SELECT rowid, {_ROW} FROM trials WHERE rowid = ?"
+        query = f"SELECT rowid, {self._row} FROM trials WHERE rowid = ?"
         for candidate in range(number, self._last + 1):
             try:
                 row = self._db.execute(query, (candidate,)).fetchone()

@@ -6,7 +6,7 @@ import sqlite3
 
 from isoscale.errors import StoreError
 
-SCHEMA = 2
+SCHEMA = 3
 
 TABLES = """
 CREATE TABLE trials (
@@ -20,7 +20,8 @@ CREATE TABLE trials (
     test_accuracy REAL,
     versions TEXT NOT NULL,
     created TEXT NOT NULL,
-    checksum INTEGER NOT NULL DEFAULT 0
+    checksum INTEGER NOT NULL DEFAULT 0,
+    numbers TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE leases (
     shard TEXT PRIMARY KEY,
@@ -30,13 +31,17 @@ CREATE TABLE leases (
 """
 
 
+# From the schema before: the checksum of a row without numbers is what it was.
+_UPGRADES = {2: "ALTER TABLE trials ADD COLUMN numbers TEXT NOT NULL DEFAULT ''"}
+
+
 def is_current(db: sqlite3.Connection) -> bool:
     """Whether a file is a store that `create` would leave as it is."""
     return _version(db) == SCHEMA and _is_store(_objects(db))
 
 
 def create(db: sqlite3.Connection, path: object) -> None:
-    """Create the tables of an empty file; call it in a transaction.
+    """Create the tables of an empty file, or upgrade those of the schema before; call it in a transaction.
 
     Args:
         db: The open database.
@@ -59,7 +64,10 @@ def create(db: sqlite3.Connection, path: object) -> None:
             f"`{path}` was written by a newer isoscale (store schema {found}, this one reads {SCHEMA}): "
             "upgrade isoscale, or choose another file with --store"
         )
-    if found < SCHEMA:
+    if found in _UPGRADES:
+        db.execute(_UPGRADES[found])
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+    elif found < SCHEMA:
         raise StoreError(
             f"`{path}` was written by an older isoscale (store schema {found}, this one reads {SCHEMA}): "
             "choose another file with --store, and the same sweep runs again"

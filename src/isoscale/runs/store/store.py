@@ -117,8 +117,9 @@ class Store:
         """Write every trial to a table, by the ending of `path`: `.csv`, `.nc` (NetCDF) or `.parquet`.
 
         One row per trial: `key`, `status`, `reason`, its settings, `loss` (mean of the last tenth of the steps),
-        `test_loss`, `test_accuracy` and what ran it; in NetCDF and Parquet also its `curve`. The file appears
-        whole or not at all. Parquet needs `pip install 'isoscale[parquet]'`.
+        `test_loss`, `test_accuracy`, what else the user's code measured (`numbers`, JSON) and what ran it; in NetCDF
+        and Parquet also its `curve`. The file appears whole or not at all. Parquet needs
+        `pip install 'isoscale[parquet]'`.
 
         Returns:
             How many trials.

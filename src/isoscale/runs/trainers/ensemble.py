@@ -1,0 +1,83 @@
+"""isoscale's own networks: the trials of one rule and size train together, as one batched program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from isoscale.data import Dataset
+from isoscale.errors import DataError, InvalidValueError
+from isoscale.runs import shards as shards_
+from isoscale.runs import worker
+from isoscale.runs.record import TrialRecord
+from isoscale.runs.shards import Shard
+from isoscale.runs.spec import Sweep
+from isoscale.runs.trial import Trial
+from isoscale.training import Outcome, train
+
+
+def shards(spec: Sweep, data: str | None) -> list[Shard]:
+    """The shards of a sweep, after its data and model were seen to be usable."""
+    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
+    batch_size = max(spec.batch_sizes, default=spec.batch_size)
+    if batch_size > len(dataset.train_x):
+        raise InvalidValueError(
+            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
+            f"got {batch_size}"
+        )
+    return shards_.make(spec, source)
+
+
+def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> Trial:
+    """One trial of a sweep."""
+    source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
+    settings = dict(cell)
+    lr, seed = settings.pop("lr"), settings.pop("seed")
+    return Trial(shards_.config_of(spec, **settings), lr, seed, source, dataset, device)
+
+
+def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+    """Train a shard.
+
+    Raises:
+        DataError: The data is not what it was when the sweep began.
+        InvalidValueError: A model or batch size that cannot be.
+    """
+    data = load(shard)
+    outcome = train(shard.config, shard.members, data, plan=shard.plan, device=device, progress=progress)
+    return _records(shard, outcome, device)
+
+
+def load(shard: Shard) -> Dataset:
+    """The data of a shard.
+
+    Raises:
+        DataError: It is not what it was when the sweep began.
+    """
+    wanted = shard.source
+    found, dataset = worker.source(wanted.name, wanted.folder, tuple(wanted.args.items()), shard.config.model)
+    if found.fingerprint != wanted.fingerprint:
+        raise DataError(
+            f"data set {wanted.name} changed while the sweep ran: fingerprint {found.fingerprint}, "
+            f"expected {wanted.fingerprint}. Start the sweep again"
+        )
+    return dataset
+
+
+def _records(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
+    ran = json.dumps(worker.versions(device))
+    numbers = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy)
+    return [
+        worker.record(
+            shard,
+            member,
+            ran,
+            status="done" if step < 0 else "diverged",
+            reason="" if step < 0 else f"loss not finite at step {step}",
+            curve=curve,
+            test_loss=float(test_loss),
+            test_accuracy=float(test_accuracy),
+        )
+        for member, curve, step, test_loss, test_accuracy in zip(shard.members, *numbers, strict=True)
+    ]

@@ -1,0 +1,304 @@
+"""One trial of the user's own code: what determines it, where its log is, and what became of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import numbers
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.runs import worker
+from isoscale.runs.keys import digest
+from isoscale.runs.record import Status, TrialRecord
+from isoscale.runs.spec import NO_RULE, Sweep
+from isoscale.runs.trainers.handed import HandedTrial
+from isoscale.training import Member
+
+# How long after its time limit a trial has to come to an end.
+_GRACE_SECONDS = 10.0
+
+# Numbers of a trial that have a column of their own in the store.
+_COLUMNS = ("test_loss", "test_accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        status, reason: As in `TrialRecord`.
+        curve: Loss at each step, as far as it is known.
+        numbers: What was measured, by name: "loss" if there is more to it than the curve's end.
+    """
+
+    status: Status = "done"
+    reason: str = ""
+    curve: list[float] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class Program(Protocol):
+    """The user's code, as it travels to a worker.
+
+    Attributes:
+        kind: "function" or "command".
+        name: What a person calls it: "train.py:train", "train.py".
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+    def run(self, trial: HandedTrial, log: Path, seconds: float | None, count: Callable[[int], None]) -> Outcome:
+        """Train one trial; whatever goes wrong in the user's code is an outcome.
+
+        Args:
+            trial: Which.
+            log: File to which its output is appended.
+            seconds: Time limit.
+            count: Called with the number of steps finished since its last call.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignShard:
+    """A trial of the user's own code, a shard by itself.
+
+    Attributes:
+        program: What trains it.
+        members: Its learning rate and seed; empty if nothing is left to run.
+        shared: What determines it beside these, by name (`keys.digest`), its code's fingerprint "source" among them.
+        store: File beside which its log and its folder are.
+        time_limit: Seconds; None: as long as it takes.
+    """
+
+    program: Program
+    members: tuple[Member, ...]
+    shared: Mapping[str, Any]
+    store: str
+    time_limit: float | None
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The trial's key: two sweeps that both have it share the lease."""
+        (key,) = self.keys
+        return key
+
+    @functools.cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The trial's key."""
+        return tuple(digest(self.settings(member)) for member in self.members)
+
+    def settings(self, member: Member) -> dict[str, Any]:
+        """Everything that determines the trial, as plain values."""
+        return dict(self.shared) | {"lr": member.lr, "seed": member.seed}
+
+    def only(self, keys: set[str]) -> ForeignShard:
+        """The shard if its key is in `keys`, else one with nothing to run."""
+        return self if keys.issuperset(self.keys) else dataclasses.replace(self, members=())
+
+    @property
+    def rule(self) -> str:
+        """Name of its rule, "-" if the sweep has none."""
+        return self.shared["rule"]
+
+    @property
+    def label(self) -> str:
+        """Which trial, for a person."""
+        (member,) = self.members
+        shown = {} if self.rule == NO_RULE else {"rule": self.rule}
+        shown |= self.shared["sizes"] | self.shared["hyperparameters"] | {"lr": f"{member.lr:g}", "seed": member.seed}
+        return f"{self.program.name}, {', '.join(f'{name} {value}' for name, value in shown.items())}"
+
+    @property
+    def note(self) -> str:
+        """Which code trains it."""
+        version = f", version {self.shared['version']}" if self.shared["version"] else ""
+        return f"{self.program.name}{version}, source {self.shared['source'][:8]}"
+
+    @property
+    def member_steps(self) -> int:
+        """Steps of the trial; of a command, which counts none, as many as that."""
+        return self.shared.get("steps", 1)
+
+    @property
+    def cost(self) -> float:
+        """Larger for what likely takes longer."""
+        sizes = self.shared["sizes"]
+        return sizes.get("depth", 1) * sizes.get("width", 1) ** 2
+
+    @property
+    def hard_limit(self) -> float | None:
+        """Seconds after which its worker is ended, for code that hears no time limit."""
+        return None if self.time_limit is None else self.time_limit + _GRACE_SECONDS
+
+    @property
+    def log(self) -> Path:
+        """File of its output."""
+        (key,) = self.keys
+        return Path(f"{self.store}.logs", f"{key}.log")
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its own files; made when it asks for it."""
+        (key,) = self.keys
+        return Path(f"{self.store}.trials", key)
+
+    def handed(self, device: str) -> HandedTrial:
+        """The trial as the user's code sees it."""
+        (member,), (key,) = self.members, self.keys
+        return HandedTrial(self.settings(member), key=key, device=device, folder=self.folder)
+
+    def run(self, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+        """Train it."""
+        (member,) = self.members
+        log = self.log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        _write(log, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  {self.label}")
+        started = time.monotonic()
+        outcome = self.program.run(self.handed(device), log, self.time_limit, progress or (lambda _: None))
+        seconds = time.monotonic() - started
+        _write(log, f"--- {outcome.status} after {seconds:.1f} s{f': {outcome.reason}' if outcome.reason else ''}")
+        measured = outcome.numbers | {"seconds": round(seconds, 3)}
+        columns = {name: measured.pop(name, math.nan) for name in _COLUMNS}
+        record = worker.record(
+            self,
+            member,
+            json.dumps(worker.versions(device)),
+            status=outcome.status,
+            reason=outcome.reason,
+            curve=np.array(outcome.curve, "f4"),
+            numbers=json.dumps(measured),
+            **columns,
+        )
+        return [record]
+
+
+def cells(spec: Sweep) -> Iterator[dict[str, Any]]:
+    """Value on each axis of every trial, in the order of the axes; sizes and hyperparameters by themselves."""
+    axes = spec.axes
+    for cell in spec.cells:
+        for lr, seed in itertools.product(axes["lr"], axes["seed"]):
+            yield sorted_out(spec, cell | {"lr": lr, "seed": seed})
+
+
+def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's value on each axis, sizes and hyperparameters by themselves."""
+    return {
+        "rule": cell["rule"],
+        "sizes": {name: cell[name] for name in spec.size_axes},
+        "hyperparameters": {name: cell[name] for name in spec.hyperparameters},
+        "lr": cell["lr"],
+        "seed": cell["seed"],
+    }
+
+
+def shard(
+    spec: Sweep,
+    program: Program,
+    cell: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    source: str,
+    store: str | os.PathLike[str],
+) -> ForeignShard:
+    """One trial of a sweep.
+
+    Args:
+        spec, program: Of which, and what trains it.
+        cell: As `cells` gives it.
+        settings: What else determines it.
+        source: Fingerprint of the code.
+        store: File beside which its log and its folder are.
+    """
+    identity = {name: value for name, value in cell.items() if name not in ("lr", "seed")}
+    sizes = cell["sizes"]
+    # Where a listing of the store looks for them.
+    identity |= {name: sizes[name] for name in ("width", "depth", "batch_size") if name in sizes}
+    identity |= {"trainer": program.kind, "model": program.name, "version": spec.version or "", "source": source}
+    return ForeignShard(
+        program=program,
+        members=(Member(cell["lr"], cell["seed"]),),
+        shared=dict(settings) | identity,
+        store=os.path.abspath(store),
+        time_limit=spec.time_limit,
+    )
+
+
+# --- what user code gives back ---
+def measured(value: object, what: str, curve: list[float], axes: Mapping[str, Any]) -> Outcome:
+    """The outcome of a trial whose code gave this back.
+
+    Args:
+        value: A loss, or a mapping with "loss"; None if the curve says it.
+        what: Where it comes from, for the reason: "train returned".
+        curve: Loss at each step.
+        axes: Names that a further number cannot have.
+    """
+    if value is None and curve:
+        return Outcome(curve=curve)
+    try:
+        found = _numbers(value, what, axes)
+        if "loss" not in found and not curve:
+            raise InvalidValueError(f'{what} a mapping without "loss"; it has: {", ".join(found) or "nothing"}')
+    except (InvalidValueError, InvalidTypeError) as error:
+        return Outcome(status="failed", reason=str(error), curve=curve)
+    loss = found.get("loss", 0.0)
+    if not math.isfinite(loss):
+        return Outcome(status="diverged", reason=f"the loss is {loss}", curve=curve)
+    return Outcome(curve=curve, numbers=found)
+
+
+def as_number(value: object, what: str) -> float:
+    """A loss as a number: a plain one, or a tensor or array of one element.
+
+    Raises:
+        InvalidTypeError: Anything else.
+
+    >>> as_number(np.float32(0.5), "train returned")
+    0.5
+    """
+    shape = getattr(value, "shape", None)
+    if shape is not None and hasattr(value, "item"):
+        if math.prod(shape) != 1:
+            raise InvalidTypeError(f"{what} a tensor of shape {tuple(shape)}: a loss is one number")
+        # Of a tensor that requires grad this is its value all the same.
+        value = value.item()  # pyrefly: ignore[missing-attribute]
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        shown = repr(value)
+        shown = shown if len(shown) < 80 else f"{shown[:80]}..."
+        raise InvalidTypeError(f"{what} {shown}: a loss is one number")
+    return float(value)
+
+
+def _numbers(value: object, what: str, axes: Mapping[str, Any]) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return {"loss": as_number(value, what)}
+    found = {}
+    for name, number in value.items():
+        if name in axes or name in ("status", "curve", "step", "seconds"):
+            raise InvalidValueError(f"{what} a number named `{name}`, which is something else: call it otherwise")
+        try:
+            found[str(name)] = as_number(number, f"{what} under `{name}`")
+        except InvalidTypeError:
+            if name == "loss":
+                raise
+            # A path, a text: what is no number cannot be kept beside a loss, and spoils none.
+    return found
+
+
+def _write(log: Path, line: str) -> None:
+    with log.open("a", encoding="utf-8", errors="replace") as file:
+        file.write(line + "\n")
