@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
     numbers = {name: np.full(shape, np.nan) for name in names}
     curve = np.full((*shape, steps), np.nan, "f4")
     status = np.full(shape, STATUS["missing"], np.int8)
-    curves = curve.reshape(-1, steps)  # a view
+    curves = curve.reshape(math.prod(shape), steps)  # a view
     at = np.array([places[trial.key] for trial in trials], int)
     for place, trial, further in zip(at, trials, measured, strict=True):
         curves[place, : len(trial.curve)] = trial.curve[:steps]
