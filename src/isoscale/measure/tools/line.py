@@ -97,7 +97,7 @@ def _lowest(excess: Callable[[float], float], origin: float) -> float | None:
     """The nearest lowest point, first an octave at a time."""
     at, here = origin, excess(origin)
     above = excess(at + 1)
-    if above < min(here, 0):
+    if above < here:
         for _ in range(_FARTHEST):
             at, here = at + 1, above
             above = excess(at + 1)
