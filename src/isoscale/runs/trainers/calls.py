@@ -49,7 +49,7 @@ def outcome(
     """
     curve: list[float] = []
     try:
-        with _captured(log), _seeded(trial.seed), _alarm(seconds):
+        with _captured(log), seeded(trial.seed), _alarm(seconds):
             return _trained(train, name, trial, curve, count)
     except _TimeIsUp:
         place = f" at step {len(curve)}" if curve else ""
@@ -126,7 +126,7 @@ def _alarm(seconds: float | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Everybody's generators begin with the trial's seed, whatever this process ran before; and are put back."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  what users draw from
     random.seed(seed)
