@@ -87,8 +87,8 @@ def test_a_changed_file_is_asked_about(isoscale: Callable[..., Any], script: Pat
     [
         ("--train nofile.py:train", "cannot import nofile.py"),
         ("--train mytrain.py:tran", "has no function `tran`; it has: train"),
-        ("--train mytrain.py:train --model gpt", "`model` is for isoscale's own networks"),
-        ("--train mytrain.py:train --phi relu", "`model_args` is for isoscale's own networks"),
+        ("--train mytrain.py:train --model gpt", "`model` is for models that isoscale trains"),
+        ("--train mytrain.py:train --phi relu", "`model_args` is for models that isoscale trains"),
         ("--train mytrain.py:train --size experts", "`--size` is written --size name value value ..., got experts"),
         ("--train mytrain.py:train --size a 1 --size a 2", "`--size a` is given twice"),
         ("--size experts 2", "residual-mlp has widths and depths"),
@@ -115,3 +115,35 @@ def test_off_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatc
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     assert lines[0] == "17 of 100 trials after 0.5 min, about 6 min left"
+
+
+def test_a_model_is_swept_with_what_is_beside_it(isoscale: Callable[..., Any], tmp_path: Path):
+    (tmp_path / "mymodel.py").write_text(
+        "import torch\n"
+        "nn = torch.nn\n"
+        "def make(width): return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1))\n"
+        "def batches(): return [(torch.ones(2, 3), torch.ones(2, 1))]\n"
+        "def loss_fn(output, y): return (output - y).square().mean()\n"
+    )
+    flags = [
+        "--widths",
+        "4",
+        "8",
+        "--lrs",
+        "0.01",
+        "0.1",
+        "--seeds",
+        "1",
+        "--steps",
+        "5",
+        "--rule",
+        "mup",
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "0.2",
+    ]
+    code, out, err = isoscale("sweep", "--model", "mymodel.py:make", *flags)
+    assert (code, err) == (0, "")
+    assert "4 trials done" in out
+    sys.modules.pop("mymodel", None)

@@ -419,8 +419,8 @@ def test_a_trial_can_be_had_alone():
     [
         ({"train": bowl, "command": "x {lr}"}, InvalidValueError, "`train` and `command` are two ways to train"),
         ({"train": 5}, InvalidTypeError, "`train` must be a function"),
-        ({"train": bowl, "model": "gpt"}, InvalidValueError, "`model` is for isoscale's own networks"),
-        ({"train": bowl, "dataset": "digits"}, InvalidValueError, "`dataset` is for isoscale's own networks"),
+        ({"train": bowl, "model": "gpt"}, InvalidValueError, "`model` is for models that isoscale trains"),
+        ({"train": bowl, "dataset": "digits"}, InvalidValueError, "`dataset` is for models that isoscale trains"),
         ({"train": bowl, "sizes": {"lr": [1]}}, InvalidValueError, "`sizes` cannot have `lr`"),
         ({"train": bowl, "sizes": {"a b": [1]}}, InvalidValueError, "a name that is no word: 'a b'"),
         ({"train": bowl, "sizes": {"a": [1, 1]}}, InvalidValueError, "`a` has a value twice"),

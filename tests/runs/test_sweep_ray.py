@@ -367,3 +367,22 @@ def test_the_command(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (ended.value.code, errors) == (0, "")
     assert "of a Ray cluster" in out
     assert "8 trials done" in out
+
+
+def test_code_of_ones_own_trains_on_ray(nodes: Any, tmp_path: Path):
+    """A function travels as it is, a command as its text; a trial that fails is that trial's own business."""
+    factor = 3
+
+    def train(trial: Any) -> Any:
+        if trial.width == 4:
+            raise RuntimeError("not this one")
+        for step in range(trial.steps):
+            yield factor * trial.width / (step + 1)
+
+    where = {"store": tmp_path / "s.db", "engine": "ray", "engine_address": nodes.address}
+    found = sweep(Sweep(train=train, widths=[2, 4], lrs=[0.5], seeds=1, steps=3), **where)
+    assert found.data["status"].squeeze().values.tolist() == [0, 2]
+    assert found.loss.sel(width=2).item() == 2.0
+    assert "RuntimeError: not this one" in found.reasons[0]
+    command = Sweep(command="echo loss {width} {lr}", loss_pattern=r"loss (\d+)", widths=[2, 4], lrs=[0.5], seeds=1)
+    assert sweep(command, **where).loss.squeeze().values.tolist() == [2, 4]

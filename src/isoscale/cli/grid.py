@@ -42,7 +42,8 @@ class Grid:
     """Scaling rules to compare; `isoscale rules` lists them. By default sp, depth-mup, depth-mup-corrected and
     completep, and none for your own code."""
     model: str | None = None
-    """Model to train: residual-mlp (default), conv-net, conv-resnet, vit or gpt."""
+    """Model to train: residual-mlp (default), conv-net, conv-resnet, vit or gpt; or a factory of your own,
+    file.py:make, with functions `batches` and `loss_fn` beside it, or with --dataset."""
     block_depth: int | None = None
     """Maps in a residual branch, of models that have the option; 2 for residual-mlp."""
     phi: str | None = None
@@ -95,6 +96,14 @@ class Grid:
     """Optimizer steps of each trial."""
     batch_size: int = 64
     """Samples in a step."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
+    """How the learning rate of a model of your own goes on after its warmup."""
+    warmup: float = 0.0
+    """Share of the steps in which it rises."""
+    clip: float | None = None
+    """Norm to which the gradients of a model of your own are clipped."""
+    accumulate: int = 1
+    """Batches in a step of it."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Read the whole grid from a TOML file; flags of this group cannot be given beside it."""
 
@@ -104,11 +113,15 @@ class Grid:
             self._refuse_flags_beside_file()
             return Sweep.from_toml(self.config)
         # Most flags are settings of a sweep under the same name.
-        shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args"}
+        shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args", "batches"}
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name in shared}
         is_own = self.train is not None or self.command is not None
         if self.rule is None and not is_own:
             values["rule"] = _RULES
+        file, _, factory = (self.model or "").rpartition(":")
+        if file and factory and self.dataset is None:
+            # Beside the factory, as for the measuring commands.
+            values |= {"batches": f"{file}:batches", "loss_fn": f"{file}:loss_fn"}
         of_model = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
         model_args = _joined("--model-args", self.model_args, of_model)
         dataset_args = _joined("--dataset-args", self.dataset_args, {"batches": self.batches})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoscale.checks import LARGEST, number, whole
+from isoscale.checks import LARGEST, number, share, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.models import names as model_names
@@ -22,8 +22,7 @@ from isoscale.scaling import rules
 from isoscale.scaling.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from isoscale.runs.trainers.handed import HandedTrial
-    from isoscale.runs.trial import Trial
+    from isoscale.runs.trainers.registry import AnyTrial
 
 SEARCHES = ("grid", "adaptive")
 
@@ -48,6 +47,9 @@ NO_RULE = "-"
 
 # Hyperparameters beside the learning rate that isoscale's own networks have.
 _TUNED = ("weight_decay", "momentum", "eps", "beta1", "beta2")
+
+# How a learning rate goes on after its warmup.
+SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 # Names that an axis of the user's own cannot have: they are something else in a trial, a command or a result.
 _TAKEN = (
@@ -76,12 +78,22 @@ def log2_grid(low: float, high: float, per_octave: int = 1) -> tuple[float, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A grid of trials: of one of isoscale's networks, of the user's training function, or of any program.
+    """A grid of trials: of one of isoscale's networks, of a model of the user's, of a training function or a program.
 
     Attributes:
         model, model_args: A name of `isoscale.models.names()` (default "residual-mlp") and its own options
-            (`block_depth`, `phi`, ...); an option that is None is left to the model.
+            (`block_depth`, `phi`, ...); an option that is None is left to the model. Or a factory of the user's, or
+            where it is ("file.py:make"): called with the sizes by name, and with `seed` if it takes one, it returns
+            the nn.Module that isoscale parametrizes and trains.
         dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`).
+        batches: For a model of the user's, instead of a data set: pairs (x, y), or a function that returns them,
+            called with the trial if it takes one. They are gone through again and again.
+        loss_fn: loss_fn(model(x), y), one number; with a data set, cross-entropy by default.
+        eval_batches: Like `batches`; what `test_loss` is the mean over, after training.
+        schedule, warmup: Of the learning rate of a model of the user's: "constant", "cosine", "linear" or "wsd" (which
+            falls to zero in the last fifth), after a warmup of that share of the steps.
+        clip: Norm to which its gradients are clipped; None: never.
+        accumulate: Batches in a step of it.
         train: Instead of a model and a data set, the user's own training function, or where it is:
             "file.py:train", "pkg.module:train". It is called with one trial (`HandedTrial`) and returns the loss, or
             a mapping with "loss", or yields a loss a step.
@@ -117,10 +129,17 @@ class Sweep:
     (0, 0.1)
     """
 
-    model: str = _LEFT_OUT
+    model: Any = _LEFT_OUT
     model_args: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = _LEFT_OUT
     dataset_args: Mapping[str, Any] = field(default_factory=dict)
+    batches: Any = None
+    loss_fn: Callable[[Any, Any], Any] | str | None = None
+    eval_batches: Any = None
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
     train: Callable[[Any], Any] | str | None = None
     command: str | None = None
     loss_pattern: str | None = None
@@ -148,9 +167,14 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self._check_trainer()
-        for name, value in _DEFAULTS.items():
+        defaults = _DEFAULTS
+        if self.is_foreign:
+            # Of a model of the user's it is isoscale that asks for a plan, with the defaults of `parametrize`.
+            named = {"rule": "completep", "optimizer": "adamw"} if self.has_own_model else {}
+            defaults = dict.fromkeys(_DEFAULTS, ()) | named
+        for name, value in defaults.items():
             if getattr(self, name) is None:
-                self._set(name, () if self.is_foreign else value)
+                self._set(name, value)
         self._check_names()
         self._set("rule", self._rules())
         for name in ("widths", "depths", "batch_sizes"):
@@ -181,20 +205,42 @@ class Sweep:
             raise InvalidTypeError(f'`train` must be a function, or "file.py:function", got {self.train!r}')
         if self.command is not None and (not isinstance(self.command, str) or not self.command.strip()):
             raise InvalidTypeError(f"`command` must be a command line, got {self.command!r}")
-        if self.is_foreign:
-            way = "train" if self.command is None else "command"
+        way = "train" if self.train is not None else "command"
+        if self.train is not None or self.command is not None:
             for name in ("model", "dataset", "model_args", "dataset_args"):
                 if getattr(self, name):
-                    raise InvalidValueError(f"`{name}` is for isoscale's own networks: with `{way}`, leave it out")
-        for name, needed in (("time_limit", "train or command"), ("version", "train or command")):
+                    raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, leave it out")
+        for name in ("time_limit", "version"):
             if getattr(self, name) is not None and not self.is_foreign:
-                raise InvalidValueError(f"`{name}` is for code of your own: give it with {needed}")
+                raise InvalidValueError(f"`{name}` is for code of your own: give it with model, train or command")
+        if self.has_own_model:
+            self._check_loop()
+        else:
+            for name in ("batches", "loss_fn", "eval_batches", "schedule", "warmup", "clip", "accumulate"):
+                if getattr(self, name) != getattr(Sweep, name):
+                    raise InvalidValueError(f"`{name}` is for a model of your own: give it with model=make")
         if self.loss_pattern is not None and self.command is None:
             raise InvalidValueError("`loss_pattern` finds the loss in what a program prints: give it with command")
         if self.time_limit is not None:
             self._set("time_limit", number("time_limit", self.time_limit, above=0))
         if self.version is not None and not isinstance(self.version, str):
             raise InvalidTypeError(f"`version` must be text, got {self.version!r}")
+
+    def _check_loop(self) -> None:
+        """What isoscale's loop needs to train a model of the user's."""
+        if self.model_args:
+            raise InvalidValueError("`model_args` are options of isoscale's own networks: bind yours to the factory")
+        if (self.batches is None) == (self.dataset in (None, "", ())):
+            raise InvalidValueError("a model of your own trains on `batches` or on a `dataset`: give one of them")
+        if self.batches is not None and self.loss_fn is None:
+            raise InvalidValueError("`batches` need a `loss_fn`: loss_fn(model(x), y) is the loss")
+        if self.eval_batches is not None and self.batches is None:
+            raise InvalidValueError("`eval_batches` go with `batches`: a data set has held-out samples of its own")
+        if self.schedule not in SCHEDULES:
+            raise unknown("`schedule`", self.schedule, SCHEDULES)
+        self._set("warmup", share("warmup", self.warmup))
+        self._set("clip", None if self.clip is None else number("clip", self.clip, above=0))
+        self._set("accumulate", whole("accumulate", self.accumulate))
 
     def _check_command(self, command: str) -> None:
         """All that the sweep says reaches the program, and the program asks for nothing else."""
@@ -224,6 +270,8 @@ class Sweep:
             ("optimizer", "optimizer", OPTIMIZERS),
         ):
             name = getattr(self, field_)
+            if field_ == "model" and self.has_own_model:
+                continue
             if self.is_foreign and not name:
                 self._set(field_, "")
             elif name not in known:
@@ -278,8 +326,13 @@ class Sweep:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether code of the user's trains: a function or a command."""
-        return self.train is not None or self.command is not None
+        """Whether code of the user's is trained: a model, a function or a command."""
+        return self.train is not None or self.command is not None or self.has_own_model
+
+    @property
+    def has_own_model(self) -> bool:
+        """Whether isoscale trains a model of the user's."""
+        return callable(self.model) or (isinstance(self.model, str) and ":" in self.model)
 
     @property
     def subject(self) -> str:
@@ -288,6 +341,9 @@ class Sweep:
             return self.command
         if self.train is not None:
             return _plain(self.train)
+        if self.has_own_model:
+            data = f", {self.dataset}" if self.dataset else ""
+            return f"{_plain(self.model)}{data}, {self.optimizer}"
         options = ", ".join(f"{key}={value}" for key, value in self.model_args.items())
         model = f"{self.model} ({options})" if options else self.model
         return f"{model}, {self.dataset}, {self.optimizer}"
@@ -299,11 +355,12 @@ class Sweep:
         >>> list(Sweep(command="./run {lr} {seed}", lrs=[0.1], seeds=2).axes)
         ['rule', 'lr', 'seed']
         """
-        axes: dict[str, Any] = {"rule": self.rule}
-        for name, values in (("width", self.widths), ("depth", self.depths), ("batch_size", self.batch_sizes)):
-            if values:
-                axes[name] = values
-        return axes | dict(self.sizes) | dict(self.hyperparameters) | {"lr": self.lrs, "seed": self.seeds}
+        sizes = {"width": self.widths, "depth": self.depths, "batch_size": self.batch_sizes}
+        axes: dict[str, Any] = {"rule": self.rule} | {name: values for name, values in sizes.items() if values}
+        axes.update(self.sizes)
+        axes.update(self.hyperparameters)
+        axes.update(lr=self.lrs, seed=self.seeds)
+        return axes
 
     @property
     def size_axes(self) -> tuple[str, ...]:
@@ -384,11 +441,11 @@ class Sweep:
         data: str | None = None,
         device: str = "cpu",
         **others: Any,
-    ) -> Trial | HandedTrial:
+    ) -> AnyTrial:
         """One trial as its parts.
 
-        Of isoscale's networks: `.model()`, `.plan`, `.batches()`; a plain loop over these gives the stored curve. Of
-        a training function: what it is called with.
+        Of a model: `.model()`, `.plan`, `.batches()`, `.loss(output, y)`; a plain loop over these gives the stored
+        curve. Of a training function: what it is called with.
 
         Args:
             rule, width, depth, lr, seed: Which; one that the sweep has a single value of may be left out. Values that
@@ -461,7 +518,10 @@ class Sweep:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             # An axis that is not there is not written, nor what the user's code does not have.
-            if value is not None and value not in ((), ""):
+            if f.name in ("batches", "eval_batches") and not isinstance(value, (str, type(None))):
+                # Tensors are no plain values: these cannot be read back.
+                values[f.name] = _plain(value) if callable(value) else f"{type(value).__name__} in memory"
+            elif value is not None and value not in ((), ""):
                 values[f.name] = _plain(value)
         return values
 

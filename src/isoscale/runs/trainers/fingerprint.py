@@ -57,6 +57,11 @@ def of_function(function: Callable[..., Any]) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
+def of_value(value: Any) -> str:
+    """Hash of a plain value, of tensors and lists of them; of anything else, of its type alone."""
+    return hashlib.sha256(_value(value).encode("utf-8", "replace")).hexdigest()[:_DIGITS]
+
+
 def _plain(function: Any) -> Any:
     """The function in its wrappings: a partial, a method, a decorator's."""
     while isinstance(function, functools.partial):

@@ -9,12 +9,14 @@ from typing import Any
 from isoscale.errors import InvalidValueError
 from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
-from isoscale.runs.trainers import command, ensemble, function
+from isoscale.runs.trainers import command, ensemble, function, module
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.handed import HandedTrial
+from isoscale.runs.trainers.module import ModuleTrial
 from isoscale.runs.trial import Trial
 
 AnyShard = Shard | ForeignShard
+AnyTrial = Trial | HandedTrial | ModuleTrial
 
 
 def prepare(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> Sequence[AnyShard]:
@@ -29,10 +31,12 @@ def prepare(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> Seq
         return function.shards(spec, store)
     if spec.command is not None:
         return command.shards(spec, store)
+    if spec.has_own_model:
+        return module.shards(spec, data, store)
     return ensemble.shards(spec, data)
 
 
-def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> Trial | HandedTrial:
+def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> AnyTrial:
     """One trial as its parts (`Sweep.trial`), given a value on every axis."""
     if spec.command is not None:
         raise InvalidValueError(
@@ -40,4 +44,6 @@ def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -
         )
     if spec.train is not None:
         return function.trial(spec, cell, device)
+    if spec.has_own_model:
+        return module.trial(spec, cell, data, device)
     return ensemble.trial(spec, cell, data, device)

@@ -1,0 +1,374 @@
+"""Any nn.Module, trained by isoscale's plain loop: one model a trial, its plan's groups in torch's optimizer."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoscale import data as datasets
+from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.parametrization.plan import Plan
+from isoscale.runs.spec import Sweep
+from isoscale.runs.trainers import calls, fingerprint, foreign
+from isoscale.runs.trainers.code import Code, code, handed
+from isoscale.runs.trainers.foreign import ForeignShard, Outcome
+from isoscale.runs.trainers.function import called_with
+from isoscale.runs.trainers.handed import HandedTrial
+from isoscale.training.config import batch_order
+from isoscale.training.torch_optimizers import optimizers
+
+# Share of a "wsd" run (warmup, stable, decay) in which the learning rate falls to zero.
+_DECAY_SHARE = 0.2
+
+
+def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
+    """The trials of a sweep, each a shard.
+
+    Raises:
+        InvalidValueError: The factory, the batches or the loss are not there, or cannot be sent to a worker.
+    """
+    program = _program(spec, data)
+    settings = _settings(spec, program)
+    return [foreign.shard(spec, program, cell, settings, program.source, store) for cell in foreign.cells(spec)]
+
+
+def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> ModuleTrial:
+    """One trial of a sweep, for a loop of one's own."""
+    program = _program(spec, data)
+    sorted_out = foreign.sorted_out(spec, cell)
+    one = foreign.shard(spec, program, sorted_out, _settings(spec, program), program.source, "isoscale.db")
+    return program.trial(one.handed(device))
+
+
+def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
+    """What determines a trial beside its axes: here the base does, which isoscale's own loop makes."""
+    loop = {name: getattr(spec, name) for name in ("schedule", "warmup", "clip", "accumulate")}
+    return called_with(spec) | {"base": dict(program.base), "loop": loop}
+
+
+def _program(spec: Sweep, data: str | None) -> ModuleProgram:
+    base = {name: min(values) for name, values in spec.axes.items() if name in spec.size_axes and name != "batch_size"}
+    for name, size in (("width", spec.base_width), ("depth", spec.base_depth)):
+        if name in base and size is not None:
+            base[name] = size
+    loss_fn = spec.loss_fn
+    if spec.batches is None:
+        batches, held_out = _of_dataset(spec, data)
+        loss_fn = loss_fn or cross_entropy
+    else:
+        batches = _source(spec.batches, "batches")
+        held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches")
+    return ModuleProgram(
+        make=code(spec.model),
+        batches=batches,
+        loss_fn=code(loss_fn),
+        held_out=held_out,
+        base=base,
+        schedule=spec.schedule,
+        warmup=spec.warmup,
+        clip=spec.clip,
+        accumulate=spec.accumulate,
+    )
+
+
+def _source(given: Any, name: str) -> Code:
+    """Batches by a function, by its place, or as they are."""
+    if isinstance(given, str) or callable(given):
+        return code(given)
+    return handed(f"`{name}`", fingerprint.of_value(given), given)
+
+
+def _of_dataset(spec: Sweep, data: str | None) -> tuple[Code, Code]:
+    """Batches of one of isoscale's data sets, and of its held-out samples."""
+    found = datasets.load(spec.dataset, data, **spec.dataset_args)
+    if spec.batch_size > len(found.train_x):
+        raise InvalidValueError(
+            f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset}, "
+            f"got {spec.batch_size}"
+        )
+    where = (spec.dataset, data, dict(spec.dataset_args))
+    codes = [
+        handed(spec.dataset, f"{found.fingerprint}{kind.__name__}", kind(*where)) for kind in (_Training, _HeldOut)
+    ]
+    return codes[0], codes[1]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Batches of a data set, in the order in which isoscale's own networks see them."""
+
+    name: str
+    folder: str | None
+    args: dict[str, Any]
+
+    def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
+        found = datasets.load(self.name, self.folder, **self.args)
+        for rows in batch_order(len(found.train_x), trial.batch_size, trial.steps, trial.seed):
+            yield found.train_x[rows], found.train_y[rows]
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The held-out samples of a data set."""
+
+    name: str
+    folder: str | None
+    args: dict[str, Any]
+
+    def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
+        found = datasets.load(self.name, self.folder, **self.args)
+        size = trial.batch_size
+        yield from zip(found.test_x.split(size), found.test_y.split(size), strict=True)
+
+
+def cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy over the last axis, as isoscale's own networks are trained on."""
+    return F.cross_entropy(output.flatten(0, -2), y.flatten())
+
+
+class ModuleTrial:
+    """One trial of a model of the user's, as isoscale's loop trains it.
+
+        model = trial.model()
+        optimizer = torch.optim.AdamW(trial.plan.param_groups())
+        for x, y in trial.batches():
+            loss = trial.loss(model(x), y)
+            ...
+
+    Attributes:
+        handed: Its sizes, learning rate, seed and the rest.
+        loss: loss(model(x), y), one number.
+    """
+
+    def __init__(
+        self,
+        trial: HandedTrial,
+        make: Callable[..., Any],
+        batches: Any,
+        loss_fn: Callable[[Any, Any], Tensor],
+        base: Mapping[str, Any],
+    ) -> None:
+        self.handed, self.loss = trial, loss_fn
+        self._make, self._batches, self._base = make, batches, base
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan at the trial's learning rate, bound to the model that was made last."""
+        if self._plan is None:
+            self.model()
+        assert self._plan is not None
+        return self._plan
+
+    def model(self) -> nn.Module:
+        """A fresh model with the plan's initial weights; the same ones each time."""
+        trial = self.handed
+        sizes = {name: size for name, size in trial.sizes.items() if name != "batch_size"}
+        model, base = self._made(sizes), self._made(self._base)
+        with calls.seeded(trial.seed):
+            x, _ = _pair(next(endless(self._batches, trial)))
+        self._plan = trial.parametrize(model, base, example_inputs=x if isinstance(x, Mapping) else inputs(x))
+        return model.to(trial.device)
+
+    def _made(self, sizes: Mapping[str, Any]) -> nn.Module:
+        seed = self.handed.seed
+        given = dict(sizes) | ({"seed": seed} if _takes(self._make, "seed") else {})
+        # A factory that knows no seed draws from the global generator.
+        with calls.seeded(seed):
+            model = self._make(**given)
+        if not isinstance(model, nn.Module):
+            raise InvalidTypeError(f"`model` must make a torch.nn.Module, got {type(model).__name__}")
+        return model
+
+    def batches(self) -> Iterator[tuple[Any, Any]]:
+        """(x, y) after (x, y), on the trial's device, without an end; the same at every size."""
+        for batch in endless(self._batches, self.handed):
+            x, y = _pair(batch)
+            yield moved(x, self.handed.device), moved(y, self.handed.device)
+
+
+@dataclass(frozen=True)
+class ModuleProgram:
+    """A model with its data and its loop, as it travels to a worker.
+
+    Attributes:
+        make, batches, loss_fn, held_out: The user's.
+        base: Sizes at which the rules change nothing.
+        schedule, warmup, clip, accumulate: As in `Sweep`.
+    """
+
+    make: Code
+    batches: Code
+    loss_fn: Code
+    held_out: Code | None
+    base: Mapping[str, Any]
+    schedule: str
+    warmup: float
+    clip: float | None
+    accumulate: int
+
+    kind = "module"
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.make.name
+
+    @property
+    def source(self) -> str:
+        """Fingerprint of all of the code, and of the data that travels."""
+        return fingerprint.of_value([one.source for one in self._codes()])
+
+    def _codes(self) -> list[Code]:
+        codes = [self.make, self.batches, self.loss_fn]
+        return codes if self.held_out is None else [*codes, self.held_out]
+
+    def trial(self, trial: HandedTrial) -> ModuleTrial:
+        """The parts of a trial."""
+        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base)
+
+    def run(self, trial: HandedTrial, log: Path, seconds: float | None, count: Callable[[int], None]) -> Outcome:
+        """Train the model (`foreign.Program.run`)."""
+        for one in self._codes():
+            one.check()
+        return calls.outcome(self._train, self.name, trial, log, seconds, count)
+
+    def _train(self, trial: HandedTrial) -> Iterator[float]:
+        parts = self.trial(trial)
+        model = parts.model()
+        plan = parts.plan
+        steppers = optimizers(plan.settings.optimizer, plan.param_groups())
+        groups = [group for stepper in steppers for group in stepper.param_groups]
+        rates = [group["lr"] for group in groups]
+        batches = parts.batches()
+        # Models of every size drew differently many numbers: the batches, and the masks of dropout, begin anew.
+        torch.manual_seed(trial.seed)
+        for step in range(trial.steps):
+            factor = lr_factor(self.schedule, step, trial.steps, self.warmup)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * factor
+            yield self._step(model, steppers, parts, batches)
+        if self.held_out is None:
+            return None
+        return {"test_loss": _evaluated(model, parts, self.held_out.value(), trial)}
+
+    def _step(
+        self,
+        model: nn.Module,
+        steppers: Iterable[torch.optim.Optimizer],
+        parts: ModuleTrial,
+        batches: Iterator[tuple[Any, Any]],
+    ) -> float:
+        """One step on `accumulate` batches; their mean loss before it."""
+        total = 0.0
+        for stepper in steppers:
+            stepper.zero_grad()
+        for x, y in itertools.islice(batches, self.accumulate):
+            loss = parts.loss(called(model, x), y) / self.accumulate
+            loss.backward()
+            total += float(loss.detach())
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        for stepper in steppers:
+            stepper.step()
+        return total
+
+
+def lr_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
+    """What a schedule multiplies the learning rates by at a step.
+
+    Args:
+        schedule: "constant"; "cosine" and "linear" fall to zero after the warmup; "wsd" does in its last fifth.
+        step, steps: Which of how many, from 0.
+        warmup: Share of the steps in which the learning rate rises linearly.
+
+    >>> [lr_factor("linear", step, 4, 0.25) for step in range(4)]
+    [1.0, 1.0, 0.6666666666666667, 0.33333333333333337]
+    >>> [lr_factor("constant", step, 4, 0.5) for step in range(4)]
+    [0.5, 1.0, 1.0, 1.0]
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "wsd":
+        return min(1.0, (1 - done) / _DECAY_SHARE)
+    return 1.0
+
+
+# --- batches ---
+def endless(source: Any, trial: HandedTrial) -> Iterator[Any]:
+    """Batches without an end: the source again and again; a function is called with the trial if it takes one.
+
+    Raises:
+        InvalidValueError: It has no batch.
+    """
+    while True:
+        found = source
+        if callable(source):
+            found = source(trial) if inspect.signature(source).parameters else source()
+        is_empty = True
+        for batch in found:
+            is_empty = False
+            yield batch
+        if is_empty:
+            raise InvalidValueError("`batches` has no batch")
+
+
+def inputs(x: Any) -> tuple[Any, ...]:
+    """The model's positional arguments."""
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+def called(model: nn.Module, x: Any) -> Any:
+    """The model's output: of a mapping by name, of a tuple by position, of anything else as it is."""
+    return model(**x) if isinstance(x, Mapping) else model(*inputs(x))
+
+
+def moved(value: Any, device: str) -> Any:
+    """The value with its tensors on a device."""
+    if isinstance(value, Mapping):
+        return {name: moved(item, device) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(item, device) for item in value)
+    return value.to(device) if hasattr(value, "to") else value
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        shown = f"{len(batch)} values" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise InvalidTypeError(f"`batches` must be pairs (x, y), got {shown}")
+    return batch[0], batch[1]
+
+
+def _takes(make: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(make).parameters.values()
+    return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+@torch.no_grad()
+def _evaluated(model: nn.Module, parts: ModuleTrial, held_out: Any, trial: HandedTrial) -> float:
+    """Mean loss over the held-out batches."""
+    model.eval()
+    found = held_out
+    if callable(held_out):
+        found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
+    losses = []
+    for batch in found:
+        x, y = (moved(one, trial.device) for one in _pair(batch))
+        losses.append(float(parts.loss(called(model, x), y)))
+    return sum(losses) / len(losses) if losses else math.nan

@@ -1,0 +1,206 @@
+"""Sweeps over a model of the user's: trained as a plain torch loop over its plan's groups trains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import isoscale
+from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.runs import Sweep, sweep
+from isoscale.runs.trainers.module import lr_factor
+
+GRID: dict[str, Any] = {"widths": [8, 16], "lrs": [2.0**-8, 2.0**-6], "seeds": 2, "steps": 6, "rule": "mup"}
+
+
+def make(width: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+
+def batches(trial: Any) -> Any:
+    generator = torch.Generator().manual_seed(trial.seed)
+    while True:
+        x = torch.randn(trial.batch_size, 4, generator=generator)
+        yield x, x[:, :2].prod(1, keepdim=True)
+
+
+def squares(output: Any, y: Any) -> Any:
+    return (output - y).square().mean()
+
+
+HELD_OUT = [(torch.linspace(-1, 1, 20).reshape(5, 4), torch.ones(5, 1)), (torch.zeros(3, 4), torch.zeros(3, 1))]
+
+
+@pytest.fixture
+def run(inline: Any, tmp_path: Path) -> Callable[..., isoscale.SweepResult]:
+    def swept(**changes: Any) -> isoscale.SweepResult:
+        given = {"model": make, "batches": batches, "loss_fn": squares} | GRID | changes
+        return sweep(Sweep(**given), store=tmp_path / "s.db")
+
+    return swept
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_the_curve_is_that_of_a_plain_loop(run: Callable[..., Any], optimizer: str):
+    """Schedule, warmup, clipping and accumulation written out, and `isoscale.parametrize` called by hand."""
+    loop = {"schedule": "cosine", "warmup": 1 / 3, "clip": 0.1, "accumulate": 2}
+    found = run(optimizer=optimizer, weight_decay=0.1, eval_batches=HELD_OUT, batch_size=16, **loop)
+    assert found.reasons == ()
+    lr, seed = 2.0**-6, 1
+    model = make(16, seed)
+    x = torch.zeros(1, 4)
+    plan = isoscale.parametrize(model, make(8, seed), "mup", optimizer, lr=lr, weight_decay=0.1, example_inputs=(x,))
+    steppers = isoscale.training.torch_optimizers.optimizers(optimizer, plan.param_groups())
+    rates = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
+    trial = Sweep(train=make, batch_size=16, **GRID).trial(width=16, lr=lr, seed=seed)
+    source = batches(trial)
+    losses = []
+    for step, factor in enumerate(
+        [0.5, 1, 1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0.5 - 0.5 * math.cos(math.pi / 4)]
+    ):
+        assert lr_factor("cosine", step, 6, 1 / 3) == pytest.approx(factor)
+        for stepper, starts in zip(steppers, rates, strict=True):
+            stepper.zero_grad()
+            for group, rate in zip(stepper.param_groups, starts, strict=True):
+                group["lr"] = rate * lr_factor("cosine", step, 6, 1 / 3)
+        two = [squares(model(x), y) / 2 for x, y in (next(source), next(source))]
+        sum(two).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        for stepper in steppers:
+            stepper.step()
+        losses.append(float(sum(two).detach()))
+    curve = found.data["curve"].sel(width=16, lr=lr, seed=seed).squeeze()
+    # Two backward passes add up in another order than one over the sum.
+    np.testing.assert_allclose(curve, losses, rtol=1e-4 if optimizer == "muon" else 1e-5)
+    with torch.no_grad():
+        held_out = np.mean([float(squares(model(x), y)) for x, y in HELD_OUT])
+    assert found.data["test_loss"].sel(width=16, lr=lr, seed=seed).item() == pytest.approx(held_out, rel=1e-4)
+
+
+def test_the_parts_of_a_trial_give_the_stored_curve(run: Callable[..., Any]):
+    found = run(optimizer="sgd")
+    spec = found.spec
+    trial = spec.trial(width=16, lr=2.0**-6, seed=1)
+    model = trial.model()
+    optimizer = torch.optim.SGD(trial.plan.param_groups())
+    losses = []
+    for _, (x, y) in zip(range(spec.steps), trial.batches(), strict=False):
+        loss = trial.loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_array_equal(found.data["curve"].sel(width=16, lr=2.0**-6, seed=1).squeeze(), np.float32(losses))
+
+
+def test_every_size_of_a_seed_sees_the_same_batches(run: Callable[..., Any]):
+    """Also those that are drawn from the global generator, from which the models draw too."""
+
+    def drawn() -> Any:
+        while True:
+            x = torch.randn(8, 4)
+            yield x, x[:, :1]
+
+    def first_input(output: Any, y: Any) -> Any:
+        return output.mean() * 0 + y.mean()
+
+    found = run(batches=drawn, loss_fn=first_input)
+    assert found.reasons == ()
+    curves = found.data["curve"]
+    assert (curves.isel(width=0) == curves.isel(width=1)).all()
+    assert (curves.isel(seed=0) != curves.isel(seed=1)).all()
+
+
+def test_a_loader_is_gone_through_again_and_again(run: Callable[..., Any]):
+    data = torch.utils.data.TensorDataset(torch.randn(6, 4), torch.zeros(6, 1))
+    loader = torch.utils.data.DataLoader(data, batch_size=3, shuffle=True)
+    found = run(batches=loader, steps=7)
+    assert found.count("done") == 8
+    assert np.isfinite(found.data["curve"]).all()
+
+
+def test_a_model_that_takes_no_seed_and_a_data_set_of_ours(run: Callable[..., Any]):
+    def readout(width: int, depth: int) -> nn.Module:
+        layers = [nn.Flatten(), nn.Linear(64, width), nn.ReLU()]
+        for _ in range(depth):
+            layers += [nn.Linear(width, width), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(width, 10))
+
+    found = run(model=readout, depths=[1], batches=None, loss_fn=None, dataset="digits", steps=20, lrs=[2.0**-6])
+    assert found.reasons == ()
+    assert (found.data["curve"].isel(step=-1) < found.data["curve"].isel(step=0)).all()
+    assert np.isfinite(found.data["test_loss"]).all()
+
+
+def test_whatever_trains_it_is_part_of_its_key(run: Callable[..., Any], inline: Any):
+    run(widths=[8], seeds=1, lrs=[0.01])
+    for changes in ({"schedule": "linear"}, {"clip": 1.0}, {"accumulate": 2}, {"warmup": 0.5}, {"base_width": 4}):
+        inline.ran.clear()
+        run(widths=[8], seeds=1, lrs=[0.01], **changes)
+        assert len(inline.ran) == 1, changes
+    inline.ran.clear()
+    run(widths=[8], seeds=1, lrs=[0.01])
+    assert inline.ran == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": lambda width: width}, "`model` must make a torch.nn.Module, got int"),
+        ({"batches": []}, "`batches` has no batch"),
+        ({"batches": [torch.zeros(2, 4)]}, "`batches` must be pairs (x, y), got Tensor"),
+        ({"batches": [(torch.zeros(2, 3), torch.zeros(2, 1))]}, "RuntimeError"),
+        ({"loss_fn": lambda output, y: output}, "RuntimeError: grad can be implicitly created only for scalar"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained_says_why(run: Callable[..., Any], changes: dict[str, Any], reason: str):
+    found = run(widths=[8], seeds=1, lrs=[0.01], **changes)
+    assert found.count("failed") == 1
+    assert reason in found.reasons[0] or "TraceError" in found.reasons[0]
+
+
+def test_divergence_is_a_result(run: Callable[..., Any]):
+    found = run(optimizer="sgd", lrs=[2.0**-6, 1e30])
+    assert (found.data["status"].sel(lr=1e30) == 1).all()
+    assert (found.data["status"].sel(lr=2.0**-6) == 0).all()
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0), ("wsd", 0.0)])
+def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, last: float):
+    factors = [lr_factor(schedule, step, 1000, 0.1) for step in range(1000)]
+    assert factors[0] == 0.01
+    assert factors[99] == factors[100] == 1.0
+    assert all(0 < factor <= 1 for factor in factors)
+    assert factors[-1] == pytest.approx(last, abs=0.01)
+    if schedule == "wsd":
+        assert set(factors[100:820]) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"model": make}, InvalidValueError, "trains on `batches` or on a `dataset`"),
+        ({"model": make, "batches": [], "dataset": "digits"}, InvalidValueError, "trains on `batches` or on a"),
+        ({"model": make, "batches": []}, InvalidValueError, "`batches` need a `loss_fn`"),
+        ({"model": make, "dataset": "digits", "eval_batches": []}, InvalidValueError, "`eval_batches` go with"),
+        ({"model": make, "dataset": "digits", "schedule": "cosin"}, InvalidValueError, "Nearest: cosine"),
+        ({"model": make, "dataset": "digits", "warmup": 1.0}, InvalidValueError, "`warmup` must be in"),
+        ({"model": make, "dataset": "digits", "clip": 0}, InvalidValueError, "`clip` must be > 0"),
+        ({"model": make, "dataset": "digits", "accumulate": 1.5}, InvalidTypeError, "`accumulate` must be a whole"),
+        ({"model": make, "dataset": "digits", "model_args": {"phi": "relu"}}, InvalidValueError, "bind yours"),
+        ({"schedule": "cosine"}, InvalidValueError, "`schedule` is for a model of your own"),
+        ({"model": make, "train": make}, InvalidValueError, "`model` is for models that isoscale trains"),
+    ],
+)
+def test_what_makes_no_sense_is_named(settings: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        Sweep(**settings)
