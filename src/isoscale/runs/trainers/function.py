@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isoscale.runs.keys import NUMERICS
 from isoscale.runs.spec import Sweep
 from isoscale.runs.trainers import calls, foreign
 from isoscale.runs.trainers.code import Code, code
@@ -42,7 +43,8 @@ def called_with(spec: Sweep) -> dict[str, Any]:
         optimizer["momentum"] = spec.momentum
     if spec.betas != Sweep.betas:
         optimizer["betas"] = list(spec.betas)
-    return {"optimizer": optimizer, "steps": spec.steps, "batch_size": spec.batch_size}
+    # The plan that a trial asks for depends on isoscale too.
+    return {"numerics": NUMERICS, "optimizer": optimizer, "steps": spec.steps, "batch_size": spec.batch_size}
 
 
 def _program(spec: Sweep) -> FunctionProgram:

@@ -68,6 +68,7 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
     else:
         batches = _source(spec.batches, "batches")
         held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches")
+    assert loss_fn is not None  # `Sweep` saw to it
     return ModuleProgram(
         make=code(spec.model),
         batches=batches,
