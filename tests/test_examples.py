@@ -1,0 +1,38 @@
+"""The example script, in every way that a user of it would ask for a verdict: the same answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import isoscale
+from isoscale import log2_grid
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "char_gpt.py"
+SETTINGS = {
+    "rule": "mup", "widths": [32, 64], "lrs": log2_grid(-9, -4), "seeds": 2, "steps": 12, "search": "grid",
+}  # fmt: skip
+
+
+@pytest.mark.nightly
+def test_a_function_a_program_and_its_table_give_the_same_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    store = tmp_path / "s.db"
+    function = isoscale.Sweep(train=f"{SCRIPT}:train", optimizer="adamw", **SETTINGS)
+    by_function = isoscale.transfer(function, store=store, workers=2)
+    ask = "--n_embd {width} --lr {lr} --seed {seed} --rule {rule} --steps {steps}"
+    program = isoscale.Sweep(
+        command=f"{sys.executable} {SCRIPT} {ask}",
+        loss_pattern=r"val loss ([0-9.]+)",
+        **SETTINGS,
+    )
+    by_program = isoscale.transfer(program, store=store, workers=2)
+    by_table = isoscale.judge("runs.csv")
+    np.testing.assert_allclose(by_program.data["best_loss"], by_function.data["best_loss"], rtol=1e-3)
+    np.testing.assert_allclose(by_table.data["best_loss"].values[0], by_program.data["best_loss"].values[0], rtol=1e-4)
+    assert by_function.verdicts["mup"] == by_program.verdicts["mup"] == by_table.verdicts["-"]
