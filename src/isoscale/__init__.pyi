@@ -24,3 +24,5 @@ from .studies.depth_law.presets import preset as preset
 from .studies.judge import judge as judge
 from .studies.transfer import Transfer as Transfer
 from .studies.transfer import transfer as transfer
+
+__version__: str

@@ -130,3 +130,19 @@ def test_next_run_would_tell():
 def test_questions_that_cannot_be_asked(changes, given, message):
     with pytest.raises(InvalidValueError, match=message):
         isoscale.judge(runs({64: -6, 256: -6}).assign(**changes), **given)
+
+
+def test_a_notebook_shows_the_answer_the_table_and_the_figure():
+    found = isoscale.judge(runs({64: -6, 256: -6}))
+    shown = found._repr_html_()
+    assert "<b>Yes.</b>" in shown
+    assert shown.count("<svg") == 1
+    assert "<table" in shown
+
+
+def test_figures_are_matplotlib_axes():
+    found = isoscale.judge(runs({64: -6, 256: -6}))
+    assert found.plot()[0].get_yscale() in ("log", "linear")
+    assert len(found.plot("optimum")) >= 1
+    with pytest.raises(InvalidValueError, match="no figure named 'curves'"):
+        found.plot("curves")

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import tyro
 
+import isoscale
 from isoscale.cli.audit import AuditCommand
 from isoscale.cli.check import CheckCommand
 from isoscale.cli.doctor import Doctor
@@ -25,7 +26,7 @@ from isoscale.cli.plan import PlanCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
-from isoscale.cli.terminal import error_console, print_error
+from isoscale.cli.terminal import console, error_console, print_error
 from isoscale.cli.transfer import TransferCommand
 from isoscale.errors import ClusterError, IsoscaleError
 
@@ -47,22 +48,33 @@ Command = (
 # Commands whose trials are kept in a store: interrupted, they go on where they were.
 _SWEEPS = (TransferCommand, SweepCommand, LawCommand)
 
+# Say what happens while it happens; of every command, so none has it as a flag of its own.
+_VERBOSE = ("-v", "--verbose")
+
 _DESCRIPTION = (
     "Make a neural network train the same way at every width and depth: tune a small model once, "
-    "get the init and learning rates of the large one, proved by measurement."
+    "get the init and learning rates of the large one, proved by measurement. "
+    "--version prints the version, -v says more."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        console().print(f"isoscale {isoscale.__version__}")
+        sys.exit(0)
+    verbose = [flag for flag in given if flag in _VERBOSE]
+    given = [flag for flag in given if flag not in _VERBOSE]
     command = tyro.cli(
         Command,  # pyrefly: ignore[bad-argument-type]  a union of annotated dataclasses is tyro's own idiom
         prog="isoscale",
         description=_DESCRIPTION,
-        args=arguments,
+        args=given,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
     try:
         code = command.run()
     except IsoscaleError as error:

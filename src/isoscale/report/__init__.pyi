@@ -16,6 +16,7 @@ from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves
 from .optimum_figure import optimum as optimum
+from .output import svg as svg
 from .output import write_figures as write_figures
 from .page import write as write
 from .size_figures import audit as audit

@@ -23,6 +23,13 @@ def images(name: str, figure: Figure) -> dict[str, bytes]:
     }
 
 
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element, for a page or a notebook."""
+    text = drawing.encoded(figure, "svg").decode()
+    # What stands before the element is for files.
+    return text[text.index("<svg") :]
+
+
 def netcdf(data: xr.Dataset) -> bytes:
     """The data as a NetCDF 3 file, which `xarray.load_dataset` reads back.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError
+from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.adaptive import Cell, announced, cell_of, gathered, search_cells
 from isoscale.runs.driver import Session
@@ -30,6 +31,7 @@ from isoscale.studies.judged import (
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
 
 # Rounds of "the runs that would tell" that `until_decided` does at most.
 _ROUNDS = 12
@@ -96,8 +98,26 @@ class Transfer:
         far = ~(np.abs(drift.values) <= octaves) | (edges != "").any(self.axis).values
         return self.data["rule"].values[far].tolist()
 
+    def plot(self, kind: str = "loss") -> list[Axes]:
+        """A figure of the report, as matplotlib axes: "loss" against learning rate, or the "optimum" against size.
+
+        Raises:
+            InvalidValueError: No such figure.
+        """
+        from isoscale import report
+
+        figures = {"loss": report.loss_curves, "optimum": report.optimum}
+        if kind not in figures:
+            raise unknown("figure", kind, figures)
+        return figures[kind](self.data).axes
+
     def _repr_html_(self) -> str:
-        return self.data._repr_html_()
+        """The answer, the table and the figure, for a notebook."""
+        from isoscale import report
+
+        table = report.table(self.data).to_html(index=False, escape=True)
+        figure = report.svg(report.loss_curves(self.data))
+        return f"<p><b>{html.escape(self.answer)}</b></p>{table}{figure}"
 
 
 def transfer(
