@@ -152,7 +152,10 @@ def test_laws_and_verdicts_are_of_the_optima(law):
         of = law.data.sel(network=name)
         inside = of["at_edge"].values == ""
         if inside.sum() >= 2:
-            slope = np.polyfit(np.log(np.array(spec.depths)[inside]), np.log(of["lr"].values[inside]), 1)[0]
+            errors = (of["lr_se"] / of["lr"]).values[inside]
+            weights = 1 / errors if (np.isfinite(errors) & (errors > 0)).all() else None
+            depths, lrs = np.log(np.array(spec.depths)[inside]), np.log(of["lr"].values[inside])
+            slope = np.polyfit(depths, lrs, 1, w=weights)[0]
             assert law.slopes[name].exponent == pytest.approx(slope)
     assert set(law.data["claim_verdict"].values) <= {"agrees", "shallower", "steeper", "cannot tell", "no verdict"}
 
