@@ -289,8 +289,14 @@ def test_how_long_it_took_is_kept(run: Callable[..., Any], program: Callable[[st
 SCRIPT = """
     import isoscale
 
+    class Net:
+        def __init__(self, width):
+            self.width = width
+
     def train(trial):
-        return helper(trial.width) * trial.lr
+        import pickle
+        net = pickle.loads(pickle.dumps(Net(trial.width)))  # as `torch.save` of a whole model does
+        return helper(net.width) * trial.lr
 
     def helper(width):
         return float(width)
