@@ -207,7 +207,11 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"model": nn.Linear(1, 1), "dataset": "digits"}, InvalidTypeError, "`model` must be a function that makes"),
+        (
+            {"model": nn.Linear(1, 1), "dataset": "digits"},
+            InvalidTypeError,
+            "`model` must be a function that makes a model",
+        ),
         ({"model": make}, InvalidValueError, "trains on `batches` or on a `dataset`"),
         ({"model": make, "batches": [], "dataset": "digits"}, InvalidValueError, "trains on `batches` or on a"),
         ({"model": make, "batches": []}, InvalidValueError, "`batches` need a `loss_fn`"),

@@ -221,7 +221,7 @@ class Sweep:
         """What isoscale's loop needs to train a model of the user's."""
         if hasattr(self.model, "state_dict") and not isinstance(self.model, type):
             raise InvalidTypeError(
-                "`model` must be a function that makes one of any size, make(width=...), got a module"
+                "`model` must be a function that makes one of any size, make(width=...), not a model"
             )
         if self.model_args:
             raise InvalidValueError("`model_args` are options of isoscale's own networks: bind yours to the factory")
