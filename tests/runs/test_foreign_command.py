@@ -289,8 +289,14 @@ def test_how_long_it_took_is_kept(run: Callable[..., Any], program: Callable[[st
 SCRIPT = """
     import isoscale
 
+    class Net:
+        def __init__(self, width):
+            self.width = width
+
     def train(trial):
-        return helper(trial.width) * trial.lr
+        import pickle
+        net = pickle.loads(pickle.dumps(Net(trial.width)))  # as `torch.save` of a whole model does
+        return helper(net.width) * trial.lr
 
     def helper(width):
         return float(width)
@@ -352,3 +358,25 @@ def test_values_are_written_so_that_a_float_reads_them_back():
     assert not math.isnan(float(arguments[1]))
     assert np.float64(arguments[1]) == 0.1 + 0.2
     assert os.sep not in arguments[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "seen"),
+    [
+        ("cpu", "", ""),
+        ("cuda:1", "", "1"),
+        ("cuda:1", "4,6", "6"),
+        ("cuda", "2", "2"),
+        ("cuda:0", "GPU-aa,GPU-bb", "GPU-aa"),
+    ],
+)
+def test_a_program_sees_the_gpu_of_its_worker(monkeypatch: pytest.MonkeyPatch, device: str, visible: str, seen: str):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert command._environment(device).get("CUDA_VISIBLE_DEVICES") == seen
+
+
+def test_a_program_gets_one_thread_unless_it_was_told_otherwise(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert command._environment("cpu")["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert command._environment("cpu")["OMP_NUM_THREADS"] == "4"

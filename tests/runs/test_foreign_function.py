@@ -575,3 +575,36 @@ def test_a_script_may_grow_its_grid(start: Callable[..., Any], tmp_path: Path, k
     assert name == ("both.py:train" if kind == "script" else "__main__:train")
     assert said("2", "[0.5, 0.25]")[0] == source
     assert said("3", "[0.5]")[0] != source
+
+
+# --- fingerprints ---
+
+
+def test_two_lambdas_of_a_file_are_two_functions(run: Callable[..., Any]):
+    """They share their file and their name."""
+    assert (run(lambda trial: 1.0).loss == 1).all()
+    with pytest.raises(InvalidValueError, match="<lambda> changed"):
+        run(lambda trial: 2.0)
+    assert (run(lambda trial: 2.0, fresh=True).loss == 2).all()
+
+
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("value", "same", "other"),
+    [
+        ({"a": [1, 2.5, None]}, {"a": [1, 2.5, None]}, {"a": [1, 2.5, True]}),
+        (torch.arange(3.0), torch.arange(3.0), torch.arange(3.0, dtype=torch.float64)),
+        (np.array([1, 2]), np.array([1, 2]), np.array([[1, 2]])),
+        (np.array(["a", None], object), np.array(["a", None], object), np.array(["b", None], object)),
+        ({3, 1, 2}, {1, 2, 3}, {1, 2}),
+        (ITSELF, ITSELF, 1),
+        (Weird(), Weird(), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_equal_values_have_equal_fingerprints(value: Any, same: Any, other: Any):
+    assert fingerprint.of_value(value) == fingerprint.of_value(same)
+    assert fingerprint.of_value(value) != fingerprint.of_value(other)

@@ -140,6 +140,25 @@ def test_a_model_that_takes_no_seed_and_a_data_set_of_ours(run: Callable[..., An
     assert np.isfinite(found.data["test_loss"]).all()
 
 
+def test_the_base_of_a_size_of_ones_own_stays_where_it_is(run: Callable[..., Any], inline: Any):
+    """One size alone is the same trial as among others, given the base that it had there."""
+
+    def deep(width: int, layers: int) -> nn.Module:
+        hidden = [part for _ in range(layers) for part in (nn.Linear(width, width), nn.Tanh())]
+        return nn.Sequential(nn.Linear(4, width), *hidden, nn.Linear(width, 1))
+
+    both = run(model=deep, sizes={"layers": [1, 2]}, widths=[8], seeds=1)
+    assert both.reasons == ()
+    assert both.spec.base_sizes == {"layers": 1}
+    inline.ran.clear()
+    run(model=deep, sizes={"layers": [2]}, base_sizes={"layers": 1}, widths=[8], seeds=1)
+    assert inline.ran == []
+    run(model=deep, sizes={"layers": [2]}, widths=[8], seeds=1)
+    assert len(inline.ran) == 2
+    with pytest.raises(InvalidValueError, match="no axis of `sizes` named 'layer'"):
+        run(model=deep, sizes={"layers": [2]}, base_sizes={"layer": 1})
+
+
 def test_whatever_trains_it_is_part_of_its_key(run: Callable[..., Any], inline: Any):
     run(widths=[8], seeds=1, lrs=[0.01])
     for changes in ({"schedule": "linear"}, {"clip": 1.0}, {"accumulate": 2}, {"warmup": 0.5}, {"base_width": 4}):
@@ -188,6 +207,11 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        (
+            {"model": nn.Linear(1, 1), "dataset": "digits"},
+            InvalidTypeError,
+            "`model` must be a function that makes a model",
+        ),
         ({"model": make}, InvalidValueError, "trains on `batches` or on a `dataset`"),
         ({"model": make, "batches": [], "dataset": "digits"}, InvalidValueError, "trains on `batches` or on a"),
         ({"model": make, "batches": []}, InvalidValueError, "`batches` need a `loss_fn`"),

@@ -117,7 +117,7 @@ class Sweep:
             momentum, eps, beta1 and beta2; the user's code has what it likes, numbers or text.
         seeds: That many seeds (0, 1, ...), or the seeds themselves.
         steps, batch_size: Length of every run.
-        base_width, base_depth: Where the rules change nothing; by default the smallest of each.
+        base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each.
         momentum, betas, eps, weight_decay: Of the optimizer (`isoscale.training.Optimizer`).
 
     Raises:
@@ -160,6 +160,7 @@ class Sweep:
     batch_size: int = 64
     base_width: int | None = None
     base_depth: int | None = None
+    base_sizes: Mapping[str, Any] = field(default_factory=dict)
     momentum: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -228,6 +229,10 @@ class Sweep:
 
     def _check_loop(self) -> None:
         """What isoscale's loop needs to train a model of the user's."""
+        if hasattr(self.model, "state_dict") and not isinstance(self.model, type):
+            raise InvalidTypeError(
+                "`model` must be a function that makes one of any size, make(width=...), not a model"
+            )
         if self.model_args:
             raise InvalidValueError("`model_args` are options of isoscale's own networks: bind yours to the factory")
         if (self.batches is None) == (self.dataset in (None, "", ())):
@@ -311,6 +316,7 @@ class Sweep:
                 self._set(f"base_{axis}", min(sizes, default=None))
             else:
                 self._set(f"base_{axis}", whole(f"base_{axis}", base))
+        self._set("base_sizes", self._bases())
         for name in ("steps", "batch_size"):
             self._set(name, whole(name, getattr(self, name)))
         for name in ("eps", "weight_decay"):
@@ -320,6 +326,17 @@ class Sweep:
         if len(betas) != 2:
             raise InvalidValueError(f"`betas` must be two numbers, got {self.betas!r}")
         self._set("betas", betas)
+
+    def _bases(self) -> dict[str, Any]:
+        """The base's value on each axis of the user's own: what is given, else the smallest."""
+        if not isinstance(self.base_sizes, Mapping):
+            raise InvalidTypeError(f"`base_sizes` must be a mapping from names to sizes, got {self.base_sizes!r}")
+        for name in self.base_sizes:
+            if name not in self.sizes:
+                raise unknown("axis of `sizes`", name, self.sizes)
+        # Texts have no order: the first one counts.
+        smallest = {name: values[0] for name, values in self.sizes.items()}
+        return smallest | {name: _axis_value(name, value) for name, value in self.base_sizes.items()}
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

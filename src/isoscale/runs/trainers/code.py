@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,4 +96,10 @@ def _unpickled(pickled: bytes) -> Any:
     # Not of a file: these bytes came from the driver through the pipe of its own worker.
     import cloudpickle
 
-    return cloudpickle.loads(pickled)
+    value = cloudpickle.loads(pickled)
+    names = getattr(value, "__globals__", {})
+    if names.get("__name__") == "__main__":
+        # What a script defines is looked up there by whoever pickles it: `torch.save` of a model, for one.
+        for name, of_script in names.items():
+            vars(sys.modules["__main__"]).setdefault(name, of_script)
+    return value

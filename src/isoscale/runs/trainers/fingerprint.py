@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import os
 import sys
 import types
@@ -50,6 +51,9 @@ def of_function(function: Callable[..., Any]) -> str:
     if file is not None and not in_main:
         digest.update(digest_of_file(file).encode())
         parts = _bound(function)
+        if "<" in getattr(_plain(function), "__qualname__", ""):
+            # One of many lambdas, or of many functions made inside of others, that the file may have.
+            parts = itertools.chain(parts, [_compiled(_plain(function))])
     else:
         parts = _walk(function, set())
     for part in parts:
@@ -120,8 +124,16 @@ def _source(thing: Any) -> str:
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):
-        codes = list(_codes(thing))
-        return "".join(f"{code.co_code.hex()}{code.co_names}" for code in codes)
+        return _compiled(thing)
+
+
+def _compiled(thing: Any) -> str:
+    """What a function or class was compiled to: of what has no source, or shares its name with others."""
+    parts = []
+    for code in _codes(thing):
+        constants = [_value(constant) for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+        parts.append(f"{code.co_code.hex()}{code.co_names}{constants}")
+    return "".join(parts)
 
 
 def _codes(thing: Any) -> Iterator[types.CodeType]:
@@ -149,6 +161,14 @@ def _names(thing: Any) -> set[str]:
 
 def _value(value: Any) -> str:
     """A value as a text that is the same in every process; of what has none, its type."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    try:
+        return _text(value) or kind
+    except RecursionError:  # it holds itself
+        return kind
+
+
+def _text(value: Any) -> str:
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return repr(value)
     if isinstance(value, (list, tuple)):
@@ -160,14 +180,16 @@ def _value(value: Any) -> str:
     if callable(value) and hasattr(value, "__code__"):
         return _source(value)
     if hasattr(value, "__array__"):
-        kind = getattr(value, "dtype", type(value))
+        dtype = getattr(value, "dtype", "")
         if hasattr(value, "detach"):
             # NumPy has no bfloat16; a double holds every value of the others.
             value = value.detach().cpu()
             value = value.double() if value.is_floating_point() else value
         array = np.asarray(value)
-        return f"{kind}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+        # Of Python objects an array holds addresses.
+        content = _value(array.tolist()) if array.dtype.hasobject else hashlib.sha256(array.tobytes()).hexdigest()
+        return f"{dtype}{array.shape}{content}"
+    return ""
 
 
 # --- commands ---

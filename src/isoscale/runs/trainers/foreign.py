@@ -142,8 +142,10 @@ class ForeignShard:
 
     @property
     def hard_limit(self) -> float | None:
-        """Seconds after which its worker is ended, for code that hears no time limit."""
-        return None if self.time_limit is None else self.time_limit + _GRACE_SECONDS
+        """Seconds after which its worker is ended, for code in it that hears no time limit; a program is not in it."""
+        if self.time_limit is None or self.program.kind == "command":
+            return None
+        return self.time_limit + _GRACE_SECONDS
 
     @property
     def log(self) -> Path:

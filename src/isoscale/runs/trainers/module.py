@@ -57,9 +57,9 @@ def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
 
 
 def _program(spec: Sweep, data: str | None) -> ModuleProgram:
-    base = {name: min(values) for name, values in spec.axes.items() if name in spec.size_axes and name != "batch_size"}
+    base = dict(spec.base_sizes)
     for name, size in (("width", spec.base_width), ("depth", spec.base_depth)):
-        if name in base and size is not None:
+        if name in spec.axes:
             base[name] = size
     loss_fn = spec.loss_fn
     if spec.batches is None:
