@@ -20,3 +20,4 @@ from .output import write_figures as write_figures
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates
+from .training_figure import training_curves as training_curves

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.ticker import MaxNLocator
 
 from isoscale.report import formats, numbers
+from isoscale.report.formats import DIVERGED, DONE
 from isoscale.report.ticks import round_numbers
 
-DONE, DIVERGED = 0, 1
 ROW = 10.0  # points between the strip's rows of crosses
 LOG_FROM = 8.0  # best and worst loss this many times apart want a logarithmic axis
 

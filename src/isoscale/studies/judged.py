@@ -126,6 +126,7 @@ def _numbers(verdict: Verdict) -> dict[str, Any]:
         "regret_high": there.regret_high,
         "regret_limit": verdict.limit,
         "loss_transferred": there.loss,
+        "loss_tuned": there.loss_tuned,
         "lost_seeds": there.lost,
     }
 
