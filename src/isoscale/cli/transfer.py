@@ -67,6 +67,7 @@ class TransferCommand:
                 runner=runner,
             )
         found.data.attrs["command"] = typed_command()
+        found.data.attrs["next_runs"] = json.dumps([str(run) for run in found.next_runs])
         self._print(found, out)
         page = report.write(found.data, self.report)
         out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
@@ -88,19 +89,23 @@ class TransferCommand:
         if self.place.json:
             print_json(_result(found))
             return
-        for rule in report.ordered(found.data):
-            verdict = report.verdict_cell(found.data, rule)
-            heading = Text.assemble("\n", (rule, "bold"), f"  {verdict}")
-            out.print(heading, style=_STYLES[found.verdicts[rule]])
-            cells = report.by_size(found.data, rule)
-            out.print(framed(cells.columns, cells.values))
-        # The answer comes last: that is where a reader of a terminal looks.
         out.print()
         out.print(found.answer, style="bold")
+        for line in report.terms(found.data):
+            out.print(line, style="dim")
+        for rule in report.ordered(found.data):
+            verdict = report.verdict_cell(found.data, rule)
+            style = _STYLES[found.verdicts[rule]]
+            heading = Text.assemble("\n", (rule, "bold"), "  ", (f"{verdict}: {found.reasons[rule]}", style))
+            out.print(heading)
+            out.print(f"rate used: {report.rate_cell(found.data, rule)}")
+            cells = report.by_size(found.data, rule)
+            out.print(framed(cells.columns, cells.values))
+        out.print()
         for run in found.next_runs:
             out.print(f"This would tell: {run}")
         if found.next_runs and not self.until_decided:
-            out.print("--until-decided does these runs.")
+            out.print(f"Do these runs: {typed_command()} --until-decided")
         print_failures(out, found.result.reasons)
 
     def _exit_code(self, found: Transfer) -> int:
@@ -115,6 +120,8 @@ class TransferCommand:
 # Numbers of each size, in the JSON.
 _BY_SIZE = (
     "optimal_lr",
+    "optimal_lr_low",
+    "optimal_lr_high",
     "at_edge",
     "drift",
     "drift_low",
@@ -123,6 +130,7 @@ _BY_SIZE = (
     "regret_low",
     "regret_high",
     "best_loss",
+    "loss_tuned",
     "loss_transferred",
     "lost_seeds",
 )

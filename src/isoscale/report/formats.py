@@ -328,6 +328,16 @@ def limits(data: xr.Dataset) -> list[str]:
     ]
 
 
+def terms(data: xr.Dataset) -> list[str]:
+    """What the words of a verdict mean, and its thresholds: lines for a terminal."""
+    small, large = words(data, base(data)), words(data, target(data))
+    return [
+        f"The rate used is the best of {small}, or half an octave below a cliff of its loss. Octave: a factor of two.",
+        f"Drift: octaves that the best rate moves. Regret: what the rate used costs at {large}, in loss.",
+        f"A rule transfers if {'; '.join(limits(data))}.",
+    ]
+
+
 def level(data: xr.Dataset) -> str:
     """The level of every interval: "95 %"."""
     return f"{100 * json.loads(data.attrs['limits'])['level']:.3g} %"

@@ -254,7 +254,7 @@ def _base_loss(axes: Axes, data: xr.Dataset, rule: str, scale: Scale) -> None:
     )
     drawing.write(
         axes,
-        f"{formats.words(data, formats.base(data))} at its rate",
+        f"loss of {formats.words(data, formats.base(data))}",
         at=(0, scale.fraction(loss)),
         shift=(3, -2),
         va="top",
