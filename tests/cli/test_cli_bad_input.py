@@ -49,6 +49,7 @@ def _refused(result: tuple[int, str, str], *said: str) -> None:
         ("--model gpt", "model gpt takes tokens, data set digits has images"),
         ("--model conv-net --model-args kernel 5 --dataset synthetic --dataset-args size 4", "`kernel` 5 is larger"),
         ("--model vit --widths 20", "`width` must be a multiple of `head_size` 16, got 20"),
+        ("--model gpt --norm none --dataset text", "every block of gpt has a norm, layer or rms"),
         ("--model conv-net --norm layer", "`norm` of a conv net must be batch or None, got 'layer'"),
         ("--model conv-net --block-depth 2", "no option of conv-net named 'block_depth'"),
         ("--model-args phi relu --phi gelu", "`phi` is given twice: by `--phi` and by `--model-args`"),

@@ -14,8 +14,12 @@ from isoscale.runs.spec import Sweep, log2_grid
 
 Value = int | float | bool | str
 
-# Stated in full, so that a trial that was stored before is found again.
-_STATED = {"residual-mlp": {"block_depth": 2, "phi": "relu"}}
+# What of a model the commands state. A block that is normed and trained by AdamW is what most large models are made of;
+# and its loss has a minimum inside the stable rates, while without a norm, by SGD, it falls up to the limit of stability.
+_STATED: dict[str, dict[str, Any]] = {"residual-mlp": {"block_depth": 2, "phi": "relu", "norm": "layer"}}
+
+# Models whose own norm is not none.
+_ALWAYS_NORMED = ("vit", "gpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +34,8 @@ class Grid:
     """Maps in a residual branch, of models that have the option; 2 for residual-mlp."""
     phi: str | None = None
     """Activation: relu, tanh, gelu or linear; by default the model's own."""
-    norm: Literal["layer", "rms", "batch"] | None = None
-    """Norm: layer or rms, batch for conv nets; by default the model's own."""
+    norm: Literal["layer", "rms", "batch", "none"] | None = None
+    """Norm: layer or rms, batch for conv nets, none; by default layer for residual-mlp, else the model's own."""
     model_args: dict[str, Value] | None = None
     """The model's other options by name: --model-args padding zero kernel 5."""
     dataset: str = "digits"
@@ -41,7 +45,7 @@ class Grid:
     """The data set's options by name: --dataset-args context 128."""
     batches: tuple[int, ...] | None = None
     """CIFAR-10 only: which training batches to read."""
-    optimizer: str = "sgd"
+    optimizer: str = "adamw"
     """sgd, adam, adamw, sign or muon."""
     momentum: float | None = None
     """Momentum of sgd, sign or muon."""
@@ -57,8 +61,8 @@ class Grid:
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None
     """Depth at which the rules change nothing; the smallest by default."""
-    log2_lr: tuple[float, float] = (-10.0, 0.0)
-    """Learning rates from 2^LOW to 2^HIGH ..."""
+    log2_lr: tuple[float, float] = (-12.0, 0.0)
+    """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1
     """... this many to a factor of two."""
     lrs: tuple[float, ...] | None = None
@@ -84,12 +88,17 @@ class Grid:
         shared = {field.name for field in dataclasses.fields(Sweep)} - {"lrs", "model_args", "dataset_args"}
         values: dict[str, Any] = {name: value for name, value in vars(self).items() if name in shared}
         of_model = {"block_depth": self.block_depth, "phi": self.phi, "norm": self.norm}
-        model_args = _joined("--model-args", self.model_args, of_model)
+        model_args = _STATED.get(self.model, {}) | _joined("--model-args", self.model_args, of_model)
+        if self.norm == "none":
+            if self.model in _ALWAYS_NORMED:
+                raise InvalidValueError(f"`--norm none`: every block of {self.model} has a norm, layer or rms")
+            # These models' own is none.
+            del model_args["norm"]
         dataset_args = _joined("--dataset-args", self.dataset_args, {"batches": self.batches})
         lrs = log2_grid(*self.log2_lr, self.per_octave) if self.lrs is None else self.lrs
         return Sweep(
             **values,
-            model_args=_STATED.get(self.model, {}) | model_args,
+            model_args=model_args,
             dataset_args=dataset_args,
             lrs=lrs,
         )

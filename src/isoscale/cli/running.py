@@ -62,8 +62,7 @@ def announce(job: Job, place: Place, out: Console) -> None:
     todo = sum(len(shard.members) for shard in job.left)
     price = _price(job, "at most about") or ", nothing to run"
     out.print(
-        f"{trials} trials in {len(job.shards)} shards{price}.  "
-        f"Store: {place.store} ({trials - todo} of {trials} done)"
+        f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({trials - todo} of {trials} done)"
     )
 
 
