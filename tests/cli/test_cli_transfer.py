@@ -95,7 +95,7 @@ def test_data_that_are_no_numbers_are_refused_by_name(isoscale: Run, tmp_path: P
         np.save(folder / f"{part}_x.npy", x)
         np.save(folder / f"{part}_y.npy", np.arange(16) % 2)
     flags = [*SMALL.split(), "--dataset", "arrays", "--data", str(folder)]
-    code, out, errors = isoscale("transfer", *flags)
+    code, _, errors = isoscale("transfer", *flags)
     assert code == 2
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1

@@ -14,8 +14,8 @@ from isoscale.runs.spec import Sweep, log2_grid
 
 Value = int | float | bool | str
 
-# What of a model the commands state. A block that is normed and trained by AdamW is what most large models are made of;
-# and its loss has a minimum inside the stable rates, while without a norm, by SGD, it falls up to the limit of stability.
+# What of a model the commands state. A block that is normed and trained by AdamW is what most large models are made of,
+# and its loss has a minimum inside the stable rates; without a norm, by SGD, it falls up to the limit of stability.
 _STATED: dict[str, dict[str, Any]] = {"residual-mlp": {"block_depth": 2, "phi": "relu", "norm": "layer"}}
 
 # Models whose own norm is not none.
@@ -68,8 +68,8 @@ class Grid:
     lrs: tuple[float, ...] | None = None
     """The learning rates themselves, instead of --log2-lr."""
     search: Literal["adaptive", "grid"] | None = None
-    """adaptive: from a short pilot to the optimum; grid: every learning rate. By default adaptive for transfer, grid for
-    sweep."""
+    """adaptive: from a short pilot to the optimum; grid: every learning rate. By default adaptive for transfer, grid
+    for sweep."""
     seeds: int = 3
     """Number of seeds: 0, 1, ..."""
     steps: int = 100

@@ -44,7 +44,7 @@ class TransferCommand:
     level: float = 0.95
     """Level of every interval."""
     fail_on_drift: float | None = None
-    """Exit with 1 if the optimum of any rule drifts by more than that many octaves (factors of two), or is not found."""
+    """Exit with 1 if the optimum of any rule drifts by more octaves (factors of two) than that, or is not found."""
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once

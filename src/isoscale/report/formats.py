@@ -1,7 +1,7 @@
 """Cells of the terminal's table and of the page's: every number of a result in words, as plain text.
 
-What the report is handed (`axis` is `data.attrs["axis"]`, the size dimension's name: "depth", "width", or "size" along a
-path of both, whose sizes are labels such as "width 16, depth 2"):
+What the report is handed (`axis` is `data.attrs["axis"]`, the size dimension's name: "depth", "width", or "size" along
+a path of both, whose sizes are labels such as "width 16, depth 2"):
 
     loss, test_loss, status (rule, axis, lr, seed)  final losses; 0 done, 1 diverged, 2 failed, 3 not trained
     curve (rule, axis, lr, seed, step)      training loss at each step
@@ -17,9 +17,9 @@ path of both, whose sizes are labels such as "width 16, depth 2"):
     rate_used (rule)                        the learning rate that the base hands on
     verdict, reason, good (rule)            "transfers", "does not transfer" or "cannot tell"; why; 1 or 0
 
-Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds, trials,
-diverged, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number that does
-not exist, and an end of an interval that is open, is NaN.
+Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds,
+trials, diverged, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number
+that does not exist, and an end of an interval that is open, is NaN.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def shared_rates(cell: xr.Dataset) -> np.ndarray:
 
 
 def nearest_rate(cell: xr.Dataset, lr: float) -> float:
-    """The rate with a loss that is nearest to `lr`, among those that at least half of the seeds trained at; NaN if none.
+    """The rate with a loss that is nearest to `lr`, of those that at least half of the seeds trained at; NaN if none.
 
     An optimum mostly lies between two rates that were trained at.
     """
@@ -322,7 +322,7 @@ def limits(data: xr.Dataset) -> list[str]:
     regret, worse, lost, level = (100 * of[name] for name in ("regret", "worse", "lost_seeds", "level"))
     seeds = f"at most {lost:.3g} % of the seeds diverge there" if lost else "no seed diverges there"
     return [
-        f"the regret is at most {regret:.3g} % of the loss at {large}'s own rate, with its whole {level:.3g} % interval",
+        f"the regret is at most {regret:.3g} % of the loss at {large}'s own rate, all of its {level:.3g} % interval",
         f"the loss there is not more than {worse:.3g} % above that of {small}",
         seeds,
     ]
@@ -371,8 +371,8 @@ def table(data: xr.Dataset) -> pd.DataFrame:
 def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
     """One rule with one row per size, in text.
 
-    Columns: the axis's name, "best lr", "95 % interval", "drift", "loss: tuned", "transferred", "regret", "in %",
-    "test loss: tuned", "test: transferred".
+    Columns: the axis's name, "best lr", "95 % interval", "drift", "loss: tuned", "transferred", "regret",
+    "test loss: tuned".
     """
     rows = []
     for size in sizes(data):
@@ -384,9 +384,7 @@ def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
             "loss: tuned": loss_cell(data, rule, size),
             "transferred": transferred_cell(data, rule, size),
             "regret": regret_cell(data, rule, size),
-            "in %": regret_share(data, rule, size),
             "test loss: tuned": tuned_test_cell(data, rule, size),
-            "test: transferred": transferred_test_cell(data, rule, size),
         }
         rows.append(cells)
     return pd.DataFrame(rows)

@@ -17,8 +17,9 @@ _NOTES = {
     "Law": "Exponent of the swept optimum in the number of blocks (plain nets: layers), with the t-based 95 % interval "
     "of least squares in log-log. Curvature: change of the exponent each time the depth doubles; where its "
     "interval excludes 0 no power law holds. `agrees`: the interval meets the published one (or -3/2) and "
-    "excludes the rivals 0, -1/2, -1 and -2; one that holds a rival, too, cannot tell. Of depths learn: at how many the optimum ends "
-    "below chance; all optima enter the fit, but one that learns nothing says nothing of learning rates.",
+    "excludes the rivals 0, -1/2, -1 and -2; one that holds a rival, too, cannot tell. Of depths learn: at how many "
+    "the optimum ends below chance; all optima enter the fit, but one that learns nothing says nothing of learning "
+    "rates.",
     "Optima": "lr*: least mean training loss over all steps, averaged over seeds; interval over seeds. Loss, "
     "final (last tenth of the steps), learns (final loss two standard errors below chance, ln of the classes) and "
     "diverged seeds: at the trained learning rate nearest to lr*. Seeds that diverge are left out of means, unless "

@@ -277,8 +277,20 @@ def _curves(axes: Axes, data: xr.Dataset, rule: str, scale: Scale, strip: Strip)
     for size, colour in zip(sizes, colours, strict=True):
         cell = formats.at(data, rule, size)
         _optimum(axes, cell, colour)
-    heights = drawing.spread(ends, LINE / (PLOT * POINTS), 0.0, strip.top)
-    for size, colour, height in zip(sizes, colours, heights, strict=True):
+    heights = drawing.spread([height for _, height in ends], LINE / (PLOT * POINTS), 0.0, strip.top)
+    low, high = axes.get_xlim()
+    for size, colour, end, height in zip(sizes, colours, ends, heights, strict=True):
+        # A search ends each curve elsewhere: a thin line leads from there to its name.
+        axes.plot(
+            [(end[0] - low) / (high - low), 1.015],
+            [end[1], height],
+            transform=axes.transAxes,
+            color=colour,
+            lw=0.6,
+            alpha=0.5,
+            clip_on=False,
+            zorder=1.6,
+        )
         drawing.write(
             axes,
             _tag(data, size),
@@ -309,8 +321,8 @@ def _tag(data: xr.Dataset, size: formats.Size) -> str:
     return ", ".join(word for word in size.replace(",", "").split() if word.isdigit())
 
 
-def _curve(axes: Axes, cell: xr.Dataset, scale: Scale, strip: Strip, row: int, colour: str) -> float:
-    """One size's mean loss, the range of its seeds and its crosses; returns the height at which it ends."""
+def _curve(axes: Axes, cell: xr.Dataset, scale: Scale, strip: Strip, row: int, colour: str) -> tuple[float, float]:
+    """One size's mean loss, the range of its seeds and its crosses; returns where it ends: log2(lr), and the height."""
     x = ticks.log2(cell.lr.values)
     losses = cell.loss.transpose("lr", "seed").values
     mean = mean_loss(cell).values
@@ -352,9 +364,11 @@ def _curve(axes: Axes, cell: xr.Dataset, scale: Scale, strip: Strip, row: int, c
     _crosses(axes, x[some_diverged.values], height, color=colour, alpha=0.4)
     shown = np.flatnonzero(is_shared)
     trained = shown[np.isfinite(mean[shown])]
+    if not len(shown):
+        return float(x[-1]), 0.0
     if not len(trained) or bool(all_diverged[shown[-1]]):
-        return height if strip.rows else 0.0
-    return scale.fraction(float(mean[trained[-1]]))
+        return float(x[shown[-1]]), height if strip.rows else 0.0
+    return float(x[trained[-1]]), scale.fraction(float(mean[trained[-1]]))
 
 
 def _crosses(axes: Axes, x: np.ndarray, height: float, **look: Any) -> None:

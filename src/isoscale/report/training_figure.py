@@ -1,4 +1,4 @@
-"""Training loss against the step at the largest size: at its own best learning rate, and at the one that was handed on."""
+"""Training loss against the step at the largest size: at its own best learning rate, and at the one handed on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def training_curves(data: xr.Dataset, *, narrow: bool = False) -> Figure:
     lines = {rule: _lines(data, rule) for rule in rules}
     losses = np.concatenate([line.loss for of_rule in lines.values() for line in of_rule] or [np.empty(0)])
     losses = losses[np.isfinite(losses)]
-    grid = Grid(panels=len(rules), strip=0.0, narrow=narrow, title=0.55, plot=1.7, labels=0.9)
+    grid = Grid(panels=len(rules), strip=0.0, narrow=narrow, title=0.55, plot=2.0, labels=0.9)
     with drawing.style():
         figure = drawing.blank(grid.width, grid.height)
         for index, rule in enumerate(rules):

@@ -23,6 +23,8 @@ Size = int | str
 
 # More seeds at once than there are already would be a guess.
 _MOST_TIMES = 2
+# Octaves that a search's finest rates are apart, halved.
+_BESIDE = 1 / 16
 # Octaves on either side of an optimum at which another seed tells something of it.
 _WINDOW = 1.0
 
@@ -197,10 +199,11 @@ def _more_seeds(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[
     added = tuple(range(number, number + count))
     rates = np.unique(curve.log2_lr[curve.is_stable])
     near = rates[np.abs(rates - optimum.log2_lr) <= _WINDOW] if math.isfinite(optimum.log2_lr) else rates
-    lrs = {2.0**rate for rate in near.tolist()}
-    if wanted.size == "target" and math.isfinite(verdict.numbers.rate):
-        lrs.add(2.0**verdict.numbers.rate)
-    return tuple(sorted(lrs)), added
+    used = verdict.numbers.rate
+    if wanted.size == "target" and math.isfinite(used):
+        # A rate beside the one used tells nothing more.
+        near = np.append(near[np.abs(near - used) > _BESIDE], used)
+    return tuple(sorted(2.0**rate for rate in near.tolist())), added
 
 
 def _seeds_needed(verdict: Verdict, seeds: int) -> int:
