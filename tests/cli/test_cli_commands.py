@@ -193,7 +193,9 @@ def test_a_worker_that_always_dies_exits_1(
 
 def test_ctrl_c_exits_130_and_loses_nothing(tmp_path: Path, grid: list[str]):
     """Interrupted, as a terminal does it, once the first shard is in the store."""
-    command = [sys.executable, "-m", "isoscale", "sweep", *grid, "--depths", "1", "2", "16", "32", "--steps", "2000"]
+    light = ["--optimizer", "sgd", "--norm", "none"]
+    sizes = ["--depths", "1", "2", "16", "32", "--steps", "2000"]
+    command = [sys.executable, "-m", "isoscale", "sweep", *grid, *light, *sizes]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
