@@ -146,6 +146,7 @@ def _config(isoscale: Run, tmp_path: Path) -> None:
     spec = Sweep(
         widths=[8], depths=[1, 2], lrs=[0.0625, 0.125, 0.25], seeds=2, steps=5, rule=["sp", "depth-mup"],
         optimizer="adamw", model_args={"block_depth": 2, "phi": "relu", "norm": "layer"},
+        dataset="synthetic", dataset_args={"accuracy": 0.7, "train": 6400},
     )  # fmt: skip
     (tmp_path / "grid.toml").write_text(spec.to_toml())
     code, out, errors = isoscale("sweep", "--config", "grid.toml", "--store", "isoscale.db", "--workers", 1)

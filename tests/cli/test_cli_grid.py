@@ -19,5 +19,8 @@ def test_other_models_keep_their_own_defaults() -> None:
 
 
 def test_options_of_the_data_set() -> None:
+    assert Grid().spec().dataset_args == {"accuracy": 0.7, "train": 6400}
+    assert Grid(dataset_args={"train": 640}).spec().dataset_args == {"accuracy": 0.7, "train": 640}
+    assert Grid(dataset="digits").spec().dataset_args == {}
     assert Grid(dataset="cifar10", batches=(1, 2)).spec().dataset_args == {"batches": (1, 2)}
     assert Grid(dataset="text", dataset_args={"context": 8}).spec().dataset_args == {"context": 8}
