@@ -18,8 +18,8 @@ Value = int | float | bool | str
 # and its loss has a minimum inside the stable rates; without a norm, by SGD, it falls up to the limit of stability.
 _STATED: dict[str, dict[str, Any]] = {"residual-mlp": {"block_depth": 2, "phi": "relu", "norm": "layer"}}
 
-# What of a data set they state: 100 steps are one pass over classes that overlap. As in a language model no sample comes
-# twice, and the loss stays well above 0, where a share of it would be noise.
+# What of a data set they state: 100 steps are one pass over classes that overlap. As in a language model no sample
+# comes twice, and the loss stays well above 0, where a share of it would be noise.
 _STATED_DATA: dict[str, dict[str, Any]] = {"synthetic": {"accuracy": 0.7, "train": 6400}}
 
 # Models whose own norm is not none.
@@ -43,8 +43,8 @@ class Grid:
     model_args: dict[str, Value] | None = None
     """The model's other options by name: --model-args padding zero kernel 5."""
     dataset: str = "synthetic"
-    """Data set: synthetic (6400 samples, of which the best classifier gets 70 % right) or digits, or from --data: cifar10,
-    mnist, fashion-mnist, image-folder, audio-folder, text, arrays."""
+    """Data set: synthetic (6400 samples, of which the best classifier gets 70 % right) or digits, or from --data:
+    cifar10, mnist, fashion-mnist, image-folder, audio-folder, text, arrays."""
     dataset_args: dict[str, Value] | None = None
     """The data set's options by name: --dataset-args context 128."""
     batches: tuple[int, ...] | None = None
