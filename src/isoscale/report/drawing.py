@@ -116,7 +116,7 @@ def dark(color: str) -> str:
     """What a colour that was chosen for white paper becomes on a dark page: its hue, as far from the ground.
 
     >>> dark("#ffffff"), dark("#0b63a5")
-    ('#171c23', '#4fa8ea')
+    ('#171c23', '#5eb4f4')
     """
     if color == PAPER:
         return DARK_PAPER

@@ -254,7 +254,7 @@ def transferred_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     return "diverges" if math.isinf(loss) else numbers.estimate(loss, sign=False)
 
 
-def test_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
+def held_out_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
     """The test loss at the trained rate nearest to `lr`, with its standard error over the seeds."""
     cell = at(data, rule, size)
     nearest = nearest_rate(cell, lr)
@@ -271,14 +271,14 @@ def test_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
 
 def tuned_test_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The test loss at the size's own best rate."""
-    return test_cell(data, rule, size, float(at(data, rule, size).optimal_lr))
+    return held_out_cell(data, rule, size, float(at(data, rule, size).optimal_lr))
 
 
 def transferred_test_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The test loss at the rate used."""
     if math.isinf(float(at(data, rule, size).loss_transferred)):
         return "diverges"
-    return test_cell(data, rule, size, float(data.rate_used.sel(rule=rule)))
+    return held_out_cell(data, rule, size, float(data.rate_used.sel(rule=rule)))
 
 
 def has_law(data: xr.Dataset, rule: str) -> bool:
