@@ -9,7 +9,7 @@ import pytest
 
 from isoscale import cli
 
-GRID = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 0.25 --seeds 2 --steps 5 --rule sp depth-mup"
+GRID = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 0.25 --seeds 2 --steps 5 --rule sp depth-mup --search grid"
 
 
 @pytest.fixture

@@ -40,12 +40,21 @@ def test_dry_run_creates_nothing(isoscale: Run, tmp_path: Path, grid: list[str],
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_of_a_search_says_about_how_many_trials(isoscale: Run, tmp_path: Path, grid: list[str]):
+    code, out, errors = isoscale("transfer", *grid, "--search", "adaptive", "--dry-run")
+    assert (code, errors) == (0, "")
+    # Eight full trials of each seed, for two rules at two depths.
+    assert "Adaptive search, about 64 trials, about " in out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_transfer_and_what_follows(isoscale: Run, tmp_path: Path, grid: list[str], monkeypatch: pytest.MonkeyPatch):
     """One sweep, and everything that can be asked of its store without training again."""
     code, out, errors = isoscale("transfer", *grid)
     assert (code, errors) == (0, "")
     assert "Does the learning rate of depth 1 serve depth 2?" in out
     assert "Report: isoscale-report/index.html" in out
+    _answer_first(out)
     assert (tmp_path / "isoscale-report" / "index.html").read_text().startswith("<!DOCTYPE html>")
 
     def refuse(*_: object) -> None:
@@ -58,6 +67,23 @@ def test_transfer_and_what_follows(isoscale: Run, tmp_path: Path, grid: list[str
     _report_elsewhere(isoscale, tmp_path, grid)
     _sweep_out(isoscale, tmp_path, grid)
     _config(isoscale, tmp_path)
+
+
+def _answer_first(out: str) -> None:
+    """Then what its words mean and every threshold, then the numbers, then what would tell."""
+    parts = (
+        "Cannot tell for sp and depth-mup.",
+        "Octave: a factor of two",
+        "Regret: what the rate used costs",
+        "at most 2 % of the loss",
+        "sp  ? cannot tell: ",
+        "rate used: ",
+        "This would tell: sp at ",
+        "--until-decided",
+        "Report: ",
+    )
+    places = [out.index(part) for part in parts]
+    assert places == sorted(places)
 
 
 def _again(isoscale: Run, grid: list[str], first: str) -> None:
@@ -76,6 +102,8 @@ def _json(isoscale: Run, grid: list[str]) -> None:
     assert found["question"] == "Does the learning rate of depth 1 serve depth 2?"
     assert list(found["rules"]) == ["sp", "depth-mup"]
     assert set(found["rules"]["sp"]["drift"]) == {"1", "2"}
+    assert found["limits"] == {"regret": 0.02, "worse": 0.02, "lost_seeds": 0.0, "level": 0.95}
+    assert {run["rule"] for run in found["next_runs"]} == {"sp", "depth-mup"}
     code, out, errors = isoscale("sweep", *grid, "--json")
     assert (code, errors) == (0, "")
     assert [(row["rule"], row["depth"]) for row in json.loads(out, parse_constant=pytest.fail)] == [
@@ -117,7 +145,8 @@ def _config(isoscale: Run, tmp_path: Path) -> None:
     """The same grid from a file; flags that say where to run stand beside it, flags of the grid cannot."""
     spec = Sweep(
         widths=[8], depths=[1, 2], lrs=[0.0625, 0.125, 0.25], seeds=2, steps=5, rule=["sp", "depth-mup"],
-        model_args={"block_depth": 2, "phi": "relu"},
+        optimizer="adamw", model_args={"block_depth": 2, "phi": "relu", "norm": "layer"},
+        dataset="synthetic", dataset_args={"accuracy": 0.7, "train": 6400},
     )  # fmt: skip
     (tmp_path / "grid.toml").write_text(spec.to_toml())
     code, out, errors = isoscale("sweep", "--config", "grid.toml", "--store", "isoscale.db", "--workers", 1)
@@ -165,7 +194,9 @@ def test_a_worker_that_always_dies_exits_1(
 
 def test_ctrl_c_exits_130_and_loses_nothing(tmp_path: Path, grid: list[str]):
     """Interrupted, as a terminal does it, once the first shard is in the store."""
-    command = [sys.executable, "-m", "isoscale", "sweep", *grid, "--depths", "1", "2", "16", "32", "--steps", "2000"]
+    light = ["--optimizer", "sgd", "--norm", "none"]
+    sizes = ["--depths", "1", "2", "16", "32", "--steps", "2000"]
+    command = [sys.executable, "-m", "isoscale", "sweep", *grid, *light, *sizes]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

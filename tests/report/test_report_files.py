@@ -76,7 +76,8 @@ def test_the_page_is_replaced_last(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "replace", record)
     report.write(data, tmp_path)
-    assert len(order) == 6
+    # Three figures as two files each, the numbers and the page.
+    assert len(order) == 8
     assert order[-1] == "index.html"
 
 

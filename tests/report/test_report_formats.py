@@ -32,15 +32,16 @@ def test_the_whole_table(data: xr.Dataset) -> None:
     }
     assert [row["verdict"] for row in rows] == [
         "✓ transfers",
-        "✗ not trainable at depth 32",
-        "✗ drifts by -3.0 octaves",
-        "✗ drifts by +0.9 octaves",
+        "? cannot tell",
+        "✗ does not transfer",
+        "✗ does not transfer",
     ]
+    assert [row["rate used"] for row in rows] == ["0.27", "2.2", "0.27", "0.27"]
 
 
-def test_good_rules_come_first_and_others_keep_their_order(data: xr.Dataset) -> None:
+def test_good_rules_come_first_bad_ones_last_and_others_keep_their_order(data: xr.Dataset) -> None:
     assert [str(rule) for rule in data.rule.values] == ["sp", "completep", "depth-mup", "lazy"]
-    assert list(report.table(data)["rule"]) == ["completep", "sp", "depth-mup", "lazy"]
+    assert list(report.table(data)["rule"]) == ["completep", "lazy", "sp", "depth-mup"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,10 @@ def test_runs_that_all_failed_are_not_called_diverged(data: xr.Dataset) -> None:
     assert report.lr_cell(data, "sp", 8) == "failed"
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(0.104, 0.1702, "0.10 to 0.17"), (nan, nan, "")])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.104, 0.1702, "0.10 to 0.17"), (0.104, nan, "from 0.10"), (nan, 0.1702, "up to 0.17"), (nan, nan, "")],
+)
 def test_interval_of_the_best_learning_rate(data: xr.Dataset, low: float, high: float, expected: str) -> None:
     put(data, 8, optimal_lr_low=low, optimal_lr_high=high)
     assert formats.lr_interval(data, "sp", 8) == expected
@@ -141,12 +145,73 @@ def test_the_exponent_has_its_interval_or_nothing(data: xr.Dataset) -> None:
     data["exponent"][:], data["exponent_low"][:], data["exponent_high"][:] = -0.481, -0.54, -0.42
     assert formats.exponent_text(data, "sp") == "-0.48 ± 0.06"
     data["exponent"][:] = nan
+    data["exponent_low"][:], data["exponent_high"][:] = nan, nan
     assert formats.exponent_text(data, "sp") == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "edges", "expected"),
+    [
+        (-1.4, 0.4, ("", "", "", ""), ""),
+        (-1.6, 0.6, ("", "", "", ""), "too uncertain for a law"),
+        (nan, nan, ("", "", "", ""), "too uncertain for a law"),
+        (-0.6, -0.4, ("", "low", "", "none"), "too few optima for a law"),
+    ],
+)
+def test_an_exponent_that_says_nothing_is_not_shown(
+    data: xr.Dataset, low: float, high: float, edges: tuple[str, ...], expected: str
+) -> None:
+    """Fewer than three optima, or an interval wider than ± 1."""
+    data["exponent"][:], data["exponent_low"][:], data["exponent_high"][:] = -0.5, low, high
+    data["at_edge"].loc[{"rule": "sp"}] = list(edges)
+    assert formats.has_law(data, "sp") is (expected == "")
+    assert bool(formats.exponent_text(data, "sp")) is (expected == "")
+    if expected:
+        assert formats.no_law(data, "sp") == expected
+
+
+def test_what_the_transferred_rate_gives(data: xr.Dataset) -> None:
+    put(data, 32, regret=0.01, loss_tuned=0.2, loss_transferred=0.21, at_edge="")
+    assert formats.transferred_cell(data, "sp", 32) == "0.210"
+    assert formats.regret_share(data, "sp", 32) == "+5.0 %"
+    put(data, 32, regret=inf, loss_transferred=inf)
+    assert formats.transferred_cell(data, "sp", 32) == formats.transferred_test_cell(data, "sp", 32) == "diverges"
+    assert formats.regret_share(data, "sp", 32) == ""
+    put(data, 32, regret=nan, loss_transferred=nan, loss_tuned=nan)
+    assert formats.transferred_cell(data, "sp", 32) == "—"
+    assert formats.regret_share(data, "sp", 32) == ""
+
+
+def test_the_test_loss_is_that_of_the_nearest_rate_that_was_trained(data: xr.Dataset) -> None:
+    put(data, 4, optimal_lr=0.27)
+    data["test_loss"].loc[{"rule": "sp", "depth": 4, "lr": 0.25}] = [0.4, 0.5, 0.6]
+    assert formats.tuned_test_cell(data, "sp", 4) == "0.50 ± 0.06"
+    put(data, 4, optimal_lr=nan)
+    assert formats.tuned_test_cell(data, "sp", 4) == "—"
+
+
+def test_a_rate_that_most_seeds_were_not_trained_at_is_on_no_curve(data: xr.Dataset) -> None:
+    """A search bisects a cliff seed by seed, and trains nothing elsewhere."""
+    trials = {"rule": "sp", "depth": 4, "lr": 0.25}
+    for seeds, is_shared in (([], True), ([0], True), ([0, 1], False), ([0, 1, 2], False)):
+        data["status"].loc[trials | {"seed": seeds}] = formats.MISSING
+        cell = formats.at(data, "sp", 4)
+        assert bool(formats.shared_rates(cell)[cell.lr.values == 0.25]) is is_shared
+        assert (formats.nearest_rate(cell, 0.25) == 0.25) is is_shared
+
+
+def test_every_threshold_is_named(data: xr.Dataset) -> None:
+    data.attrs["limits"] = '{"regret": 0.005, "worse": 0.03, "lost_seeds": 0.25, "level": 0.9}'
+    words = " ".join(report.terms(data))
+    for part in ("0.5 % of the loss at depth 32", "90 % interval", "3 % above that of depth 4", "25 % of the seeds"):
+        assert part in words
+    for term in ("Octave", "Drift", "Regret", "rate used"):
+        assert term in words
 
 
 def test_columns_carry_the_name_of_the_size(make_data: Made) -> None:
     table = report.table(make_data(axis="width", sizes=(64, 128)))
-    assert list(table) == ["rule", "width 64", "width 128", "drift", "regret", "verdict"]
+    assert list(table) == ["rule", "width 64", "width 128", "rate used", "drift", "regret", "verdict"]
 
 
 def test_facts_say_what_became_of_the_trials(data: xr.Dataset) -> None:

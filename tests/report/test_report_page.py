@@ -15,7 +15,8 @@ import xarray as xr
 from isoscale import report
 
 Made = Callable[..., xr.Dataset]
-FILES = {"index.html", "loss.svg", "loss.png", "optimum.svg", "optimum.png", "transfer.nc"}
+FIGURES = ("loss", "training", "optimum")
+FILES = {"index.html", "transfer.nc"} | {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
 VOID = {"meta", "link", "br", "img", "input"}
 
 
@@ -81,7 +82,13 @@ def test_the_page_answers_before_anything_else(page: Page, data: xr.Dataset) -> 
         "528: 387 finished, 141 diverged, 0 failed",
         "torch 2.13.0",
         'dataset = "digits"',
-        "✗ not trainable at depth 32",
+        "does not transfer, not trainable at depth 32",
+        "? cannot tell",
+        "octaves, factors of two",
+        "at most 2 % of the loss at depth 32's own rate",
+        "not more than 2 % above that of depth 4",
+        "no seed diverges there",
+        "The table goes on to the right",
         "≥ 4",
         "drifts by \N{MINUS SIGN}3.0 octaves",
         "0.23 to 0.33",
@@ -115,8 +122,24 @@ def test_elements_close_in_order_and_ids_are_unique_and_found(page: Page) -> Non
 
 def test_every_figure_has_words_for_those_who_hear_it(page: Page) -> None:
     drawn = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(drawn) == 4
+    assert len(drawn) == 6
     assert all(attrs["role"] == "img" and "completep" in attrs["aria-label"] for attrs in drawn)
+
+
+def test_every_colour_of_a_figure_has_another_in_the_dark(page: Page) -> None:
+    style = next("".join(word) for word in page.words if "prefers-color-scheme: dark" in word)
+    used = set(re.findall(r"var\((--c[0-9a-f]{6}),", " ".join(page.values("style"))))
+    assert used
+    assert used <= set(re.findall(r"(--c[0-9a-f]{6}): #[0-9a-f]{6};", style))
+    assert not re.findall(r"(?<![,a-z])#[0-9a-f]{6}", " ".join(page.values("fill", "stroke")))
+
+
+def test_the_runs_that_would_tell_stand_with_the_flag_that_does_them(data: xr.Dataset, tmp_path: Path) -> None:
+    assert "--until-decided" not in Page(report.write(data, tmp_path / "decided")).text
+    data.attrs["next_runs"] = '["lazy at 32: learning rates 5.7, 8, seeds 0, 1, 2 (larger ones may be better)"]'
+    page = Page(report.write(data, tmp_path / "open"))
+    assert "lazy at 32: learning rates 5.7, 8" in page.text
+    assert "--until-decided" in page.text
 
 
 def test_hostile_names_come_out_as_text(make_data: Made, tmp_path: Path) -> None:
@@ -127,13 +150,14 @@ def test_hostile_names_come_out_as_text(make_data: Made, tmp_path: Path) -> None
         dataset_note=image,
         **dict.fromkeys(("question", "answer", "model", "optimizer", "command", "spec", "created"), script + image),
     )
-    data["verdict"][:] = script
+    data["reason"] = data.reason.astype("U200")
+    data["reason"][:] = script
     page = Page(report.write(data, tmp_path))
     assert not page.tags & {"script", "img"}
     assert page.open == []
     assert page.text.count(script) > 10
-    for name in ("loss.svg", "optimum.svg"):
-        tags = {element.tag for element in ElementTree.parse(tmp_path / name).iter()}
+    for name in FIGURES:
+        tags = {element.tag for element in ElementTree.parse(tmp_path / f"{name}.svg").iter()}
         assert not [tag for tag in tags if tag.endswith(("script", "img"))]
     xr.testing.assert_identical(xr.load_dataset(tmp_path / "transfer.nc"), data)
 

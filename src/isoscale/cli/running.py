@@ -43,8 +43,12 @@ def runner(place: Place, out: Console) -> Iterator[Runner]:
 
 def dry_run(spec: Sweep, place: Place, out: Console) -> None:
     """Say what would run and what it would cost, and draw the grid; no cluster is connected to or started."""
+    from isoscale.runs.adaptive import announced
+
+    # What a search will ask for is not known before: a grid of about its cost is announced.
+    asked = announced(spec) if spec.search == "adaptive" else spec
     with runner(place, out) as runs:
-        job = runs.job([spec])
+        job = runs.job([asked])
         announce(job, place, out)
     out.print(_grid(spec))
     if spec.command is not None:
@@ -64,25 +68,32 @@ def command_lines(job: Job) -> Iterator[str]:
 
 def announce(job: Job, place: Place, out: Console) -> None:
     """Say what will run, what the store already has and what the rest costs."""
-    from isoscale.runs import cost
-    from isoscale.runs.engines.engine import usable_here
-
     if not place.dry_run:
         job.backend.connect()
     if out.quiet:  # the estimate trains for a moment, and nobody would read it
         return
     trials = sum(len(shard.members) for shard in job.shards)
+    if any(spec.search == "adaptive" for spec in job.specs):
+        out.print(f"Adaptive search, about {trials} trials{_price(job, 'about')}.  Store: {place.store}")
+        return
     todo = sum(len(shard.members) for shard in job.left)
-    price = "nothing to run"
-    if job.left:
-        seconds = cost.estimate_seconds(job.left, job.backend.workers or 1, usable_here(job.backend.device))
-        price = f"on {_workers(job.backend)}, how long shows when the first is done"
-        if seconds is not None:
-            price = f"at most about {duration(seconds)} on {_workers(job.backend)}"
+    price = _price(job, "at most about") or ", nothing to run"
     out.print(
-        f"{trials} trials in {len(job.shards)} shards, {price}.  "
-        f"Store: {place.store} ({trials - todo} of {trials} done)"
+        f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({trials - todo} of {trials} done)"
     )
+
+
+def _price(job: Job, about: str) -> str:
+    """What is left costs: ", about 80 s on 2 workers"; "" if nothing is left."""
+    from isoscale.runs import cost
+    from isoscale.runs.engines.engine import usable_here
+
+    if not job.left:
+        return ""
+    seconds = cost.estimate_seconds(job.left, job.backend.workers or 1, usable_here(job.backend.device))
+    if seconds is None:  # of code of the user's nobody knows before
+        return f", on {_workers(job.backend)}, how long shows when the first is done"
+    return f", {about} {duration(seconds)} on {_workers(job.backend)}"
 
 
 def _workers(backend: Backend) -> str:

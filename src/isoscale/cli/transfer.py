@@ -37,7 +37,7 @@ class TransferCommand:
     """Where the verdict is "cannot tell", do the runs that would tell, in twelve rounds at most."""
     verdict: VerdictFlags = field(default_factory=VerdictFlags)
     fail_on_drift: float | None = None
-    """Exit with 1 if the optimum of any rule drifts by more than that many octaves (factors of 2), or is not found."""
+    """Exit with 1 if the optimum of any rule drifts by more octaves (factors of two) than that, or is not found."""
 
     def run(self) -> int:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
@@ -58,6 +58,7 @@ class TransferCommand:
                 runner=runner,
             )
         found.data.attrs["command"] = typed_command()
+        found.data.attrs["next_runs"] = json.dumps([str(run) for run in found.next_runs])
         self._print(found, out)
         page = report.write(found.data, self.report)
         out.print(f"Report: {page}      Data: {page.parent / 'transfer.nc'}      Again (instant): {typed_command()}")
@@ -69,7 +70,7 @@ class TransferCommand:
             return
         print_verdicts(found, out)
         if found.next_runs and not self.until_decided:
-            out.print("--until-decided does these runs.")
+            out.print(f"Do these runs: {typed_command()} --until-decided")
         assert found.result is not None
         print_failures(out, found.result.reasons)
 
@@ -84,20 +85,23 @@ class TransferCommand:
 
 
 def print_verdicts(found: Transfer, out: Console) -> None:
-    """Every rule's numbers size by size, then the answer, and the runs that would tell."""
+    """The answer and its words, every rule's numbers size by size, and the runs that would tell."""
     from isoscale import report
     from isoscale.studies.judged import UNNAMED
 
-    for rule in report.ordered(found.data):
-        verdict = report.verdict_cell(found.data, rule)
-        named = () if rule == UNNAMED else ((rule, "bold"), "  ")
-        heading = Text.assemble("\n", *named, f"{verdict}: {found.reasons[rule]}")
-        out.print(heading, style=_STYLES[found.verdicts[rule]])
-        cells = report.by_size(found.data, rule)
-        out.print(framed(cells.columns, cells.values))
-    # The answer comes last: that is where a reader of a terminal looks.
     out.print()
     out.print(found.answer, style="bold")
+    for line in report.terms(found.data):
+        out.print(line, style="dim")
+    for rule in report.ordered(found.data):
+        verdict = report.verdict_cell(found.data, rule)
+        style = _STYLES[found.verdicts[rule]]
+        named = () if rule == UNNAMED else ((rule, "bold"), "  ")
+        out.print(Text.assemble("\n", *named, (f"{verdict}: {found.reasons[rule]}", style)))
+        out.print(f"rate used: {report.rate_cell(found.data, rule)}")
+        cells = report.by_size(found.data, rule)
+        out.print(framed(cells.columns, cells.values))
+    out.print()
     for run in found.next_runs:
         out.print(f"This would tell: {run}")
 
@@ -105,6 +109,8 @@ def print_verdicts(found: Transfer, out: Console) -> None:
 # Numbers of each size, in the JSON.
 _BY_SIZE = (
     "optimal_lr",
+    "optimal_lr_low",
+    "optimal_lr_high",
     "at_edge",
     "drift",
     "drift_low",
@@ -113,6 +119,7 @@ _BY_SIZE = (
     "regret_low",
     "regret_high",
     "best_loss",
+    "loss_tuned",
     "loss_transferred",
     "lost_seeds",
 )

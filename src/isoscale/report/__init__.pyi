@@ -4,8 +4,10 @@ from .formats import drift_cell as drift_cell
 from .formats import loss_cell as loss_cell
 from .formats import lr_cell as lr_cell
 from .formats import ordered as ordered
+from .formats import rate_cell as rate_cell
 from .formats import regret_cell as regret_cell
 from .formats import table as table
+from .formats import terms as terms
 from .formats import verdict_cell as verdict_cell
 from .law_figure import depth_law as depth_law
 from .law_tables import law_tables as law_tables
@@ -21,3 +23,4 @@ from .output import write_figures as write_figures
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates
+from .training_figure import training_curves as training_curves

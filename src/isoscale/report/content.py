@@ -16,27 +16,50 @@ def rules(data: xr.Dataset) -> list[dict[str, Any]]:
     for rule in formats.ordered(data):
         entry = {
             **formats.row(data, rule),
-            "good": formats.is_good(data, rule),
+            "standing": formats.standing(data, rule),
+            "verdict": formats.verdict(data, rule),
+            "signed_verdict": formats.verdict_cell(data, rule),
+            "reason": formats.reason(data, rule),
+            "rate_used": formats.rate_cell(data, rule),
+            **_at_target(data, rule),
             **_by_size(data, rule),
         }
         entries.append(entry)
     return entries
 
 
+def _at_target(data: xr.Dataset, rule: str) -> dict[str, str]:
+    """What the question is about: the largest size, at its own rate and at the one that was handed on."""
+    target = formats.target(data)
+    return {
+        "share": formats.regret_share(data, rule, target),
+        "tuned": formats.loss_cell(data, rule, target),
+        "transferred": formats.transferred_cell(data, rule, target),
+        "test_tuned": formats.tuned_test_cell(data, rule, target),
+        "test_transferred": formats.transferred_test_cell(data, rule, target),
+    }
+
+
 def _by_size(data: xr.Dataset, rule: str) -> dict[str, list[Any]]:
     """The cells of a rule, a list over the sizes for each quantity."""
-    cells: dict[str, list[Any]] = {"lrs": [], "drifts": [], "regrets": [], "losses": []}
+    cells: dict[str, list[Any]] = {}
     for size in formats.sizes(data):
-        lr = formats.lr_cell(data, rule, size)
-        interval = formats.lr_interval(data, rule, size)
-        drift = formats.drift_cell(data, rule, size)
-        regret = formats.regret_cell(data, rule, size)
-        loss = formats.loss_cell(data, rule, size)
-        cells["lrs"].append((lr, interval))
-        cells["drifts"].append(drift)
-        cells["regrets"].append(regret)
-        cells["losses"].append(loss)
+        row = {
+            "lrs": (formats.lr_cell(data, rule, size), formats.lr_interval(data, rule, size)),
+            "drifts": formats.drift_cell(data, rule, size),
+            "regrets": formats.regret_cell(data, rule, size),
+            "losses": formats.loss_cell(data, rule, size),
+            "at_rate": formats.transferred_cell(data, rule, size),
+            "tests": formats.tuned_test_cell(data, rule, size),
+        }
+        for name, cell in row.items():
+            cells.setdefault(name, []).append(cell)
     return cells
+
+
+def next_runs(data: xr.Dataset) -> list[str]:
+    """The runs that would tell where a verdict is open."""
+    return json.loads(data.attrs.get("next_runs", "[]"))
 
 
 def facts(data: xr.Dataset) -> dict[str, str]:
@@ -68,7 +91,7 @@ def _dataset(data: xr.Dataset) -> str:
 
 
 def _learning_rates(data: xr.Dataset) -> str:
-    """The grid: "11, from 2⁻⁸ to 2²"."""
+    """How many were trained at, and between which: "11, from 2⁻⁸ to 2²"."""
     count = data.sizes["lr"]
     first = numbers.power(float(data.lr[0]))
     last = numbers.power(float(data.lr[-1]))
@@ -118,10 +141,13 @@ def duration(seconds: float) -> str:
 def spoken(data: xr.Dataset, figure: str) -> str:
     """What a figure shows, in words, for those who hear the page."""
     rules = formats.ordered(data)
+    verdicts = [f"{rule}: {formats.verdict(data, rule)}" for rule in rules]
+    words = ". ".join(verdicts)
     if figure == "loss":
-        verdicts = [f"{rule}: {formats.verdict(data, rule)}" for rule in rules]
-        words = ". ".join(verdicts)
         return f"Final training loss against learning rate, one panel a rule. {words}."
+    if figure == "training":
+        target = formats.words(data, formats.target(data))
+        return f"Training loss of {target} at its best rate and at the rate used, one panel a rule. {words}."
     exponents = []
     for rule in rules:
         exponent = formats.exponent_text(data, rule) or "unknown"

@@ -6,6 +6,7 @@ neither the caller's rcParams nor ours leak; the same data give the same bytes.
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import io
 import math
@@ -18,15 +19,17 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from isoscale.report.formats import BAD, GOOD
+from isoscale.report.formats import Standing
 from isoscale.report.numbers import SE
 
 INK, MUTED, FAINT, GRID, STRIP = "#1b1f24", "#57606a", "#b8bfc8", "#e7eaee", "#f3f4f6"
-PASS, FAIL = "#0b63a5", "#b2430b"
+PAPER, DARK_PAPER = "#ffffff", "#171c23"
+# Of verdicts; one that is open is neither.
+VERDICTS: dict[Standing, str] = {"good": "#0b63a5", "open": "#57606a", "bad": "#b2430b"}
 
 # Okabe and Ito's colours that stand out on white: told apart with every kind of colour vision.
 RULES = ("#0072b2", "#d55e00", "#009e73", "#b05a92", "#3a9bd1", "#b98300", "#444c56")
@@ -109,9 +112,18 @@ def colours(count: int) -> list[str]:
     return list(RULES[:count])
 
 
-def sign(good: bool) -> tuple[str, str]:
-    """A rule's sign and its colour."""
-    return (GOOD, PASS) if good else (BAD, FAIL)
+def dark(color: str) -> str:
+    """What a colour that was chosen for white paper becomes on a dark page: its hue, as far from the ground.
+
+    >>> dark("#ffffff"), dark("#0b63a5")
+    ('#171c23', '#5eb4f4')
+    """
+    if color == PAPER:
+        return DARK_PAPER
+    hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(color))
+    # The dark ground is not black, and letters need not be white.
+    turned = 0.95 - 0.83 * lightness
+    return to_hex(colorsys.hls_to_rgb(hue, turned, saturation))
 
 
 # --- lines and their labels ---

@@ -1,82 +1,124 @@
 """Cells of the terminal's table and of the page's: every number of a result in words, as plain text.
 
-What the report is handed (`axis` is `data.attrs["axis"]`, the size dimension's name, "depth" or "width"):
+What the report is handed (`axis` is `data.attrs["axis"]`, the size dimension's name: "depth", "width", or "size" along
+a path of both, whose sizes are labels such as "width 16, depth 2"):
 
-    loss, status (rule, axis, lr, seed)     final training loss; 0 done, 1 diverged, 2 failed
+    loss, test_loss, status (rule, axis, lr, seed)  final losses; 0 done, 1 diverged, 2 failed, 3 not trained
+    curve (rule, axis, lr, seed, step)      training loss at each step
     optimal_lr, _low, _high (rule, axis)    the best learning rate and its interval
-    at_edge (rule, axis)                    "" inside the grid, "low" (<=) or "high" (>=) on its edge, "none"
+    at_edge (rule, axis)                    "" inside the rates, "low" (<=) or "high" (>=) at their end, "none"
+    is_limit (rule, axis)                   whether the best learning rate is the limit of stability
     best_loss, best_loss_se (rule, axis)    loss at the optimum
+    loss_transferred (rule, axis)           loss at the rate used, inf where it diverges
+    loss_tuned (rule, axis)                 loss at the rate that the size would hand on itself
     drift, _low, _high (rule, axis)         log2(optimum / optimum at the base), octaves
-    regret, _low, _high (rule, axis)        loss(transferred LR) - loss(optimum), inf where that LR diverges
+    regret, _low, _high (rule, axis)        loss_transferred - loss_tuned, inf where it diverges
     exponent, _low, _high, coefficient (rule)   optimal_lr = coefficient * size^exponent
-    verdict, good (rule)                    short text, 1 or 0
+    rate_used (rule)                        the learning rate that the base hands on
+    verdict, reason, good (rule)            "transfers", "does not transfer" or "cannot tell"; why; 1 or 0
 
-Attributes: axis, base, question, answer, model, dataset, dataset_note, optimizer, created, seconds, trials,
-diverged, failed, versions (JSON), spec (TOML) and, if there was one, command. A number that does not exist is NaN.
+Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds,
+trials, diverged, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number
+that does not exist, and an end of an interval that is open, is NaN.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from isoscale.report import numbers
 
-GOOD, BAD = "\N{CHECK MARK}", "\N{BALLOT X}"
-FAILED = 2
+GOOD, BAD, OPEN = "\N{CHECK MARK}", "\N{BALLOT X}", "?"
+DONE, DIVERGED, FAILED, MISSING = 0, 1, 2, 3
 
-# A bound on the optimum, by the edge of the grid that it sits on.
+Size = int | str
+"""A size; a label where several sizes change together."""
+
+Standing = Literal["good", "open", "bad"]
+"""What a verdict says: yes, nothing yet, no."""
+
+_STANDINGS: dict[str, Standing] = {"transfers": "good", "cannot tell": "open", "does not transfer": "bad"}
+_SIGNS: dict[Standing, str] = {"good": GOOD, "open": OPEN, "bad": BAD}
+
+# A bound on the optimum, by the end of the measured rates that it sits on.
 BOUND = {"low": "\N{LESS-THAN OR EQUAL TO} ", "high": "\N{GREATER-THAN OR EQUAL TO} "}
+
+# An exponent whose interval is wider than that says nothing of a law, nor does a line through fewer optima.
+WIDEST_EXPONENT = 2.0
+FEWEST_OPTIMA = 3
 
 
 # --- the result's parts ---
 def axis(data: xr.Dataset) -> str:
-    """The name of the size dimension: "depth" or "width"."""
+    """The name of the size dimension: "depth", "width" or "size"."""
     return str(data.attrs["axis"])
 
 
-def sizes(data: xr.Dataset) -> list[int]:
+def sizes(data: xr.Dataset) -> list[Size]:
     """The sizes trained, smallest first."""
-    name = axis(data)
-    return [int(size) for size in data[name].values]
+    return data[axis(data)].values.tolist()
 
 
-def base(data: xr.Dataset) -> int:
+def base(data: xr.Dataset) -> Size:
     """The size that was tuned."""
-    return int(data.attrs["base"])
+    size = data.attrs["base"]
+    return size if isinstance(size, str) else int(size)
 
 
-def target(data: xr.Dataset) -> int:
+def target(data: xr.Dataset) -> Size:
     """The size that the question is about: the largest."""
     return sizes(data)[-1]
 
 
+def words(data: xr.Dataset, size: Size) -> str:
+    """A size as a reader calls it: "depth 4"; labels speak for themselves."""
+    return size if isinstance(size, str) else f"{axis(data)} {size}"
+
+
+def places(data: xr.Dataset) -> np.ndarray:
+    """Where each size stands on an axis: at its log2, labels one after the other."""
+    names = sizes(data)
+    if any(isinstance(size, str) for size in names):
+        return np.arange(len(names), dtype=float)
+    return np.log2(np.array(names, dtype=float))
+
+
 def ordered(data: xr.Dataset) -> list[str]:
-    """The rules as a reader should meet them: good ones first, otherwise in the order given."""
+    """The rules as a reader should meet them: good ones first, bad ones last, otherwise in the order given."""
     rules = [str(rule) for rule in data.rule.values]
-    return sorted(rules, key=lambda rule: not is_good(data, rule))
+    order: tuple[Standing, ...] = ("good", "open", "bad")
+    return sorted(rules, key=lambda rule: order.index(standing(data, rule)))
 
 
-def is_good(data: xr.Dataset, rule: str) -> bool:
-    """Whether the rule passed."""
-    return bool(data.good.sel(rule=rule))
+def standing(data: xr.Dataset, rule: str) -> Standing:
+    """What the rule's verdict says."""
+    return _STANDINGS[verdict(data, rule)]
 
 
 def verdict(data: xr.Dataset, rule: str) -> str:
-    """The rule's verdict in words."""
+    """The rule's verdict: "transfers", "does not transfer" or "cannot tell"."""
     return str(data.verdict.sel(rule=rule).item())
 
 
-def at(data: xr.Dataset, rule: str, size: int) -> xr.Dataset:
+def reason(data: xr.Dataset, rule: str) -> str:
+    """Why."""
+    return str(data.reason.sel(rule=rule).item())
+
+
+def at(data: xr.Dataset, rule: str, size: Size) -> xr.Dataset:
     """What was measured of one rule at one size: a cell."""
     place = {"rule": rule, axis(data): size}
     return data.sel(place)
 
 
 def edge(cell: xr.Dataset) -> str:
-    """Where the optimum sits: "" inside the grid, "low" or "high" on its edge, "none" if nothing trained."""
+    """Where the optimum sits: "" inside the measured rates, "low" or "high" at their end, "none" if nothing trained."""
     return str(cell.at_edge.item())
 
 
@@ -88,8 +130,32 @@ def interval(cell: xr.Dataset, name: str) -> tuple[float, float, float]:
     return middle, low, high
 
 
+def shared_rates(cell: xr.Dataset) -> np.ndarray:
+    """Of the learning rates (lr), which were trained with at least half of the cell's seeds.
+
+    A search trains most rates of a grid not at all, and some next to a cliff with single seeds: a mean over one seed
+    here and three there is not a curve.
+    """
+    is_run = cell.status.transpose("lr", "seed").values != MISSING
+    seeds = int(is_run.any(axis=0).sum())
+    runs = is_run.sum(axis=1)
+    return (runs > 0) & (2 * runs >= seeds)
+
+
+def nearest_rate(cell: xr.Dataset, lr: float) -> float:
+    """The rate with a loss that is nearest to `lr`, of those that at least half of the seeds trained at; NaN if none.
+
+    An optimum mostly lies between two rates that were trained at.
+    """
+    has_loss = shared_rates(cell) & np.isfinite(cell.loss.mean("seed").values)
+    lrs = cell.lr.values[has_loss]
+    if not len(lrs) or not math.isfinite(lr):
+        return math.nan
+    return float(lrs[np.argmin(np.abs(np.log2(lrs) - math.log2(lr)))])
+
+
 # --- one cell ---
-def lr_cell(data: xr.Dataset, rule: str, size: int) -> str:
+def lr_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The best learning rate: "0.13", a bound "≥ 0.5", or why there is none."""
     cell = at(data, rule, size)
     where = edge(cell)
@@ -101,16 +167,26 @@ def lr_cell(data: xr.Dataset, rule: str, size: int) -> str:
     return bound + numbers.learning_rate(lr)
 
 
-def lr_interval(data: xr.Dataset, rule: str, size: int) -> str:
-    """The interval of the best learning rate, "0.10 to 0.17", or "" where it has none."""
+def lr_interval(data: xr.Dataset, rule: str, size: Size) -> str:
+    """The interval of the best learning rate: "0.10 to 0.17", "from 0.10" where it is open, or "" where it has none."""
     cell = at(data, rule, size)
     _, low, high = interval(cell, "optimal_lr")
-    if not math.isfinite(low + high):
-        return ""
-    return f"{numbers.learning_rate(low)} to {numbers.learning_rate(high)}"
+    ends = numbers.learning_rate(low), numbers.learning_rate(high)
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{ends[0]} to {ends[1]}"
+    if math.isfinite(low):
+        return f"from {ends[0]}"
+    if math.isfinite(high):
+        return f"up to {ends[1]}"
+    return ""
 
 
-def drift_cell(data: xr.Dataset, rule: str, size: int) -> str:
+def rate_cell(data: xr.Dataset, rule: str) -> str:
+    """The learning rate that the base hands on; a dash if it has none."""
+    return numbers.learning_rate(float(data.rate_used.sel(rule=rule)))
+
+
+def drift_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """How far the optimum moved from the base's, in octaves: "-1.0 ± 0.3", "≤ -3.0", or "base"."""
     if size == base(data):
         return "base"
@@ -139,7 +215,7 @@ def _drift_bound(base_edge: str, size_edge: str) -> str | None:
     return BOUND.get(opposite)
 
 
-def regret_cell(data: xr.Dataset, rule: str, size: int) -> str:
+def regret_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """What the transferred learning rate costs in loss: "+0.002 ± 0.001", or "diverges"."""
     if size == base(data):
         return "base"
@@ -147,13 +223,24 @@ def regret_cell(data: xr.Dataset, rule: str, size: int) -> str:
     regret, low, high = interval(cell, "regret")
     if math.isinf(regret):
         return "diverges"
-    # Beyond the grid's edge the loss may fall further, and the regret grows by as much.
+    # Beyond the end of the rates the loss may fall further, and the regret grows by as much.
     if edge(cell) in BOUND:
         return BOUND["high"] + numbers.estimate(regret)
     return numbers.estimate(regret, low, high)
 
 
-def loss_cell(data: xr.Dataset, rule: str, size: int) -> str:
+def regret_share(data: xr.Dataset, rule: str, size: Size) -> str:
+    """The regret as a share of the loss at the size's own rate: "+5.0 %", or "" where it has none."""
+    cell = at(data, rule, size)
+    regret = float(cell.regret)
+    tuned = float(cell.loss_tuned)
+    if size == base(data) or not math.isfinite(regret) or not abs(tuned) > 0:
+        return ""
+    bound = BOUND["high"] if edge(cell) in BOUND else ""
+    return f"{bound}{numbers.signed(100 * regret / abs(tuned), 1)} %"
+
+
+def loss_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The loss at the optimum with its standard error: "0.412 ± 0.003"."""
     cell = at(data, rule, size)
     loss = float(cell.best_loss)
@@ -161,31 +248,110 @@ def loss_cell(data: xr.Dataset, rule: str, size: int) -> str:
     return numbers.estimate(loss, loss - se, loss + se, sign=False)
 
 
+def transferred_cell(data: xr.Dataset, rule: str, size: Size) -> str:
+    """The loss at the rate used: "0.43", or "diverges"."""
+    loss = float(at(data, rule, size).loss_transferred)
+    return "diverges" if math.isinf(loss) else numbers.estimate(loss, sign=False)
+
+
+def held_out_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
+    """The test loss at the trained rate nearest to `lr`, with its standard error over the seeds."""
+    cell = at(data, rule, size)
+    nearest = nearest_rate(cell, lr)
+    if math.isnan(nearest):
+        return numbers.NOTHING
+    losses = cell.test_loss.sel(lr=nearest).values
+    losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        return numbers.NOTHING
+    mean = float(losses.mean())
+    se = float(losses.std(ddof=1)) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    return numbers.estimate(mean, mean - se, mean + se, sign=False)
+
+
+def tuned_test_cell(data: xr.Dataset, rule: str, size: Size) -> str:
+    """The test loss at the size's own best rate."""
+    return held_out_cell(data, rule, size, float(at(data, rule, size).optimal_lr))
+
+
+def transferred_test_cell(data: xr.Dataset, rule: str, size: Size) -> str:
+    """The test loss at the rate used."""
+    if math.isinf(float(at(data, rule, size).loss_transferred)):
+        return "diverges"
+    return held_out_cell(data, rule, size, float(data.rate_used.sel(rule=rule)))
+
+
+def has_law(data: xr.Dataset, rule: str) -> bool:
+    """Whether the fitted exponent says anything: three optima at least, and an interval no wider than ± 1."""
+    of = data.sel(rule=rule)
+    _, low, high = interval(of, "exponent")
+    inside = int((of.at_edge == "").sum())
+    # An interval that is open is as wide as can be.
+    return inside >= FEWEST_OPTIMA and high - low <= WIDEST_EXPONENT
+
+
 def exponent_text(data: xr.Dataset, rule: str) -> str:
-    """The fitted exponent with its interval: "-0.48 ± 0.06", or "" where there is no fit."""
-    fit = data.sel(rule=rule)
-    exponent, low, high = interval(fit, "exponent")
-    if math.isnan(exponent):
+    """The fitted exponent with its interval: "-0.48 ± 0.06", or "" where it says nothing."""
+    if not has_law(data, rule):
         return ""
+    exponent, low, high = interval(data.sel(rule=rule), "exponent")
     return numbers.estimate(exponent, low, high, places=2)
 
 
+def no_law(data: xr.Dataset, rule: str) -> str:
+    """Why there is no exponent."""
+    inside = int((data.at_edge.sel(rule=rule) == "").sum())
+    return "too few optima for a law" if inside < FEWEST_OPTIMA else "too uncertain for a law"
+
+
+def sign(data: xr.Dataset, rule: str) -> str:
+    """The verdict's sign, which needs no colour."""
+    return _SIGNS[standing(data, rule)]
+
+
 def verdict_cell(data: xr.Dataset, rule: str) -> str:
-    """The verdict behind a sign that needs no colour: "✓ transfers"."""
-    sign = GOOD if is_good(data, rule) else BAD
-    words = verdict(data, rule)
-    return f"{sign} {words}"
+    """The verdict behind its sign: "✓ transfers"."""
+    return f"{sign(data, rule)} {verdict(data, rule)}"
+
+
+# --- what it is decided on ---
+def limits(data: xr.Dataset) -> list[str]:
+    """Every threshold of the verdict, a sentence each."""
+    of = json.loads(data.attrs["limits"])
+    small, large = words(data, base(data)), words(data, target(data))
+    regret, worse, lost, level = (100 * of[name] for name in ("regret", "worse", "lost_seeds", "level"))
+    seeds = f"at most {lost:.3g} % of the seeds diverge there" if lost else "no seed diverges there"
+    return [
+        f"the regret is at most {regret:.3g} % of the loss at {large}'s own rate, all of its {level:.3g} % interval",
+        f"the loss there is not more than {worse:.3g} % above that of {small}",
+        seeds,
+    ]
+
+
+def terms(data: xr.Dataset) -> list[str]:
+    """What the words of a verdict mean, and its thresholds: lines for a terminal."""
+    small, large = words(data, base(data)), words(data, target(data))
+    return [
+        f"The rate used is the best of {small}, or half an octave below a cliff of its loss. Octave: a factor of two.",
+        f"Drift: octaves that the best rate moves. Regret: what the rate used costs at {large}, in loss.",
+        f"A rule transfers if {'; '.join(limits(data))}.",
+    ]
+
+
+def level(data: xr.Dataset) -> str:
+    """The level of every interval: "95 %"."""
+    return f"{100 * json.loads(data.attrs['limits'])['level']:.3g} %"
 
 
 # --- tables of them ---
 def row(data: xr.Dataset, rule: str) -> dict[str, str]:
     """A rule's row of the table."""
-    name = axis(data)
     largest = target(data)
-    lrs = {f"{name} {size}": lr_cell(data, rule, size) for size in sizes(data)}
+    lrs = {words(data, size): lr_cell(data, rule, size) for size in sizes(data)}
     return {
         "rule": rule,
         **lrs,
+        "rate used": rate_cell(data, rule),
         "drift": drift_cell(data, rule, largest),
         "regret": regret_cell(data, rule, largest),
         "verdict": verdict_cell(data, rule),
@@ -193,9 +359,10 @@ def row(data: xr.Dataset, rule: str) -> dict[str, str]:
 
 
 def table(data: xr.Dataset) -> pd.DataFrame:
-    """The result with one row per rule, in text: best LR at each size, drift and regret at the largest, verdict.
+    """The result with one row per rule, in text: best LR at each size, the rate used and its drift and regret at the
+    largest, verdict.
 
-    Columns: "rule", "<axis> <size>" for each size, "drift", "regret", "verdict". Good rules come first.
+    Columns: "rule", "<axis> <size>" for each size, "rate used", "drift", "regret", "verdict". Good rules come first.
     """
     rows = [row(data, rule) for rule in ordered(data)]
     return pd.DataFrame(rows)
@@ -204,17 +371,20 @@ def table(data: xr.Dataset) -> pd.DataFrame:
 def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
     """One rule with one row per size, in text.
 
-    Columns: the axis's name, "best lr", "95 % interval", "drift", "regret", "loss".
+    Columns: the axis's name, "best lr", "95 % interval", "drift", "loss: tuned", "transferred", "regret",
+    "test loss: tuned".
     """
     rows = []
     for size in sizes(data):
         cells = {
             axis(data): str(size),
             "best lr": lr_cell(data, rule, size),
-            "95 % interval": lr_interval(data, rule, size),
+            f"{level(data)} interval": lr_interval(data, rule, size),
             "drift": drift_cell(data, rule, size),
+            "loss: tuned": loss_cell(data, rule, size),
+            "transferred": transferred_cell(data, rule, size),
             "regret": regret_cell(data, rule, size),
-            "loss": loss_cell(data, rule, size),
+            "test loss: tuned": tuned_test_cell(data, rule, size),
         }
         rows.append(cells)
     return pd.DataFrame(rows)

@@ -1,7 +1,8 @@
 """An SVG file made fit to stand inside an HTML page, beside others.
 
 Matplotlib writes documents: ids repeat from one to the next, the style sheet means every element of the page,
-and namespaces and metadata are addresses. Inlined, the ids get a prefix and the rest goes.
+and namespaces and metadata are addresses. Inlined, the ids get a prefix and the rest goes. Every colour becomes a
+variable of the page's style sheet, whose value is the colour itself where the page sets none.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def inlined(svg: bytes, prefix: str, label: str) -> str:
         label: What the figure shows, for those who hear the page.
 
     Returns:
-        The markup, everything in it escaped.
+        The markup, everything in it escaped. The colour #1b1f24 is `var(--c1b1f24,#1b1f24)` in it.
     """
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
@@ -55,6 +56,25 @@ def _renamed(name: str, text: str, prefix: str) -> str:
     """An attribute's text with the prefix in every id that it is or points to."""
     if name == "id":
         return f"{prefix}-{text}"
+    if _plain(name) == "style":
+        text = re.sub(r"#([0-9a-f]{6})\b", r"var(--c\1,#\1)", text)
     if _plain(name) == "href":
         text = re.sub(r"^#", f"#{prefix}-", text)
     return text.replace("url(#", f"url(#{prefix}-")
+
+
+def colours(svg: bytes) -> set[str]:
+    """The colours of a figure: "#1b1f24"."""
+    found: set[str] = set()
+    for element in ElementTree.fromstring(svg).iter():
+        found.update(re.findall(r"#[0-9a-f]{6}\b", element.get("style", "")))
+    return found
+
+
+def variable(color: str) -> str:
+    """The name of the variable that stands for a colour.
+
+    >>> variable("#1b1f24")
+    '--c1b1f24'
+    """
+    return f"--c{color.removeprefix('#')}"

@@ -1,7 +1,8 @@
 """Loss against learning rate, one panel per rule, one curve per size: the figure that answers the question.
 
-A rule transfers when its curves have their valleys above one another. Each curve ends at its panel's right
-edge, as a line if it trained, as crosses in the strip above if it diverged, and there it carries its size.
+A rule transfers when the largest size, at the rate that the base hands on, is about as good as at its own best rate.
+A curve is drawn where it was trained, crosses stand in the strip above where it diverged, and nothing stands where a
+search did not look. Its size stands at the panel's right edge, at the height where it ends.
 """
 
 from __future__ import annotations
@@ -22,18 +23,29 @@ from isoscale.report.drawing import POINTS
 from isoscale.report.loss_scale import Scale, Strip, diverged, mean_loss
 
 # Inches. The label margin stands to the right of every panel, the left margin to the left of the first.
-LEFT, LABELS, TITLE, PLOT, BELOW = 0.78, 0.5, 0.82, 2.35, 0.74
-BAR = 52  # points from the strip up to the bar over the title
+LEFT, LABELS, TITLE, PLOT, BELOW = 0.78, 0.5, 1.0, 2.35, 0.74
+BAR = 64  # points from the strip up to the bar over the title
 LINE = 9.5  # points from one label of a curve to the next
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Grid:
-    """Where the panels stand, in inches."""
+class Grid:
+    """Where the panels stand, one a rule, in inches.
+
+    Attributes:
+        panels: How many.
+        strip: Height of what stands above a panel.
+        narrow: Whether they stand in one column.
+        title, plot: Height of a panel's title and of its axes.
+        labels: The margin to the right of every panel.
+    """
 
     panels: int
     strip: float
     narrow: bool
+    title: float = TITLE
+    plot: float = PLOT
+    labels: float = LABELS
 
     @property
     def rows(self) -> int:
@@ -49,7 +61,7 @@ class _Grid:
 
     @property
     def row_height(self) -> float:
-        return TITLE + self.strip + PLOT + BELOW
+        return self.title + self.strip + self.plot + BELOW
 
     @property
     def height(self) -> float:
@@ -57,17 +69,17 @@ class _Grid:
 
     @property
     def panel_width(self) -> float:
-        return (self.width - LEFT) / self.columns - LABELS
+        return (self.width - LEFT) / self.columns - self.labels
 
     def panel(self, figure: Figure, index: int) -> Axes:
         """The axes of a panel, counted row by row from the top left."""
         row, column = divmod(index, self.columns)
         return drawing.panel(
             figure,
-            left=LEFT + column * (self.panel_width + LABELS),
+            left=LEFT + column * (self.panel_width + self.labels),
             bottom=(self.rows - row - 1) * self.row_height + BELOW,
             width=self.panel_width,
-            height=PLOT,
+            height=self.plot,
         )
 
 
@@ -84,7 +96,7 @@ def loss_curves(data: xr.Dataset, *, narrow: bool = False) -> Figure:
     rules = formats.ordered(data)
     scale = Scale.of(data)
     strip = Strip.of(data, PLOT * POINTS)
-    grid = _Grid(panels=len(rules), strip=strip.height * PLOT, narrow=narrow)
+    grid = Grid(panels=len(rules), strip=strip.height * PLOT, narrow=narrow)
     with drawing.style():
         figure = drawing.blank(grid.width, grid.height)
         for index, rule in enumerate(rules):
@@ -93,8 +105,10 @@ def loss_curves(data: xr.Dataset, *, narrow: bool = False) -> Figure:
             _frame(axes, data, scale, first=first)
             _strip(axes, strip, first=first)
             _title(axes, data, rule, strip, grid.panel_width)
-            _base_line(axes, data, rule)
+            _rate_used(axes, data, rule)
+            _base_loss(axes, data, rule, scale)
             _curves(axes, data, rule, scale, strip)
+            _transferred(axes, data, rule, scale, strip)
     return figure
 
 
@@ -144,7 +158,7 @@ def _strip(axes: Axes, strip: Strip, *, first: bool) -> None:
 
 def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float) -> None:
     """The rule's name behind its sign, and the verdict in words, under a bar in the sign's colour."""
-    sign, colour = drawing.sign(formats.is_good(data, rule))
+    sign, colour = formats.sign(data, rule), drawing.VERDICTS[formats.standing(data, rule)]
     bar = strip.top + BAR / (PLOT * POINTS)
     axes.plot(
         [0, 1],
@@ -180,8 +194,8 @@ def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float)
         size=size,
         weight="bold",
     )
-    verdict = numbers.typeset(formats.verdict(data, rule))
-    lines = textwrap.wrap(verdict, round(inches * 14), max_lines=2, placeholder=" …")
+    verdict = numbers.typeset(f"{formats.verdict(data, rule)}: {formats.reason(data, rule)}")
+    lines = textwrap.wrap(verdict, round(inches * 13.5), max_lines=3, placeholder=" …")
     drawing.write(
         axes,
         "\n".join(lines),
@@ -189,25 +203,24 @@ def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float)
         shift=(0, -23),
         va="top",
         color=colour,
+        size=8.5,
     )
 
 
-def _base_line(axes: Axes, data: xr.Dataset, rule: str) -> None:
-    """A line down the panel at the base's optimum: the other valleys' distance from it is the drift."""
-    base = formats.base(data)
-    at_base = formats.at(data, rule, base)
-    best = math.log2(float(at_base.optimal_lr))
-    if math.isnan(best):
+def _rate_used(axes: Axes, data: xr.Dataset, rule: str) -> None:
+    """A line down the panel at the rate that the base hands on."""
+    used = ticks.log2(data.rate_used.sel(rule=rule)).item()
+    if not math.isfinite(used):
         return
     axes.axvline(
-        best,
+        used,
         color=drawing.INK,
         lw=0.9,
         ls=(0, (4, 3)),
         zorder=1.5,
     )
     low, high = axes.get_xlim()
-    place = (best - low) / (high - low)
+    place = (used - low) / (high - low)
     # Near an edge of the panel the words stand on the line's inner side.
     if place < 0.25:
         side, shift = "left", -4
@@ -215,16 +228,38 @@ def _base_line(axes: Axes, data: xr.Dataset, rule: str) -> None:
         side, shift = "right", 4
     else:
         side, shift = "center", 0
-    text = f"best at {formats.axis(data)} {base}"
     drawing.write(
         axes,
-        text,
+        f"rate used, from {formats.words(data, formats.base(data))}",
         at=(place, 0),
         shift=(shift, -17),
         ha=side,
         va="top",
         size=8,
         color=drawing.INK,
+    )
+
+
+def _base_loss(axes: Axes, data: xr.Dataset, rule: str, scale: Scale) -> None:
+    """A line across the panel at the base's own loss: what the target should not end above."""
+    loss = float(formats.at(data, rule, formats.base(data)).loss_transferred)
+    if not math.isfinite(loss):
+        return
+    axes.axhline(
+        loss,
+        color=drawing.MUTED,
+        lw=0.9,
+        ls=(0, (1, 2)),
+        zorder=1.5,
+    )
+    drawing.write(
+        axes,
+        f"loss of {formats.words(data, formats.base(data))}",
+        at=(0, scale.fraction(loss)),
+        shift=(3, -2),
+        va="top",
+        size=7.5,
+        color=drawing.MUTED,
     )
 
 
@@ -242,17 +277,31 @@ def _curves(axes: Axes, data: xr.Dataset, rule: str, scale: Scale, strip: Strip)
     for size, colour in zip(sizes, colours, strict=True):
         cell = formats.at(data, rule, size)
         _optimum(axes, cell, colour)
-    heights = drawing.spread(ends, LINE / (PLOT * POINTS), 0.0, strip.top)
-    for size, colour, height in zip(sizes, colours, heights, strict=True):
+    heights = drawing.spread([height for _, height in ends], LINE / (PLOT * POINTS), 0.0, strip.top)
+    low, high = axes.get_xlim()
+    for size, colour, end, height in zip(sizes, colours, ends, heights, strict=True):
+        # A search ends each curve elsewhere: a thin line leads from there to its name.
+        axes.plot(
+            [(end[0] - low) / (high - low), 1.015],
+            [end[1], height],
+            transform=axes.transAxes,
+            color=colour,
+            lw=0.6,
+            alpha=0.5,
+            clip_on=False,
+            zorder=1.6,
+        )
         drawing.write(
             axes,
-            str(size),
+            _tag(data, size),
             at=(1, height),
             shift=(5, 0),
             va="center",
             weight="bold",
             color=colour,
         )
+    if all(isinstance(size, str) for size in sizes):
+        return
     highest = max(heights)
     drawing.write(
         axes,
@@ -265,42 +314,61 @@ def _curves(axes: Axes, data: xr.Dataset, rule: str, scale: Scale, strip: Strip)
     )
 
 
-def _curve(axes: Axes, cell: xr.Dataset, scale: Scale, strip: Strip, row: int, colour: str) -> float:
-    """One size's mean loss, the range of its seeds and its crosses; returns the height at which it ends."""
+def _tag(data: xr.Dataset, size: formats.Size) -> str:
+    """A size in the narrow margin of a panel: its number; of a path, the numbers of its label."""
+    if not isinstance(size, str):
+        return str(size)
+    return ", ".join(word for word in size.replace(",", "").split() if word.isdigit())
+
+
+def _curve(axes: Axes, cell: xr.Dataset, scale: Scale, strip: Strip, row: int, colour: str) -> tuple[float, float]:
+    """One size's mean loss, the range of its seeds and its crosses; returns where it ends: log2(lr), and the height."""
     x = ticks.log2(cell.lr.values)
+    losses = cell.loss.transpose("lr", "seed").values
     mean = mean_loss(cell).values
-    axis = formats.axis(cell)
-    size = int(cell[axis])
+    is_shared = formats.shared_rates(cell)
     axes.plot(
-        x,
-        mean,
+        x[is_shared],
+        mean[is_shared],
         color=colour,
         lw=1.7,
         marker="o",
         ms=2.6,
-        label=f"{axis} {size}",
+        label=formats.words(cell, cell[formats.axis(cell)].item()),
         zorder=3,
     )
-    low = cell.loss.min("seed")
-    high = cell.loss.max("seed")
     axes.fill_between(
-        x,
-        low,
-        high,
+        x[is_shared],
+        cell.loss.min("seed").values[is_shared],
+        cell.loss.max("seed").values[is_shared],
         color=colour,
         alpha=0.16,
         lw=0,
+        zorder=2,
+    )
+    # Single runs next to a cliff.
+    single = losses[~is_shared]
+    axes.plot(
+        x[~is_shared],
+        single,
+        color=colour,
+        lw=0,
+        marker=".",
+        ms=2.5,
+        alpha=0.6,
         zorder=2,
     )
     height = strip.centre(row)
     all_diverged, some_diverged = diverged(cell)
     _crosses(axes, x[all_diverged.values], height, color=colour)
     _crosses(axes, x[some_diverged.values], height, color=colour, alpha=0.4)
-    trained = np.flatnonzero(np.isfinite(mean))
-    if bool(all_diverged[-1]) or not len(trained):
-        return height if strip.rows else 0.0
-    last = float(mean[trained[-1]])
-    return scale.fraction(last)
+    shown = np.flatnonzero(is_shared)
+    trained = shown[np.isfinite(mean[shown])]
+    if not len(shown):
+        return float(x[-1]), 0.0
+    if not len(trained) or bool(all_diverged[shown[-1]]):
+        return float(x[shown[-1]]), height if strip.rows else 0.0
+    return float(x[trained[-1]]), scale.fraction(float(mean[trained[-1]]))
 
 
 def _crosses(axes: Axes, x: np.ndarray, height: float, **look: Any) -> None:
@@ -338,7 +406,7 @@ def _optimum(axes: Axes, cell: xr.Dataset, colour: str) -> None:
         )
     marker = {"low": "<", "high": ">"}.get(edge, "o")
     # A bound is hollow, a value filled.
-    fill, rim, size = ("white", colour, 7) if edge else (colour, "white", 5.5)
+    fill, rim, size = (drawing.PAPER, colour, 7) if edge else (colour, drawing.PAPER, 5.5)
     axes.plot(
         math.log2(best),
         loss,
@@ -348,5 +416,30 @@ def _optimum(axes: Axes, cell: xr.Dataset, colour: str) -> None:
         ms=size,
         mew=0.8,
         zorder=6,
+        clip_on=False,
+    )
+
+
+def _transferred(axes: Axes, data: xr.Dataset, rule: str, scale: Scale, strip: Strip) -> None:
+    """A diamond at the rate used in the target's curve; in the strip if the target diverges there."""
+    cell = formats.at(data, rule, formats.target(data))
+    used = ticks.log2(data.rate_used.sel(rule=rule)).item()
+    loss = float(cell.loss_transferred)
+    if not math.isfinite(used) or math.isnan(loss):
+        return
+    is_lost = math.isinf(loss)
+    if is_lost and not strip.rows:
+        return
+    row = len(formats.sizes(data)) - 1
+    axes.plot(
+        used,
+        strip.centre(row) if is_lost else scale.fraction(loss),
+        transform=axes.get_xaxis_transform(),
+        marker="D",
+        mfc="none" if is_lost else drawing.PAPER,
+        mec=drawing.INK,
+        ms=6.5,
+        mew=1.5,
+        zorder=7,
         clip_on=False,
     )

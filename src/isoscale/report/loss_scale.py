@@ -10,10 +10,11 @@ import xarray as xr
 from matplotlib.ticker import MaxNLocator
 
 from isoscale.report import formats, numbers
+from isoscale.report.formats import DIVERGED, DONE
 from isoscale.report.ticks import round_numbers
 
-DONE, DIVERGED = 0, 1
 ROW = 10.0  # points between the strip's rows of crosses
+_JUDGED = 4.0  # times the rest of the range that a loss at the rate used may take
 LOG_FROM = 8.0  # best and worst loss this many times apart want a logarithmic axis
 
 
@@ -45,6 +46,11 @@ class Scale:
         usual = float(np.nanmedian(curves))
         bottom = float(np.nanmin(data.loss))
         top = max(highest, usual)
+        # What is judged should be seen, unless it is on its way to divergence itself.
+        transferred = data.loss_transferred.values
+        transferred = transferred[np.isfinite(transferred)]
+        if len(transferred):
+            top = max(top, min(float(transferred.max()), _JUDGED * top))
         log = bottom > 0 and top > LOG_FROM * bottom
         bottom, top = _padded(bottom, top, log=log)
         return cls(bottom=bottom, top=top, log=log, cut=bool((curves > top).any()))

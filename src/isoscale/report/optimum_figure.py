@@ -47,11 +47,11 @@ def optimum(data: xr.Dataset, *, narrow: bool = False) -> Figure:
         figure = drawing.blank(width, height)
         axes = figure.add_axes(box)
         _frame(axes, data)
-        looks = _looks(axes, sizes, len(rules), width - LEFT - labels)
+        looks = _looks(axes, data, len(rules), width - LEFT - labels)
         ends = []
         for rule, look in zip(rules, looks, strict=True):
             end = _law(axes, data, rule, look)
-            for size, x in zip(sizes, ticks.log2(sizes) + look.dodge, strict=True):
+            for size, x in zip(sizes, formats.places(data) + look.dodge, strict=True):
                 cell = formats.at(data, rule, size)
                 _optimum(axes, cell, x, look)
             ends.append(end)
@@ -59,11 +59,11 @@ def optimum(data: xr.Dataset, *, narrow: bool = False) -> Figure:
     return figure
 
 
-def _looks(axes: Axes, sizes: list[int], rules: int, inches: float) -> list[_Look]:
+def _looks(axes: Axes, data: xr.Dataset, rules: int, inches: float) -> list[_Look]:
     """The look of each rule; shifted by a few points against the next, less where the sizes stand close."""
     low, high = axes.get_xlim()
     points_in_octaves = DODGE * (high - low) / (inches * POINTS)
-    closest = min(np.diff(ticks.log2(sizes)), default=1.0)
+    closest = min(np.diff(formats.places(data)), default=1.0)
     step = min(points_in_octaves, 0.6 * closest / rules)
     looks = []
     for index in range(rules):
@@ -91,12 +91,15 @@ def _frame(axes: Axes, data: xr.Dataset) -> None:
     axes.set_ylabel("best learning rate")
 
     sizes = formats.sizes(data)
-    places = ticks.log2(sizes)
+    places = formats.places(data)
     room = (places[-1] - places[0]) / 10
-    labels = ticks.thinned([str(size) for size in sizes], places, room)
+    # Of a label of several sizes each stands on a line of its own.
+    names = [str(size).replace(", ", ",\n") for size in sizes]
+    labels = ticks.thinned(names, places, room)
     axes.set_xlim(places[0] - 0.45, places[-1] + 0.45)
     axes.set_xticks(places, labels)
-    axes.set_xlabel(formats.axis(data))
+    if not any(isinstance(size, str) for size in sizes):
+        axes.set_xlabel(formats.axis(data))
     if bool((data.at_edge == "none").any()):
         drawing.write(
             axes,
@@ -112,10 +115,10 @@ def _frame(axes: Axes, data: xr.Dataset) -> None:
 def _law(axes: Axes, data: xr.Dataset, rule: str, look: _Look) -> tuple[float, float]:
     """A rule's law where it was fitted, or else a line through its optima; returns where that ends."""
     of = data.sel(rule=rule)
-    log_size = ticks.log2(formats.sizes(data))
-    # optimal_lr = coefficient * size^exponent
-    law = ticks.log2(of.coefficient) + float(of.exponent) * log_size
-    if np.isfinite(law).all():
+    log_size = formats.places(data)
+    if formats.has_law(data, rule):
+        # optimal_lr = coefficient * size^exponent
+        law = ticks.log2(of.coefficient) + float(of.exponent) * log_size
         inside = of.at_edge == ""
         heights = np.where(inside, law, np.nan)
         width, dashes = 1.8, "-"
@@ -176,7 +179,7 @@ def _optimum(axes: Axes, cell: xr.Dataset, x: float, look: _Look) -> None:
         best,
         color=look.color,
         marker=look.marker,
-        mfc="white" if edge else look.color,
+        mfc=drawing.PAPER if edge else look.color,
         mec=look.color,
         ms=5.5,
         mew=1.4,
@@ -214,7 +217,7 @@ def _labels(
             lw=0.8,
             clip_on=False,
         )
-        sign, _ = drawing.sign(formats.is_good(data, rule))
+        sign = formats.sign(data, rule)
         name = drawing.shortened(rule, letters - 3)
         law = "\n".join(laws[index])
         drawing.write(
@@ -241,7 +244,7 @@ def _exponent(data: xr.Dataset, rule: str) -> str:
     """The law in words: "exponent -0.48 ± 0.06", or why there is none."""
     exponent = numbers.typeset(formats.exponent_text(data, rule))
     if not exponent:
-        return "too few optima for a law"
+        return formats.no_law(data, rule)
     # The ends of an interval stay on one line.
     unbroken = exponent.replace(", ", ",\N{NO-BREAK SPACE}")
     return f"exponent {unbroken}"

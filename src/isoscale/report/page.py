@@ -10,16 +10,17 @@ from markupsafe import Markup
 
 from isoscale.report import content, drawing, formats, numbers
 from isoscale.report.files import write_all
-from isoscale.report.inline import inlined
+from isoscale.report.inline import colours, inlined, variable
 from isoscale.report.loss_figure import loss_curves
 from isoscale.report.optimum_figure import optimum
 from isoscale.report.output import images, netcdf
+from isoscale.report.training_figure import training_curves
 
-FIGURES = {"loss": loss_curves, "optimum": optimum}
+FIGURES = {"loss": loss_curves, "training": training_curves, "optimum": optimum}
 
 
 def write(data: xr.Dataset, folder: str | Path) -> Path:
-    """Write `index.html`, `loss.svg`, `loss.png`, `optimum.svg`, `optimum.png` and `transfer.nc`.
+    """Write `index.html`, the figures loss, training and optimum as `.svg` and `.png`, and `transfer.nc`.
 
     The page needs none of the other files, no network and no script. The same data give the same bytes. Every
     file is replaced in one step, the page last, so a run that is killed leaves no half of one.
@@ -37,16 +38,18 @@ def write(data: xr.Dataset, folder: str | Path) -> Path:
     folder = Path(folder)
     files: dict[str, bytes] = {}
     inlines: dict[str, dict[str, Markup]] = {}
+    used: set[str] = set()
     for name, draw in FIGURES.items():
         files |= images(name, draw(data))
         # The page has each figure twice: its style sheet shows the one that fits the screen.
         narrow = drawing.encoded(draw(data, narrow=True), "svg")
+        used |= colours(files[f"{name}.svg"]) | colours(narrow)
         inlines[name] = {
             "wide": _inline(data, name, "wide", files[f"{name}.svg"]),
             "narrow": _inline(data, name, "narrow", narrow),
         }
     files["transfer.nc"] = netcdf(data)
-    files["index.html"] = _page(data, inlines).encode()
+    files["index.html"] = _page(data, inlines, used).encode()
     write_all(folder, files)
     return folder / "index.html"
 
@@ -57,8 +60,8 @@ def _inline(data: xr.Dataset, name: str, form: str, svg: bytes) -> Markup:
     return Markup(inlined(svg, f"{name}-{form}", label))
 
 
-def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]]) -> str:
-    """The page as HTML; `figures` holds the element of each figure by its name and form."""
+def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]], colours: set[str]) -> str:
+    """The page as HTML; `figures` holds the element of each figure by its name and form, `colours` what is in them."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isoscale.report", "."),
         autoescape=True,
@@ -67,15 +70,20 @@ def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = numbers.typeset
+    base, target = formats.base(data), formats.target(data)
     return environment.get_template("template.html.j2").render(
         figures=figures,
+        dark={variable(colour): drawing.dark(colour) for colour in sorted(colours)},
         rules=content.rules(data),
         facts=content.facts(data),
+        limits=formats.limits(data),
+        level=formats.level(data),
+        next_runs=content.next_runs(data),
         sizes=formats.sizes(data),
-        target=formats.target(data),
+        target=formats.words(data, target),
         command=data.attrs.get("command"),
         axis=data.attrs["axis"],
-        base=data.attrs["base"],
+        base=formats.words(data, base),
         question=data.attrs["question"],
         answer=data.attrs["answer"],
         spec=data.attrs["spec"],

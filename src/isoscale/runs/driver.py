@@ -104,10 +104,18 @@ class Runner:
         return Session(self)
 
     def announced(self, spec: Sweep) -> Runner:
-        """A runner that has said what a sweep of that size costs, and does not say it of each of its parts."""
-        if self.announce is not None:
-            self.announce(self.job([spec]))
-        return dataclasses.replace(self, announce=None)
+        """A runner that says once what a sweep of that size costs; of a search, only if a part of it is not stored."""
+        announce = self.announce
+        if announce is None:
+            return self
+        said: list[Job] = []
+
+        def once(job: Job) -> None:
+            if not said and (job.left or spec.search != "adaptive"):
+                said.append(self.job([spec]))
+                announce(said[0])
+
+        return dataclasses.replace(self, announce=once)
 
     def backend(self) -> Backend:
         """What the sweeps will run on, not connected yet."""

@@ -50,7 +50,8 @@ def bars() -> Iterator[Callable[[Progress], None]]:
             for rule, total in progress.total.items():
                 done = int(progress.done[rule])
                 if rule in tasks:
-                    rich.update(tasks[rule], completed=done)
+                    # The rounds of a search differ in length.
+                    rich.update(tasks[rule], total=total, completed=done)
                 else:
                     # Begun with what an earlier run finished, so that it is not counted into this run's speed.
                     tasks[rule] = rich.add_task(rule.ljust(longest), total=total, completed=done)

@@ -27,6 +27,8 @@ UNNAMED = "-"
 
 # More seeds at once than there are already would be a guess.
 _MOST_TIMES = 2
+# Octaves that a search's finest rates are apart, halved.
+_BESIDE = 1 / 16
 # Octaves on either side of an optimum at which another seed tells something of it.
 _WINDOW = 1.0
 
@@ -131,6 +133,7 @@ def _numbers(verdict: Verdict) -> dict[str, Any]:
         "regret_high": there.regret_high,
         "regret_limit": verdict.limit,
         "loss_transferred": there.loss,
+        "loss_tuned": there.loss_tuned,
         "lost_seeds": there.lost,
     }
 
@@ -219,10 +222,11 @@ def _more_seeds(wanted: Undecided, verdict: Verdict, curve: Curve, seeds: tuple[
     added = tuple(range(number, number + count))
     rates = np.unique(curve.log2_lr[curve.is_stable])
     near = rates[np.abs(rates - optimum.log2_lr) <= _WINDOW] if math.isfinite(optimum.log2_lr) else rates
-    lrs = {2.0**rate for rate in near.tolist()}
-    if wanted.size == "target" and math.isfinite(verdict.numbers.rate):
-        lrs.add(2.0**verdict.numbers.rate)
-    return tuple(sorted(lrs)), added
+    used = verdict.numbers.rate
+    if wanted.size == "target" and math.isfinite(used):
+        # A rate beside the one used tells nothing more.
+        near = np.append(near[np.abs(near - used) > _BESIDE], used)
+    return tuple(sorted(2.0**rate for rate in near.tolist())), added
 
 
 def _seeds_needed(verdict: Verdict, seeds: int) -> int:

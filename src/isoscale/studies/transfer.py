@@ -45,7 +45,8 @@ class Transfer:
         data: Dataset over (rule, <axis>[, lr, seed]): `loss`, `status`; `optimal_lr`, `optimal_lr_low`,
             `optimal_lr_high`, `at_edge`, `is_limit` (the optimum is the limit of stability); `best_loss`,
             `best_loss_se`; `drift`, `drift_low`, `drift_high` in octaves; `regret`, `regret_low`, `regret_high`,
-            `regret_limit`, `loss_transferred` (at the rate used) in loss; `lost_seeds`, the share that diverges there;
+            `regret_limit`, `loss_transferred` (at the rate used) and `loss_tuned` (at the rate that the size would hand
+            on itself) in loss; `lost_seeds`, the share that diverges at the rate used;
             and by rule `rate_used`, `verdict`, `reason`, `good`, `exponent`, `exponent_low`, `exponent_high`,
             `coefficient` (optimum against size), and with three sizes or more `worth` ("fast", "useful", "not" or
             "cannot tell"; docs/verdict.md) with its exponents `alpha`, `beta`, `gamma` and `kappa`. An end of an
