@@ -67,9 +67,9 @@ def facts(data: xr.Dataset) -> dict[str, str]:
     attrs = data.attrs
     axis = formats.axis(data)
     sizes = formats.sizes(data)
-    seeds = [int(seed) for seed in data.seed.values]
+    seeds = data.seed.values.tolist()
     seconds = float(attrs["seconds"])
-    return {
+    known = {
         "Model": str(attrs["model"]),
         axis.capitalize(): numbers.listing(sizes),
         "Data": _dataset(data),
@@ -80,7 +80,10 @@ def facts(data: xr.Dataset) -> dict[str, str]:
         "Time of this run": duration(seconds),
         "Finished": _finished(data),
         "Versions": _versions(data),
+        "Notes": "; ".join(json.loads(attrs.get("notes", "[]"))),
     }
+    # Of runs that somebody else trained less is known.
+    return {word: fact for word, fact in known.items() if fact}
 
 
 def _dataset(data: xr.Dataset) -> str:

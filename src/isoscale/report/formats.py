@@ -258,7 +258,8 @@ def held_out_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
     """The test loss at the trained rate nearest to `lr`, with its standard error over the seeds."""
     cell = at(data, rule, size)
     nearest = nearest_rate(cell, lr)
-    if math.isnan(nearest):
+    # Runs of somebody else need not have one.
+    if math.isnan(nearest) or "test_loss" not in cell:
         return numbers.NOTHING
     losses = cell.test_loss.sel(lr=nearest).values
     losses = losses[np.isfinite(losses)]

@@ -40,6 +40,8 @@ def write(data: xr.Dataset, folder: str | Path) -> Path:
     inlines: dict[str, dict[str, Markup]] = {}
     used: set[str] = set()
     for name, draw in FIGURES.items():
+        if name == "training" and "curve" not in data:
+            continue
         files |= images(name, draw(data))
         # The page has each figure twice: its style sheet shows the one that fits the screen.
         narrow = drawing.encoded(draw(data, narrow=True), "svg")
