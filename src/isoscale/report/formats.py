@@ -89,6 +89,11 @@ def places(data: xr.Dataset) -> np.ndarray:
     return np.log2(np.array(names, dtype=float))
 
 
+def called(rule: str) -> str:
+    """What a reader calls a rule; runs that name none have "-"."""
+    return "all runs" if rule == "-" else rule
+
+
 def ordered(data: xr.Dataset) -> list[str]:
     """The rules as a reader should meet them: good ones first, bad ones last, otherwise in the order given."""
     rules = [str(rule) for rule in data.rule.values]
@@ -350,7 +355,7 @@ def row(data: xr.Dataset, rule: str) -> dict[str, str]:
     largest = target(data)
     lrs = {words(data, size): lr_cell(data, rule, size) for size in sizes(data)}
     return {
-        "rule": rule,
+        "rule": called(rule),
         **lrs,
         "rate used": rate_cell(data, rule),
         "drift": drift_cell(data, rule, largest),

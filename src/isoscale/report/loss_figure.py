@@ -180,11 +180,12 @@ def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float)
     )
     # Letters to the inch, as the panel's width allows: a name that does not fit is set smaller, then shortened.
     large, small = inches * 8.5, inches * 10.5
-    if len(rule) <= large:
+    called = formats.called(rule)
+    if len(called) <= large:
         letters, size, drop = large, 12, -6
     else:
         letters, size, drop = small, 9.5, -8
-    name = drawing.shortened(rule, round(letters))
+    name = drawing.shortened(called, round(letters))
     drawing.write(
         axes,
         name,

@@ -131,7 +131,7 @@ def _law(axes: Axes, data: xr.Dataset, rule: str, look: _Look) -> tuple[float, f
         x[shown],
         heights[shown],
         color=look.color,
-        label=rule,
+        label=formats.called(rule),
         zorder=2,
         lw=width,
         ls=dashes,

@@ -109,7 +109,7 @@ def _frame(axes: Axes, data: xr.Dataset, losses: np.ndarray, *, first: bool) -> 
 
 def _panel(axes: Axes, data: xr.Dataset, rule: str, lines: list[_Line], inches: float) -> None:
     """The rule's name and its curves, each with its name at its end."""
-    name = drawing.shortened(rule, round(inches * 9))
+    name = drawing.shortened(formats.called(rule), round(inches * 9))
     colour = drawing.VERDICTS[formats.standing(data, rule)]
     axes.set_title(f"{formats.sign(data, rule)} {name}", loc="left", fontsize=11, fontweight="bold", color=colour)
     if not any(len(line.loss) for line in lines):
