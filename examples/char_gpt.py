@@ -2,7 +2,7 @@
 
 By itself:           python char_gpt.py --n_embd 64 --lr 0.01 --seed 0
 As a function:       isoscale transfer --train char_gpt.py:train --rule mup --optimizer adamw --widths 32 64
-As a program:        isoscale transfer --command "python char_gpt.py --n_embd {width} --lr {lr} --seed {seed} --rule mup"
+As a program:        isoscale transfer --command "python char_gpt.py --n_embd {width} --lr {lr} --seed {seed}"
                          --loss-pattern "val loss ([0-9.]+)" --widths 32 64
 Finished runs:       isoscale judge runs.csv
 """

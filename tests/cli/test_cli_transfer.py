@@ -84,6 +84,18 @@ def test_a_search_of_two_sizes(isoscale: Run, engine: type[InlineEngine]):
     assert again.splitlines()[1:] == first.splitlines()[2:]
 
 
+def test_a_path_of_widths_and_depths(isoscale: Run, tmp_path: Path, engine: type[InlineEngine]):
+    sizes = ["--widths", "4", "8", "16", "--depths", "1", "2", "4", "--paired", "--steps", "4", "--batch-size", "8"]
+    flags = [*sizes, "--rule", "completep", "--search", "grid", "--lrs", "0.001", "0.01", "0.1", "--seeds", "2"]
+    code, out, errors = isoscale("transfer", *flags)
+    assert (code, errors) == (0, "")
+    assert "Does the learning rate of width 4, depth 1 serve width 16, depth 4?" in out
+    page = (tmp_path / "isoscale-report" / "index.html").read_text()
+    assert "width 8, depth 2" in page
+    # Labels have no logarithm.
+    assert "no law along a path" in page
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_data_that_are_no_numbers_are_refused_by_name(isoscale: Run, tmp_path: Path, value: float, split: str):

@@ -306,6 +306,8 @@ def exponent_text(data: xr.Dataset, rule: str) -> str:
 
 def no_law(data: xr.Dataset, rule: str) -> str:
     """Why there is no exponent."""
+    if isinstance(target(data), str):
+        return "no law along a path"
     inside = int((data.at_edge.sel(rule=rule) == "").sum())
     return "too few optima for a law" if inside < FEWEST_OPTIMA else "too uncertain for a law"
 

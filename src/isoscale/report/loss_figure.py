@@ -196,7 +196,7 @@ def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float)
         weight="bold",
     )
     verdict = numbers.typeset(f"{formats.verdict(data, rule)}: {formats.reason(data, rule)}")
-    lines = textwrap.wrap(verdict, round(inches * 13.5), max_lines=3, placeholder=" …")
+    lines = textwrap.wrap(verdict, round(inches * 16), max_lines=3, placeholder=" …")
     drawing.write(
         axes,
         "\n".join(lines),
@@ -256,8 +256,9 @@ def _base_loss(axes: Axes, data: xr.Dataset, rule: str, scale: Scale) -> None:
     drawing.write(
         axes,
         f"loss of {formats.words(data, formats.base(data))}",
-        at=(0, scale.fraction(loss)),
-        shift=(3, -2),
+        at=(1, scale.fraction(loss)),
+        shift=(-2, -2),
+        ha="right",
         va="top",
         size=7.5,
         color=drawing.MUTED,

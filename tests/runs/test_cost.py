@@ -1,0 +1,46 @@
+"""What a sweep is said to cost, on a clock that only training moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isoscale.runs import Sweep, cost
+from isoscale.runs.driver import prepare
+
+SETUP, STEP, WARM_UP = 0.5, 0.01, 7.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Seconds: a stack of members takes `SETUP` and `STEP` for each step, the very first one `WARM_UP` more."""
+    clock = SimpleNamespace(now=0.0, trained=0)
+
+    def train(config: Any, members: Sequence[Any], data: Any, **_: Any) -> None:
+        clock.now += SETUP + STEP * config.steps + (WARM_UP if clock.trained == 0 else 0)
+        clock.trained += 1
+
+    monkeypatch.setattr(cost, "train", train)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(cost, "members_at_once", lambda config, data: 4)
+    return clock
+
+
+@pytest.mark.parametrize("steps", [1, 100, 5000])
+def test_what_is_paid_once_is_counted_once(clock: SimpleNamespace, steps: int) -> None:
+    shards = prepare(Sweep(widths=[8], depths=[1], lrs=[0.1, 0.2], seeds=4, steps=steps))
+    # Eight members are two stacks.
+    expected = 2 * (SETUP + STEP * steps)
+    assert cost.estimate_seconds(shards, 1, "cpu") == pytest.approx(cost._WORKER_START_SECONDS + expected)
+    assert cost.estimate_seconds([], 1, "cpu") == 0
+
+
+def test_workers_share_the_shards(clock: SimpleNamespace) -> None:
+    shards = prepare(Sweep(widths=[8], depths=[1], lrs=[0.1, 0.2], seeds=4, steps=100, rule=["sp", "completep"]))
+    one = cost.estimate_seconds(shards, 1, "cpu") - cost._WORKER_START_SECONDS
+    two = cost.estimate_seconds(shards, 2, "cpu") - cost._WORKER_START_SECONDS
+    many = cost.estimate_seconds(shards, 9, "cpu") - cost._WORKER_START_SECONDS
+    assert (two, many) == (pytest.approx(one / 2), pytest.approx(one / 2))
