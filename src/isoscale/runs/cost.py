@@ -53,18 +53,7 @@ def _kind(shard: Shard) -> Hashable:
 
 def _seconds(shard: Shard, device: str) -> float:
     """Seconds of a whole shard, from a few steps of as many members as train at once."""
-<<<<<<< HEAD
     data = ensemble.load(shard)
-    config = dataclasses.replace(shard.config, steps=_STEPS)
-    members = shard.members[: members_at_once(config, data)]
-    # The first step also warms up the libraries.
-    train(dataclasses.replace(config, steps=1), members, data, plan=shard.plan, device=device)
-    started = time.perf_counter()
-    train(config, members, data, plan=shard.plan, device=device)
-    of_step = (time.perf_counter() - started) / _STEPS
-    return of_step * shard.config.steps * len(shard.members) / len(members)
-=======
-    data = worker.load(shard)
     members = shard.members[: members_at_once(shard.config, data)]
 
     def timed(steps: int) -> float:
@@ -79,4 +68,3 @@ def _seconds(shard: Shard, device: str) -> float:
     of_step = max(0.0, timed(1 + _STEPS) - short) / _STEPS
     seconds = short + of_step * (shard.config.steps - 1)
     return seconds * len(shard.members) / len(members)
->>>>>>> wt-report
