@@ -55,7 +55,7 @@ class Worth:
     words: str
 
 
-def worth_of_optima(optima: Mapping[int, Optimum]) -> Worth:
+def worth_of_optima(optima: Mapping[float, Optimum] | Mapping[int, Optimum]) -> Worth:
     """Exponents from the optima of three sizes or more, as `find_optimum` gives them; bounds are left out.
 
     Raises:

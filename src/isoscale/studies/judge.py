@@ -11,7 +11,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs.result import STATUS
-from isoscale.runs.table import HYPERPARAMETERS, SETTINGS, SIZES, Runs
+from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
 from isoscale.stats import Curve, Limits, Verdict
 from isoscale.studies.judged import Axis, NextRun, Size, answer, dataset, judge_rule, limits_words, next_run
 from isoscale.studies.transfer import Transfer, ask
@@ -65,7 +65,7 @@ def judge(
     table = _held(found.table, hold or {})
     size = _size(table, size)
     if hyperparameter not in table:
-        raise unknown("hyperparameter", hyperparameter, [name for name in table if name in HYPERPARAMETERS])
+        raise unknown("hyperparameter", hyperparameter, [str(name) for name in table if name in HYPERPARAMETERS])
     _check_positive(table, hyperparameter)
     table, said = _reduced(table, size, hyperparameter)
     notes += said
@@ -104,7 +104,7 @@ def _size(table: pd.DataFrame, size: str | None) -> str:
     """The column of sizes: the one asked for, or the only one with several values."""
     if size is not None:
         if size not in table:
-            raise unknown("size", size, [name for name in table if name not in ("rule", "seed", "loss")])
+            raise unknown("size", size, [str(name) for name in table if name not in ("rule", "seed", "loss")])
         if table[size].nunique() < 2:
             raise InvalidValueError(f"`size` {size} has one value only, {table[size].iloc[0]}: a verdict compares two")
         return size
@@ -126,7 +126,7 @@ def _reduced(table: pd.DataFrame, size: str, hyperparameter: str) -> tuple[pd.Da
     """One loss for each rule, size, hyperparameter and seed: the least over the other settings, the mean of repeats."""
     notes = []
     key = ["rule", size, hyperparameter, "seed"]
-    others = [name for name in (*SIZES, *HYPERPARAMETERS, *SETTINGS) if name in table and name not in key]
+    others = [str(name) for name in table if name not in (*key, "loss")]
     varied = [name for name in others if table[name].nunique(dropna=False) > 1]
     repeated = table.duplicated([*key, *varied], keep=False)
     if repeated.any():
@@ -134,10 +134,10 @@ def _reduced(table: pd.DataFrame, size: str, hyperparameter: str) -> tuple[pd.Da
         differ = int((spread > 1).sum())
         words = f"{int(repeated.sum())} runs repeat a setting and seed"
         notes.append(f"{words}; their mean is taken ({differ} settings have losses that differ)")
-        table = table.groupby([*key, *varied], as_index=False, sort=False, dropna=False)["loss"].mean()
+        table = table.groupby([*key, *varied], sort=False, dropna=False)[["loss"]].mean().reset_index()
     if varied:
         notes.append(f"minimised over {', '.join(varied)}: `hold` a value to compare at it")
-        table = table.groupby(key, as_index=False, sort=False)["loss"].min()
+        table = table.groupby(key, sort=False)[["loss"]].min().reset_index()
     return table[[*key, "loss"]], notes
 
 

@@ -233,7 +233,7 @@ def asked(spec: Sweep, base: Mapping[str, Any] | None = None) -> tuple[Sweep, Ax
     known = {"width": spec.base_width, "depth": spec.base_depth}
     small = {name: known.get(name) or min(spec.axes[name]) for name in many}
     small |= dict(base or {})
-    changes = {f"base_{name}": size for name, size in small.items() if name in known}
+    changes: dict[str, Any] = {f"base_{name}": size for name, size in small.items() if name in known}
     spec = dataclasses.replace(spec, search=spec.search or "adaptive", paired=is_path, **changes)
     sizes = list(dict.fromkeys(_size_of(spec, values) for values in spec.cells))
     axis = Axis("size" if is_path else many[0], sizes, _label(small) if is_path else small[many[0]])
