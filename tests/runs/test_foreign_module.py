@@ -179,7 +179,7 @@ def test_whatever_trains_it_is_part_of_its_key(run: Callable[..., Any], inline: 
         ({"batches": [(torch.zeros(2, 3), torch.zeros(2, 1))]}, "RuntimeError"),
         ({"loss_fn": lambda output, y: output}, "RuntimeError: grad can be implicitly created only for scalar"),
     ],
-    ids=str,
+    ids=["no module", "no batch", "no pair", "wrong shape", "no scalar"],
 )
 def test_what_cannot_be_trained_says_why(run: Callable[..., Any], changes: dict[str, Any], reason: str):
     found = run(widths=[8], seeds=1, lrs=[0.01], **changes)
