@@ -210,7 +210,7 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
         (
             {"model": nn.Linear(1, 1), "dataset": "digits"},
             InvalidTypeError,
-            "`model` must be a function that makes a model",
+            "`model` must be a function that makes one of any size",
         ),
         ({"model": make}, InvalidValueError, "trains on `batches` or on a `dataset`"),
         ({"model": make, "batches": [], "dataset": "digits"}, InvalidValueError, "trains on `batches` or on a"),
