@@ -255,3 +255,16 @@ def test_intervals_hold_the_truth_and_verdicts_are_seldom_wrong():
     for name, count in held.items():
         assert count / pairs >= 0.9 - 4 * math.sqrt(0.9 * 0.1 / pairs), name
     assert wrong / pairs <= 0.025 + 4 * math.sqrt(0.025 * 0.975 / pairs)
+
+
+def test_an_optimum_that_noise_hides_is_no_yes():
+    """Where nothing but scatter shows at the target, any other rate may be the better one."""
+    lrs, seeds = 2.0 ** np.repeat(np.arange(-8, 0), 3), np.tile(np.arange(3), 8)
+    answers = []
+    for number in range(100):
+        rng = np.random.default_rng(number)
+        log2_lrs = np.log2(lrs)
+        base = Curve.of_runs(lrs, seeds, np.exp(0.02 * (log2_lrs + 4) ** 2 + 0.002 * rng.standard_normal(24)))
+        noisy = Curve.of_runs(lrs, seeds, np.exp(0.02 * (log2_lrs + 1) ** 2 + 0.3 * rng.standard_normal(24)))
+        answers.append(judge(base, noisy).answer)
+    assert answers.count("transfers") <= 1

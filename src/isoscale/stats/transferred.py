@@ -19,6 +19,8 @@ from isoscale.stats.optimum import Interval, Optimum, t_interval
 from isoscale.stats.summary import LEVEL, standard_error
 
 # Standard error of a median over that of a mean.
+# Places between the ends of the measured rates at which another rate is compared with the one used.
+_PLACES = 9
 _OF_MEDIAN = math.sqrt(math.pi / 2)
 
 
@@ -77,6 +79,10 @@ def transferred(
     own = np.where(np.isnan(own), _lowest(target), own)
     is_pair = np.isfinite(there) & np.isfinite(own)
     regret, regret_low, regret_high, is_noise = _regret(there[is_pair] - own[is_pair], own[is_pair], at_target, level)
+    is_located = math.isfinite(at_target.low + at_target.high)
+    if not is_located and not at_target.edge and math.isfinite(regret_high):
+        # Where the target's optimum is hidden by noise, any other rate may be the better one.
+        regret_high = max(regret_high, _hidden(target, there, level))
 
     known = there[~np.isnan(there)]
     trained = known[np.isfinite(known)]
@@ -168,6 +174,20 @@ def _regret(
         max(high, 0.0) if not math.isnan(high) else high,
         is_noise,
     )
+
+
+def _hidden(target: Curve, there: Float[np.ndarray, " seed"], level: float) -> float:
+    """By how much another measured rate could be better than the one used: the largest upper end over the rates."""
+    # The rates that every seed was run between.
+    low = float(target.least(target.log2_lr).max())
+    high = float(target.greatest(target.log2_lr).min())
+    ends = [0.0]
+    for place in np.linspace(low, high, _PLACES):
+        better = there - target.losses_at(float(place))
+        found = t_interval(better[np.isfinite(better)], level=level)
+        if math.isfinite(found.half):
+            ends.append(found.mean + found.half)
+    return max(ends)
 
 
 def _difference(
