@@ -19,9 +19,9 @@ from isoscale.stats.optimum import Interval, Optimum, t_interval
 from isoscale.stats.summary import LEVEL, standard_error
 
 # Standard error of a median over that of a mean.
+_OF_MEDIAN = math.sqrt(math.pi / 2)
 # Places between the ends of the measured rates at which another rate is compared with the one used.
 _PLACES = 9
-_OF_MEDIAN = math.sqrt(math.pi / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
