@@ -280,6 +280,7 @@ def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
         nodes.remove_node(node, allow_graceful=False)
 
 
+@pytest.mark.nightly
 def test_a_gpu_that_leaves_before_the_first_task(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

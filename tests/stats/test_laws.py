@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzzing import cases
 from isoscale import stats as laws
 from isoscale.errors import InvalidTypeError, InvalidValueError
 
@@ -112,6 +113,7 @@ def sweeps(draw):
     return loss, loss.isel(order).transpose(*dims)
 
 
+@cases(40)
 @given(sweeps())
 def test_the_order_of_learning_rates_seeds_and_dimensions_changes_nothing(both):
     ordered, shuffled = (laws.Optima(loss, seed=1) for loss in both)
