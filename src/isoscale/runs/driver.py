@@ -86,7 +86,7 @@ class Runner:
 
         Trials that two specs share run once. One result for each spec, in the same order.
         """
-        with self.session() as session:
+        with Session(self, is_search=False) as session:
             return session.run(specs)
 
     def sweep(self, spec: Sweep) -> SweepResult:
@@ -125,8 +125,9 @@ class Runner:
 class Session:
     """Runs sweeps one after the other on workers that stay until its end; a context manager."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, is_search: bool = True) -> None:
         self._runner = runner
+        self._is_search = is_search
         self._backend = runner.backend()
         self._engine: Engine | None = None
         # How many shards the engine can take.
@@ -139,7 +140,7 @@ class Session:
             self._runner.announce(job)
         self._backend.connect()
         try:
-            return job.run(self._engine_for)
+            return job.run(self._engine_for, is_round=self._is_search)
         except BaseException:
             # Shards of a run that failed must not go on beside those of the next one.
             self._end(*sys.exc_info())
@@ -198,11 +199,11 @@ class Job:
         with Store(self._runner.store) as store:
             return missing(self.shards, store)
 
-    def run(self, engine_for: Callable[[int], Engine]) -> list[SweepResult]:
+    def run(self, engine_for: Callable[[int], Engine], *, is_round: bool = False) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
-            _Driver(self.shards, left, store, show, self.backend, engine_for).run()
+            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round).run()
             return self._gathered(store)
 
     def read(self) -> list[SweepResult]:
@@ -315,9 +316,11 @@ class _Driver:
         show: Callable[[Progress], None],
         backend: Backend,
         engine_for: Callable[[int], Engine],
+        is_round: bool = False,
     ) -> None:
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
+        self.is_round = is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -402,4 +405,5 @@ class _Driver:
         for shard in self.running.values():
             steps = member_steps[self.slots[shard.id]] if member_steps else 0
             done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
-        return Progress(total, done, len(self.waiting) if not self.running else 0)
+        elsewhere = 0 if self.running else len(self.waiting)
+        return Progress(total, done, elsewhere, self.is_round)

@@ -23,11 +23,13 @@ class Progress:
     Attributes:
         total, done: Trials of the whole sweep by rule, and those finished, parts of running ones counted.
         elsewhere: Shards that another driver is running.
+        is_round: Whether they are those of one round of a search, which nobody knows the rounds of.
     """
 
     total: dict[str, int]
     done: dict[str, float]
     elsewhere: int
+    is_round: bool = False
 
 
 @contextlib.contextmanager
@@ -74,11 +76,12 @@ def _lines(console: Console) -> Callable[[Progress], None]:
             return
         last = now
         left = ""
-        if first < done < total:
+        if first < done < total and not progress.is_round:
             left = f", about {(now - started) * (total - done) / (done - first) / 60:.0f} min left"
         by_rule = ", ".join(f"{rule} {int(count)}" for rule, count in progress.done.items())
         rules = f" ({by_rule})" if len(progress.done) > 1 else ""
-        text = f"{int(done)} of {total} trials after {(now - started) / 60:.1f} min{rules}{left}"
+        of_what = "trials of this round" if progress.is_round else "trials"
+        text = f"{int(done)} of {total} {of_what} after {(now - started) / 60:.1f} min{rules}{left}"
         console.print(text, soft_wrap=True, highlight=False)
 
     return show
