@@ -178,8 +178,8 @@ def _by_regret(
     """The interval of the regret against its limit."""
     small, large = names
     unit = abs(numbers.loss_tuned) or 1.0
-    cost = f"{100 * numbers.regret / unit:.2g} % of the loss"
-    most = f"limit {100 * limits.regret:.2g} %"
+    cost = f"{_percent(numbers.regret / unit)} of the loss"
+    most = f"limit {_percent(limits.regret)}"
     if numbers.regret_low > limits.regret * unit:
         return "does not transfer", f"costs {cost} ({most}){_drift_words(numbers)}", []
     if numbers.worse_low > limits.worse * abs(numbers.loss_base):
@@ -191,7 +191,7 @@ def _by_regret(
         return _one_rate(large, "target", 2.0**numbers.rate)
     if numbers.regret_high <= limits.regret * unit:
         return "transfers", f"costs {cost} ({most})", []
-    between = f"{100 * numbers.regret_low / unit:.2g} to {100 * numbers.regret_high / unit:.2g} %"
+    between = f"{_percent(numbers.regret_low / unit)} to {_percent(numbers.regret_high / unit)}"
     why = f"the regret is {between} of the loss ({most})"
     return "cannot tell", why, _what_would_tell(at_base, at_target, numbers)
 
@@ -255,3 +255,15 @@ def _drift_words(numbers: Transferred) -> str:
     if numbers.drift_low > 0 or numbers.drift_high < 0:
         return f": the optimum drifts by {numbers.drift:+.1f} octaves"
     return ""
+
+
+def _percent(share: float) -> str:
+    """A share as a person says it.
+
+    >>> _percent(0.0037), _percent(2.61), _percent(float("nan"))
+    ('0.37 %', '261 %', 'unknown')
+    """
+    if math.isnan(share):
+        return "unknown"
+    percent = 100 * share
+    return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %"
