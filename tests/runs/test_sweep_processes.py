@@ -68,6 +68,7 @@ def test_a_script_without_a_main_guard(tiny: Callable[..., Sweep], tmp_path: Pat
     assert process.gone_within(5)
 
 
+@pytest.mark.nightly
 def test_a_driver_killed_again_and_again(
     slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]
 ):

@@ -183,8 +183,9 @@ def _hidden(target: Curve, there: Float[np.ndarray, " seed"], level: float) -> f
     high = float(target.greatest(target.log2_lr).min())
     ends = [0.0]
     for place in np.linspace(low, high, _PLACES):
-        better = there - target.losses_at(float(place))
-        found = t_interval(better[np.isfinite(better)], level=level)
+        other = target.losses_at(float(place))
+        is_pair = np.isfinite(there) & np.isfinite(other)
+        found = t_interval(there[is_pair] - other[is_pair], level=level)
         if math.isfinite(found.half):
             ends.append(found.mean + found.half)
     return max(ends)
