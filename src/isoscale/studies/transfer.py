@@ -238,7 +238,7 @@ def asked(spec: Sweep, base: Mapping[str, Any] | None = None) -> tuple[Sweep, Ax
     sizes = list(dict.fromkeys(_size_of(spec, values) for values in spec.cells))
     axis = Axis("size" if is_path else many[0], sizes, _label(small) if is_path else small[many[0]])
     if axis.base not in sizes:
-        shown = ", ".join(map(str, sizes))
+        shown = ("; " if is_path else ", ").join(map(str, sizes))
         raise InvalidValueError(f"`base` {axis.words(axis.base)} is not among the {axis.name}s {shown}")
     return spec, axis
 
