@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/isoscale transfer
 
-# By file, because a file's tests may share what there must be only one of: a Ray cluster.
+# By file, because a file's tests may share what there must be only one of: a Ray cluster. In the order of
+# tests/conftest.py, the longest first.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/tested
 	$(BIN)/ruff check .
