@@ -7,10 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/isoscale transfer
 
-# By file, because a file's tests may share what there must be only one of: a Ray cluster. In the order of
-# tests/conftest.py, the longest first.
+# By file, because a file's tests may share what there must be only one of: a Ray cluster.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -24,24 +24,8 @@ settings.register_profile("nightly", deadline=None, max_examples=NIGHTLY_CASES)
 settings.load_profile("nightly" if NIGHTLY else "isoscale")
 
 
-# Files whose tests start whole processes and wait for them: few tests that take long. They begin first, so that none
-# is left for one worker alone at the end.
-_FIRST = (
-    "test_sweep_ray.py",
-    "test_sweep_processes.py",
-    "test_sweep_faults.py",
-    "test_foreign_command.py",
-    "test_foreign_function.py",
-    "test_readme.py",
-    "test_cli_commands.py",
-    "test_docs.py",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes runs at night: `HYPOTHESIS_PROFILE=nightly pytest`; the rest longest files first."""
-    place = {name: number for number, name in enumerate(_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(_FIRST)))
+    """What takes minutes runs at night: `HYPOTHESIS_PROFILE=nightly pytest`."""
     if not NIGHTLY:
         for item in items:
             if item.get_closest_marker("nightly"):
