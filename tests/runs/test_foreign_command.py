@@ -319,7 +319,14 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly, id="SIGINT"),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly, id="SIGTERM"),
+        pytest.param(signal.SIGKILL, id="SIGKILL"),
+    ],
+)
 def test_an_interrupted_sweep_loses_what_is_in_flight_and_leaves_nothing_running(
     program: Callable[[str], str],
     tmp_path: Path,

@@ -96,7 +96,7 @@ def _integrity(path: Path) -> str:
     return found
 
 
-@pytest.mark.parametrize("moment", ["importing", "training"])
+@pytest.mark.parametrize("moment", [pytest.param("importing", marks=pytest.mark.nightly), "training"])
 def test_workers_killed(
     slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool], moment: str
 ):
