@@ -43,10 +43,11 @@ class TransferCommand:
         spec = self.grid.spec()  # before the slow imports: a typo is answered at once
         from isoscale import report
         from isoscale.studies import transfer as hp_transfer
+        from isoscale.studies.judged import ask
 
         out = console(quiet=self.place.quiet or self.place.json)
         spec, axis = hp_transfer.asked(spec)
-        out.print(Text.assemble((hp_transfer.ask(axis), "bold"), f"   {spec.subject}"))
+        out.print(Text.assemble((ask(axis), "bold"), f"   {spec.subject}"))
         if self.place.dry_run:
             running.dry_run(spec, self.place, out)
             return 0
@@ -87,7 +88,7 @@ class TransferCommand:
 def print_verdicts(found: Transfer, out: Console) -> None:
     """The answer and its words, every rule's numbers size by size, and the runs that would tell."""
     from isoscale import report
-    from isoscale.studies.judged import UNNAMED
+    from isoscale.runs.spec import NO_RULE
 
     out.print()
     out.print(found.answer, style="bold")
@@ -96,7 +97,7 @@ def print_verdicts(found: Transfer, out: Console) -> None:
     for rule in report.ordered(found.data):
         verdict = report.verdict_cell(found.data, rule)
         style = _STYLES[found.verdicts[rule]]
-        named = () if rule == UNNAMED else ((rule, "bold"), "  ")
+        named = () if rule == NO_RULE else ((rule, "bold"), "  ")
         out.print(Text.assemble("\n", *named, (f"{verdict}: {found.reasons[rule]}", style)))
         out.print(f"rate used: {report.rate_cell(found.data, rule)}")
         cells = report.by_size(found.data, rule)

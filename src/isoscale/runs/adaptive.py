@@ -88,10 +88,10 @@ def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> 
     return result
 
 
-def chains_of(spec: Sweep) -> list[list[Cell]]:
-    """The sizes of every rule and hyperparameter, the smallest first."""
+def chains_of(spec: Sweep, cells: Iterable[Mapping[str, Any]]) -> list[list[Cell]]:
+    """The sizes of every rule and hyperparameter, in the order of the spec's `cells` that are given."""
     chains: dict[Cell, list[Cell]] = {}
-    for values in spec.cells:
+    for values in cells:
         rest = {name: value for name, value in values.items() if name not in spec.size_axes}
         chains.setdefault(cell_of(rest), []).append(cell_of(values))
     return list(chains.values())
@@ -99,7 +99,7 @@ def chains_of(spec: Sweep) -> list[list[Cell]]:
 
 def adaptive_sweep(session: Session, spec: Sweep) -> SweepResult:
     """Search every rule and size of a spec, and gather the trials."""
-    searches = search_cells(session, spec, chains_of(spec))
+    searches = search_cells(session, spec, chains_of(spec, spec.cells))
     return gathered(session, spec, searches)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.files import replacing
+from isoscale.runs.spec import NO_RULE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +203,7 @@ class _Reader:
             if name not in ("loss", "status", "rule", "seed"):
                 columns[name] = self._values(name, column)
         count = len(self.frame)
-        rules = self.frame[found["rule"]].astype(str).to_numpy() if "rule" in found else np.full(count, "-")
+        rules = self.frame[found["rule"]].astype(str).to_numpy() if "rule" in found else np.full(count, NO_RULE)
         loss, is_failed = self._outcomes(found)
         table = pd.DataFrame({"rule": rules, "seed": self._seeds(found, columns, rules), "loss": loss, **columns})
         table = self._without(table, is_failed)

@@ -147,18 +147,6 @@ class Optima:
         """As `isoscale.laws.regret`."""
         return self._against(axis, base, "regret", "regret_low", "regret_high")
 
-    def transferred(self, axis: str, base: int) -> xr.Dataset:
-        """The learning rate that the base hands on, at every size.
-
-        Returns:
-            Dataset over the dimensions of the sweep: `rate_used` (the base's optimum, or half an octave below its
-            median cliff where that is less), `loss_transferred` (mean over the seeds that train there; inf if none
-            does) and `lost_seeds` (share of the seeds that diverge there); NaN where nothing is known.
-        """
-        found = self._against(axis, base, "rate", "loss", "lost")
-        found = found.rename(rate="rate_used", loss="loss_transferred", lost="lost_seeds")
-        return found.assign(rate_used=2.0 ** found["rate_used"])
-
     def _against(self, axis: str, base: int, *names: str) -> xr.Dataset:
         """Numbers of every size against the base; the dimension in question comes last."""
         place, index = self._base(axis, base)

@@ -6,7 +6,7 @@ that size. Its log loss is a shape of the distance u = log2(lr) - optimum, plus 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,16 +129,32 @@ def draw(
         rng: Draws everything.
         gain: By which share the target's least loss is below the base's.
     """
-    place = -5.0 + rng.uniform(-0.5, 0.5)
-    optima = (place, place + drift)
-    shared = rng.standard_normal(seeds) * np.sqrt(SHARED)
+    optima = _optima(drift, rng)
     curves = []
+    for at, level in _sizes(optima, seeds, gain, rng):
+        curves.append(_runs(family, at, level, spacing, rng))
+    return Pair(family, curves[0], curves[1], optima)
+
+
+def _optima(drift: float, rng: np.random.Generator) -> tuple[float, float]:
+    """log2 of the mean optimum at the base and at the target."""
+    place = -5.0 + rng.uniform(-0.5, 0.5)
+    return place, place + drift
+
+
+def _sizes(
+    optima: tuple[float, float],
+    seeds: int,
+    gain: float,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Float[np.ndarray, " seed"], Float[np.ndarray, " seed"]]]:
+    """Optimum and level of every seed at the base, then at the target; each is drawn when it is asked for."""
+    shared = rng.standard_normal(seeds) * np.sqrt(SHARED)
     for size, optimum in enumerate(optima):
         own = rng.standard_normal(seeds) * np.sqrt(1 - SHARED)
         at = optimum + SCATTER * (shared + own)
         level = size * np.log1p(-gain) + LEVEL * rng.standard_normal(seeds)
-        curves.append(_runs(family, at, level, spacing, rng))
-    return Pair(family, curves[0], curves[1], optima)
+        yield at, level
 
 
 def _runs(
@@ -222,14 +238,9 @@ def landscapes(
 
     Args as for `draw`.
     """
-    place = -5.0 + rng.uniform(-0.5, 0.5)
-    optima = (place, place + drift)
-    shared = rng.standard_normal(seeds) * np.sqrt(SHARED)
+    optima = _optima(drift, rng)
     found = []
-    for size, optimum in enumerate(optima):
-        own = rng.standard_normal(seeds) * np.sqrt(1 - SHARED)
-        at = optimum + SCATTER * (shared + own)
-        level = size * np.log1p(-gain) + LEVEL * rng.standard_normal(seeds)
+    for at, level in _sizes(optima, seeds, gain, rng):
         found.append(Landscape(family, at, level, noise=int(rng.integers(2**31))))
     nothing = Curve.of_runs([], [], [])
     return found[0], found[1], Pair(family, nothing, nothing, optima)

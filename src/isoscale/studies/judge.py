@@ -13,8 +13,8 @@ from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs.result import STATUS
 from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
 from isoscale.stats import Curve, Limits, Verdict
-from isoscale.studies.judged import Axis, NextRun, Size, answer, dataset, judge_rule, limits_words, next_run
-from isoscale.studies.transfer import Transfer, ask
+from isoscale.studies.judged import Axis, NextRun, Size, attributes, dataset, judge_rule, next_run
+from isoscale.studies.transfer import Transfer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,13 +189,9 @@ def _attributes(
     table: pd.DataFrame,
 ) -> dict[str, Any]:
     diverged = int(np.isinf(table["loss"].to_numpy(float)).sum())
-    return {
-        "axis": axis.name,
-        "base": axis.base,
-        "question": ask(axis, "learning rate" if hyperparameter == "lr" else hyperparameter),
-        "answer": answer(data, axis),
+    what = "learning rate" if hyperparameter == "lr" else hyperparameter
+    return attributes(data, axis, limits, what) | {
         "hyperparameter": hyperparameter,
-        "limits": json.dumps(limits_words(limits)),
         "notes": json.dumps(notes),
         "model": "",
         "dataset": "",
@@ -206,5 +202,4 @@ def _attributes(
         "trials": len(table),
         "diverged": diverged,
         "failed": 0,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

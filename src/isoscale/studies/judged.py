@@ -5,15 +5,18 @@ Whoever trained, the runs come as one curve for each rule and size (`isoscale.st
 
 from __future__ import annotations
 
+import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from isoscale import stats
 from isoscale.errors import InvalidValueError
+from isoscale.runs.spec import NO_RULE
 from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdict
 
 if TYPE_CHECKING:
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
 
 Size = int | float | str
 """A value of the size axis; a label where several sizes change together."""
-
-# The rule of runs that name none.
-UNNAMED = "-"
 
 # More seeds at once than there are already would be a guess.
 _MOST_TIMES = 2
@@ -259,7 +259,7 @@ def answer(data: xr.Dataset, axis: Axis) -> str:
     of: dict[str, list[str]] = {"transfers": [], "does not transfer": [], "cannot tell": []}
     for rule in data["rule"].values.tolist():
         of[str(data["verdict"].sel(rule=rule).item())].append(rule)
-    if data["rule"].values.tolist() == [UNNAMED]:
+    if data["rule"].values.tolist() == [NO_RULE]:
         return {"transfers": "Yes.", "does not transfer": "No.", "cannot tell": "Cannot tell."}[
             str(data["verdict"].item())
         ]
@@ -277,6 +277,18 @@ def _list(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def limits_words(limits: Limits) -> dict[str, float]:
-    """Every threshold by name, as they stand in the output."""
-    return {field.name: getattr(limits, field.name) for field in fields(limits)}
+def ask(axis: Axis, what: str = "learning rate") -> str:
+    """The question in words."""
+    return f"Does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
+
+
+def attributes(data: xr.Dataset, axis: Axis, limits: Limits, what: str = "learning rate") -> dict[str, Any]:
+    """What every verdict says of itself, whoever trained: question, answer, thresholds by name, and when."""
+    return {
+        "axis": axis.name,
+        "base": axis.base,
+        "question": ask(axis, what),
+        "answer": answer(data, axis),
+        "limits": json.dumps(asdict(limits)),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -14,7 +14,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
-from isoscale.runs.adaptive import Cell, announced, cell_of, gathered, search_cells
+from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
 from isoscale.stats import Curve, Limits, Verdict
@@ -22,10 +22,9 @@ from isoscale.studies.judged import (
     Axis,
     NextRun,
     Size,
-    answer,
+    attributes,
     dataset,
     judge_rule,
-    limits_words,
     next_run,
 )
 
@@ -176,19 +175,9 @@ def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
     if spec.search == "grid":
         (result,) = session.run([spec])
         return result
-    return gathered(session, spec, search_cells(session, spec, _chains(spec, axis)))
-
-
-def _chains(spec: Sweep, axis: Axis) -> list[list[Cell]]:
-    """The sizes of every rule and hyperparameter: the base first, then the others from the smallest on."""
-    others = [size for size in axis.sizes if size != axis.base]
-    chains: dict[Cell, list[Cell]] = {}
-    for size in (axis.base, *others):
-        for values in spec.cells:
-            if _size_of(spec, values) == size:
-                rest = {name: value for name, value in values.items() if name not in spec.size_axes}
-                chains.setdefault(cell_of(rest), []).append(cell_of(values))
-    return list(chains.values())
+    # The base first: its optimum is where the others begin.
+    cells = sorted(spec.cells, key=lambda values: _size_of(spec, values) != axis.base)
+    return gathered(session, spec, search_cells(session, spec, chains_of(spec, cells)))
 
 
 def _continued(session: Session, result: SweepResult, axis: Axis, runs: Sequence[NextRun]) -> SweepResult:
@@ -256,11 +245,6 @@ def _label(sizes: Mapping[str, Any]) -> str:
 def _cells(spec: Sweep, rule: str, size: Size) -> list[dict[str, Any]]:
     """The cells of a rule at one size: one for each combination of hyperparameters."""
     return [values for values in spec.cells if values["rule"] == rule and _size_of(spec, values) == size]
-
-
-def ask(axis: Axis, what: str = "learning rate") -> str:
-    """The question in words."""
-    return f"Does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
 
 
 # --- the verdict ---
@@ -338,12 +322,7 @@ def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
 def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limits) -> dict[str, Any]:
     spec = result.spec
     trained = int((data["status"] != STATUS["missing"]).sum())
-    return {
-        "axis": axis.name,
-        "base": axis.base,
-        "question": ask(axis),
-        "answer": answer(data, axis),
-        "limits": json.dumps(limits_words(limits)),
+    return attributes(data, axis, limits) | {
         "model": spec.subject,
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
@@ -353,5 +332,4 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limit
         "trials": trained,
         "diverged": result.count("diverged"),
         "failed": result.count("failed"),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
