@@ -4,6 +4,11 @@
 0.25
 """
 
+from isoscale.scaling.budget import BudgetFactors as BudgetFactors
+from isoscale.scaling.budget import BudgetRule as BudgetRule
+from isoscale.scaling.budget import Powers as Powers
+from isoscale.scaling.budget import budget as budget
+from isoscale.scaling.budget import budget_names as budget_names
 from isoscale.scaling.factors import Exponents as Exponents
 from isoscale.scaling.factors import Factors as Factors
 from isoscale.scaling.optimizers import OPTIMIZERS as OPTIMIZERS

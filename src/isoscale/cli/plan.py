@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.text import Text
 
 from isoscale.cli.terminal import console, counted, framed, print_labelled, print_notes
+from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,8 +44,14 @@ class PlanCommand:
     """The base's weight decay."""
     eps: float = 1e-8
     """The base's eps (Adam family)."""
-    decay: Literal["independent", "coupled", "none"] = "independent"
-    """What stays constant: lr x weight decay, weight decay itself, or no decay."""
+    decay: Literal["independent", "sqrt", "coupled", "none"] = "independent"
+    """What stays constant: lr x weight decay, weight decay itself, half way between ("sqrt"), or no decay."""
+    budget: str = "none"
+    """Rule for batch and duration; `isoscale rules` lists them."""
+    batch: str = "x1"
+    """Target / base samples in a step: x8."""
+    tokens: str = "x1"
+    """Target / base samples (tokens) seen in all: x4."""
     inputs: tuple[str, ...] = ()
     """Arguments of forward as dtype:shape: float:2x3x32x32, int:2x16."""
     out: str = "plan.json"
@@ -93,6 +100,9 @@ class PlanCommand:
             weight_decay=self.weight_decay,
             eps=self.eps,
             decay=self.decay,
+            budget=self.budget,
+            batch=_ratio("--batch", self.batch),
+            tokens=_ratio("--tokens", self.tokens),
             example_inputs=inputs,
             force=True,
         )
@@ -116,6 +126,14 @@ def _ratios(base: dict[str, Any], target: dict[str, Any]) -> str:
         if isinstance(size, int) and isinstance(base.get(name), int):
             ratios.append(f"{name} x{size / base[name]:.4g}")
     return ", ".join(ratios) or "same sizes"
+
+
+def _ratio(flag: str, text: str) -> float:
+    """8 of "x8" or "8"."""
+    try:
+        return float(text.removeprefix("x"))
+    except ValueError:
+        raise InvalidValueError(f"`{flag}` must be a ratio target / base, such as x8; got {text!r}") from None
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, ...]]:

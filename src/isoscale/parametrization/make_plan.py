@@ -24,7 +24,9 @@ from isoscale.graph.unwrapping import unwrapped
 from isoscale.parametrization import sizes
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base
+from isoscale.scaling import budget as budgets
 from isoscale.scaling import initial, rules
+from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
 from isoscale.scaling.factors import Decay
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
@@ -45,6 +47,9 @@ def parametrize(
     adjust_lr_fn: MuonAdjustment = "original",
     momentum: float | None = None,
     betas: tuple[float, float] | None = None,
+    budget: str | BudgetRule = "none",
+    batch: float = 1.0,
+    tokens: float = 1.0,
     example_inputs: Any = None,
     roles: Roles | str | None = None,
     force: bool = False,
@@ -65,6 +70,9 @@ def parametrize(
             "sqrt" lies half way between; "none" is no decay. Biases, gains and scalars never decay.
         adjust_lr_fn: Muon's argument of that name, handed on in its groups.
         momentum, betas: What the base was tuned with, handed on in the groups; None leaves them to the optimizer.
+        budget: How learning rate, decay, eps and betas follow batch and duration: a name of
+            `isoscale.rules.budget_names()`, or a BudgetRule. "none" leaves them as they are.
+        batch, tokens: Target / base: samples in a step, and samples (tokens) seen in all. They need a budget.
         example_inputs: Arguments of `forward`: a tuple, or a mapping of keyword arguments. Only their shapes matter.
             Not needed if the model has a property `example_inputs` (isoscale's own have) or `roles`, or if `roles`
             covers every parameter.
@@ -95,7 +103,8 @@ def parametrize(
     made = settings(
         optimizer, lr, weight_decay, eps, decay=decay, adjust_lr_fn=adjust_lr_fn, momentum=momentum, betas=betas
     )
-    plan = make(read(model, base, example_inputs, roles), rules.get(rule), made, force=force)
+    spent = spending(budget, batch, tokens, made)
+    plan = make(read(model, base, example_inputs, roles), rules.get(rule), made, spent, force=force)
     return plan.apply(model)
 
 
@@ -153,7 +162,7 @@ def read(
     )
 
 
-def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = False) -> Plan:
+def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_BUDGET, *, force: bool = False) -> Plan:
     """The plan of a rule for a model that was read; bound to no model.
 
     Raises:
@@ -167,6 +176,7 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
         head_size=head,
         logits=sizes.logit_ratio(reading.anatomy, reading.base, head),
         init_law=reading.init_law,
+        budget=budget,
     )
     open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
     if open_items and not force:
@@ -180,7 +190,7 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
         entries=tuple(decide(facts, scaling, settings) for facts in reading.facts),
         multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
         open_items=open_items,
-        notes=tuple(_notes(reading)),
+        notes=(*_notes(reading), *_budget_notes(scaling, settings)),
     )
 
 
@@ -237,6 +247,25 @@ def settings(
         decay=decay,
         adjust_lr_fn=adjust_lr_fn,
     )
+
+
+def spending(rule: str | BudgetRule, batch: float, tokens: float, settings: Settings) -> Budget:
+    """How far batch and duration are from the base's, checked; arguments and errors as for `parametrize`."""
+    budget = Budget(
+        rule=budgets.budget(rule), batch=number("batch", batch, above=0), tokens=number("tokens", tokens, above=0)
+    )
+    if budget.rule.name == "none" and budget != NO_BUDGET:
+        raise InvalidValueError(
+            f"`batch` ({batch:g}) and `tokens` ({tokens:g}) need a rule that says what follows from them: `budget=`, "
+            f"one of {', '.join(budgets.budget_names(settings.optimizer))}"
+        )
+    decay = budget.factors(settings.optimizer).weight_decay
+    if settings.optimizer == "adam" and settings.weight_decay and decay != 1:
+        raise InvalidValueError(
+            f"the budget {budget.rule.name!r} follows a decoupled weight decay, and that of 'adam' is part of the "
+            "gradient: use optimizer='adamw', or weight_decay=0"
+        )
+    return budget
 
 
 def _inputs(model: Any, given: Any, roles: Any) -> Any:
@@ -411,3 +440,15 @@ def _notes(reading: Reading) -> Iterator[str]:
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
     if frozen := sum(facts.frozen for facts in reading.facts):
         yield f"{frozen} frozen tensor{'s' * (frozen > 1)} left as they are"
+
+
+def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:
+    """Which betas were assumed, and which cannot follow the budget."""
+    factors = scaling.budget_factors(settings)
+    takes_betas = FAMILIES[FAMILIES[settings.optimizer].beside or settings.optimizer].takes_betas
+    if factors.keeps_betas or not takes_betas:
+        return
+    if settings.betas is None:
+        yield f"the budget changes the betas: the base's are taken to be torch's, {settings.base_betas}. Else: `betas=`"
+    for cap in factors.capped(settings.base_betas):
+        yield f"{scaling.budget.rule.name}: {cap}"

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from isoscale.errors import InvalidValueError, PlanError
+from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
+from isoscale.scaling.budget import Budget, BudgetRule, Powers
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import DepthRow, Rule, WidthRow
 
@@ -48,14 +50,14 @@ def listed(given: Any, where: str) -> list[Any]:
     return list(given)
 
 
-def _rule(value: Any, where: str) -> Rule:
+def _rule(kind: type, value: Any, where: str) -> Rule | BudgetRule:
     """A rule by its name, or the tables of one that the user made."""
     if isinstance(value, str):
         try:
-            return rules.get(value)
+            return rules.get(value) if kind is Rule else budgets.budget(value)
         except InvalidValueError as error:
             raise PlanError(f"`{where}`: {error}") from error
-    return record(Rule, value, where)
+    return record(kind, value, where)
 
 
 def decoded(kind: Any, value: Any, where: str) -> Any:
@@ -80,9 +82,9 @@ def decoded(kind: Any, value: Any, where: str) -> Any:
             decoded(arguments[0], key, where): decoded(arguments[1], item, f"{where}.{key}")
             for key, item in value.items()
         }
-    if kind is Rule:
-        return _rule(value, where)
-    if kind in (WidthRow, DepthRow):
+    if kind in (Rule, BudgetRule):
+        return _rule(kind, value, where)
+    if kind in (WidthRow, DepthRow, Budget, Powers):
         return record(kind, value, where)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= sys.float_info.max:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from isoscale.errors import PlanError
 from isoscale.files import replacing
 from isoscale.scaling import decoding
+from isoscale.scaling.budget import NO_BUDGET
 from isoscale.scaling.optimizers import family_of
 from isoscale.scaling.tensor import Scaling, Settings, TensorPlan, decide
 
@@ -58,8 +59,15 @@ class ScalingPlan:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Target / base: of the width, the depth (residual branches) and the attention heads' size."""
-        return {"width": self.scaling.width, "depth": self.scaling.depth, "head_size": self.scaling.head_size}
+        """Target / base: of the width, the depth (residual branches) and the attention heads' size.
+
+        Where the plan has a budget, also of "batch" and "tokens".
+        """
+        sizes = {"width": self.scaling.width, "depth": self.scaling.depth, "head_size": self.scaling.head_size}
+        budget = self.scaling.budget
+        if budget != NO_BUDGET:
+            sizes |= {"batch": budget.batch, "tokens": budget.tokens}
+        return sizes
 
     def with_optimizer(self, optimizer: str | type) -> Self:
         """The plan for another optimizer, from the same rule and the same base.
@@ -153,9 +161,11 @@ class ScalingPlan:
         shown: dict[str, Any] = {"isoscale_plan": FORMAT}
         for item in dataclasses.fields(ScalingPlan):
             shown[item.name] = _plain(getattr(self, item.name))
-        rule = self.scaling.rule
+        rule, budget = self.scaling.rule, self.scaling.budget.rule
         if rule.is_named:
             shown["scaling"]["rule"] = rule.name
+        if budget.is_named:
+            shown["scaling"]["budget"]["rule"] = budget.name
         return shown
 
     @classmethod
@@ -176,13 +186,20 @@ class ScalingPlan:
         for i, entry in enumerate(entries):
             _check_numbers(entry, f"entries[{i}]")
         return cls(
-            scaling=decoding.record(Scaling, parts["scaling"], "scaling"),
+            scaling=decoding.record(Scaling, _with_budget(parts["scaling"]), "scaling"),
             settings=decoding.record(Settings, parts["settings"], "settings"),
             entries=entries,
             multipliers=decoding.decoded(dict[str, float], parts["multipliers"], "multipliers"),
             open_items=decoding.decoded(tuple[str, ...], parts["open_items"], "open_items"),
             notes=decoding.decoded(tuple[str, ...], parts["notes"], "notes"),
         )
+
+
+def _with_budget(scaling: Any) -> Any:
+    """Plans that were written before there were budgets have none."""
+    if not isinstance(scaling, Mapping):
+        return scaling
+    return {"budget": {"rule": "none", "batch": 1.0, "tokens": 1.0}, **scaling}
 
 
 def _same(this: object, that: object) -> bool:

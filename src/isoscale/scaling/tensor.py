@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from isoscale.scaling import initial
+from isoscale.scaling.budget import NO_BUDGET, TORCH_BETAS, Budget, BudgetFactors
 from isoscale.scaling.factors import Decay, Factors
-from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, stepping
+from isoscale.scaling.optimizers import FAMILIES, Family, OptimizerFamily, stepping
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
 
@@ -36,6 +37,7 @@ class Scaling:
         head_size: Ratio of the sizes of attention heads.
         logits: What the forward itself multiplies attention logits by, target relative to base.
         init_law: What the model's own init is taken to follow where the base has no numbers.
+        budget: Batch and duration, and the rule that the settings follow them by.
     """
 
     rule: Rule
@@ -44,6 +46,7 @@ class Scaling:
     head_size: float = 1.0
     logits: float = 1.0
     init_law: str = "1/sqrt(fan_in)"
+    budget: Budget = NO_BUDGET
 
     def multiplier_of_branches(self) -> float:
         """What a residual branch is multiplied by."""
@@ -59,6 +62,15 @@ class Scaling:
             return 1.0
         wanted = self.head_size ** (self.rule.head_size - 0.5)
         return wanted / self.logits
+
+    def budget_factors(self, settings: Settings) -> BudgetFactors:
+        """What batch and duration do to the base's settings.
+
+        Raises:
+            InvalidValueError: The budget is not stated for this optimizer.
+        """
+        _, beta2 = settings.base_betas
+        return self.budget.factors(settings.optimizer, beta2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +96,11 @@ class Settings:
     betas: tuple[float, float] | None = None
     decay: Decay = "independent"
     adjust_lr_fn: MuonAdjustment = "original"
+
+    @property
+    def base_betas(self) -> tuple[float, float]:
+        """The betas that the base was tuned with: given, or torch's own."""
+        return self.betas or TORCH_BETAS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,17 +256,21 @@ def decide(facts: TensorFacts, scaling: Scaling, settings: Settings) -> TensorPl
         folded = folded * Factors(lr=adjustment, weight_decay=1 / adjustment)
     factors = folded.with_decay(settings.decay if facts.role.decays else "none")
     beside = row.name != settings.optimizer
+    base_lr = settings.adamw_lr if beside else settings.lr
+    by_budget = scaling.budget_factors(settings)
+    # A budget that leaves the betas alone leaves them to the optimizer as well.
+    betas = settings.betas if by_budget.keeps_betas else by_budget.betas(settings.base_betas)
     known = {field.name: getattr(facts, field.name) for field in dataclasses.fields(TensorFacts)}
     return TensorPlan(
         **known,
         optimizer=row.name,
         multiplier=unfolded.multiplier,
         init=factors.init_std,
-        lr=(settings.adamw_lr if beside else settings.lr) * factors.lr,
-        weight_decay=settings.weight_decay * factors.weight_decay,
-        eps=settings.eps * factors.eps if row.has_eps else None,
+        lr=base_lr * factors.lr * by_budget.lr,
+        weight_decay=settings.weight_decay * factors.weight_decay * by_budget.weight_decay,
+        eps=settings.eps * factors.eps * by_budget.eps if row.has_eps else None,
         momentum=None if row.takes_betas else settings.momentum,
-        betas=settings.betas if row.takes_betas else None,
+        betas=betas if row.takes_betas else None,
         reason="; ".join(_reasons(facts, scaling, settings, unfolded, factors)),
     )
 
@@ -310,8 +331,27 @@ def _reasons(
         changes["decay"] = factors.weight_decay
     yield ", ".join(f"{name} {_times(factor)}" for name, factor in changes.items())
     row = stepping(settings.optimizer, facts.role, len(facts.shape))
+    if scaling.budget != NO_BUDGET:
+        yield _budget_reason(facts, scaling, settings, row)
     if row.name != settings.optimizer:
         yield f"stepped by {row.torch_class} beside {FAMILIES[settings.optimizer].torch_class}"
+
+
+def _budget_reason(facts: TensorFacts, scaling: Scaling, settings: Settings, row: Family) -> str:
+    """ "batch x8, tokens x4 (completed-p): lr x1.41, eps x0.707": what the budget changes for this tensor."""
+    factors = scaling.budget_factors(settings)
+    changes = {"lr": factors.lr}
+    if facts.role.decays and settings.weight_decay:
+        changes["decay"] = factors.weight_decay
+    if row.has_eps:
+        changes["eps"] = factors.eps
+    if row.takes_betas:
+        changes["1 - beta1"] = factors.one_minus_beta1
+        changes["1 - beta2"] = factors.one_minus_beta2
+    said = [f"{name} {_times(factor)}" for name, factor in changes.items() if factor != 1]
+    budget = scaling.budget
+    ratios = f"batch {_times(budget.batch)}, tokens {_times(budget.tokens)} ({budget.rule.name})"
+    return f"{ratios}: {', '.join(said) or 'nothing changes'}"
 
 
 def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
