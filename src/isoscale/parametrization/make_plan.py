@@ -255,9 +255,10 @@ def spending(rule: str | BudgetRule, batch: float, tokens: float, settings: Sett
         rule=budgets.budget(rule), batch=number("batch", batch, above=0), tokens=number("tokens", tokens, above=0)
     )
     if budget.rule.name == "none" and budget != NO_BUDGET:
+        named = [name for name in budgets.budget_names(settings.optimizer) if name != "none"]
         raise InvalidValueError(
             f"`batch` ({batch:g}) and `tokens` ({tokens:g}) need a rule that says what follows from them: `budget=`, "
-            f"one of {', '.join(budgets.budget_names(settings.optimizer))}"
+            f"one of {', '.join(named)}"
         )
     decay = budget.factors(settings.optimizer).weight_decay
     if settings.optimizer == "adam" and settings.weight_decay and decay != 1:

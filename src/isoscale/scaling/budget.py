@@ -4,7 +4,7 @@ Two ratios, both relative to the tuned base: b = batch / base batch, t = samples
 q = b / t is base steps / steps. Every factor is a product of powers, b^x t^y; a budget rule is a row of such powers.
 The published rows contradict one another: docs/theory.md, section 8.2, says where each comes from.
 
->>> budget("completed-p").factors("adamw", batch=8.0, tokens=2.0).lr  # (8 / 2)^(1/2)
+>>> budget("completed-p").factors("adamw", batch=16.0, tokens=4.0).lr  # (16 / 4)^(1/2)
 2.0
 """
 

@@ -345,7 +345,9 @@ def _budget_reason(facts: TensorFacts, scaling: Scaling, settings: Settings, row
         changes["decay"] = factors.weight_decay
     if row.has_eps:
         changes["eps"] = factors.eps
-    if row.takes_betas:
+    if row.takes_betas and factors.one_minus_beta1 == factors.one_minus_beta2:
+        changes["1 - betas"] = factors.one_minus_beta1
+    elif row.takes_betas:
         changes["1 - beta1"] = factors.one_minus_beta1
         changes["1 - beta2"] = factors.one_minus_beta2
     said = [f"{name} {_times(factor)}" for name, factor in changes.items() if factor != 1]
