@@ -62,9 +62,10 @@ def test_best_learning_rate(data: xr.Dataset, lr: float, edge: str, expected: st
     assert report.lr_cell(data, "sp", 8) == expected
 
 
-def test_runs_that_all_failed_are_not_called_diverged(data: xr.Dataset) -> None:
-    put(data, 8, at_edge="none", optimal_lr=nan, status=2)
-    assert report.lr_cell(data, "sp", 8) == "failed"
+@pytest.mark.parametrize(("status", "said"), [(2, "failed"), (3, "not run")])
+def test_what_did_not_diverge_is_not_called_diverged(data: xr.Dataset, status: int, said: str) -> None:
+    put(data, 8, at_edge="none", optimal_lr=nan, status=status)
+    assert report.lr_cell(data, "sp", 8) == said
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,8 @@ def lr_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     cell = at(data, rule, size)
     where = edge(cell)
     if where == "none":
+        if bool((cell.status == MISSING).all()):
+            return "not run"
         all_failed = bool((cell.status == FAILED).all())
         return "failed" if all_failed else "diverged"
     bound = BOUND.get(where, "")

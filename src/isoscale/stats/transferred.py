@@ -88,6 +88,9 @@ def transferred(
     trained = known[np.isfinite(known)]
     lost = float(np.isinf(known).mean()) if len(known) else math.nan
     loss = float(trained.mean()) if len(trained) else math.nan
+    if loss < at_target.loss:
+        # Read off a curve between two rates; the best that was measured is what the table holds beside it.
+        loss = at_target.loss
     if lost == 1:
         loss = math.inf
         # Where nothing trains, there is nothing to compare with.
