@@ -34,6 +34,18 @@ def _gelu_derivative(h: Tensor, features: Tensor) -> Tensor:
     return normal_cdf + weighted / math.sqrt(2 * math.pi)
 
 
+# erf(sqrt(pi) x / 2) has slope 1 at 0.
+ERF_SCALE = math.sqrt(math.pi) / 2
+
+
+def _erf(h: Tensor) -> Tensor:
+    return torch.erf(ERF_SCALE * h)
+
+
+def _erf_derivative(h: Tensor, features: Tensor) -> Tensor:
+    return torch.exp(-(ERF_SCALE**2) * h.square())
+
+
 def _linear_derivative(h: Tensor, features: Tensor) -> Tensor:
     return torch.ones_like(h)
 
@@ -46,6 +58,7 @@ NAMED: dict[str, tuple[Function, Derivative]] = {
     "tanh": (torch.tanh, _tanh_derivative),
     "relu": (torch.relu, _relu_derivative),
     "gelu": (torch.nn.functional.gelu, _gelu_derivative),
+    "erf": (_erf, _erf_derivative),
     "linear": (_identity, _linear_derivative),
 }
 
@@ -54,8 +67,8 @@ def resolve(phi: Phi) -> tuple[Function, Derivative]:
     """The activation and its derivative.
 
     Args:
-        phi: "tanh", "relu", "gelu", "linear", an elementwise function (differentiated by autograd), or a pair of
-            elementwise functions: the activation and its derivative.
+        phi: "tanh", "relu", "gelu", "erf" (of slope 1 at 0), "linear", an elementwise function (differentiated by
+            autograd), or a pair of elementwise functions: the activation and its derivative.
 
     Raises:
         InvalidValueError: The name is not known.

@@ -187,7 +187,7 @@ class Network:
         """
         problem = self.problem
         rows = self._rows(weights)
-        u, w = _direction(chi[:, rows])
+        u, w = direction(chi[:, rows])
         # eta w_b, by which each sample's terms of all updates are multiplied
         step = None
         if weights is not None:
@@ -237,8 +237,11 @@ class Network:
                 matrix.densify(self.noise.generator(DENSE, layer))
 
 
-def _direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
-    """chi = w u, with u = 1 for one output and |u| = 1 for several."""
+def direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
+    """The loss's gradient of each sample as direction and size: chi = w u.
+
+    u = 1 for one output and |u| = 1 for several.
+    """
     outputs = chi.shape[-1]
     if outputs == 1:
         return torch.ones_like(chi), chi[..., 0]
@@ -262,7 +265,7 @@ def run(
     workspace: Workspace | None = None,
 ) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
-    history = _empty_history(problem, size)
+    history = empty_history(problem, size.replicas, len(size.kernel_layers))
     network = Network(problem, size, noise, workspace or Workspace())
     start: list[Rows] = []
     # Step k is recorded before its update; the last one has none.
@@ -318,14 +321,14 @@ def _step(network: Network, history: History, k: int, start: list[Rows]) -> bool
     return True
 
 
-def _empty_history(problem: Problem, size: Size) -> History:
+def empty_history(problem: Problem, replicas: int, times: int) -> History:
+    """A record with nothing in it yet, of kernels at so many layers."""
     steps = problem.steps + 1
     dtype = problem.gram.dtype
 
     def nan(*shape: int) -> Tensor:
-        return torch.full((size.replicas, steps, *shape), math.nan, dtype=dtype)
+        return torch.full((replicas, steps, *shape), math.nan, dtype=dtype)
 
-    times = len(size.kernel_layers)
     trained, samples = problem.trained, problem.samples
     return History(
         loss=nan(),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from isoscale.limit import activations, inputs, results
+from isoscale.checks import number, share, whole
+from isoscale.limit import activations, inputs, results, two_layer
 from isoscale.limit.choices import choose_depths, choose_plan, with_precision
 from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Problem
@@ -40,7 +41,7 @@ def solve(
     depth: int | None = None,
     particles: int | None = None,
     replicas: int | None = None,
-    backward_weights: str = "independent",
+    backward_weights: str = "reused",
     tolerance: float = 1e-3,
     seed: int = 0,
     *,
@@ -53,6 +54,14 @@ def solve(
     rank_tolerance: float | None = None,
     dtype: str | None = None,
     device: str = "cpu",
+    block_depth: int = 1,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    rule: str | None = None,
+    norm: str | None = None,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    schedule: Sequence[float] | None = None,
     progress: Progress = None,
 ) -> xr.Dataset:
     """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
@@ -62,17 +71,21 @@ def solve(
     moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With `depth=None`
     the results at a sequence of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
 
+    Blocks of two layers (`block_depth=2`) at infinite depth have one of three limits (docs/theory.md, section 9): under
+    depth-mup closed kernel equations, solved without noise; between depth-mup and completep one ordinary differential
+    equation; under completep a mean-field equation, sampled.
+
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
         y: Targets, shape (samples,) or (samples, outputs).
         steps: SGD updates; step axes have steps + 1 entries.
         lr: eta, free of width and depth.
-        phi: "tanh", "relu", "gelu", "linear", an elementwise function, or a pair (function, derivative).
+        phi: "tanh", "relu", "gelu", "erf", "linear", an elementwise function, or a pair (function, derivative).
         horizon: T: branches are multiplied by sqrt(T / depth).
         depth: Residual blocks; None: infinitely many.
         particles: n of each replica, even; None: as many as `tolerance` needs, within 8 GiB and some minutes.
         replicas: Independent repetitions, at least 2; None: 8 to 32, fewer of larger ones.
-        backward_weights: "independent": NFD, the backward pass has independent weights. "reused": backpropagation.
+        backward_weights: "reused": backpropagation. "independent": NFD, the backward pass has independent weights.
             At infinite width and depth the two differ once training begins (docs/theory.md, section 2).
         tolerance: The standard error requested of the loss, at its worst step.
         seed: The same seed gives the same numbers, and the same noise to both kinds of `backward_weights`.
@@ -86,13 +99,21 @@ def solve(
             None: a hundredth of `tolerance`, at most 1e-5.
         dtype: "float64" or "float32"; None: float32 (twice as fast) if `tolerance` >= 1e-4.
         device: A torch device.
+        block_depth: Layers of a residual block, 1 or 2.
+        alpha, beta: Exponents of the depth rule of two-layer blocks, in [0, 1] and [1/2, 1]; alpha changes nothing
+            under SGD.
+        rule: Or its name: "depth-mup" (beta 1/2), "completep" (beta 1), "residual-family(ALPHA,BETA)".
+        norm: Before each two-layer branch: "rms" or "layer"; None: none.
+        momentum, weight_decay: Of SGD (heavy ball; decoupled decay), for two-layer blocks.
+        schedule: By what each step multiplies `lr`, for two-layer blocks; None: constant.
         progress: Called with the fraction done of the run in progress.
 
     Returns:
         Dataset as `simulate` returns, and a standard error `<name>_se` for each variable: of the replicas, and of the
         extrapolation (what its coarsest depth changes), in quadrature; the bias is kept well below the former.
         attrs: depths, particles, replicas, rank, seconds, error (the worst loss_se), tolerance, tolerance_met (0 or
-        1), ladder_error, diverged_step (-1: none) and the settings.
+        1), ladder_error, diverged_step (-1: none) and the settings. Of two-layer blocks also method; points of the
+        equations instead of particles.
 
     Raises:
         InvalidValueError: A value makes no sense, or the run needs more memory than there is.
@@ -104,6 +125,15 @@ def solve(
     """
     begin = time.perf_counter()
     tolerance = inputs.positive("tolerance", tolerance)
+    blocks = two_layer.Blocks(
+        depth=whole("block_depth", block_depth),
+        beta=two_layer.depth_rule(rule, alpha, beta),
+        norm=two_layer.norm_of(norm),
+        momentum=share("momentum", momentum),
+        weight_decay=number("weight_decay", weight_decay, least=0),
+        schedule=two_layer.factors_of(schedule, whole("steps", steps, least=0)),
+    )
+    blocks.check(depth)
     make = functools.partial(
         inputs.problem,
         x,
@@ -119,6 +149,42 @@ def solve(
         device=device,
     )
     reused = inputs.mode(backward_weights)
+    if blocks.depth == 2:
+        problem = make(dtype="float64")
+        training = two_layer.Training(
+            beta=blocks.beta,
+            norm=blocks.norm,
+            rates=problem.lr * blocks.schedule,
+            momentum=blocks.momentum,
+            weight_decay=blocks.weight_decay,
+            reused=reused,
+        )
+        sampling = two_layer.Sampling(
+            tolerance=tolerance,
+            particles=particles,
+            replicas=replicas,
+            ladder=None if ladder is None else tuple(ladder),
+            seed=whole("seed", seed, least=0),
+        )
+        found = two_layer.solve(problem, phi, training, sampling, kernels, progress)
+        attrs = {
+            **found.attrs,
+            "seconds": time.perf_counter() - begin,
+            "tolerance": tolerance,
+            "tolerance_met": int(found.attrs["error"] <= tolerance),
+            "diverged_step": results.diverged_step(found.diverged),
+            **results.settings(
+                steps=steps,
+                lr=lr,
+                phi=phi,
+                horizon=horizon,
+                backward_weights=backward_weights,
+                train_ends=train_ends,
+                loss=loss,
+            ),
+            **blocks.settings(),
+        }
+        return results.dataset(found.values, problem, found.times, attrs)
     depths = choose_depths(depth, ladder, inputs.positive("horizon", horizon))
     # Who sets the particles gets what they give.
     wanted = tolerance if particles is None else math.inf
