@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit import solve
+from isoscale.limit import optimal_lr, solve
 from isoscale.limit.activations import resolve
 from isoscale.limit.expectations import pair
 from isoscale.limit.kernel_equations import chebyshev
@@ -196,3 +196,32 @@ def test_a_divergence_is_recorded():
     assert found.attrs["diverged_step"] > 0
     assert np.isnan(found.loss.values[found.attrs["diverged_step"] :]).all()
     assert np.isfinite(found.loss.values[: found.attrs["diverged_step"]]).all()
+
+
+# --- the best learning rate ------------------------------------------------------------------------------------------
+def test_the_best_rate_is_better_than_its_neighbours():
+    given_ = {"steps": 3, "phi": "erf", "block_depth": 2, "norm": "rms"}
+    best = optimal_lr(X, Y, **given_)
+    assert float(best.lr_low) < float(best.lr) < float(best.lr_high)
+    # Located to 0.02 octaves: a step of 0.1 to either side is worse.
+    beside = [float(best.lr) * 2.0**octaves for octaves in (-0.1, 0.1)]
+    assert min(losses(**given_, lr=lr)[-1] for lr in beside) > float(best.loss)
+    # Wherever the walk begins.
+    other = optimal_lr(X, Y, **given_, start=float(best.lr) * 20)
+    assert float(other.lr) == pytest.approx(float(best.lr), rel=0.02)
+
+
+def test_a_sampled_optimum_shares_its_noise_and_knows_its_error():
+    found = optimal_lr(X, Y, steps=2, depth=4, phi="tanh", tolerance=0.01)
+    assert np.isfinite(found.loss_tried_se.values[np.isfinite(found.loss_tried.values)]).all()
+    assert float(found.lr_low) < float(found.lr) < float(found.lr_high)
+    assert found.attrs["particles"] >= 512
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [({"y": [0.0, 0.0]}, "all zero"), ({"lr": 0.1}, "no option of a search"), ({"start": 0}, "`start` must be > 0")],
+)
+def test_no_best_rate(given_, says):
+    with pytest.raises(InvalidValueError, match=says):
+        optimal_lr(X, **{"y": Y, "steps": 2, "block_depth": 2, "phi": "erf", **given_})

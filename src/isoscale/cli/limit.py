@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -27,7 +27,8 @@ MODES = ("reused", "independent")
 class LimitCommand:
     """Solve for training at infinite width and depth, with backward weights reused and independent.
 
-    The one-layer-block residual network under depth-muP, full-batch SGD. Samples are scaled to |x|^2 = features.
+    The residual network with blocks of one layer under depth-muP, or of two under any stable rule; full-batch SGD.
+    Samples are scaled to |x|^2 = features.
     """
 
     dataset: str = "digits"
@@ -40,8 +41,20 @@ class LimitCommand:
     """SGD steps."""
     lr: float = 0.15
     """Learning rate, free of width and depth."""
-    phi: Literal["tanh", "relu", "gelu", "linear"] = "tanh"
+    phi: Literal["tanh", "relu", "gelu", "erf", "linear"] = "tanh"
     """Activation."""
+    block_depth: Literal[1, 2] = 1
+    """Layers of a residual block."""
+    rule: str = "depth-mup"
+    """Depth rule of two-layer blocks: depth-mup, completep or residual-family(ALPHA,BETA)."""
+    norm: Literal["none", "rms", "layer"] = "none"
+    """Norm before each two-layer branch."""
+    momentum: float = 0.0
+    """Of SGD, for two-layer blocks."""
+    weight_decay: float = 0.0
+    """Decoupled, for two-layer blocks."""
+    optimal_lr: bool = False
+    """Find the learning rate with the least loss after --steps instead."""
     horizon: float = 1.0
     """T: branches are multiplied by sqrt(T / depth)."""
     depth: int | None = None
@@ -72,15 +85,27 @@ class LimitCommand:
     """Print the result as one JSON object instead of tables."""
 
     def run(self) -> int:
-        if self.convergence and self.gap:
-            raise InvalidValueError("`--convergence` and `--gap` are two measurements: run one after the other")
+        asked = [self.convergence, self.gap, self.optimal_lr]
+        if sum(asked) > 1:
+            raise InvalidValueError(
+                "`--convergence`, `--gap` and `--optimal-lr` are three measurements: run one after the other"
+            )
+        if self.block_depth == 2 and (self.convergence or self.gap or self.compare):
+            raise InvalidValueError(
+                "`--convergence`, `--gap` and `--compare` know blocks of one layer: leave out `--block-depth`"
+            )
         size = None if self.compare is None else limit_words.sizes(self.compare)
         if self.networks < 2:
             raise InvalidValueError(f"`networks` must be >= 2 for a standard error, got {self.networks}")
         x, y = self._problem()
         out = console(quiet=self.quiet or self.json)
-        what = f"{self.samples} samples of {self.dataset}, {self.phi}, T={self.horizon:g}, lr {self.lr:g}"
-        if self.convergence:
+        what = f"{self.samples} samples of {self.dataset}, {self.phi}, T={self.horizon:g}"
+        if not self.optimal_lr:
+            what += f", lr {self.lr:g}"
+        if self.optimal_lr:
+            out.print(f"Learning rate of the least loss after {self.steps} steps: {what}", style="bold")
+            self._optimal_lr(x, y, out)
+        elif self.convergence:
             out.print(f"Rates of convergence to the limit: {what}", style="bold")
             self._convergence(x, y, out)
         elif self.gap:
@@ -120,7 +145,7 @@ class LimitCommand:
 
         runs: dict[str, xr.Dataset] = {}
         with self._progress() as track:
-            for mode in MODES:
+            for mode in self._modes():
                 runs[mode] = self._solve(x, y, self.depth, mode, track(mode))
             if size:
                 wide = f"depth {size['depth']}"
@@ -137,27 +162,35 @@ class LimitCommand:
         data = {re.sub(r"\W+", "-", label): run for label, run in runs.items()}
         self._write({"training": report.training(runs)}, data, out)
 
+    def _modes(self) -> tuple[str, ...]:
+        """The kinds of backward weights whose limit is known."""
+        both = self.block_depth == 1 or self.rule == "depth-mup"
+        return MODES if both else ("reused",)
+
     def _solve(self, x: np.ndarray, y: np.ndarray, depth: int | None, mode: str, progress: Callback) -> xr.Dataset:
         """Training of the infinitely wide network."""
         from isoscale import limit
 
-        return limit.solve(
-            x,
-            y,
-            depth=depth,
-            backward_weights=mode,
-            steps=self.steps,
-            lr=self.lr,
-            phi=self.phi,
-            horizon=self.horizon,
-            loss=self.loss,
-            tolerance=self.tolerance,
-            particles=self.particles,
-            replicas=self.replicas,
-            kernels=(0.0, 0.5, 1.0),
-            seed=self.seed,
-            progress=progress,
-        )
+        times = (0.0, 0.5, 1.0)
+        options = self._options(mode)
+        return limit.solve(x, y, depth=depth, lr=self.lr, kernels=times, progress=progress, **options)
+
+    def _options(self, mode: str) -> dict[str, Any]:
+        """What is solved, but for its learning rate."""
+        options: dict[str, Any] = {
+            "backward_weights": mode,
+            "steps": self.steps,
+            "phi": self.phi,
+            "horizon": self.horizon,
+            "loss": self.loss,
+            "tolerance": self.tolerance,
+            "particles": self.particles,
+            "replicas": self.replicas,
+            "seed": self.seed,
+        }
+        norm = None if self.norm == "none" else self.norm
+        blocks = {"block_depth": self.block_depth, "rule": self.rule, "norm": norm}
+        return options | blocks | {"momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def _finite(self, x: np.ndarray, y: np.ndarray, size: dict[str, int], progress: Callback) -> xr.Dataset:
         """Mean loss of finite networks over seeds, with its standard error."""
@@ -188,6 +221,18 @@ class LimitCommand:
         return xr.Dataset({"loss": every.mean("network"), "loss_se": se})
 
     # --- what is measured of the limit itself ---
+    def _optimal_lr(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:
+        from isoscale import limit, report
+
+        with self._progress() as track:
+            data = limit.optimal_lr(x, y, depth=self.depth, progress=track("rates"), **self._options("reused"))
+        columns, rows = limit_words.rates(data)
+        self._table(columns, rows, out)
+        lr, low, high = (float(data[name]) for name in ("lr", "lr_low", "lr_high"))
+        least = limit_words.plus_minus(data["loss"], data["loss_se"])
+        out.print(f"Best learning rate {lr:.4g} [{low:.4g}, {high:.4g}], loss {least}.")
+        self._write({"optimal-lr": report.limit_rates(data)}, {"optimal-lr": data}, out)
+
     def _convergence(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:
         from isoscale import limit, report
 
@@ -207,6 +252,8 @@ class LimitCommand:
         columns, rows = limit_words.exponents(data)
         self._table(columns, rows, out)
         out.print(limit_words.claim(rows[-1]))
+        for line in limit_words.two_terms(data):
+            out.print(line)
         self._write({"convergence": report.rates(data)}, {"convergence": data}, out)
 
     def _gap(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:

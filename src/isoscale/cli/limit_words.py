@@ -78,6 +78,16 @@ def gaps(data: xr.Dataset) -> Table:
     return columns, rows
 
 
+def rates(data: xr.Dataset) -> Table:
+    """The learning rates that were tried, with the loss at the end of training."""
+    rows = []
+    for tried in data["tried"].values:
+        cell = data.sel(tried=tried)
+        mark = "best" if math.isclose(tried, float(data["lr"])) else ""
+        rows.append([f"{tried:.4g}", plus_minus(cell["loss_tried"], cell["loss_tried_se"]), mark])
+    return ["lr", "loss at the end", ""], rows
+
+
 # --- sentences ---
 def claim(training_gap: list[str]) -> str:
     """What was claimed of the gap between the versions and what was found, from its row of the exponents."""
@@ -89,14 +99,32 @@ def claim(training_gap: list[str]) -> str:
     )
 
 
+def two_terms(data: xr.Dataset) -> list[str]:
+    """Whether the error in depth is c1/L + c2/L^2, by version; nothing for too few depths."""
+    if "c2_over_c1" not in data:
+        return []
+    free = data.attrs["degrees_of_freedom"]
+    lines = []
+    for mode in data["mode"].values:
+        fit = data.sel(mode=mode)
+        ratio, low, high = (float(fit[f"c2_over_c1{end}"]) for end in ("", "_low", "_high"))
+        both, one = float(fit["chi_squared"]), float(fit["chi_squared_of_one_term"])
+        lines.append(
+            f"{mode}: error in depth c1/L (1 + k/L) with k = {ratio:+.1f} [{low:+.1f}, {high:+.1f}], chi squared "
+            f"{both:.1f} on {free}; c1/L alone {one:.1f} on {free + 1}."
+        )
+    return lines
+
+
 def verdict(runs: dict[str, xr.Dataset], out: Console) -> None:
     """Where the two versions differ most, and what is to be said of each run."""
-    reused, independent = runs["reused"], runs["independent"]
-    difference = independent["loss"] - reused["loss"]
-    step = int(abs(difference).argmax("step"))
-    se = _joint(reused["loss_se"][step], independent["loss_se"][step])
-    most = plus_minus(difference[step], se)
-    out.print(f"The two versions differ most at step {step}, by {most} in the loss.")
+    if "independent" in runs:
+        reused, independent = runs["reused"], runs["independent"]
+        difference = independent["loss"] - reused["loss"]
+        step = int(abs(difference).argmax("step"))
+        se = _joint(reused["loss_se"][step], independent["loss_se"][step])
+        most = plus_minus(difference[step], se)
+        out.print(f"The two versions differ most at step {step}, by {most} in the loss.")
     for mode, run in runs.items():
         if run.attrs.get("diverged_step", -1) >= 0:
             out.print(f"{mode}: diverged at step {run.attrs['diverged_step']}")
@@ -138,4 +166,6 @@ def plus_minus(value: SupportsFloat, se: SupportsFloat) -> str:
     value, se = float(value), float(se)
     if not math.isfinite(value):
         return "diverged"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.3g} ± {se:.1g}"
     return f"{value:.4f} ± {se:.4f}"

@@ -85,6 +85,11 @@ def convergence(
         width), mean square over steps and networks; initial_gap(width) and initial_gap_at_depth(depth),
         root-mean-square over networks, times and samples; each with `_se`; and exponent(law), exponent_low,
         exponent_high (95 %), whose laws are named as in this module's table.
+
+        An exponent fitted over few depths is not the rate: an error c1/L + c2/L^2 with c2 < 0, exactly of rate 1, looks
+        like L^-0.85. So from four depths on both terms are fitted too: c1(mode), c2_over_c1(mode) with _low and _high
+        (95 %), chi_squared(mode) of the fit on the attribute degrees_of_freedom, and chi_squared_of_one_term(mode) of
+        c1/L alone on one more.
     """
     import xarray as xr
 
@@ -174,7 +179,10 @@ def convergence(
     for mode in MODES:
         finite = losses[mode][:-1]
         depth_laws[mode] = _depth_law(finite, depths)
-    return _with_laws(data, depth_laws)
+    data = _with_laws(data, depth_laws)
+    if len(depths) > 3:
+        data = _with_two_terms(data, {mode: losses[mode][:-1] for mode in MODES}, depths)
+    return data
 
 
 # --- infinite width, against depth --------------------------------------------------------------------------
@@ -218,6 +226,48 @@ def _depth_law(losses: np.ndarray, depths: tuple[int, ...]) -> laws.PowerLaw:
         exponent_low=found.exponent - half,
         exponent_high=found.exponent + half,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TwoTerms:
+    """limit + c1/L + c2/L^2, and how well that and limit + c1/L fit."""
+
+    c1: float
+    ratio: float
+    chi_squared: float
+    chi_squared_of_one_term: float
+
+
+def _two_terms(losses: np.ndarray, depths: tuple[int, ...]) -> tuple[_TwoTerms, float]:
+    """Both terms of the error in depth (depth, replica, step), and the standard error of c2/c1 by the jackknife.
+
+    The losses of all steps are read along the one direction in which they change with depth.
+    """
+    means = losses.mean(1)
+    change = means[0] - means[-1]
+    along = losses @ (change / np.linalg.norm(change))  # (depth, replica)
+    count = along.shape[1]
+    covariance = np.cov(along) / count
+    inverse = 1 / np.array(depths, dtype=float)
+    powers = np.vander(inverse, 3, increasing=True)
+
+    def fitted(values: np.ndarray) -> _TwoTerms:
+        coefficients, both = _generalised_fit(powers, values, covariance)
+        _, one = _generalised_fit(powers[:, :2], values, covariance)
+        return _TwoTerms(coefficients[1], coefficients[2] / coefficients[1], both, one)
+
+    total = along.sum(1)
+    left_out = [fitted((total - along[:, i]) / (count - 1)).ratio for i in range(count)]
+    return fitted(along.mean(1)), _jackknife_error(left_out)
+
+
+def _generalised_fit(design: np.ndarray, values: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients and chi squared of a least-squares fit to correlated values."""
+    # Whitened by the root of the covariance, the values are independent and of variance 1.
+    root = np.linalg.cholesky(covariance + 1e-14 * np.trace(covariance) * np.eye(len(covariance)))
+    white, target = np.linalg.solve(root, design), np.linalg.solve(root, values)
+    coefficients, *_ = np.linalg.lstsq(white, target, rcond=None)
+    return coefficients, float(np.square(white @ coefficients - target).sum())
 
 
 def _jackknives(differences: np.ndarray) -> list[tuple[float, float]]:
@@ -330,6 +380,21 @@ def _with_laws(data: xr.Dataset, depth_laws: dict[str, laws.PowerLaw]) -> xr.Dat
     data = data.assign_coords(law=list(fits))
     for field in ("exponent", "exponent_low", "exponent_high"):
         data[field] = ("law", [getattr(fit, field) for fit in fits.values()])
+    return data
+
+
+def _with_two_terms(data: xr.Dataset, losses: dict[str, np.ndarray], depths: tuple[int, ...]) -> xr.Dataset:
+    """Add the two-term fits of the error in depth."""
+    names = ("c1", "c2_over_c1", "c2_over_c1_low", "c2_over_c1_high", "chi_squared", "chi_squared_of_one_term")
+    rows = []
+    for mode in MODES:
+        found, error = _two_terms(losses[mode], depths)
+        half = error * t_quantile(losses[mode].shape[1] - 1)
+        ends = found.ratio - half, found.ratio + half
+        rows.append((found.c1, found.ratio, *ends, found.chi_squared, found.chi_squared_of_one_term))
+    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+        data[name] = ("mode", np.array(values))
+    data.attrs["degrees_of_freedom"] = len(depths) - 3
     return data
 
 

@@ -14,6 +14,7 @@ from .law_tables import law_tables as law_tables
 from .law_words import law_page as law_page
 from .law_words import law_summary as law_summary
 from .limit_figures import gap as gap
+from .limit_figures import limit_rates as limit_rates
 from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves

@@ -42,6 +42,31 @@ def training(runs: Mapping[str, xr.Dataset]) -> Figure:
     return figure
 
 
+def limit_rates(data: xr.Dataset) -> Figure:
+    """Loss at the end of training against the learning rate, with the best one and its interval.
+
+    Args:
+        data: What `isoscale.limit.optimal_lr` returns.
+    """
+    trained = np.isfinite(data["loss_tried"].values)
+    tried, loss = data["tried"].values[trained], data["loss_tried"].values[trained]
+    with drawing.style():
+        figure = drawing.blank(7.6, 3.7)
+        axes = figure.add_axes((0.13, 0.15, 0.8, 0.75))
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set(xlabel="learning rate", ylabel="training loss at the end")
+        for scale in (axes.xaxis, axes.yaxis):
+            scale.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+        axes.axvspan(float(data["lr_low"]), float(data["lr_high"]), color=drawing.RULES[0], alpha=0.2, lw=0)
+        drawing.line(axes, tried, loss, data["loss_tried_se"].values[trained], drawing.RULES[0], marker="o")
+        best = float(data["lr"])
+        words = f"best {numbers.with_ends(best, float(data['lr_low']), float(data['lr_high']), '.3g')}"
+        axes.annotate(words, (best, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+    return figure
+
+
 def gap(data: xr.Dataset) -> Figure:
     """How far independent backward weights are from reused ones, against depth at the last step, by horizon.
 

@@ -1,0 +1,174 @@
+"""The learning rate that minimises the loss at the end of training, at infinite size or at a finite depth."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from isoscale.checks import number, whole
+from isoscale.errors import InvalidValueError
+from isoscale.limit import inputs
+from isoscale.limit.progress import Progress
+from isoscale.limit.solve import solve
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# Octaves that a walk to a bracket may take, and the octaves to which the optimum is located in it.
+_FARTHEST = 16
+_RESOLUTION = 0.02
+
+# Standard errors of the loss within which a rate may be the best.
+_NORMAL = 1.96
+
+
+def optimal_lr(
+    x: Any,
+    y: Any,
+    *,
+    steps: int = 10,
+    depth: int | None = None,
+    start: float | None = None,
+    progress: Progress = None,
+    **options: Any,
+) -> xr.Dataset:
+    """The learning rate with the least training loss after `steps` steps of the infinitely wide network.
+
+    A walk in octaves brackets the optimum, a bounded search in log2(lr) locates it. Where the limit is sampled, all
+    rates share the noise.
+
+    Args:
+        x: Inputs, shape (samples, features).
+        y: Targets, shape (samples,) or (samples, outputs).
+        steps: SGD updates.
+        depth: Residual blocks; None: infinitely many.
+        start: Where the walk begins; None: the rate at which the linearised network's fastest direction is fitted at
+            once.
+        progress: Called with the fraction done, which is a guess: how long the walk is shows on the way.
+        **options: Further arguments of `solve`: phi, horizon, block_depth, rule, norm, momentum, ...
+
+    Returns:
+        Dataset with lr, lr_low, lr_high (0.02 octaves at least to both sides: as far as it was located; of a sampled
+        limit every rate whose loss cannot be told from the least, at 95 %), loss and loss_se there, and over
+        `tried` the rates that were solved with their losses (inf where training diverges). attrs: seconds, solves,
+        and those of the solution at the optimum.
+
+    Raises:
+        InvalidValueError: No rate within 16 octaves of `start` is better than its neighbours: all diverge, or the loss
+            goes on falling (as with zero targets). Or an option makes no sense.
+        InvalidTypeError: An argument cannot be used.
+
+    >>> best = optimal_lr([[1.0, 0.0], [0.0, 1.0]], [1.0, -1.0], steps=2, phi="erf", block_depth=2)
+    >>> 0.1 < float(best.lr) < 1.0
+    True
+    """
+    import xarray as xr
+
+    begin = time.perf_counter()
+    steps = whole("steps", steps)
+    for name in ("lr", "kernels", "x_test"):
+        if name in options:
+            raise InvalidValueError(f"`{name}` is no option of a search for the learning rate: leave it out")
+    search = _Search(x, y, {"steps": steps, "depth": depth, "kernels": False, **options}, progress)
+    first = _first_rate(x, options) if start is None else number("start", start, above=0)
+    low, high = search.bracket(math.log2(first))
+    found = minimize_scalar(search.loss, bounds=(low, high), method="bounded", options={"xatol": _RESOLUTION})
+    best = min(search.solved, key=lambda log2_lr: search.solved[log2_lr][0])
+    if search.solved[best][0] > found.fun:
+        best = float(found.x)
+    loss, error = search.solved[best]
+    left, right = search.indistinguishable(best)
+    tried = np.array(sorted(search.solved))
+    return xr.Dataset(
+        {
+            "lr": ((), 2.0**best, {"long_name": "learning rate of the least final loss", "units": "1"}),
+            "lr_low": ((), 2.0 ** min(left, best - _RESOLUTION)),
+            "lr_high": ((), 2.0 ** max(right, best + _RESOLUTION)),
+            "loss": ((), loss, {"long_name": "loss after the last step", "units": "1"}),
+            "loss_se": ((), error),
+            "loss_tried": ("tried", np.array([search.solved[log2_lr][0] for log2_lr in tried])),
+            "loss_tried_se": ("tried", np.array([search.solved[log2_lr][1] for log2_lr in tried])),
+        },
+        coords={"tried": 2.0**tried},
+        attrs={**search.attrs, "solves": len(tried), "seconds": time.perf_counter() - begin},
+    )
+
+
+class _Search:
+    """Final losses by log2(lr), each solved once."""
+
+    def __init__(self, x: Any, y: Any, options: dict[str, Any], progress: Progress) -> None:
+        self._x, self._y, self._options = x, y, options
+        self._progress = progress
+        self.solved: dict[float, tuple[float, float]] = {}
+        self.attrs: dict[str, Any] = {}
+
+    def loss(self, log2_lr: float) -> float:
+        """The final loss; inf if training diverges."""
+        log2_lr = float(log2_lr)
+        if log2_lr not in self.solved:
+            found = solve(self._x, self._y, lr=2.0**log2_lr, **self._options)
+            value, error = float(found.loss[-1]), float(found.loss_se[-1])
+            if found.attrs["diverged_step"] >= 0 or not math.isfinite(value):
+                value, error = math.inf, math.nan
+            elif "particles" in found.attrs:
+                # With as many particles at every rate the noise is the same, and the curve smooth.
+                self._options.setdefault("particles", int(found.attrs["particles"]))
+                self._options.setdefault("replicas", int(found.attrs["replicas"]))
+            self.solved[log2_lr] = value, error
+            self.attrs = {name: value for name, value in found.attrs.items() if name != "lr"}
+            if self._progress is not None:
+                self._progress(1 - 0.9 ** len(self.solved))
+        return self.solved[log2_lr][0]
+
+    def bracket(self, start: float) -> tuple[float, float]:
+        """Two rates, two octaves apart, with a better one between them."""
+        here = start
+        for _ in range(_FARTHEST):
+            left, middle, right = (self.loss(here + step) for step in (-1, 0, 1))
+            if middle <= left and middle <= right and math.isfinite(middle):
+                if left == middle == right:
+                    break
+                return here - 1, here + 1
+            # Where nothing trains there is only one way.
+            here += 1 if right < left and math.isfinite(right) else -1
+        raise InvalidValueError(
+            f"no learning rate between {2.0 ** (start - _FARTHEST):.3g} and {2.0 ** (start + _FARTHEST):.3g} is better "
+            "than both of its neighbours: targets that are all zero, or a `start` far off"
+        )
+
+    def indistinguishable(self, best: float) -> tuple[float, float]:
+        """The rates around the best whose losses are within the errors of its own, between those that were solved."""
+        loss, error = self.solved[best]
+        ends = []
+        for side in (-1, 1):
+            end = best
+            for other in sorted(
+                (rate for rate in self.solved if (rate - best) * side > 0), key=lambda r: abs(r - best)
+            ):
+                value, its_error = self.solved[other]
+                apart = _NORMAL * math.hypot(error, its_error) if math.isfinite(its_error) else 0.0
+                if value - loss <= apart:
+                    end = other
+                    continue
+                # The loss crosses the line somewhere on the way: linear in log2(lr).
+                before = self.solved[end][0]
+                share = (loss + apart - before) / (value - before) if math.isfinite(value) else 0.0
+                end += (other - end) * min(max(share, 0.0), 1.0)
+                break
+            ends.append(end)
+        return ends[0], ends[1]
+
+
+def _first_rate(x: Any, options: dict[str, Any]) -> float:
+    """P / lambda with lambda the largest eigenvalue of Kx times the tangent kernel's growth 2 (1 + T) exp(T)."""
+    known = inputs.matrix("x", x)
+    horizon = inputs.positive("horizon", options.get("horizon", 1.0))
+    largest = float(np.linalg.eigvalsh(known @ known.T / known.shape[1])[-1])
+    # Beyond a horizon of a few the growth is that of linear branches, and no guide.
+    growth = 2 * (1 + horizon) * math.exp(min(horizon, 3.0))
+    return len(known) / max(largest * growth, 1e-12)
