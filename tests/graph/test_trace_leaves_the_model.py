@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from isoscale import Role, parametrize
 from isoscale.errors import PlanError, TraceError
 from isoscale.graph.trace import trace
+from isoscale.graph.unwrapping import named_parameters
 
 X = (torch.zeros(2, 5),)
 
@@ -128,6 +129,11 @@ def compiled(module):
     return torch.compile(module, backend="eager")
 
 
+def compiled_in_place(module):
+    module.compile(backend="eager")
+    return module
+
+
 def normed(module):
     weight_norm(module[0])
     return module
@@ -155,12 +161,14 @@ TRACED = {
     "meta": lambda width: net(width).to("meta"),
     "a shared layer on meta": lambda width: Net(width, [block(width)] * 3).to("meta"),
     "recurrent": lambda width: Recurrent(width),
-}
-# Traced, and then refused as what they are, or because a wrapper inside the model changes the names.
-ONLY_TRACED = {
     "compiled blocks": lambda width: net(width, compiled),
+    "blocks compiled in place": lambda width: net(width, compiled_in_place),
     "checkpointed blocks": lambda width: net(width, checkpoint_wrapper),
     "averaged blocks": lambda width: net(width, torch.optim.swa_utils.AveragedModel),
+    "checkpointed and compiled blocks": lambda width: net(width, lambda module: compiled(checkpoint_wrapper(module))),
+}
+# Traced, and then refused as what they are.
+ONLY_TRACED = {
     "weight norm": lambda width: net(width, normed),
     "parametrized": lambda width: net(width, parametrized),
 }
@@ -230,7 +238,7 @@ def test_after_a_trace(kind):
     with Unchanged(model):
         graph = trace(model, X)
     used = {use.name for _, use in graph.uses()}
-    assert used == {name for name, _ in model.named_parameters()}
+    assert used == set(named_parameters(model))
     assert torch.equal(torch.get_rng_state(), generator)
 
 

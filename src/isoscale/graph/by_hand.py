@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from isoscale.errors import PlanError, unknown
 from isoscale.graph.anatomy import Anatomy, Part, Roles, check_all_known, matched, part_by_shape
 from isoscale.graph.multiplier import Multiplier
+from isoscale.graph.unwrapping import all_named_parameters, named_modules, named_parameters
 from isoscale.scaling.roles import Role
 
 _INPUT, _OUTPUT, _VECTOR, _SCALAR = Role.INPUT, Role.OUTPUT, Role.VECTOR, Role.SCALAR
@@ -86,7 +87,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
         PlanError: A pattern that matches nothing, a parameter that none matches.
     """
     # A tensor that has two names is given a role under each of them.
-    everywhere = dict(model.named_parameters(remove_duplicate=False))
+    everywhere = all_named_parameters(model)
     if isinstance(roles, str):
         if roles not in PRESETS:
             raise unknown("preset of roles", roles, PRESETS)
@@ -97,7 +98,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
     check_all_known([name for name in everywhere if name not in given], everywhere)
 
     parts: dict[str, Part] = {}
-    for name, _ in model.named_parameters():
+    for name in named_parameters(model):
         parts[name] = _part(model, name, given)
     for name in _tied(model, given):
         parts[name] = replace(parts[name], role=Role.INPUT, tied=True, place="tied to the readout")
@@ -120,7 +121,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
 def _tied(model: nn.Module, given: Mapping[str, Role]) -> list[str]:
     """Names of parameters that are an embedding under one name and the readout under another."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in all_named_parameters(model).items():
         names.setdefault(id(parameter), []).append(name)
     tied: list[str] = []
     for same in names.values():
@@ -137,7 +138,7 @@ def _multipliers_before_readouts(model: nn.Module, given: Mapping[str, Role]) ->
     """Where `Multiplier.before` put one on a readout: inside the module that holds its weight."""
     readouts = {name.rpartition(".")[0] for name, role in given.items() if role is Role.OUTPUT}
     found: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         owner = name.rpartition(".")[0]
         if isinstance(module, Multiplier) and owner in readouts:
             found.append(name)
@@ -147,8 +148,8 @@ def _multipliers_before_readouts(model: nn.Module, given: Mapping[str, Role]) ->
 def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
     role = given[name]
     owner, _, leaf = name.rpartition(".")
-    parameter = model.get_parameter(name)
-    module = model.get_submodule(owner)
+    parameter = named_parameters(model)[name]
+    module = named_modules(model)[owner]
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         # Rows are picked, not summed over.
         part = Part(role=role, fan_out=(1,))

@@ -6,7 +6,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
 from isoscale.graph.uses import held_axes, uses_of
+from isoscale.graph.values import tensors_in
 from isoscale.graph.weight_views import Weight, derive
 
 Origin = int | Weight | None
@@ -55,7 +56,7 @@ class Recorder(TorchDispatchMode):
     def module_called(self, name: str, args: Any, out: Any) -> None:
         """Note the nodes of a module's first argument and first result."""
         for value, nodes in ((args, self._module_inputs), (out, self._module_outputs)):
-            first = next(_tensors(value), None)
+            first = next(tensors_in(value), None)
             origin = None if first is None else self._origin(first)
             if isinstance(origin, int):
                 nodes[name] = origin
@@ -69,7 +70,7 @@ class Recorder(TorchDispatchMode):
     def graph(self, out: Any) -> Graph:
         """All that was recorded; `out` is what the model returned."""
         outputs: list[int] = []
-        for tensor in _tensors(out):
+        for tensor in tensors_in(out):
             origin = self._origin(tensor)
             if isinstance(origin, int) and origin not in outputs:
                 outputs.append(origin)
@@ -99,13 +100,19 @@ class Recorder(TorchDispatchMode):
         writes: bool,
     ) -> None:
         row = operation(name)
+        # A forward that differentiates itself (torch.autograd.grad) sends the derivative backwards through its maps.
+        # They are no maps of that; whatever keeps the function's size keeps its derivative's.
+        is_derivative = torch._C._current_graph_task_id() >= 0
+        if is_derivative:
+            name, row = "derivative", operation("derivative")
         # The arguments come from parameters alone, from nodes, or they are constants.
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
         for value in tree_iter((args, kwargs)):
             origin = self._origin(value) if isinstance(value, Tensor) else None
             if isinstance(origin, Weight):
-                weights.append((value, origin))
+                if not is_derivative:
+                    weights.append((value, origin))
             elif origin is not None and origin not in inputs:
                 inputs.append(origin)
         if row.effect == "shape only" or not (weights or inputs):
@@ -228,12 +235,3 @@ class Recorder(TorchDispatchMode):
 def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Tensor:
     """Rows of each expert times its matrix; torch's own shape function insists on bfloat16."""
     return a.new_empty(*a.shape[:-1], b.shape[-1])
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in whatever a forward takes or returns, in order."""
-    for leaf in tree_iter(value):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif isinstance(leaf, Mapping):
-            yield from _tensors(dict(leaf))

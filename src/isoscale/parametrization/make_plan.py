@@ -20,7 +20,7 @@ from isoscale.graph import anatomy as anatomies
 from isoscale.graph.anatomy import Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
 from isoscale.graph.trace import trace
-from isoscale.graph.unwrapping import unwrapped
+from isoscale.graph.unwrapping import check_initialised, named_parameters, unwrapped
 from isoscale.parametrization import sizes
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base
@@ -141,7 +141,7 @@ def read(
     model = unwrapped(model)
     anatomy = _anatomy(model, _inputs(model, example_inputs, roles), roles)
     known = _base(base, _inputs(base, example_inputs, roles), traced=anatomy.traced)
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     # Roles given by hand say what the trace cannot know of either model: then names alone decide.
     compared = known.roles if roles is None else None
@@ -198,7 +198,8 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-    parameters = dict(unwrapped(model).named_parameters())
+    check_initialised(model)
+    parameters = named_parameters(model)
     if not parameters:
         raise InvalidValueError(f"`model` ({type(model).__name__}) has no parameters")
     for name, parameter in parameters.items():
@@ -296,7 +297,7 @@ def _anatomy(model: nn.Module, example_inputs: Any, roles: Roles | str | None) -
             return by_hand(model, roles)
         except PlanError as missing:
             raise TraceError(f"{error}. The roles given do not suffice: {missing}") from error
-    return anatomies.from_graph(graph, dict(model.named_parameters()), roles)
+    return anatomies.from_graph(graph, named_parameters(model), roles)
 
 
 def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:

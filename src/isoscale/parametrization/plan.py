@@ -14,7 +14,7 @@ from torch import nn
 
 from isoscale.errors import PlanError
 from isoscale.graph.multiplier import Multiplier
-from isoscale.graph.unwrapping import named_parameters, unwrapped
+from isoscale.graph.unwrapping import named_modules, named_parameters
 from isoscale.parametrization import groups, sizes
 from isoscale.scaling import initial
 from isoscale.scaling.plan import ScalingPlan
@@ -66,7 +66,7 @@ class Plan(ScalingPlan):
             PlanError: A parameter is missing, unknown or of another shape, or a Multiplier is missing.
         """
         self._checked(model)
-        modules = dict(unwrapped(model).named_modules())
+        modules = named_modules(model)
         for name, factor in self.multipliers.items():
             module = modules.get(name)
             if not isinstance(module, Multiplier):

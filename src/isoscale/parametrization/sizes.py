@@ -20,6 +20,7 @@ from isoscale.graph.attention import head_sizes, logit_scales
 from isoscale.graph.branches import residual_branches
 from isoscale.graph.graph import Graph
 from isoscale.graph.trace import trace
+from isoscale.graph.unwrapping import check_initialised, named_parameters
 from isoscale.scaling.decoding import record
 from isoscale.scaling.roles import Role
 from isoscale.scaling.tensor import starred
@@ -75,7 +76,8 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
 
 def describe(model: nn.Module, example_inputs: Any = None) -> Base:
     """The same as an object."""
-    parameters = dict(model.named_parameters())
+    check_initialised(model)
+    parameters = named_parameters(model)
     graph = None if example_inputs is None else trace(model, example_inputs)
     return Base(
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
