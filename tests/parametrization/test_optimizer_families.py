@@ -1,5 +1,7 @@
 """Any optimizer of a known family trains from a plan's groups; an unknown class is refused by name."""
 
+import functools
+
 import pytest
 import torch
 from small_nets import features_in, mlp, mlp_batches, planned_mlp, train
@@ -116,6 +118,101 @@ def test_an_optimizer_of_another_family_is_caught():
     with pytest.raises(PlanError, match="SGD is of family sgd; the plan is for adamw"):
         plan.check(torch.optim.SGD(plan.param_groups()))
     plan.check(torch.optim.AdamW(plan.param_groups(model)))
+
+
+# --- the class name is not the optimizer ---
+FLAGGED = [torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam]
+
+
+@pytest.mark.parametrize("cls", FLAGGED)
+def test_decoupled_decay_is_read_off_the_groups(cls):
+    _, coupled = planned_mlp(optimizer=cls, weight_decay=0.1)
+    _, decoupled = planned_mlp(optimizer=functools.partial(cls, decoupled_weight_decay=True), weight_decay=0.1)
+    assert (coupled.settings.optimizer, decoupled.settings.optimizer) == ("adam", "adamw")
+    assert decoupled.entries == planned_mlp(optimizer="adamw", weight_decay=0.1)[1].entries
+    coupled.check(cls(coupled.param_groups()))
+    optimizer = cls(decoupled.param_groups(), decoupled_weight_decay=True)
+    decoupled.check(optimizer)
+    with pytest.raises(PlanError, match=f"{cls.__name__} is of family adamw; the plan is for adam"):
+        coupled.check(cls(coupled.param_groups(), decoupled_weight_decay=True))
+    with pytest.raises(PlanError, match=f"{cls.__name__} is of family adam; .*decoupled_weight_decay=True in it"):
+        decoupled.check(cls(decoupled.param_groups()))
+    optimizer.param_groups[0]["decoupled_weight_decay"] = False
+    with pytest.raises(PlanError, match="some groups of"):
+        decoupled.check(optimizer)
+
+
+def test_without_decay_nothing_is_coupled():
+    _, plan = planned_mlp(optimizer="adamw", weight_decay=0.0)
+    plan.check(torch.optim.NAdam(plan.param_groups()))
+    _, plan = planned_mlp(optimizer="adam", weight_decay=0.0)
+    plan.check(torch.optim.AdamW(plan.param_groups()))
+
+
+class Clipped(torch.optim.Adam):
+    """It steps in its own way, and might as well decay in it."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class Renamed(torch.optim.Adam):
+    pass
+
+
+def test_a_family_may_be_declared_for_a_step_of_ones_own():
+    _, plan = planned_mlp(optimizer="adamw", weight_decay=0.1)
+    plan.check(Clipped(plan.param_groups()))
+    with pytest.raises(PlanError, match="Renamed is of family adam; the plan is for adamw"):
+        plan.check(Renamed(plan.param_groups()))
+
+
+# --- wrapped optimizers ---
+class Sam(torch.optim.Optimizer):
+    """A wrapper that is an optimizer itself and holds the one that steps."""
+
+    def __init__(self, params, cls, **options):
+        super().__init__(params, {})
+        self.base_optimizer = cls(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+
+class Wrapper:
+    """Accelerate's and Lightning's hold it as `optimizer`."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+def test_the_optimizer_inside_a_wrapper_is_checked():
+    _, plan = planned_mlp(optimizer="sgd", lr=0.1)
+    plan.check(Wrapper(Sam(plan.param_groups(), torch.optim.SGD, momentum=0.9)))
+    optimizer = torch.optim.SGD(plan.param_groups())
+    plan.check(torch.optim.lr_scheduler.StepLR(optimizer, 10))
+    with pytest.raises(PlanError, match="AdamW is of family adamw; the plan is for sgd"):
+        plan.check(Sam(plan.param_groups(), torch.optim.AdamW))
+
+
+# --- parameters of others ---
+def test_parameters_of_the_loss_are_let_be():
+    _, plan = planned_mlp(optimizer="adamw", lr=0.1)
+    weights = torch.nn.Parameter(torch.zeros(2))
+    groups = [*plan.param_groups(), {"params": [weights], "param_names": ["loss.weights"], "lr": 7.0}]
+    optimizer = torch.optim.AdamW(groups)
+    plan.check(optimizer)
+    optimizer.param_groups[0]["lr"] *= 2
+    with pytest.raises(PlanError, match="ratios of the learning rates are lost"):
+        plan.check(optimizer)
+
+
+def test_two_models_with_an_optimizer_each():
+    _, generator = planned_mlp(optimizer="adamw", lr=0.1)
+    _, critic = planned_mlp(optimizer="sgd", lr=0.3)
+    first, second = torch.optim.AdamW(generator.param_groups()), torch.optim.SGD(critic.param_groups())
+    generator.check(first, second)
+    critic.check(first, second)
+    with pytest.raises(PlanError, match="none that is the plan's model's"):
+        critic.check(first)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "sign"])

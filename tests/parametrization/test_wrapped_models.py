@@ -65,7 +65,7 @@ def test_a_deep_copy_has_its_own_groups():
     assert held == {id(p) for p in copied.parameters()}
     plan.check(optimizer)
     plan.check(copied_optimizer, model=copied)
-    with pytest.raises(PlanError, match="not the plan's model's"):
+    with pytest.raises(PlanError, match="none that is the plan's model's"):
         plan.check(copied_optimizer)
 
 

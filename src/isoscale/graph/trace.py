@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, TraceError
-from isoscale.graph.graph import Graph
+from isoscale.graph.graph import Graph, bits
 from isoscale.graph.multiplier import Multiplier
 from isoscale.graph.recorder import Recorder
 from isoscale.graph.swapping import restored, swapped
@@ -57,6 +57,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
     _check_not_scripted(model)
     call = _Call(model, args, kwargs)
     graph = _recorded(call)
+    _check_connected(call, graph)
     used = _used(graph)
     if len(used) < len(named_parameters(model)):
         # A forward in training mode may ask for more than the example inputs, such as labels.
@@ -70,6 +71,19 @@ def trace(model: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]) -
 def _used(graph: Graph) -> set[str]:
     """Names of the parameters that act in the forward."""
     return {use.name for _, use in graph.uses()}
+
+
+def _check_connected(call: _Call, graph: Graph) -> None:
+    """Raise TraceError if nothing that the forward returns depends on anything that it was given."""
+    reached = 0
+    for index in graph.outputs:
+        reached |= graph.above[index]
+    inputs = bits(node.index for node in graph.nodes if node.op == "input")
+    if inputs and not reached & inputs:
+        raise TraceError(
+            f"what {call.name} returns does not depend on the example inputs, as far as torch's operations tell: do "
+            f"its numbers leave torch on the way (numpy, `.item()`), or come from inputs not given? {_BY_HAND}"
+        )
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -9,8 +9,11 @@ from typing import Any
 from torch import nn
 
 from isoscale.errors import InvalidValueError, PlanError
-from isoscale.scaling.optimizers import FAMILIES, family_of
+from isoscale.scaling.optimizers import FAMILIES, family_of, steps_in_its_own_way
 from isoscale.scaling.tensor import Settings, TensorPlan
+
+# Where schedulers and wrappers (Accelerate's, Lightning's, SAM, Lookahead) hold the optimizer that steps.
+_INNER = ("optimizer", "base_optimizer", "_base_optimizer")
 
 # Schedulers multiply float64 learning rates over many steps.
 _RATIO_TOLERANCE = 1e-6
@@ -42,41 +45,71 @@ def check(
     names = {id(parameter): name for name, parameter in parameters.items()}
     by_name = {entry.name: entry for entry in entries}
     seen: set[str] = set()
-    for optimizer in optimizers:
-        family = _same_family(optimizer, settings)
+    foreign = 0
+    for wrapped in optimizers:
+        optimizer = _innermost(wrapped)
         held: list[tuple[TensorPlan, Mapping[str, Any]]] = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if id(parameter) not in names:
-                    raise PlanError("the optimizer holds a parameter that is not the plan's model's")
-                held.append((by_name[names[id(parameter)]], group))
+                if id(parameter) in names:
+                    held.append((by_name[names[id(parameter)]], group))
+                else:
+                    # The loss may have parameters, and an optimizer may step two models.
+                    foreign += 1
+        if not held:
+            continue
+        family = _same_family(optimizer, settings)
         for entry, _ in held:
             if entry.optimizer != family:
                 raise PlanError(f"`{entry.name}` is to be stepped by {entry.optimizer}, not {family}")
         _same_ratios(held, settings)
         seen |= {entry.name for entry, _ in held}
     missing = [entry.name for entry in entries if not entry.frozen and entry.name not in seen]
+    if missing and foreign and not seen:
+        raise PlanError(
+            f"the optimizer holds {foreign} parameter{'s' * (foreign > 1)}, and none that is the plan's model's: is it "
+            "for another model, or a copy? Then say which: plan.check(optimizer, model=...)"
+        )
     if missing:
         raise PlanError(
             f"no group of the optimizer holds `{missing[0]}`{f' and {len(missing) - 1} more' * (len(missing) > 1)}"
         )
 
 
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer that steps, inside a scheduler, Accelerate's and Lightning's wrappers, SAM or Lookahead."""
+    while True:
+        inner = None
+        for attribute in _INNER:
+            inner = inner or getattr(optimizer, attribute, None)
+        if inner is None:
+            return optimizer
+        optimizer = inner
+
+
 def _same_family(optimizer: Any, settings: Settings) -> str:
-    while not hasattr(optimizer, "param_groups") or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer  # Accelerate and Lightning wrap
-    try:
-        family = family_of(optimizer)
-    except InvalidValueError:  # a class whose family the user declared
-        return settings.optimizer
+    """The optimizer's family, if it is one of the plan's."""
     row = FAMILIES[settings.optimizer]
     expected = (row.name, row.beside) if row.beside else (row.name,)
-    if family not in expected:
-        raise PlanError(
-            f"{type(optimizer).__name__} is of family {family}; the plan is for {settings.optimizer}: "
-            f"use plan.param_groups(optimizer={family!r}), or make the plan for it"
-        )
-    return family
+    try:
+        family = family_of(optimizer)
+    except InvalidValueError:
+        return row.name  # a class whose family the user declared
+    if family in expected:
+        return family
+    if steps_in_its_own_way(type(optimizer)):
+        return row.name  # likewise: what it derives from is not what it does
+    # Without decay there is none to couple.
+    if family == row.other_decay and settings.weight_decay == 0:
+        return row.name
+    # The flag, not the class, may be what differs.
+    remedy = ""
+    if family == row.other_decay and row.torch_class not in type(optimizer).__name__:
+        remedy = f" (or set decoupled_weight_decay={not row.coupled_decay} in it)"
+    raise PlanError(
+        f"{type(optimizer).__name__} is of family {family}; the plan is for {settings.optimizer}: use "
+        f"plan.param_groups(optimizer={family!r}), or make the plan for it{remedy}"
+    )
 
 
 def _same_ratios(held: Sequence[tuple[TensorPlan, Mapping[str, Any]]], settings: Settings) -> None:

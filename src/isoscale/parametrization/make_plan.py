@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -38,7 +38,7 @@ def parametrize(
     model: nn.Module,
     base: nn.Module | Mapping[str, Any],
     rule: str | Rule = "completep",
-    optimizer: str | type = "adamw",
+    optimizer: str | Callable[..., Any] = "adamw",
     *,
     lr: float | Mapping[str, float],
     weight_decay: float = 0.0,
@@ -64,7 +64,9 @@ def parametrize(
         base: The same architecture at the size that was tuned, freshly initialised; or `isoscale.shapes(base)`. A base
             on the meta device is enough to plan, but then the law of the model's own init is inferred.
         rule: A name of `isoscale.rules.names()`, or a Rule.
-        optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon".
+        optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon". A class that
+            decays as its arguments say is of the family that they make it: NAdam(..., decoupled_weight_decay=True) of
+            "adamw"; name that, or give functools.partial(NAdam, decoupled_weight_decay=True).
         lr, weight_decay, eps: What the base was tuned with. For "muon", lr may be {"muon": ..., "adamw": ...}.
         decay: What stays constant across sizes: "independent" keeps lr x weight_decay, "coupled" weight_decay itself,
             "sqrt" lies half way between; "none" is no decay. Biases, gains and scalars never decay.
@@ -212,7 +214,7 @@ def _check_model(model: Any) -> None:
 
 
 def settings(
-    optimizer: str | type,
+    optimizer: str | Callable[..., Any],
     lr: Any,
     weight_decay: float = 0.0,
     eps: float = 1e-8,

@@ -133,10 +133,13 @@ class Plan(ScalingPlan):
 
         A scheduler that multiplies all learning rates alike is fine. One that sets them all to one value
         (OneCycleLR with one `max_lr`, CosineAnnealingLR with an `eta_min`, an LR finder) is not, nor are groups
-        restored from another width, or parameters that no group holds.
+        restored from another width, nor parameters that no group holds. Parameters that are not the plan's model's (of
+        the loss, of another model) may be in any group: they are let be.
 
         Args:
-            optimizers: The optimizer; for "muon" both of them.
+            optimizers: The optimizer, or all of several (for "muon" both); wrapped by Accelerate, Lightning, SAM or
+                Lookahead, or inside a scheduler, too. How it decays is read off its groups (`decoupled_weight_decay`).
+                A class of one's own, with a step of its own, is taken to be of the family that the plan was made for.
             model: Whose parameters they step; by default the model that the plan is bound to. A plan that was
                 loaded, or a copy of the model, needs it.
 

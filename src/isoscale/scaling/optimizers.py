@@ -11,10 +11,13 @@ Everything that depends on the optimizer asks this table, so a new optimizer is 
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import InvalidValueError, PlanError, unknown
 from isoscale.scaling.roles import Role
 
 OptimizerFamily = Literal["sgd", "adam", "adamw", "sign", "muon"]
@@ -33,6 +36,7 @@ class Family:
         has_eps: Whether the step divides by the gradient's size plus `eps`.
         momentum: Default momentum; None for a family that takes `betas` instead.
         beside: The family that steps what this one cannot step; empty if it steps everything.
+        other_decay: The family that differs in how decay enters alone; empty if there is none.
         torch_class: The class that a group of this family goes to, by name; in torch.optim unless isoscale has it.
         aliases: Further classes of the family. By name, so that no optimizer package need be installed. Only those
             whose step is the family's up to a constant: Adafactor and LAMB scale by the parameter, LBFGS searches
@@ -45,6 +49,7 @@ class Family:
     has_eps: bool = False
     momentum: float | None = None
     beside: Literal["", "adamw"] = ""
+    other_decay: Literal["", "adam", "adamw"] = ""
     torch_class: str
     aliases: tuple[str, ...] = ()
 
@@ -88,6 +93,7 @@ FAMILIES: dict[OptimizerFamily, Family] = {
             answer="entrywise",
             coupled_decay=True,
             has_eps=True,
+            other_decay="adamw",
             torch_class="Adam",
             aliases=("NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "SparseAdam", "Adam8bit"),
         ),
@@ -96,6 +102,7 @@ FAMILIES: dict[OptimizerFamily, Family] = {
             answer="entrywise",
             coupled_decay=False,
             has_eps=True,
+            other_decay="adam",
             torch_class="AdamW",
             aliases=("AdamW8bit", "PagedAdamW8bit"),
         ),
@@ -110,6 +117,8 @@ FAMILIES: dict[OptimizerFamily, Family] = {
         Family(name="muon", answer="spectral", coupled_decay=False, momentum=0.95, beside="adamw", torch_class="Muon"),
     )
 }
+# What classes call an argument, and a key of their groups, that says whether decay shrinks the weight.
+_DECOUPLED = ("decoupled_weight_decay", "weight_decouple", "decouple")
 _OF_CLASS = {name: row.name for row in FAMILIES.values() for name in (row.torch_class, *row.aliases)}
 
 
@@ -144,20 +153,65 @@ def stepping(name: str, role: Role, dimensions: int = 2) -> Family:
 def family_of(optimizer: Any) -> OptimizerFamily:
     """The family of a name, an optimizer class or an optimizer.
 
+    Of an optimizer, and of a class with its arguments (`functools.partial`), a flag for decoupled decay counts:
+    `NAdam(..., decoupled_weight_decay=True)` is of AdamW's family.
+
     Raises:
         InvalidValueError: A name or class that is not known; a family can always be declared by its name.
+        PlanError: An optimizer whose groups decay in two ways.
 
-    >>> import torch
+    >>> import functools, torch
     >>> family_of(torch.optim.NAdam), family_of("sign")
     ('adam', 'sign')
+    >>> family_of(functools.partial(torch.optim.NAdam, decoupled_weight_decay=True))
+    'adamw'
     """
     if isinstance(optimizer, str):
         return family(optimizer).name
-    cls = optimizer if isinstance(optimizer, type) else type(optimizer)
+    options: list[Mapping[str, Any]] = []
+    if isinstance(optimizer, functools.partial):
+        options.append(optimizer.keywords)
+        optimizer = optimizer.func
+    elif not isinstance(optimizer, type):
+        options += getattr(optimizer, "param_groups", [])
+        optimizer = type(optimizer)
+    row = FAMILIES[_of_class(optimizer)]
+    decoupled: set[bool] = set()
+    for told in options:
+        decoupled |= {bool(told[name]) for name in _DECOUPLED if name in told}
+    if len(decoupled) > 1:
+        raise PlanError(
+            f"some groups of {optimizer.__name__} decouple the decay and others do not: give all of them one "
+            f"`{_DECOUPLED[0]}`"
+        )
+    if row.other_decay and decoupled == {row.coupled_decay}:
+        return row.other_decay
+    return row.name
+
+
+def _of_class(cls: type) -> OptimizerFamily:
+    return _OF_CLASS[_known_class(cls).__name__]
+
+
+def _known_class(cls: type) -> type:
+    """The class of the table that a class is or derives from."""
     for base in cls.__mro__:
         if base.__name__ in _OF_CLASS:
-            return _OF_CLASS[base.__name__]
+            return base
     raise InvalidValueError(
         f"no rule for optimizer class {cls.__name__}: declare how its step answers to the gradient, by its family: "
         f"optimizer={', '.join(map(repr, OPTIMIZERS))}"
     )
+
+
+def steps_in_its_own_way(cls: type) -> bool:
+    """Whether a class overrides the step of the class of the table that it derives from, or derives from none.
+
+    Then its name says nothing, and only its user knows its family.
+    """
+    try:
+        known = _known_class(cls)
+    except InvalidValueError:
+        return True
+    # torch puts a wrapper around the step of whatever is made.
+    return inspect.unwrap(cast(Any, cls).step) is not inspect.unwrap(cast(Any, known).step)
