@@ -443,7 +443,10 @@ def _notes(reading: Reading) -> Iterator[str]:
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
     if frozen := sum(facts.frozen for facts in reading.facts):
-        yield f"{frozen} frozen tensor{'s' * (frozen > 1)} left as they are"
+        yield (
+            f"{frozen} frozen tensor{'s' * (frozen > 1)} in no group; freshly drawn ones are rescaled, and carry their "
+            "multipliers, as the others do"
+        )
 
 
 def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:

@@ -41,6 +41,8 @@ class Plan(ScalingPlan):
 
         A model that was rescaled before is left as it is, and so is one on the meta device: apply the plan after
         `to_empty` and the model's own init. Trained weights it would rescale once more: for them there is `bind`.
+        Frozen tensors are rescaled like the others if they are freshly drawn, by what is known of the model's init;
+        those that are not stay as they are, and a note names them.
 
         Returns:
             The plan, bound to the model.
@@ -51,8 +53,22 @@ class Plan(ScalingPlan):
         parameters = self._checked(model)
         actual = {name: sizes.rms(parameter) for name, parameter in parameters.items()}
         likely = self._likely_laws(actual)
-        entries = tuple(self._rescale(e, parameters[e.name], actual[e.name], likely) for e in self.entries)
-        return replace(self, entries=entries).bind(model)
+        kept: list[str] = []
+        entries: list[TensorPlan] = []
+        for entry in self.entries:
+            size = actual[entry.name]
+            if entry.frozen and size is not None and self._is_pretrained(entry, size, likely):
+                kept.append(f"`{entry.name}`")
+                entries.append(entry)
+            else:
+                entries.append(self._rescale(entry, parameters[entry.name], size, likely))
+        notes = self.notes
+        if kept:
+            notes += (
+                f"{len(kept)} frozen tensor{'s' * (len(kept) > 1)} left as they are, as their sizes follow no init: "
+                f"taken to be trained elsewhere ({_listed(kept)})",
+            )
+        return replace(self, entries=tuple(entries), notes=tuple(dict.fromkeys(notes))).bind(model)
 
     def bind(self, model: nn.Module) -> Plan:
         """Bind the plan to a model whose weights are already its own, as after loading a checkpoint.
@@ -81,9 +97,17 @@ class Plan(ScalingPlan):
             tensors = drawn.setdefault(entry.role.decays, [])
             size = actual[entry.name]
             found = None if size is None else entry.drawn(size, self.scaling.depth)
-            if found and not entry.frozen:
+            if found:
                 tensors.append(found)
         return {matrices: initial.likely_laws(tensors) for matrices, tensors in drawn.items()}
+
+    def _is_pretrained(self, entry: TensorPlan, actual: float, likely: Mapping[bool, list[str]]) -> bool:
+        """Whether a tensor's size follows from its base's by none of the laws of init, so that it is no fresh draw."""
+        drawn = entry.drawn(actual, self.scaling.depth)
+        if drawn is None or actual == 0:
+            return False
+        rescaling = drawn.rescaling(likely[entry.role.decays])
+        return rescaling.law == "measured" or (drawn.base == 0 and rescaling.law == "zeros")
 
     def _rescale(
         self,
@@ -93,7 +117,7 @@ class Plan(ScalingPlan):
         likely: Mapping[bool, list[str]],
     ) -> TensorPlan:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
-        if actual is None or entry.frozen:
+        if actual is None:
             return entry
         if drawn := entry.drawn(actual, self.scaling.depth):
             scale = drawn.rescaling(likely[entry.role.decays]).scale
@@ -166,3 +190,8 @@ class Plan(ScalingPlan):
                     f"`{name}` has shape {tuple(parameters[name].shape)}, the plan was made for {planned[name]}"
                 )
         return parameters
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of them."""
+    return ", ".join([*names[:3], "..."] if len(names) > 3 else names)

@@ -116,7 +116,7 @@ class TensorFacts:
         attention: Whether the logits' multiplier is folded into it.
         explicit: Whether a readout's multiplier stands in the forward instead of being folded.
         tied: Whether it is the embedding and the readout at once.
-        frozen: Whether it is not trained: then it is left as it is.
+        frozen: Whether it is not trained: then it is in no group.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -315,8 +315,7 @@ def _reasons(
     facts: TensorFacts, scaling: Scaling, settings: Settings, unfolded: Factors, factors: Factors
 ) -> Iterator[str]:
     if facts.frozen:
-        yield "frozen: left as it is, in no group"
-        return
+        yield "frozen: in no group"
     yield from _sizes(facts, scaling)
     if facts.carries and scaling.multiplier_of_branches() != 1:
         yield f"branch multiplier {_times(scaling.multiplier_of_branches())} folded in"
@@ -326,14 +325,16 @@ def _reasons(
         yield f"output multiplier {_times(unfolded.multiplier)} folded in"
     if facts.tied:
         yield "embedding and readout: the readout's multiplier stands in the forward"
-    changes = {"init": factors.init_std, "lr": factors.lr}
-    if facts.role.decays and settings.weight_decay:
+    changes = {"init": factors.init_std}
+    if not facts.frozen:
+        changes["lr"] = factors.lr
+    if facts.role.decays and settings.weight_decay and not facts.frozen:
         changes["decay"] = factors.weight_decay
     yield ", ".join(f"{name} {_times(factor)}" for name, factor in changes.items())
     row = stepping(settings.optimizer, facts.role, len(facts.shape))
-    if scaling.budget != NO_BUDGET:
+    if scaling.budget != NO_BUDGET and not facts.frozen:
         yield _budget_reason(facts, scaling, settings, row)
-    if row.name != settings.optimizer:
+    if row.name != settings.optimizer and not facts.frozen:
         yield f"stepped by {row.torch_class} beside {FAMILIES[settings.optimizer].torch_class}"
 
 
