@@ -18,6 +18,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.scaling.names import indices, starred
 from isoscale.scaling.roles import Role, check_role
 
 Roles = Mapping[str, Role | str]
@@ -294,7 +295,7 @@ def _block_name(graph: Graph, branch: Branch) -> str:
             break
         shared.append(steps[0])
     # A branch with one linear layer shares that layer's whole path; the block ends at its index.
-    numbered = [i for i, step in enumerate(shared) if step.isdecimal()]
+    numbered = indices(shared)
     if numbered:
         shared = shared[: numbered[-1] + 1]
     return ".".join(shared) or names[0]
@@ -302,8 +303,8 @@ def _block_name(graph: Graph, branch: Branch) -> str:
 
 def block_pattern(block: str) -> re.Pattern[str]:
     """What the same block is called at other indices."""
-    steps = [r"\d+" if step.isdecimal() else re.escape(step) for step in block.split(".")]
-    return re.compile(r"\.".join(steps) + r"(?=\.|$)")
+    anywhere = re.escape(starred(block)).replace(r"\*", r"\d+")
+    return re.compile(anywhere + r"(?=\.|$)")
 
 
 # --- given by hand ---

@@ -17,6 +17,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.anatomy import Anatomy, Part, Roles, check_all_known, matched, part_by_shape
 from isoscale.graph.multiplier import Multiplier
 from isoscale.graph.unwrapping import all_named_parameters, named_modules, named_parameters
+from isoscale.scaling.names import indices
 from isoscale.scaling.roles import Role
 
 _INPUT, _OUTPUT, _VECTOR, _SCALAR = Role.INPUT, Role.OUTPUT, Role.VECTOR, Role.SCALAR
@@ -178,7 +179,5 @@ def _inputs_first(module: nn.Module) -> bool:
 def _block(path: str) -> str | None:
     """A module path down to its first index; None if it has none."""
     steps = path.split(".")
-    for i, step in enumerate(steps):
-        if step.isdecimal():
-            return ".".join(steps[: i + 1])
-    return None
+    found = indices(steps)
+    return ".".join(steps[: found[0] + 1]) if found else None

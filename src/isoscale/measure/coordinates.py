@@ -35,10 +35,11 @@ from isoscale.measure.tools.slopes import (
 from isoscale.measure.tools.softmax import SoftmaxInputs
 from isoscale.parametrization import Plan
 from isoscale.scaling import rules
+from isoscale.scaling.names import starred
 from isoscale.scaling.optimizers import FAMILIES
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.scaling.tensor import TensorPlan, starred
+from isoscale.scaling.tensor import TensorPlan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -421,14 +421,15 @@ def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scali
         for block, why in anatomy.stuck.items():
             yield (
                 f"a branch of `{block}` ends in {why}: its multiplier {branch:g} cannot be folded into a weight. "
-                "Let the branch end in an isoscale.Multiplier()"
+                "Let the branch end in an isoscale.Multiplier(), or put one behind the module that ends it: "
+                "`isoscale.Multiplier.after(module)`"
             )
     if scaling.multiplier_of_logits() != 1:
         for name in anatomy.packed:
             yield (
                 f"`{name}` holds queries and keys in one: the logits' multiplier {scaling.multiplier_of_logits():g} "
                 "(the heads' size changed) cannot be folded. Keep the head size and scale the number of heads, or put "
-                "an isoscale.Multiplier on the queries"
+                "an isoscale.Multiplier on the queries (`isoscale.Multiplier.after(module)`, where a module makes them)"
             )
 
 

@@ -22,8 +22,8 @@ from isoscale.graph.graph import Graph
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import check_initialised, named_parameters
 from isoscale.scaling.decoding import record
+from isoscale.scaling.names import numbered, starred
 from isoscale.scaling.roles import Role
-from isoscale.scaling.tensor import starred
 
 Shape = tuple[int, ...]
 
@@ -205,21 +205,32 @@ class _Matching:
         self, target: dict[str, Any], base: dict[str, Any], path: str, base_path: str
     ) -> list[tuple[str, str]]:
         """Which child of the base answers to each child of the target."""
-        if target.keys() == base.keys():
-            return [(step, step) for step in target]
-        numbered = all(step.isdecimal() for step in (*target, *base))
-        if not numbered or not base:
-            first = next(step for step in (*target, *base) if (step in target) != (step in base))
-            where, which = ("target", path) if first in target else ("base", base_path)
-            raise PlanError(
-                f"target and base differ: only the {where} has `{which}{first}`. "
-                "They must be the same architecture at two sizes, with blocks in a ModuleList or Sequential"
-            )
-        return [(step, self._answering(step, target, base, path)) for step in target]
+        pairs: list[tuple[str, str]] = []
+        families, base_families = _families(target), _families(base)
+        for family, steps in families.items():
+            others = base_families.get(family, [])
+            if set(steps) == set(others):
+                pairs += [(step, step) for step in steps]
+            elif numbered(steps[0]) and others:
+                pairs += [(step, self._answering(step, steps, others, target, base, path)) for step in steps]
+            else:
+                raise _only_in("target", f"{path}{steps[0]}")
+        for family, others in base_families.items():
+            if family not in families:
+                raise _only_in("base", f"{base_path}{others[0]}")
+        return pairs
 
-    def _answering(self, step: str, target: dict[str, Any], base: dict[str, Any], path: str) -> str:
-        """The first answers to the first, the last to the last, one in between to one in between."""
-        steps, others = sorted(target, key=int), sorted(base, key=int)
+    def _answering(
+        self, step: str, steps: list[str], others: list[str], target: dict[str, Any], base: dict[str, Any], path: str
+    ) -> str:
+        """Of numbered children the first answers to the first, the last to the last, one in between to one in between.
+
+        Args:
+            step: The child of the target, one of `steps`, which are in the order of their numbers.
+            others: The base's children that differ from these in their numbers, in order.
+            target, base: What each of them holds.
+            path: Where the target's are.
+        """
         if step == steps[0]:
             ranked = others
         elif step == steps[-1]:
@@ -229,13 +240,46 @@ class _Matching:
         kind = _signature(target[step])
         same_kind = [other for other in ranked if _signature(base[other]) == kind]
         if not same_kind:
-            raise PlanError(
-                f"no module of the base answers to `{path}{step}` of the target: its parameters are "
-                f"{', '.join(kind[:4])}. A base needs at least one block of each kind"
-            )
+            raise self._no_kind(step, others, target, base, path)
         does = _roles_below(target[step], self.roles)
         alike = [other for other in same_kind if _roles_below(base[other], self.base_roles) == does]
         return (alike or same_kind)[0]
+
+    def _no_kind(
+        self, step: str, others: list[str], target: dict[str, Any], base: dict[str, Any], path: str
+    ) -> PlanError:
+        """The error for a block of which the base has none, by what tells it from those that there are."""
+        own = _signature(target[step])
+
+        def differing(other: str) -> int:
+            return len(set(own) ^ set(_signature(base[other])))
+
+        nearest = min(others, key=differing)
+        theirs = _signature(base[nearest])
+        more = [name for name in own if name not in theirs]
+        less = [name for name in theirs if name not in own]
+        differences = [f"it has {', '.join(more[:3])}"] * bool(more) + [f"it lacks {', '.join(less[:3])}"] * bool(less)
+        return PlanError(
+            f"no module of the base answers to `{path}{step}` of the target: beside `{path}{nearest}`, the base's "
+            f"nearest of {len(others)}, {' and '.join(differences)}. A base needs at least one block of each kind: "
+            "make it deeper (of stages that begin with a block of another kind, two blocks each)"
+        )
+
+
+def _families(tree: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The children of a module that differ in their numbers alone, in the order of these; others are alone."""
+    families: dict[str, list[tuple[int, str]]] = {}
+    for step in tree:
+        family, number = numbered(step) or (step, 0)
+        families.setdefault(family, []).append((number, step))
+    return {family: [step for _, step in sorted(steps)] for family, steps in families.items()}
+
+
+def _only_in(where: str, name: str) -> PlanError:
+    return PlanError(
+        f"target and base differ: only the {where} has `{name}`. They must be the same architecture at two sizes, with "
+        "blocks that are told apart by numbers in their names, as in a ModuleList or Sequential"
+    )
 
 
 def _signature(tree: Any, prefix: str = "") -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from isoscale.scaling import initial
 from isoscale.scaling.budget import NO_BUDGET, TORCH_BETAS, Budget, BudgetFactors
 from isoscale.scaling.factors import Decay, Factors
+from isoscale.scaling.names import starred
 from isoscale.scaling.optimizers import FAMILIES, Family, OptimizerFamily, stepping
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
@@ -149,20 +150,9 @@ class TensorFacts:
             if own != of_block:
                 break
             shared += 1
-        return ".".join([*map(_open, steps[:shared]), *steps[shared:]])
-
-
-def starred(name: str) -> str:
-    """A module's path with its indices left open: what it is called in every block.
-
-    >>> starred("blocks.3.maps.1")
-    'blocks.*.maps.*'
-    """
-    return ".".join(_open(step) for step in name.split("."))
-
-
-def _open(step: str) -> str:
-    return "*" if step.isdecimal() else step
+        if not shared:
+            return self.name
+        return ".".join([starred(".".join(steps[:shared])), *steps[shared:]])
 
 
 @dataclass(frozen=True, kw_only=True)
