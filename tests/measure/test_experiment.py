@@ -61,8 +61,8 @@ def test_the_base_has_one_block_if_the_factory_makes_such_a_network():
 
     _, plan = experiment(noted, axes={"depth": [4, 8]}).scaled(0, depth=4)
     assert plan.scaling.depth == 4
-    # The smallest once more, to see whether one block can be its base.
-    assert built == [4, 1, 4]
+    # The smallest two, to see whether one block can be their base.
+    assert built == [4, 1, 4, 8]
     _, plan = experiment(at_least_two, axes={"depth": [4, 8]}).scaled(0, depth=8)
     assert plan.scaling.depth == 2
 
@@ -123,3 +123,36 @@ def test_the_verbs_train_by_any_family(verb, family):
 def test_bad_input(given, error, words):
     with pytest.raises(error, match=words):
         experiment(**given)
+
+
+class Stage(nn.Module):
+    """A stage begins with a block of its own kind: at depth 1 there is no other."""
+
+    def __init__(self, width, depth):
+        super().__init__()
+        blocks = [nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(depth)]
+        self.stem, self.readout, self.skip = nn.Linear(4, width), nn.Linear(width, 1), nn.Linear(width, width)
+        self.blocks = nn.ModuleList(blocks)
+        self.blocks[0].add_module("norm", nn.LayerNorm(width))
+
+    def forward(self, x):
+        h = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            h = (h if i else self.skip(h)) + block(h)
+        return self.readout(h)
+
+
+def test_the_base_of_a_staged_net_has_a_block_of_each_kind():
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    experiment = Experiment.of(
+        lambda width, depth: Stage(width, depth),
+        [(x, torch.ones(8, 1))],
+        lambda f, y: (f - y).square().mean(),
+        axes={"width": [16], "depth": [1, 2, 4]},
+        rule=rules.get("completep"),
+        optimizer="adamw",
+        seeds=2,
+    )
+    assert experiment.base["depth"] == 2
+    _, plan = experiment.scaled(0, width=16, depth=4)
+    assert plan.ratios["depth"] == 2

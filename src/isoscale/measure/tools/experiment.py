@@ -179,15 +179,23 @@ class Experiment:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base's shapes, init and trace; of the smallest depth where a network of depth 1 is none, or no base."""
+        """The base's shapes, init and trace; of the smallest depth that has a block of each kind, from depth 1 on.
+
+        A plain net of one layer has no hidden layer, and a stage of one block only the block that begins it: neither
+        can be the base of a deeper one.
+        """
         size = self.smallest
-        if size.get("depth", 1) > 1:
-            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard. A plain net of one layer
-            # has no hidden layer, and cannot be the base of one that has.
+        if "depth" not in size:
+            return shapes(self.build(0, **size), self.inputs)
+        depths = sorted(self.axes["depth"])
+        for depth in sorted({1, *depths}):
+            # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
             with contextlib.suppress(Exception):
-                shallow = shapes(self.build(0, **{**size, "depth": 1}), self.inputs)
-                read(self.build(0, **size), shallow, self.inputs, self.roles)
-                return shallow
+                candidate = shapes(self.build(0, **{**size, "depth": depth}), self.inputs)
+                # A kind that the second of the depths does not have yet comes with no depth.
+                for other in depths[:2]:
+                    read(self.build(0, **{**size, "depth": other}), candidate, self.inputs, self.roles)
+                return candidate
         return shapes(self.build(0, **size), self.inputs)
 
     # --- sizes ---
