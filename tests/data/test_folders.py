@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from folders import CLASSES, KINDS, fill, write_image, write_sound
 from PIL import Image
 from published import pixels
@@ -151,6 +152,42 @@ def test_classes_that_are_missing_are_named(tmp_path: Path, kind: tuple) -> None
     write(tmp_path / "test" / "dog" / f"a{suffix}", seed=1)
     write(tmp_path / "test" / "eel" / f"a{suffix}", seed=1)
     assert error(name, tmp_path).startswith(f"{tmp_path}/train has no class eel.")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".WEBP", ".flac", ".mp3"])
+def test_files_that_would_be_left_out_in_silence_are_named(tmp_path: Path, suffix: str) -> None:
+    name = "image-folder" if suffix.lower() in (".tif", ".webp") else "audio-folder"
+    own, write = KINDS[name]
+    fill(tmp_path, own, write, 5)
+    (tmp_path / "bee" / f"7{suffix}").write_bytes(b"?")
+    message = error(name, tmp_path)
+    assert f"7{suffix} is of a kind that is not read (1 in bee; {own}" in message
+    (tmp_path / "bee" / f"7{suffix}").rename(tmp_path / "bee" / "notes.txt")
+    assert len(load(name, tmp_path).train_x) == 12
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_every_mode_of_8_bits_keeps_its_levels(tmp_path: Path, mode: str, grey: bool) -> None:
+    """The samples are those of the same images saved as RGB, or grey, before."""
+    suffix = ".jpg" if mode == "CMYK" else ".png"
+    for label, name in enumerate(CLASSES):
+        for k in range(5):
+            image = Image.fromarray(pixels(5, 6, 3, seed=100 * label + k)).convert(mode)
+            for home, as_is in (("own", True), ("plain", False)):
+                path = tmp_path / home / name / f"{k}{suffix if as_is else '.png'}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if as_is:
+                    image.save(path)
+                else:
+                    # What JPEG loses is lost before.
+                    with Image.open(tmp_path / "own" / name / f"{k}{suffix}") as saved:
+                        saved.convert("L" if grey else "RGB").save(path)
+    own = load("image-folder", tmp_path / "own", grey=grey)
+    plain = load("image-folder", tmp_path / "plain", grey=grey)
+    assert own.train_x.shape[1] == (1 if grey else 3)
+    assert torch.equal(own.train_x, plain.train_x)
+    assert torch.equal(own.test_x, plain.test_x)
 
 
 def test_too_few_to_hold_one_out(tmp_path: Path, kind: tuple) -> None:

@@ -17,6 +17,7 @@ from isoscale.data.decoded import Source, decoded
 from isoscale.errors import DataError
 
 SUFFIXES = (".wav",)
+_NOT_READ = (".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".aif", ".aiff", ".au", ".caf", ".w64")
 _FULL_SCALE = 2**15
 
 
@@ -42,13 +43,13 @@ def audio_folder(folder: Path, *, length: int | None = None) -> Dataset:
 
     Raises:
         InvalidValueError, InvalidTypeError: A `length` that makes no sense.
-        DataError: A class is missing or empty, a file is damaged, is not finite, is louder than full scale, has
-            another rate or length than the first, all is silence or too quiet for 16 bits, or the cache folder has
-            no room.
+        DataError: A class is missing or empty, or has sounds of other kinds (FLAC, MP3, ...); a file is damaged, is
+            not finite, is louder than full scale, has another rate or length than the first; all is silence or too
+            quiet for 16 bits; or the cache folder has no room.
     """
     if length is not None:
         length = checks.whole("length", length)
-    found = class_folders.find(folder, SUFFIXES, "sounds")
+    found = class_folders.find(folder, SUFFIXES, "sounds", _NOT_READ)
     train = len(found.train.paths)
     test = len(found.test.paths)
     first = found.train.paths[0]

@@ -31,21 +31,27 @@ class Found(NamedTuple):
     note: str
 
 
-def find(folder: Path, suffixes: Sequence[str], what: str) -> Found:
+def find(folder: Path, suffixes: Sequence[str], what: str, others: Sequence[str] = ()) -> Found:
     """The files of `train/<class>/` and `test/<class>/` (or `val/`), or of `<class>/`, at any depth below the class.
 
     Without a `train` folder every fifth file of each class, in the order of their names, is for testing.
 
+    Args:
+        folder: The folder.
+        suffixes: Of the files, in lower case.
+        what: What the files are, in words.
+        others: Suffixes of the same that are not read. Beside files that are, nobody would see that they are left out.
+
     Raises:
-        DataError: Fewer than two classes, a class without files or without files of one split.
+        DataError: Fewer than two classes, a class without files or without files of one split, a file of the others.
     """
     train_home = folder / "train"
     if not train_home.is_dir():
-        classes = _classes(folder, suffixes, what)
+        classes = _classes(folder, suffixes, what, others)
         return _split(classes, what)
     test_home = _test_home(folder)
-    train = _classes(train_home, suffixes, what)
-    test = _classes(test_home, suffixes, what)
+    train = _classes(train_home, suffixes, what, others)
+    test = _classes(test_home, suffixes, what, others)
     _check_same_classes(test_home, train, test, what)
     _check_same_classes(train_home, test, train, what)
     return Found(
@@ -71,7 +77,7 @@ def _check_same_classes(home: Path, wanted: Iterable[str], there: Iterable[str],
         raise DataError(f"{home} has no class {listed}. Each class needs {what} in both splits")
 
 
-def _classes(home: Path, suffixes: Sequence[str], what: str) -> dict[str, list[Path]]:
+def _classes(home: Path, suffixes: Sequence[str], what: str, others: Sequence[str]) -> dict[str, list[Path]]:
     """The files of each class, sorted; hidden folders are none."""
     folders = []
     for path in sorted(home.iterdir()):
@@ -83,9 +89,15 @@ def _classes(home: Path, suffixes: Sequence[str], what: str) -> dict[str, list[P
 
     found = {}
     for folder in folders:
-        paths = _below(folder, suffixes)
+        kinds = ", ".join(suffixes)
+        paths = _below(folder, (*suffixes, *others))
+        not_read = [path for path in paths if path.suffix.lower() in others]
+        if not_read:
+            raise DataError(
+                f"{not_read[0]} is of a kind that is not read ({len(not_read)} in {folder.name}; {kinds} are). Convert "
+                "such files, or take them away"
+            )
         if not paths:
-            kinds = ", ".join(suffixes)
             raise DataError(f"{folder} has no {what} ({kinds}). Fill the class or take it away")
         found[folder.name] = paths
     return found

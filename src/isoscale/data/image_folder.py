@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
+# Images too, of which Pillow reads some with fewer levels than they have, and some not at all.
+_NOT_READ = (
+    *(".tif", ".tiff", ".bmp", ".gif", ".webp", ".avif", ".heic", ".jp2", ".jxl", ".pgm", ".ppm"),
+    *(".exr", ".hdr", ".pfm", ".dcm", ".dng", ".npy"),
+)
 _NAME = "image-folder"
 
 # What Pillow makes of PNGs and JPEGs of up to 8 bits a channel.
@@ -51,12 +56,12 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
 
     Raises:
         InvalidValueError, InvalidTypeError: A `size` that makes no sense.
-        DataError: A class is missing or empty, an image is damaged or has another shape, or other bits a channel,
-            than the first, or the cache folder has no room.
+        DataError: A class is missing or empty, or has images of other kinds (TIFF, WebP, ...); an image is damaged or
+            has another shape, or other bits a channel, than the first; or the cache folder has no room.
     """
     if size is not None:
         size = checks.whole("size", size)
-    found = class_folders.find(folder, SUFFIXES, "images")
+    found = class_folders.find(folder, SUFFIXES, "images", _NOT_READ)
     train = len(found.train.paths)
     test = len(found.test.paths)
     note = f"{train:,} training images of {len(found.classes)} classes from {folder.name}, "
