@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from isoscale import rules
 from isoscale.errors import InvalidTypeError, InvalidValueError
@@ -156,3 +157,18 @@ def test_the_base_of_a_staged_net_has_a_block_of_each_kind():
     assert experiment.base["depth"] == 2
     _, plan = experiment.scaled(0, width=16, depth=4)
     assert plan.ratios["depth"] == 2
+
+
+def test_wrapped_blocks_are_measured_as_plain_ones():
+    def wrapped(width, seed):
+        model = make(width, 2, seed)
+        for i, block in enumerate(model.blocks):
+            model.blocks[i] = torch.compile(checkpoint_wrapper(block), backend="eager")
+        return model
+
+    plain = experiment(lambda width, seed: make(width, 2, seed), axes={"width": [8, 16]})
+    same = experiment(wrapped, axes={"width": [8, 16]})
+    model, plan = same.scaled(0, width=16)
+    assert plan.entries == plain.scaled(0, width=16)[1].entries
+    points = same.hook_points(model, {"width": 16})
+    assert points == plain.hook_points(plain.build(0, width=16), {"width": 16})

@@ -46,6 +46,16 @@ def _attribute(module: nn.Module) -> str | None:
     return None
 
 
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The plain model itself: the wrappers of its parts are taken off in place."""
+    model = unwrapped(model)
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = unwrapped(child)
+    return model
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Each module once, by the first of its paths in the plain model; of a wrapped one the module inside.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.graph.unwrapping import without_wrappers
 from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import Batch, seeded
 from isoscale.models.base import seeding
@@ -35,7 +36,8 @@ def build(make_model: Factory, seed: int, **sizes: Any) -> nn.Module:
         model = make_model(**sizes)
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"`make_model` must return a torch.nn.Module, got {model!r}")
-    return model
+    # What is compiled or checkpointed can neither be looked into nor differentiated in every way.
+    return without_wrappers(model)
 
 
 def check_seeds(make_model: Factory, seeds: Sequence[int], **sizes: Any) -> None:
