@@ -71,6 +71,13 @@ class Functional(Net):
         return torch.func.vmap(torch.func.grad(lambda row: self.function(row).sum()))(x)
 
 
+class ForwardMode(Net):
+    """The derivative along a direction, beside the function."""
+
+    def forward(self, x):
+        return torch.func.jvp(self.function, (x,), (torch.ones_like(x),))
+
+
 class Checkpointed(Net):
     def forward(self, x):
         return checkpoint(self.function, x, use_reentrant=False)
@@ -94,7 +101,7 @@ ROLES = {
     **{"first.weight": Role.INPUT, "middle.weight": Role.HIDDEN, "last.weight": Role.OUTPUT},
     **{"first.bias": Role.VECTOR, "middle.bias": Role.VECTOR, "last.bias": Role.SCALAR},
 }
-KINDS = [Net, Gradient, ForceOnly, Laplacian, Functional, Checkpointed, ThroughNumpy, Draws]
+KINDS = [Net, Gradient, ForceOnly, Laplacian, Functional, ForwardMode, Checkpointed, ThroughNumpy, Draws]
 
 
 def roles_of(plan):
@@ -246,6 +253,19 @@ class TooFewNumbers(Net):
 def test_a_forward_that_fails_for_real_is_told_with_its_own_words():
     with pytest.raises(TraceError, match=r"TooFewNumbers\.forward fails on the example inputs: RuntimeError.*shape"):
         trace(TooFewNumbers(8), (X,))
+
+
+class LeavesTorch(Net):
+    """What numpy computes has no history."""
+
+    def forward(self, x):
+        hidden = torch.from_numpy(np.tanh(self.first(x).detach().numpy()))
+        return self.last(torch.tanh(self.middle(hidden)))
+
+
+def test_numbers_that_leave_torch_on_the_way_are_missed_and_not_guessed():
+    with pytest.raises(TraceError, match=r"LeavesTorch\.forward returns does not depend on the example inputs.*numpy"):
+        trace(LeavesTorch(8), (X,))
 
 
 def test_a_failure_of_the_trace_alone_is_not_blamed_on_the_inputs(monkeypatch):
