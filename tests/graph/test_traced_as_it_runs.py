@@ -108,6 +108,8 @@ def roles_of(plan):
     return {entry.name: entry.role for entry in plan.entries}
 
 
+# torch's own forward mode still compiles its formulas so.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_roles_are_those_of_the_function(kind):
     """A derivative in the inputs scales as the function does, so its maps are the function's."""
