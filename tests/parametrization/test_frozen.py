@@ -86,6 +86,14 @@ def test_what_was_trained_elsewhere_stays_as_it_is(tmp_path):
     assert Plan.load(tmp_path / "plan.json").notes == plan.notes
 
 
+def test_without_the_bases_numbers_all_are_taken_to_be_fresh():
+    model = make(64, 8, "last maps", seed=1)
+    fresh = model.blocks[2][3].weight.clone()
+    plan = planned(model, make(16, 2, "last maps", device="meta"))
+    assert torch.equal(model.blocks[2][3].weight, fresh / 4)
+    assert any("8 frozen tensors in no group" in note and "taken to be fresh" in note for note in plan.notes)
+
+
 def test_planned_on_meta_and_applied_later():
     plan = planned(make(64, 8, "last maps", device="meta"), make(16, 2, "last maps"))
     model, twin = make(64, 8, "last maps", seed=1), make(64, 8, "last maps", seed=1)

@@ -443,11 +443,16 @@ def _notes(reading: Reading) -> Iterator[str]:
         )
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
-    if frozen := sum(facts.frozen for facts in reading.facts):
-        yield (
-            f"{frozen} frozen tensor{'s' * (frozen > 1)} in no group; freshly drawn ones are rescaled, and carry their "
-            "multipliers, as the others do"
+    if frozen := [facts for facts in reading.facts if facts.frozen]:
+        note = (
+            f"{len(frozen)} frozen tensor{'s' * (len(frozen) > 1)} in no group; freshly drawn ones are rescaled, and "
+            "carry their multipliers, as the others do"
         )
+        if any(facts.base_rms is None for facts in frozen):
+            note += (
+                "; without the base's numbers all are taken to be fresh: load trained ones after the plan is applied"
+            )
+        yield note
 
 
 def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:
