@@ -449,9 +449,7 @@ def _notes(reading: Reading) -> Iterator[str]:
             "carry their multipliers, as the others do"
         )
         if any(facts.base_rms is None for facts in frozen):
-            note += (
-                "; without the base's numbers all are taken to be fresh: load trained ones after the plan is applied"
-            )
+            note += "; without the base's numbers all are taken to be fresh: load trained ones once it is applied"
         yield note
 
 
