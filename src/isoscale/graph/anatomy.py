@@ -35,7 +35,10 @@ class Part:
         carries: Whether its branch's multiplier is folded into it.
         attention: Whether the multiplier of attention logits is folded into it (queries).
         tied: Whether it is the embedding and the readout at once.
-        computed_by: What turns it into the effective weight, if that is more than a view.
+        computed_by: What turns it into the effective weight, if that is not linear in it.
+        unused: Whether the forward does not use it.
+        unknown: The operation that it enters of which nobody knows what it does with a parameter, if it enters one.
+        also: What else it serves as.
     """
 
     role: Role
@@ -47,6 +50,9 @@ class Part:
     attention: bool = False
     tied: bool = False
     computed_by: str | None = None
+    unused: bool = False
+    unknown: str | None = None
+    also: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,9 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     """Read the roles off the graph; `overrides` (glob -> role) win.
 
     Raises:
-        PlanError: A parameter that the forward never uses or that serves two roles, and no override says what it is;
-            a pattern that matches nothing.
+        PlanError: A parameter of two axes or more that enters an operation that is not known, and no override says
+            what it is.
+        InvalidValueError: A pattern that matches nothing.
     """
     given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
@@ -154,36 +161,56 @@ class _RoleReader:
             if part not in parts:
                 parts.append(part)
         if not parts:
-            if given is None:
-                raise PlanError(
-                    f"`{name}` is not used by the forward pass on the example inputs, so its role is unknown. "
-                    f"Give it: `roles={{{name!r}: isoscale.Role.HIDDEN}}`, or remove the parameter"
-                )
-            return part_by_shape(given, self._parameters[name])
-        roles = {part.role for part in parts}
+            if given is not None:
+                return part_by_shape(given, self._parameters[name])
+            return Part(role=Role.SCALAR, place="not used by the forward", unused=True)
         # Of several uses the first as a weight matrix says which axes are fan_in and fan_out.
         first = next((part for part in parts if part.fan_in), parts[0])
         if given is not None:
-            return replace(first, role=given)
-        if roles == {Role.INPUT, Role.OUTPUT}:
+            return self._given(name, given, first)
+        self._check_known(name, parts)
+        if {part.role for part in parts} == {Role.INPUT, Role.OUTPUT}:
             # Its own numbers are those of the embedding; the readout's multiplier has to stand in the forward.
             embedding = next(part for part in parts if part.role is Role.INPUT)
             return replace(embedding, tied=True, place="tied to the readout")
-        if len(roles) > 1:
-            raise PlanError(
-                f"`{name}` serves as {' and as '.join(sorted(roles))}: one tensor cannot have two learning rates. "
-                f"Untie it, or choose: `roles={{{name!r}: isoscale.Role.{first.role.name}}}`"
-            )
-        return replace(first, carries=any(part.carries for part in parts))
+        kinds = {(first.role, first.fan_in, first.fan_out)}
+        also: list[Part] = []
+        for part in parts:
+            kind = (part.role, part.fan_in, part.fan_out)
+            if kind not in kinds:
+                kinds.add(kind)
+                also.append(part)
+        return replace(first, carries=any(part.carries for part in parts), also=tuple(also))
+
+    def _given(self, name: str, role: Role, traced: Part) -> Part:
+        """A role given by hand, with the axes that the trace found."""
+        if traced.unknown and role.decays:
+            traced = replace(part_by_shape(role, self._parameters[name]), block=traced.block)
+        return replace(traced, role=role, place="given by hand", computed_by=None, unknown=None)
+
+    def _check_known(self, name: str, parts: Sequence[Part]) -> None:
+        """A tensor of two axes or more is a weight matrix or a table: which of them decides its rates."""
+        for part in parts:
+            # What is computed from it is refused as such where it matters.
+            if part.unknown and not part.computed_by and not self._is_vector(name):
+                raise PlanError(
+                    f"`{name}` {tuple(self._parameters[name].shape)} enters `{part.unknown}`, and it is not known what "
+                    "that makes of it, so its role is unknown. Say what it is, as by "
+                    f"`roles={{{name!r}: isoscale.Role.HIDDEN}}`"
+                )
 
     def _at(self, node: Node, use: Use) -> Part:
         """What the parameter would be if this were its only use."""
+        fan_out = use.fan_out
+        if use.axes is None and not use.fan_in:
+            fan_out = tuple(range(self._parameters[use.name].dim()))
         part = Part(
             role=Role.HIDDEN,
             fan_in=use.fan_in,
-            fan_out=use.fan_out,
+            fan_out=fan_out,
             place=_place(node, use),
             computed_by=use.computed_by,
+            unknown=node.op if use.kind == "other" else None,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):
             if branch.nodes >> node.index & 1:
@@ -195,7 +222,7 @@ class _RoleReader:
     def _inside(self, branch: Branch, node: Node, use: Use) -> tuple[Role, str]:
         """Role and place within a residual branch."""
         place = _place(node, use)
-        if use.kind not in ("map", "other") or self._is_vector(use):
+        if use.kind not in ("map", "other") or (use.kind == "other" and self._is_vector(use.name)):
             return Role.BRANCH_VECTOR, place
         maps = list(members(branch.nodes & self._graph.maps))
         if node.index in maps:
@@ -219,7 +246,7 @@ class _RoleReader:
             return Role.HIDDEN if features_before else Role.INPUT
         if use.kind in ("embedding", "source"):
             return Role.INPUT
-        if use.kind == "gain" or self._is_vector(use):
+        if use.kind == "gain" or self._is_vector(use.name):
             return Role.VECTOR
         # A table that is added, as of positions, makes features as an embedding does.
         return Role.INPUT
@@ -234,8 +261,8 @@ class _RoleReader:
                 return True
         return False
 
-    def _is_vector(self, use: Use) -> bool:
-        long_axes = [size for size in self._parameters[use.name].shape if size > 1]
+    def _is_vector(self, name: str) -> bool:
+        long_axes = [size for size in self._parameters[name].shape if size > 1]
         return len(long_axes) <= 1
 
 

@@ -14,13 +14,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
-from isoscale.graph.uses import held_axes, uses_of
+from isoscale.graph.uses import as_dot_product, held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
 
 Origin = int | Weight | None
+
+# The namespaces whose operations the table of operations is about.
+_TORCH_OWN = ("aten", "prims")
 
 
 class Recorder(TorchDispatchMode):
@@ -34,6 +38,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self._nodes: list[Node] = []
         self._constants = Constants()
+        self._alone = Alone()
         self._origins: dict[int, int | Weight] = {}
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
@@ -82,7 +87,10 @@ class Recorder(TorchDispatchMode):
         out = run(*args, **kwargs)
         results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         if results:
-            name = func._schema.name.split("::")[1]
+            space, _, name = func._schema.name.partition("::")
+            if space not in _TORCH_OWN:
+                # Somebody's own operation is not torch's of that name.
+                name = func._schema.name
             writes = func._schema.is_mutable
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
@@ -99,7 +107,28 @@ class Recorder(TorchDispatchMode):
         writes: bool,
     ) -> None:
         row = operation(name)
-        # The arguments come from parameters alone, from nodes, or they are constants.
+        weights, inputs = self._sorted(args, kwargs)
+        if row.effect == "shape only" or not (weights or inputs):
+            # What it makes is a constant.
+            self._constants.see(row, args, results, writes)
+            return
+        if not inputs:
+            known = [(tuple(tensor.shape), weight) for tensor, weight in weights]
+            for result in results:
+                self._know(result, derive(row, args, known, tuple(result.shape)))
+            self._alone.see(Step(row, name, args, kwargs, tuple(results), writes))
+            return
+        as_data = [step for tensor, _ in weights if (step := self._alone.as_data(tensor, row, args))]
+        if as_data:
+            for step in as_data:
+                self._replay(step)
+            weights, inputs = self._sorted(args, kwargs)
+        self._make(name, row, args, kwargs, results, writes, weights, inputs)
+
+    def _sorted(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
+        """The tensor arguments that come from parameters alone, and the nodes that others come from."""
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
         for value in tree_iter((args, kwargs)):
@@ -108,21 +137,36 @@ class Recorder(TorchDispatchMode):
                 weights.append((value, origin))
             elif origin is not None and origin not in inputs:
                 inputs.append(origin)
-        if row.effect == "shape only" or not (weights or inputs):
-            # What it makes is a constant.
-            self._constants.see(row, args, results, writes)
-            return
-        if not inputs and len(weights) > 1 and (row.contraction or row.is_norm):
-            # Two parameters that meet as an activation and a weight would: the first serves as data.
-            inputs = [self._add_source(*weights.pop(0))]
-        if not inputs:
-            first, _ = weights[0]
-            known = [weight for _, weight in weights]
-            derived = derive(row, args, known, first.shape, results[0].shape)
-            for result in results:
-                self._know(result, derived)
-            return
+        return weights, inputs
 
+    def _replay(self, step: Step) -> None:
+        """Make nodes of what was computed from parameters alone, now that it serves as data: learned queries."""
+        for value in step.tensors:
+            earlier = self._alone.step(value)
+            if earlier is not None and isinstance(self._origin(value), Weight):
+                self._replay(earlier)
+        weights, inputs = self._sorted(step.args, step.kwargs)
+        sources = [(tensor, weight) for tensor, weight in weights if tensor is step.data]
+        if sources:
+            # The parameter itself stays one: elsewhere it may be a weight.
+            inputs = [self._add_source(*sources[0]), *inputs]
+            weights = [(tensor, weight) for tensor, weight in weights if tensor is not step.data]
+        self._make(step.name, step.row, step.args, step.kwargs, step.results, step.writes, weights, inputs)
+
+    def _make(
+        self,
+        name: str,
+        row: Operation,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        results: Sequence[Tensor],
+        writes: bool,
+        weights: Sequence[tuple[Tensor, Weight]],
+        inputs: Sequence[int],
+    ) -> None:
+        """A node, of an operation on these inputs and parameters."""
+        if row.reduces and inputs:
+            self._sum_products(self._nodes[inputs[0]], row, args)
         made = self._add_node(name, inputs, results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
@@ -200,10 +244,19 @@ class Recorder(TorchDispatchMode):
     def _add_source(self, tensor: Tensor, weight: Weight) -> int:
         """A parameter that serves as data: learned queries."""
         index = self._add_node("source", [], tensor)
-        for name in weight.names:
-            use = Use(name, "source", fan_out=held_axes(weight))
+        for held in weight.held:
+            use = Use(held.name, "source", fan_out=held_axes(held), axes=held.axes)
             self._nodes[index].uses.append(use)
         return index
+
+    def _sum_products(self, factors: Node, row: Operation, args: Sequence[Any]) -> None:
+        """A product with a parameter, summed over an axis of it, is a linear layer's: (a * h).sum(-1)."""
+        if row.name != "sum" or not factors.row.multiplies or factors.row.divides:
+            return
+        rank = args[0].dim()
+        if tuple(args[0].shape) == factors.shape:
+            summed = row.reduced(args, rank)
+            factors.uses[:] = [as_dot_product(use, summed, rank) for use in factors.uses]
 
     def _know(self, tensor: Tensor, origin: int | Weight) -> None:
         self._origins[id(tensor)] = origin

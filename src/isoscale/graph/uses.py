@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from isoscale.graph.graph import Kind, Use
 from isoscale.graph.ops import Operation
-from isoscale.graph.weight_views import Weight
+from isoscale.graph.weight_views import Held, Weight
 
 
 def uses_of(row: Operation, args: Sequence[Any], tensor: Tensor, weight: Weight) -> list[Use]:
@@ -22,32 +23,47 @@ def uses_of(row: Operation, args: Sequence[Any], tensor: Tensor, weight: Weight)
         weight: What is known of it.
     """
     kind, summed = _kind(row, args, tensor)
+    return [_use(row, tensor, held, kind, summed) for held in weight.held]
+
+
+def _use(row: Operation, tensor: Tensor, held: Held, kind: Kind, summed: tuple[int, ...] | None) -> Use:
     fan_in: tuple[int, ...] = ()
-    fan_out = held_axes(weight)
-    if weight.axes is not None and summed is not None:
+    fan_out = held_axes(held)
+    if held.axes is not None and summed is not None:
         left_out = set(summed)
         contraction = row.contraction
         if contraction and contraction.batched and tensor.dim() == 3:
             left_out.add(0)  # the axis of experts
         kept = [axis for axis in range(tensor.dim()) if axis not in left_out]
-        fan_in = _union(weight.axes[axis] for axis in summed)
-        fan_out = _union(weight.axes[axis] for axis in kept)
+        fan_in = _union(held.axes[axis] for axis in summed)
+        fan_out = _union(held.axes[axis] for axis in kept)
         fan_out = tuple(axis for axis in fan_out if axis not in fan_in)
     if kind == "map" and not fan_in:
         kind = "other"
     if kind == "embedding":
         # Rows are picked, not summed over.
         fan_in = ()
-    uses: list[Use] = []
-    for name in weight.names:
-        use = Use(name, kind, fan_in, fan_out, weight.computed_by)
-        uses.append(use)
-    return uses
+    return Use(held.name, kind, fan_in, fan_out, held.computed_by, held.axes)
 
 
-def held_axes(weight: Weight) -> tuple[int, ...]:
-    """The axes of the parameter that the dimensions of a weight hold, in rising order."""
-    return _union(weight.axes or ())
+def held_axes(held: Held) -> tuple[int, ...]:
+    """The axes of the parameter that the dimensions of a tensor hold, in rising order."""
+    return _union(held.axes or ())
+
+
+def as_dot_product(use: Use, summed: Iterable[int], rank: int) -> Use:
+    """A parameter that multiplied entry by entry, once the product of so many dimensions is summed over some of them.
+
+    A sum of products over an axis of the parameter is what a weight matrix computes.
+    """
+    if use.kind != "gain" or use.axes is None:
+        return use
+    first = rank - len(use.axes)
+    fan_in = _union(use.axes[axis - first] for axis in summed if axis >= first)
+    if not fan_in:
+        return use
+    fan_out = tuple(axis for axis in use.fan_out if axis not in fan_in)
+    return replace(use, kind="map", fan_in=fan_in, fan_out=fan_out)
 
 
 def _union(axes: Iterable[Iterable[int]]) -> tuple[int, ...]:

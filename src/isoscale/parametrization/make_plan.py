@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, Trac
 from isoscale.graph import anatomy as anatomies
 from isoscale.graph.anatomy import Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
+from isoscale.graph.ops import operation
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import unwrapped
 from isoscale.parametrization import sizes
 from isoscale.parametrization.plan import Plan
-from isoscale.parametrization.sizes import Base
+from isoscale.parametrization.sizes import Base, Shape
 from isoscale.scaling import budget as budgets
 from isoscale.scaling import initial, rules
 from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
@@ -31,7 +32,7 @@ from isoscale.scaling.factors import Decay
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, decide
+from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, TensorPlan, decide
 
 
 def parametrize(
@@ -117,6 +118,7 @@ class Reading:
         anatomy: What the model's forward does with its parameters.
         base: The base's sizes and init.
         facts: One for each parameter, in the model's order.
+        also: By name, what else a parameter would be by another of its uses.
         width, depth: Ratios target / base.
         head_size: Likewise; None if the base's is unknown.
         init_law: What the model's own init is taken to follow where the base has no numbers.
@@ -126,6 +128,7 @@ class Reading:
     anatomy: Anatomy
     base: Base
     facts: tuple[TensorFacts, ...]
+    also: Mapping[str, tuple[TensorFacts, ...]]
     width: float
     depth: float
     head_size: float | None
@@ -147,14 +150,22 @@ def read(
     compared = known.roles if roles is None else None
     own_roles = {name: part.role for name, part in anatomy.parts.items()}
     pairs = sizes.counterparts(shapes, known.shapes, own_roles, compared)
-    facts = tuple(_facts(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
+    facts: list[TensorFacts] = []
+    also: dict[str, tuple[TensorFacts, ...]] = {}
+    width = _width(anatomy.parts, shapes, known, pairs)
+    for name, parameter in parameters.items():
+        part = anatomy.parts[name]
+        facts.append(_facts(name, part, parameter, known, pairs[name], width))
+        if part.also:
+            also[name] = tuple(_facts(name, other, parameter, known, pairs[name], width) for other in part.also)
     if compared is not None:
         _check_counterparts(facts, pairs, compared)
     return Reading(
         anatomy=anatomy,
         base=known,
-        facts=facts,
-        width=_width(facts),
+        facts=tuple(_with_multiplier(one, anatomy) for one in facts),
+        also=also,
+        width=width,
         depth=sizes.depth_ratio(anatomy, known, pairs),
         head_size=sizes.head_ratio(anatomy, known),
         init_law=_init_law(facts, parameters),
@@ -184,10 +195,14 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
             + "\n  - ".join(open_items)
         )
+    entries = tuple(decide(facts, scaling, settings) for facts in reading.facts)
+    for entry in entries:
+        for other in reading.also.get(entry.name, ()):
+            _check_same(entry, decide(other, scaling, settings))
     return Plan(
         scaling=scaling,
         settings=settings,
-        entries=tuple(decide(facts, scaling, settings) for facts in reading.facts),
+        entries=entries,
         multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
         open_items=open_items,
         notes=(*_notes(reading), *_budget_notes(scaling, settings)),
@@ -311,30 +326,50 @@ def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:
 
 
 # --- one tensor ---
-def _facts(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpart: str) -> TensorFacts:
-    part, shape, base_shape = anatomy.parts[name], tuple(parameter.shape), base.shapes[counterpart]
-    _check_computed(name, part)
+def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: str, width: float) -> TensorFacts:
+    shape, base_shape = tuple(parameter.shape), base.shapes[counterpart]
+    fan_in = sizes.ratio(part.fan_in, shape, base_shape)
+    fan_out = sizes.ratio(_feature_axes(part, shape, base_shape, width), shape, base_shape)
+    _check_computed(name, part, fan_in, fan_out)
     return TensorFacts(
         name=name,
         role=part.role,
         shape=shape,
         base_shape=base_shape,
-        fan_in=sizes.ratio(part.fan_in, shape, base_shape),
-        fan_out=sizes.ratio(_feature_axes(part, shape), shape, base_shape),
+        fan_in=fan_in,
+        fan_out=fan_out,
         fans=(*_fans(part, shape), *_fans(part, base_shape)),
         block=part.block,
         place=part.place,
         carries=part.carries,
         attention=part.attention,
-        explicit=part.role is Role.OUTPUT and bool(anatomy.readout_multipliers),
         tied=part.tied,
         frozen=not parameter.requires_grad,
+        unused=part.unused,
         base_rms=base.rms.get(counterpart),
     )
 
 
+def _with_multiplier(facts: TensorFacts, anatomy: Anatomy) -> TensorFacts:
+    """A readout's multiplier may stand in the forward."""
+    return replace(facts, explicit=facts.role is Role.OUTPUT and bool(anatomy.readout_multipliers))
+
+
+def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
+    """A tensor that serves twice is fine where both uses ask for the same numbers."""
+    for number in ("init", "lr", "weight_decay", "eps", "multiplier"):
+        this, that = getattr(entry, number), getattr(other, number)
+        if this != that and not math.isclose(this, that, rel_tol=1e-9):
+            as_what = [f"{one.role} (fan_in x{one.fan_in:g}, fan_out x{one.fan_out:g})" for one in (entry, other)]
+            raise PlanError(
+                f"`{entry.name}` serves as {as_what[0]} and as {as_what[1]}: one tensor cannot have two settings, and "
+                f"its {number} would be {this:g} and {that:g}. Untie it, or choose: "
+                f"`roles={{{entry.name!r}: isoscale.Role.{entry.role.name}}}`"
+            )
+
+
 def _check_counterparts(
-    facts: tuple[TensorFacts, ...], pairs: Mapping[str, str], base_roles: Mapping[str, Role]
+    facts: Iterable[TensorFacts], pairs: Mapping[str, str], base_roles: Mapping[str, Role]
 ) -> None:
     """A weight matrix and its counterpart must be of one kind: ratios between an input and a hidden layer mean nothing.
 
@@ -355,29 +390,64 @@ def _fans(part: Part, shape: tuple[int, ...]) -> tuple[float, float]:
     return math.prod(shape[axis] for axis in part.fan_in), math.prod(shape[axis] for axis in part.fan_out)
 
 
-def _feature_axes(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a map its outputs; of anything else the last axis that is more than one: positions are not features."""
-    if part.fan_in or len(part.fan_out) <= 1:
-        return part.fan_out
-    return tuple(axis for axis in part.fan_out if shape[axis] > 1)[-1:]
+def _feature_axes(part: Part, shape: Shape, base_shape: Shape, width: float) -> tuple[int, ...]:
+    """The axes of the features: of a map its outputs, of anything else the axis that grows with the width.
+
+    Rows of a table, as of positions, are not features. Where several axes grow, the last that grows like the width
+    is taken, or all of them if together they do: (heads, head size).
+    """
+    if part.fan_in:
+        return _outputs(part, shape, base_shape)
+    growing = tuple(axis for axis in part.fan_out if shape[axis] != base_shape[axis])
+    alike = [axis for axis in growing if sizes.ratio((axis,), shape, base_shape) == width]
+    if alike:
+        return (alike[-1],)
+    return growing if sizes.ratio(growing, shape, base_shape) == width else growing[-1:]
 
 
-def _check_computed(name: str, part: Part) -> None:
-    if part.computed_by and part.role.decays and part.place != "given by hand":
-        raise PlanError(
-            f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
-            "parametrization) and does not scale as it does. Remove the parametrization, or give its role by hand"
-        )
+def _outputs(part: Part, shape: Shape, base_shape: Shape) -> tuple[int, ...]:
+    """A map's outputs. Of matrices side by side, as many as there are heads, those of all of them."""
+    beside = tuple(axis for axis in range(len(shape)) if axis not in (*part.fan_in, *part.fan_out))
+    each = sizes.ratio((*part.fan_in, *part.fan_out), shape, base_shape)
+    if each == 1 and sizes.ratio(beside, shape, base_shape) != 1:
+        return (*part.fan_out, *beside)
+    return part.fan_out
 
 
-def _width(facts: tuple[TensorFacts, ...]) -> float:
+def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> None:
+    if not part.computed_by or not part.role.decays:
+        return
+    # Of a weight that is normalised before it acts, only its steps relative to its size count: as a hidden or input
+    # map's they are right. What an output map's multiplier would have to scale is the norm's gain.
+    if operation(part.computed_by).is_norm and part.fan_in and _is_at_most(fan_in, fan_out):
+        return
+    raise PlanError(
+        f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
+        "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
+        f"what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+    )
+
+
+def _is_at_most(fan_in: float, fan_out: float) -> bool:
+    return fan_in <= max(fan_out, 1.0)
+
+
+def _width(parts: Mapping[str, Part], shapes: Mapping[str, Shape], base: Base, pairs: Mapping[str, str]) -> float:
     """The ratio by which most weight matrices grow; of the largest such ratio if two are equally common."""
-    grown = [side for one in facts if one.role.decays for side in (one.fan_in, one.fan_out) if side != 1]
-    counts = Counter(grown)
+    counts: Counter[float] = Counter()
+    for name, part in parts.items():
+        if not part.role.decays:
+            continue
+        # Of a table the last axis that grows.
+        shape, base_shape = shapes[name], base.shapes[pairs[name]]
+        sides = [part.fan_in, part.fan_out]
+        if not part.fan_in:
+            sides = [tuple(axis for axis in part.fan_out if shape[axis] != base_shape[axis])[-1:]]
+        counts.update(ratio for side in sides if (ratio := sizes.ratio(side, shape, base_shape)) != 1)
     return max(counts, key=lambda ratio: (counts[ratio], ratio), default=1.0)
 
 
-def _init_law(facts: tuple[TensorFacts, ...], parameters: Mapping[str, Tensor]) -> str:
+def _init_law(facts: Sequence[TensorFacts], parameters: Mapping[str, Tensor]) -> str:
     """The law of the model's own init, for a base without numbers; branch-last maps are often drawn smaller."""
     kinds: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for entry in facts:
@@ -439,6 +509,12 @@ def _notes(reading: Reading) -> Iterator[str]:
         )
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
+    unused = [facts.name for facts in reading.facts if facts.unused]
+    if unused:
+        yield (
+            f"not used by the forward on the example inputs, so left as they are: {', '.join(unused)}. If training "
+            "uses them, give example inputs that do, or say what they are: `roles={...}`"
+        )
     if frozen := sum(facts.frozen for facts in reading.facts):
         yield f"{frozen} frozen tensor{'s' * (frozen > 1)} left as they are"
 

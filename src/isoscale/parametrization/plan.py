@@ -81,7 +81,7 @@ class Plan(ScalingPlan):
             tensors = drawn.setdefault(entry.role.decays, [])
             size = actual[entry.name]
             found = None if size is None else entry.drawn(size, self.scaling.depth)
-            if found and not entry.frozen:
+            if found and not (entry.frozen or entry.unused):
                 tensors.append(found)
         return {matrices: initial.likely_laws(tensors) for matrices, tensors in drawn.items()}
 
@@ -93,7 +93,7 @@ class Plan(ScalingPlan):
         likely: Mapping[bool, list[str]],
     ) -> TensorPlan:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
-        if actual is None or entry.frozen:
+        if actual is None or entry.frozen or entry.unused:
             return entry
         if drawn := entry.drawn(actual, self.scaling.depth):
             scale = drawn.rescaling(likely[entry.role.decays]).scale

@@ -117,6 +117,7 @@ class TensorFacts:
         explicit: Whether a readout's multiplier stands in the forward instead of being folded.
         tied: Whether it is the embedding and the readout at once.
         frozen: Whether it is not trained: then it is left as it is.
+        unused: Whether the forward does not use it: then it is left as it is, at the base's learning rate.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -134,6 +135,7 @@ class TensorFacts:
     explicit: bool = False
     tied: bool = False
     frozen: bool = False
+    unused: bool = False
     base_rms: float | None = None
 
     @property
@@ -277,11 +279,13 @@ def decide(facts: TensorFacts, scaling: Scaling, settings: Settings) -> TensorPl
 
 def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> Factors:
     """The rule's factors, with every multiplier that acts on this tensor, not folded."""
+    if facts.unused:
+        return Factors()
     rule, role, depth = scaling.rule, facts.role, scaling.depth
-    if role in (Role.VECTOR, Role.BRANCH_VECTOR, Role.INPUT) and facts.fan_in == 1:
-        found = rule.factors(role, family, width=facts.fan_out, depth=depth)
-    elif role is Role.OUTPUT and facts.fan_out == 1:
+    if role is Role.OUTPUT and (facts.fan_out == 1 or facts.explicit):
         found = rule.factors(role, family, width=facts.fan_in, depth=depth)
+    elif role in (Role.VECTOR, Role.BRANCH_VECTOR) and facts.fan_in == 1:
+        found = rule.factors(role, family, width=facts.fan_out, depth=depth)
     else:
         found = rule.factors(role, family, width=facts.fan_in, depth=depth, fan_out=facts.fan_out)
     if facts.explicit:
@@ -316,6 +320,9 @@ def _reasons(
 ) -> Iterator[str]:
     if facts.frozen:
         yield "frozen: left as it is, in no group"
+        return
+    if facts.unused:
+        yield "not used by the forward: left as it is"
         return
     yield from _sizes(facts, scaling)
     if facts.carries and scaling.multiplier_of_branches() != 1:
