@@ -6,8 +6,8 @@ none, for a constant. An operation on tensors of which at least one comes from a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
+from isoscale.graph.recurrent import Recurrence, RecurrentCalls
 from isoscale.graph.uses import as_dot_product, held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
 
@@ -43,8 +44,19 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        self._recurrent = RecurrentCalls(self._recurrence)
+        self._paused = False
         self._module_inputs: dict[str, int] = {}
         self._module_outputs: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._recurrent.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._recurrent.__exit__(*error)
+        super().__exit__(*error)
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
@@ -85,6 +97,8 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         run = _grouped_mm_shape if func is torch.ops.aten._grouped_mm.default else func
         out = run(*args, **kwargs)
+        if self._paused:
+            return out
         results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         if results:
             space, _, name = func._schema.name.partition("::")
@@ -178,6 +192,55 @@ class Recorder(TorchDispatchMode):
         if writes:
             storage = storage_of(results[0])
             self._written[storage] = made
+
+    # --- recurrent layers ---
+    def _recurrence(self, call: Recurrence, run: Callable[[], Any]) -> Any:
+        """The nodes of a recurrent layer, whose own operations are none."""
+        self._paused = True
+        try:
+            out = run()
+        finally:
+            self._paused = False
+        results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        read = self._as_inputs([call.data])
+        states = self._as_inputs(call.states)
+        for layer in call.layers:
+            ends: list[int] = []
+            for direction in layer:
+                first = self._linear("linear", read, direction.from_input, direction.biases[:1], results[0])
+                last = self._linear(call.name, [first, *states], direction.from_state, direction.biases[1:], results[0])
+                if direction.last is not None:
+                    last = self._linear("linear", [last], direction.last, (), results[0])
+                ends.append(last)
+            # Both directions stand beside each other.
+            read = ends if len(ends) == 1 else [self._add_node("cat", ends, results[0])]
+        for result in results:
+            self._know(result, read[0])
+        return out
+
+    def _as_inputs(self, tensors: Sequence[Tensor]) -> list[int]:
+        """The nodes that tensors come from; a parameter serves as data, and a constant is none."""
+        found: list[int] = []
+        for tensor in tensors:
+            origin = self._origin(tensor)
+            if isinstance(origin, Weight):
+                origin = self._add_source(tensor, origin)
+            if origin is not None and origin not in found:
+                found.append(origin)
+        return found
+
+    def _linear(
+        self, op: str, inputs: Sequence[int], weight: Tensor, biases: Sequence[Tensor], result: Tensor
+    ) -> int:
+        """A linear layer, or what contains one."""
+        made = self._add_node(op, inputs, result)
+        row = operation("linear")
+        args = (None, weight, *biases)
+        for tensor in args[1:]:
+            origin = None if tensor is None else self._origin(tensor)
+            if tensor is not None and isinstance(origin, Weight):
+                self._nodes[made].uses += uses_of(row, args, tensor, origin)
+        return made
 
     def _obstacle(self, row: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why f(c z) = c f(z) fails for these arguments, although the operation's row says that it holds."""
