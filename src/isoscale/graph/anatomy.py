@@ -36,6 +36,7 @@ class Part:
         attention: Whether the multiplier of attention logits is folded into it (queries).
         tied: Whether it is the embedding and the readout at once.
         computed_by: What turns it into the effective weight, if that is not linear in it.
+        in_groups: Whether fan_in counts the inputs of several groups, of which each output sees one.
         unused: Whether the forward does not use it.
         unknown: The operation that it enters of which nobody knows what it does with a parameter, if it enters one.
         also: What else it serves as.
@@ -50,6 +51,7 @@ class Part:
     attention: bool = False
     tied: bool = False
     computed_by: str | None = None
+    in_groups: bool = False
     unused: bool = False
     unknown: str | None = None
     also: tuple[Part, ...] = ()
@@ -186,7 +188,7 @@ class _RoleReader:
         """A role given by hand, with the axes that the trace found."""
         if traced.unknown and role.decays:
             traced = replace(part_by_shape(role, self._parameters[name]), block=traced.block)
-        return replace(traced, role=role, place="given by hand", computed_by=None, unknown=None)
+        return replace(traced, role=role, place="given by hand", computed_by=None, in_groups=False, unknown=None)
 
     def _check_known(self, name: str, parts: Sequence[Part]) -> None:
         """A tensor of two axes or more is a weight matrix or a table: which of them decides its rates."""
@@ -210,6 +212,7 @@ class _RoleReader:
             fan_out=fan_out,
             place=_place(node, use),
             computed_by=use.computed_by,
+            in_groups=use.in_groups,
             unknown=node.op if use.kind == "other" else None,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):

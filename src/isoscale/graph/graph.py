@@ -31,6 +31,7 @@ class Use:
         fan_out: The parameter's own axes that remain in the result.
         computed_by: The operation that made the effective weight from the parameter, if it is not linear in it.
         axes: For each dimension of the tensor that entered, the parameter's own axes that it holds, if they are known.
+        in_groups: Whether an axis of fan_in counts the inputs of several groups, of which each output sees one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Use:
     fan_out: tuple[int, ...] = ()
     computed_by: str | None = None
     axes: tuple[frozenset[int], ...] | None = None
+    in_groups: bool = False
 
 
 @dataclass

@@ -54,10 +54,17 @@ class Contraction:
         if self.weight == "bilinear":
             # (out, in, in): each of two activations meets one of the latter.
             return tuple(range(1, dimensions))
-        # (out, in, ...), or (in, out, ...) if the convolution is transposed.
-        transposed = args[6]
-        kept = 1 if transposed else 0
-        return tuple(axis for axis in range(dimensions) if axis != kept)
+        # (out, in / groups, ...), or (in, out / groups, ...) if the convolution is transposed.
+        transposed, groups = args[6], args[8]
+        if not transposed:
+            return tuple(range(1, dimensions))
+        # Of inputs in groups of one each there is nothing to sum.
+        summed = () if groups == args[1].shape[0] else (0,)
+        return (*summed, *range(2, dimensions))
+
+    def is_transposed_in_groups(self, args: Sequence[Any]) -> bool:
+        """Whether the first axis of a kernel counts the inputs of several groups together."""
+        return self.weight == "convolution" and bool(args[6]) and 1 < args[8] < args[1].shape[0]
 
 
 @dataclass(frozen=True)

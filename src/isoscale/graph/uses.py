@@ -23,7 +23,10 @@ def uses_of(row: Operation, args: Sequence[Any], tensor: Tensor, weight: Weight)
         weight: What is known of it.
     """
     kind, summed = _kind(row, args, tensor)
-    return [_use(row, tensor, held, kind, summed) for held in weight.held]
+    uses = [_use(row, tensor, held, kind, summed) for held in weight.held]
+    if kind == "map" and row.contraction and row.contraction.is_transposed_in_groups(args):
+        uses = [replace(use, in_groups=True) for use in uses]
+    return uses
 
 
 def _use(row: Operation, tensor: Tensor, held: Held, kind: Kind, summed: tuple[int, ...] | None) -> Use:

@@ -331,6 +331,12 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     fan_in = sizes.ratio(part.fan_in, shape, base_shape)
     fan_out = sizes.ratio(_feature_axes(part, shape, base_shape, width), shape, base_shape)
     _check_computed(name, part, fan_in, fan_out)
+    if part.in_groups and fan_in != fan_out:
+        raise PlanError(
+            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does not "
+            "say how many groups that one has. Keep the number of groups and scale both sides alike, or say what the "
+            f"tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+        )
     return TensorFacts(
         name=name,
         role=part.role,
