@@ -282,6 +282,30 @@ RIGHT = {
         lambda net, h: net.r(h, net.r(h))[0],
         {"r.weight_ih": (1 / M, 1), "r.weight_hh": (1 / M, 1), "r.bias_hh": (1, M)},
     ),
+    "a dynamic depthwise kernel": (
+        modules(make=lambda width: nn.Linear(width, 3 * width)),
+        lambda net, h: F.conv1d(
+            h[:, :, None].expand(-1, -1, 4), net.make(h[0]).view(-1, 1, 3), groups=net.width
+        ).mean(-1),
+        {"make.weight": (1 / M, 1)},
+    ),
+    "two towers, normalised": (
+        modules(one=linear(n, n), two=linear(n, n)),
+        lambda net, h: h * (F.normalize(net.one(h), dim=-1) * net.two(h)).sum(-1, keepdim=True),
+        {"one.weight": (1 / M, 1)},
+    ),
+    "two towers, divided": (
+        modules(one=linear(n, n), two=linear(n, n)),
+        lambda net, h: h * ((net.one(h) * net.two(h)).sum(-1, keepdim=True) / net.width),
+        {"one.weight": (1 / M, 1)},
+    ),
+    "linear attention of heads of one size": (
+        modules(q=linear(n, n), k=linear(n, n), v=linear(n, n)),
+        lambda net, h: torch.einsum(
+            "bhc,bhd,bhd->bhc", *[f(h).unflatten(-1, (-1, 4)) for f in (net.v, net.q, net.k)]
+        ).flatten(1),
+        {"q.weight": (1 / M, 1), "v.weight": (1 / M, 1)},
+    ),
     "one layer at both ends of its width": (
         modules(same=linear(n, n)),
         lambda net, h: net.same(net.same(h).relu()),
@@ -340,6 +364,26 @@ REFUSED = {
         depthwise,
         {"conv.weight": "input"},
     ),
+    "weights that a network makes": (
+        modules(make=lambda width: nn.Linear(2, width * width), z=linear(n, fixed(2))),
+        lambda net, h: torch.einsum("bi,bij->bj", h, net.make(net.z(h)).unflatten(-1, (net.width, net.width))),
+        {"make.weight": "input"},
+    ),
+    "a kernel that a network makes": (
+        modules(make=lambda width: nn.Linear(2, width * width)),
+        lambda net, h: F.conv1d(h[..., None], net.make(h[:1, :2])[0].view(net.width, net.width, 1))[..., 0],
+        {"make.weight": "input"},
+    ),
+    "a bilinear form written as an einsum": (
+        learned(w=lambda width: (3, width, width)),
+        lambda net, h: h + torch.einsum("bi,kij,bj->bk", h, net.w, h.relu()).sum(-1, keepdim=True),
+        {"w": "output"},
+    ),
+    "two towers": (
+        modules(one=linear(n, n), two=linear(n, n)),
+        lambda net, h: h * (net.one(h) * net.two(h)).sum(-1, keepdim=True),
+        {"one.weight": "hidden", "two.weight": "hidden"},
+    ),
     "one tensor as a map and as a gain": (
         learned(w=lambda width: (1, width)), lambda net, h: h * net.w * (h @ net.w.T), {"w": "vector"}
     ),
@@ -378,7 +422,14 @@ def test_tensors_that_the_forward_does_not_use_are_left_as_they_are():
 
 
 # --- measured: the first step moves what comes after these layers alike at every width ---
-MEASURED = ("a fixed latent", "a router", "bilinear", "a dot product", "a vector in a matrix product", "random features")
+MEASURED = (
+    "a fixed latent",
+    "a router",
+    "bilinear",
+    "a dot product",
+    "a vector in a matrix product",
+    "random features",
+)
 
 
 @pytest.mark.parametrize("kind", MEASURED)
@@ -406,4 +457,3 @@ def test_a_step_of_adam_changes_its_result_alike_at_every_width(kind):
         changes.append(math.sqrt(total / seeds))
     slope = math.log(changes[-1] / changes[0]) / math.log(widths[-1] / widths[0])
     assert abs(slope) < 0.2, changes
-

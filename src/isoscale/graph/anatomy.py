@@ -18,9 +18,13 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.graph.products import Product, products
 from isoscale.scaling.roles import Role, check_role
 
 Roles = Mapping[str, Role | str]
+
+# The place of a tensor whose role the user gave.
+GIVEN = "given by hand"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ class Anatomy:
         head_sizes: Size of each attention's heads, in the order of execution.
         logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
             it cannot be read.
+        products: Sums of products of two activations.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
@@ -79,6 +84,7 @@ class Anatomy:
     depth: int = 1
     head_sizes: tuple[int, ...] = ()
     logit_scales: tuple[float | None, ...] = ()
+    products: tuple[Product, ...] = ()
     stuck: Mapping[str, str] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     branch_multipliers: tuple[str, ...] = ()
@@ -119,6 +125,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         depth=depth(graph, branches),
         head_sizes=head_sizes(graph),
         logit_scales=logit_scales(graph),
+        products=products(graph),
         stuck=stuck,
         packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branches)),
@@ -188,7 +195,7 @@ class _RoleReader:
         """A role given by hand, with the axes that the trace found."""
         if traced.unknown and role.decays:
             traced = replace(part_by_shape(role, self._parameters[name]), block=traced.block)
-        return replace(traced, role=role, place="given by hand", computed_by=None, in_groups=False, unknown=None)
+        return replace(traced, role=role, place=GIVEN, computed_by=None, in_groups=False, unknown=None)
 
     def _check_known(self, name: str, parts: Sequence[Part]) -> None:
         """A tensor of two axes or more is a weight matrix or a table: which of them decides its rates."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from isoscale.errors import PlanError, unknown
-from isoscale.graph.anatomy import Anatomy, Part, Roles, check_all_known, matched, part_by_shape
+from isoscale.graph.anatomy import GIVEN, Anatomy, Part, Roles, check_all_known, matched, part_by_shape
 from isoscale.graph.multiplier import Multiplier
 from isoscale.scaling.roles import Role
 
@@ -164,7 +164,7 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
         part,
         carries=role is Role.BRANCH_LAST or is_its_bias,
         block=_block(owner) if role.in_branch else None,
-        place="given by hand",
+        place=GIVEN,
     )
 
 

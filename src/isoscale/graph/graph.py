@@ -56,6 +56,7 @@ class Node:
         obstacle: Why no factor of its inputs passes here, where the operation in general would let it pass.
         factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
+        summed_products: Over how many products of two activations it sums; 0 if it does not.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Node:
     obstacle: str | None = None
     factor: float | None = 1.0
     multiplier: str | None = None
+    summed_products: int = 0
 
     @cached_property
     def row(self) -> Operation:

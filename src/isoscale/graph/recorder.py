@@ -6,6 +6,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -139,9 +140,7 @@ class Recorder(TorchDispatchMode):
             weights, inputs = self._sorted(args, kwargs)
         self._make(name, row, args, kwargs, results, writes, weights, inputs)
 
-    def _sorted(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
+    def _sorted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
         """The tensor arguments that come from parameters alone, and the nodes that others come from."""
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
@@ -187,11 +186,31 @@ class Recorder(TorchDispatchMode):
         node.factor = self._factor(row, args, kwargs)
         for tensor, weight in weights:
             node.uses += uses_of(row, args, tensor, weight)
+        node.summed_products = self._summed_products(node, row, args)
         for result in results:
             self._know(result, made)
         if writes:
             storage = storage_of(results[0])
             self._written[storage] = made
+
+    def _summed_products(self, node: Node, row: Operation, args: Sequence[Any]) -> int:
+        """Over how many products of two activations an operation sums."""
+        if row.name == "sum":
+            factors = self._nodes[node.inputs[0]]
+            is_product = factors.row.multiplies and not factors.row.divides and len(factors.inputs) == 2
+            if not is_product or not factors.is_float:
+                return 0
+            shape = args[0].shape
+            return math.prod(shape[axis] for axis in row.reduced(args, len(shape)))
+        contraction = row.contraction
+        if contraction is None or contraction.weight == "bilinear" or not node.is_float:
+            return 0
+        first, second = args[contraction.first : contraction.first + 2]
+        if not (isinstance(self._origin(first), int) and isinstance(self._origin(second), int)):
+            return 0
+        if contraction.weight == "matrix":
+            return first.shape[-1]
+        return math.prod(second.shape[axis] for axis in contraction.summed(1, second.dim(), args) or ())
 
     # --- recurrent layers ---
     def _recurrence(self, call: Recurrence, run: Callable[[], Any]) -> Any:
@@ -229,9 +248,7 @@ class Recorder(TorchDispatchMode):
                 found.append(origin)
         return found
 
-    def _linear(
-        self, op: str, inputs: Sequence[int], weight: Tensor, biases: Sequence[Tensor], result: Tensor
-    ) -> int:
+    def _linear(self, op: str, inputs: Sequence[int], weight: Tensor, biases: Sequence[Tensor], result: Tensor) -> int:
         """A linear layer, or what contains one."""
         made = self._add_node(op, inputs, result)
         row = operation("linear")

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from isoscale.checks import number, share
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
 from isoscale.graph import anatomy as anatomies
-from isoscale.graph.anatomy import Anatomy, Part, Roles
+from isoscale.graph.anatomy import GIVEN, Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
 from isoscale.graph.ops import operation
+from isoscale.graph.products import grown
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import unwrapped
 from isoscale.parametrization import sizes
@@ -160,6 +161,7 @@ def read(
             also[name] = tuple(_facts(name, other, parameter, known, pairs[name], width) for other in part.also)
     if compared is not None:
         _check_counterparts(facts, pairs, compared)
+    _check_products(anatomy, known)
     return Reading(
         anatomy=anatomy,
         base=known,
@@ -374,9 +376,7 @@ def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
             )
 
 
-def _check_counterparts(
-    facts: Iterable[TensorFacts], pairs: Mapping[str, str], base_roles: Mapping[str, Role]
-) -> None:
+def _check_counterparts(facts: Iterable[TensorFacts], pairs: Mapping[str, str], base_roles: Mapping[str, Role]) -> None:
     """A weight matrix and its counterpart must be of one kind: ratios between an input and a hidden layer mean nothing.
 
     A base that is too shallow has no hidden layer, and one of its ends answers in its place.
@@ -390,6 +390,21 @@ def _check_counterparts(
                 f"`{pairs[one.name]}`, one of kind {there.width_role}: give a base with a layer of each kind (one "
                 "block or hidden layer more), or say what the tensor is: `roles={...}`"
             )
+
+
+def _check_products(anatomy: Anatomy, base: Base) -> None:
+    """A sum of products of two activations must not grow, unless the user says what made them."""
+    for product, size in grown(anatomy.products, base.products or ()):
+        if any(anatomy.parts[name].place == GIVEN for name in product.makers):
+            continue
+        made = " and ".join(f"`{name}`" for name in product.makers[:3])
+        raise PlanError(
+            f"what {made} made is multiplied with other activations, and the forward sums {product.size} such products "
+            f"(in the base {size}), as in a bilinear form or where a network makes the weights of another. No role "
+            f"makes up for that: divide the sum by {product.size} / {size} in the forward. If something else keeps it "
+            f"from growing, say so by a role: `roles={{{product.makers[0]!r}: "
+            f"isoscale.Role.{anatomy.parts[product.makers[0]].role.name}}}`"
+        )
 
 
 def _fans(part: Part, shape: tuple[int, ...]) -> tuple[float, float]:
