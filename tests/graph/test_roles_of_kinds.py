@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isoscale import Role, parametrize
+from isoscale import parametrize
 from isoscale.errors import PlanError
 
 M, IN, OUT = 4, 5, 3
@@ -446,14 +446,20 @@ def test_a_step_of_adam_changes_its_result_alike_at_every_width(kind):
                 torch.manual_seed(seed)
                 base, model = Net(widths[0], make, use), Net(width, make, use)
             plan = parametrize(model, base, "mup", lr=1e-4, example_inputs=(x,))
-            seen = []
-            hook = model.seen.register_forward_hook(lambda module, args, out: seen.append(out.detach()))
             optimizer = torch.optim.AdamW(plan.param_groups())
+            before = seen(model, x)
             F.mse_loss(model(x), y).backward()
             optimizer.step()
-            model(x)
-            hook.remove()
-            total += float((seen[1] - seen[0]).square().mean())
+            total += float((seen(model, x) - before).square().mean())
         changes.append(math.sqrt(total / seeds))
     slope = math.log(changes[-1] / changes[0]) / math.log(widths[-1] / widths[0])
     assert abs(slope) < 0.2, changes
+
+
+def seen(model, x):
+    """What passes the module of that name."""
+    found = []
+    hook = model.seen.register_forward_hook(lambda module, args, out: found.append(out.detach()))
+    model(x)
+    hook.remove()
+    return found[0]

@@ -335,8 +335,8 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     _check_computed(name, part, fan_in, fan_out)
     if part.in_groups and fan_in != fan_out:
         raise PlanError(
-            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does not "
-            "say how many groups that one has. Keep the number of groups and scale both sides alike, or say what the "
+            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does "
+            "not say how many groups that one has. Keep the number of groups and scale both sides alike, or say what the "
             f"tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
         )
     return TensorFacts(
@@ -365,13 +365,13 @@ def _with_multiplier(facts: TensorFacts, anatomy: Anatomy) -> TensorFacts:
 
 def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
     """A tensor that serves twice is fine where both uses ask for the same numbers."""
-    for number in ("init", "lr", "weight_decay", "eps", "multiplier"):
-        this, that = getattr(entry, number), getattr(other, number)
+    for what in ("init", "lr", "weight_decay", "eps", "multiplier"):
+        this, that = getattr(entry, what), getattr(other, what)
         if this != that and not math.isclose(this, that, rel_tol=1e-9):
             as_what = [f"{one.role} (fan_in x{one.fan_in:g}, fan_out x{one.fan_out:g})" for one in (entry, other)]
             raise PlanError(
                 f"`{entry.name}` serves as {as_what[0]} and as {as_what[1]}: one tensor cannot have two settings, and "
-                f"its {number} would be {this:g} and {that:g}. Untie it, or choose: "
+                f"its {what} would be {this:g} and {that:g}. Untie it, or choose: "
                 f"`roles={{{entry.name!r}: isoscale.Role.{entry.role.name}}}`"
             )
 
