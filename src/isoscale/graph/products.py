@@ -55,16 +55,20 @@ def grown(here: Sequence[Product], base: Sequence[tuple[int, float]]) -> Iterato
         base: Size and factor of the base's.
     """
     if len(here) == len(base):
-        pairs = list(zip(here, base, strict=True))
+        pairs = zip(here, base, strict=True)
     else:
-        # Another depth: what has the size of none of the base's answers to one of its sizes that is gone.
-        sizes = {size for size, _ in base}
-        gone = sorted(sizes - {one.size for one in here})
-        pairs = [(one, (gone[0], one.factor)) for one in here if gone and one.size not in sizes]
+        # Another depth: each answers to what is most like it.
+        pairs = [(one, min(base, key=lambda other: _unlike(one, other))) for one in here if base]
     for one, (size, factor) in pairs:
-        scale = one.factor / factor if factor else 1.0
-        if abs(scale) * one.size > size * (1 + 1e-6):
+        if abs(one.factor) * one.size > abs(factor) * size * (1 + 1e-6):
             yield one, size
+
+
+def _unlike(one: Product, other: tuple[int, float]) -> tuple[bool, float]:
+    """What tells a sum from one of the base: another number of terms, and then another size."""
+    size, factor = other
+    here, there = abs(one.factor) * one.size, abs(factor) * size
+    return (one.size != size, abs(math.log(here / there)) if here and there else math.inf)
 
 
 def _factors(graph: Graph, node: Node) -> tuple[int, ...]:

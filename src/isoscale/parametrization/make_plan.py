@@ -336,8 +336,8 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     if part.in_groups and fan_in != fan_out:
         raise PlanError(
             f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does "
-            "not say how many groups that one has. Keep the number of groups and scale both sides alike, or say what the "
-            f"tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+            "not say how many groups that one has. Keep the number of groups and scale both sides alike, or say what "
+            f"the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
         )
     return TensorFacts(
         name=name,
