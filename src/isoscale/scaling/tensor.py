@@ -230,6 +230,32 @@ class TensorPlan(TensorFacts):
         law = init_law if self.role.decays else "fixed size"
         return initial.without_base(self.init, law, self.fan_in)
 
+    def explanation(self, scaling: Scaling, settings: Settings) -> str:
+        """What the tensor is and from what that was read, its sizes, and its numbers with their factors."""
+        a, b, a0, b0 = self.fans
+        sides = f", {a:g} -> {b:g}" if self.role.decays and not self.unused else ""
+        base_sides = f", {a0:g} -> {b0:g}" if sides else ""
+        width = f"fan_in {_times(self.fan_in)}, fan_out {_times(self.fan_out)}"
+        if not self.role.decays:
+            width = f"size {_times(self.fan_out)}"
+        lines = [
+            f"{self.name}: {self.role}",
+            f"  read from   {_provenance(self)}{sides}",
+            f"  sizes       {self.shape}; in the base {self.base_shape}{base_sides}: {width}, "
+            f"depth {_times(scaling.depth)}",
+        ]
+        if not self.frozen:
+            lr = settings.lr if self.optimizer == settings.optimizer else settings.adamw_lr
+            lines += [
+                f"  init std    {self.init_std:.4g}, the base's {_times(self.init)}",
+                f"  lr          {self.lr:.4g}, the base's {_times(self.lr / lr)}",
+                f"  decay       {self.weight_decay:.4g}",
+            ]
+            if self.eps is not None:
+                lines.append(f"  eps         {self.eps:.4g}")
+        lines.append(f"  because     {self.reason} (rule {scaling.rule.name}, {self.optimizer})")
+        return "\n".join(lines)
+
     def row(self) -> dict[str, Any]:
         """A line of the plan's table."""
         return {
@@ -315,6 +341,23 @@ def _muon_adjustment(facts: TensorFacts, adjust_lr_fn: MuonAdjustment) -> float:
 
 
 # --- in words ---
+# What a weight matrix outside of branches was known by.
+_SEEN = {
+    Role.INPUT: "no other weight matrix precedes it",
+    Role.HIDDEN: "between other weight matrices, in no residual branch",
+    Role.OUTPUT: "no other weight matrix follows it",
+}
+
+
+def _provenance(facts: TensorFacts) -> str:
+    """From what a role was read."""
+    if facts.block:
+        return f"{facts.place} of branch {facts.block}"
+    if facts.place in ("map", "convolution"):
+        return f"{facts.place}, {_SEEN.get(facts.role, 'in no residual branch')}"
+    return facts.place
+
+
 def _reasons(
     facts: TensorFacts, scaling: Scaling, settings: Settings, unfolded: Factors, factors: Factors
 ) -> Iterator[str]:
@@ -367,6 +410,8 @@ def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
     if facts.fan_in != 1 or facts.fan_out != 1:
         names = {"fan_in": facts.fan_in, "fan_out": facts.fan_out} if facts.role.decays else {"size": facts.fan_out}
         yield ", ".join(f"{name} {_times(value)}" for name, value in names.items())
+    if facts.role.is_hidden_map and facts.fan_in != 1 and facts.fan_out == 1:
+        yield "from the width to a fixed size: init as an output layer"
     if facts.role.in_branch and scaling.depth != 1:
         yield f"depth {_times(scaling.depth)}"
 
