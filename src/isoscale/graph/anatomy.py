@@ -26,6 +26,9 @@ Roles = Mapping[str, Role | str]
 # The place of a tensor whose role the user gave.
 GIVEN = "given by hand"
 
+# The place of a tensor that multiplies two activations at once.
+BILINEAR = "bilinear form"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -235,7 +238,7 @@ class _RoleReader:
         if use.kind not in ("map", "other") or (use.kind == "other" and self._is_vector(use.name)):
             return Role.BRANCH_VECTOR, place
         maps = list(members(branch.nodes & self._graph.maps))
-        if node.index in maps:
+        if node.index in maps and place != BILINEAR:
             number = maps.index(node.index) + 1
             place = f"map {number} of {len(maps)}"
         if node.index in branch.last:
@@ -256,7 +259,7 @@ class _RoleReader:
             return Role.HIDDEN if features_before else Role.INPUT
         if use.kind in ("embedding", "source"):
             return Role.INPUT
-        if use.kind == "gain" or self._is_vector(use.name):
+        if use.kind == "gain" or node.row.is_norm or self._is_vector(use.name):
             return Role.VECTOR
         # A table that is added, as of positions, makes features as an embedding does.
         return Role.INPUT
@@ -312,6 +315,8 @@ def _place(node: Node, use: Use) -> str:
     """What the parameter does at a node, in words."""
     if use.kind == "map":
         contraction = node.row.contraction
+        if contraction and contraction.weight == "bilinear":
+            return BILINEAR
         return "convolution" if contraction and contraction.weight == "convolution" else "map"
     if use.kind == "source":
         return "learned input"

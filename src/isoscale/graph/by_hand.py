@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from isoscale.errors import PlanError, unknown
 from isoscale.graph.anatomy import GIVEN, Anatomy, Part, Roles, check_all_known, matched, part_by_shape
@@ -152,7 +152,10 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         # Rows are picked, not summed over.
         part = Part(role=role, fan_out=(1,))
-    elif parameter.dim() == 3 and not isinstance(module, _ConvNd):
+    elif isinstance(module, _ConvTransposeNd) and module.groups == module.in_channels:
+        # Depthwise: each input has outputs of its own, and there is nothing to sum but the kernel.
+        part = Part(role=role, fan_in=tuple(range(2, parameter.dim())), fan_out=(0, 1)[: parameter.dim()])
+    elif parameter.dim() == 3 and not isinstance(module, _ConvNd | nn.Bilinear):
         # (experts, out, in)
         part = Part(role=role, fan_in=(2,), fan_out=(1,))
     else:
@@ -170,8 +173,7 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
 
 def _inputs_first(module: nn.Module) -> bool:
     """Whether a weight is stored (in, out, ...); Conv1D is what GPT-2 in transformers is made of."""
-    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    return transposed or type(module).__name__ == "Conv1D"
+    return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
 
 
 def _block(path: str) -> str | None:

@@ -101,11 +101,11 @@ def _linear_chain(graph: Graph, index: int) -> Iterator[Node]:
 
 
 def _makers(graph: Graph, index: int) -> list[str]:
-    """The weights of the last layer above a value."""
-    above = list(members(graph.above[index] & graph.maps))
+    """The weights of the last layer, or the table, above a value."""
+    above = list(members(graph.above[index] & graph.entries))
     if not above:
         return []
-    return [use.name for use in graph.nodes[above[-1]].uses if use.kind == "map"]
+    return [use.name for use in graph.nodes[above[-1]].uses if use.kind != "bias"]
 
 
 def _factor(graph: Graph, node: Node, factors: Sequence[int]) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from isoscale.checks import number, share
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
 from isoscale.graph import anatomy as anatomies
-from isoscale.graph.anatomy import GIVEN, Anatomy, Part, Roles
+from isoscale.graph.anatomy import BILINEAR, GIVEN, Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
 from isoscale.graph.ops import operation
 from isoscale.graph.products import grown
@@ -333,12 +333,7 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     fan_in = sizes.ratio(part.fan_in, shape, base_shape)
     fan_out = sizes.ratio(_feature_axes(part, shape, base_shape, width), shape, base_shape)
     _check_computed(name, part, fan_in, fan_out)
-    if part.in_groups and fan_in != fan_out:
-        raise PlanError(
-            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does "
-            "not say how many groups that one has. Keep the number of groups and scale both sides alike, or say what "
-            f"the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
-        )
+    _check_sides(name, part, shape, base_shape, (fan_in, fan_out))
     return TensorFacts(
         name=name,
         role=part.role,
@@ -365,13 +360,14 @@ def _with_multiplier(facts: TensorFacts, anatomy: Anatomy) -> TensorFacts:
 
 def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
     """A tensor that serves twice is fine where both uses ask for the same numbers."""
-    for what in ("init", "lr", "weight_decay", "eps", "multiplier"):
+    for what in ("optimizer", "init", "lr", "weight_decay", "eps", "multiplier"):
         this, that = getattr(entry, what), getattr(other, what)
-        if this != that and not math.isclose(this, that, rel_tol=1e-9):
+        are_close = isinstance(this, float) and isinstance(that, float) and math.isclose(this, that, rel_tol=1e-9)
+        if this != that and not are_close:
             as_what = [f"{one.role} (fan_in x{one.fan_in:g}, fan_out x{one.fan_out:g})" for one in (entry, other)]
             raise PlanError(
                 f"`{entry.name}` serves as {as_what[0]} and as {as_what[1]}: one tensor cannot have two settings, and "
-                f"its {what} would be {this:g} and {that:g}. Untie it, or choose: "
+                f"its {what} would be {this} and {that}. Untie it, or choose: "
                 f"`roles={{{entry.name!r}: isoscale.Role.{entry.role.name}}}`"
             )
 
@@ -440,7 +436,7 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
         return
     # Of a weight that is normalised before it acts, only its steps relative to its size count: as a hidden or input
     # map's they are right. What an output map's multiplier would have to scale is the norm's gain.
-    if operation(part.computed_by).is_norm and part.fan_in and _is_at_most(fan_in, fan_out):
+    if operation(part.computed_by).is_norm and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
     raise PlanError(
         f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
@@ -449,8 +445,20 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
     )
 
 
-def _is_at_most(fan_in: float, fan_out: float) -> bool:
-    return fan_in <= max(fan_out, 1.0)
+def _check_sides(name: str, part: Part, shape: Shape, base_shape: Shape, ratios: tuple[float, float]) -> None:
+    """Where the ratios of the sides are not those of fan_in and fan_out."""
+    fan_in, fan_out = ratios
+    by_hand = f"say what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+    if part.in_groups and fan_in != fan_out:
+        raise PlanError(
+            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does "
+            f"not say how many groups that one has. Keep the number of groups and scale both sides alike, or {by_hand}"
+        )
+    if part.place == BILINEAR and fan_in != 1 and fan_out != 1:
+        raise PlanError(
+            f"`{name}` {shape} is a bilinear form whose outputs grow as well (in the base {base_shape}), for which "
+            f"there is no rule. Keep its number of outputs, or {by_hand}"
+        )
 
 
 def _width(parts: Mapping[str, Part], shapes: Mapping[str, Shape], base: Base, pairs: Mapping[str, str]) -> float:
