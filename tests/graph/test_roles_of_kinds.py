@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoscale import parametrize
-from isoscale.errors import PlanError
+from isoscale.errors import InvalidValueError, PlanError
 
 M, IN, OUT = 4, 5, 3
 
@@ -419,6 +419,41 @@ def test_tensors_that_the_forward_does_not_use_are_left_as_they_are():
         drawn = Net(8 * M, make, None)
     assert torch.equal(plan._model.spare, drawn.spare)
     assert plan_role(plan_of(make, lambda net, h: h.relu(), roles={"mask": "vector"}), "mask") == "vector"
+
+
+class Adapted(nn.Module):
+    """Residual blocks with a bottleneck of fixed rank."""
+
+    def __init__(self, width, depth):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(IN, width), nn.Linear(width, OUT)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, 2), nn.Linear(2, width)) for _ in range(depth))
+
+    def forward(self, x):
+        h = self.enter(x)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.leave(h)
+
+
+def test_a_bottleneck_of_a_branch_has_widths_factors_by_its_sides_and_depths_by_its_place():
+    r = 3
+    plan = parametrize(
+        Adapted(8 * M, 2 * r), Adapted(8, 2), "completep", "sgd", lr=1.0, example_inputs=(torch.zeros(2, IN),)
+    )
+    found = {entry.name: (str(entry.role), entry.init, entry.lr) for entry in plan.entries}
+    # SGD under completep: x depth, and the branch multiplier 1/r folded into the last map: init / r, lr / r^2.
+    assert found["blocks.1.0.weight"] == ("branch_internal", pytest.approx(1 / M), pytest.approx(r / M))
+    assert found["blocks.1.1.weight"] == ("branch_last", pytest.approx(1 / r), pytest.approx(r * M / r**2))
+
+
+def test_a_plan_explains_each_tensor():
+    plan = plan_of(*RIGHT["a fixed latent"][:2])
+    said = plan.explain("down.weight")
+    for words in ("hidden", "between other weight matrices", "32 -> 2", "8 -> 2", "fan_in x4, fan_out x1", "x1/4"):
+        assert words in said, words
+    with pytest.raises(InvalidValueError, match=r"no tensor named 'down\.weigt'.*Nearest: down\.weight"):
+        plan.explain("down.weigt")
 
 
 # --- measured: the first step moves what comes after these layers alike at every width ---
