@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from isoscale import parametrize
+from isoscale import Multiplier, parametrize
 from isoscale.errors import InvalidValueError, PlanError
 
 M, IN, OUT = 4, 5, 3
@@ -454,6 +454,26 @@ def test_a_plan_explains_each_tensor():
         assert words in said, words
     with pytest.raises(InvalidValueError, match=r"no tensor named 'down\.weigt'.*Nearest: down\.weight"):
         plan.explain("down.weigt")
+
+
+def test_a_multiplier_stands_for_its_own_readout_alone():
+    """Another head's, and that of a latent, are folded as ever."""
+    make = modules(aside=linear(n, fixed(2)), down=linear(n, fixed(2)), up=linear(fixed(2), n))
+
+    class TwoHeads(Net):
+        def __init__(self, width):
+            super().__init__(width, make, lambda net, h: net.up(net.down(h)))
+            Multiplier.before(self.leave)
+
+        def forward(self, x):
+            return super().forward(x), self.aside(self.enter(x))
+
+    base, model = TwoHeads(8), TwoHeads(8 * M)
+    plan = parametrize(model, base, "mup", "adamw", lr=1.0, example_inputs=(torch.zeros(2, IN),))
+    assert plan.multipliers == {"leave.input_multiplier": 1 / M}
+    found = {entry.name: (entry.init, entry.lr) for entry in plan.entries}
+    assert found["leave.weight"] == (1, 1)
+    assert found["aside.weight"] == found["down.weight"] == (1 / M, 1 / M)
 
 
 # --- measured: the first step moves what comes after these layers alike at every width ---

@@ -43,6 +43,7 @@ class Part:
         attention: Whether the multiplier of attention logits is folded into it (queries).
         tied: Whether it is the embedding and the readout at once.
         computed_by: What turns it into the effective weight, if that is not linear in it.
+        explicit: Whether its multiplier stands in the forward, in a `Multiplier` right before or after it.
         in_groups: Whether fan_in counts the inputs of several groups, of which each output sees one.
         unused: Whether the forward does not use it.
         unknown: The operation that it enters of which nobody knows what it does with a parameter, if it enters one.
@@ -58,6 +59,7 @@ class Part:
     attention: bool = False
     tied: bool = False
     computed_by: str | None = None
+    explicit: bool = False
     in_groups: bool = False
     unused: bool = False
     unknown: str | None = None
@@ -230,7 +232,9 @@ class _RoleReader:
                 role, place = self._inside(branch, node, use)
                 carries = use.name in branch.foldable_into
                 return replace(part, role=role, place=place, block=block, carries=carries)
-        return replace(part, role=self._outside(node, use))
+        role = self._outside(node, use)
+        explicit = role is Role.OUTPUT and bool(_multipliers_beside(self._graph, node))
+        return replace(part, role=role, explicit=explicit)
 
     def _inside(self, branch: Branch, node: Node, use: Use) -> tuple[Role, str]:
         """Role and place within a residual branch."""
@@ -302,12 +306,18 @@ def _beside_readouts(graph: Graph) -> set[str]:
     """Multipliers that stand right before or right after a readout."""
     found: set[str] = set()
     for node in graph.nodes:
-        if not _is_readout(graph, node):
-            continue
-        for neighbour in (*node.inputs, *graph.readers[node.index]):
-            beside = _linear_source(graph, neighbour, past_multipliers=False)
-            if beside.multiplier:
-                found.add(beside.multiplier)
+        if _is_readout(graph, node):
+            found |= _multipliers_beside(graph, node)
+    return found
+
+
+def _multipliers_beside(graph: Graph, node: Node) -> set[str]:
+    """Multipliers that stand right before or right after a node."""
+    found: set[str] = set()
+    for neighbour in (*node.inputs, *graph.readers[node.index]):
+        beside = _linear_source(graph, neighbour, past_multipliers=False)
+        if beside.multiplier:
+            found.add(beside.multiplier)
     return found
 
 

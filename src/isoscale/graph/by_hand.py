@@ -99,6 +99,11 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
     parts: dict[str, Part] = {}
     for name, _ in model.named_parameters():
         parts[name] = _part(model, name, given)
+    readout_multipliers = _multipliers_before_readouts(model, given)
+    owners = {multiplier.rpartition(".")[0] for multiplier in readout_multipliers}
+    for name, part in parts.items():
+        if part.role is Role.OUTPUT and name.rpartition(".")[0] in owners:
+            parts[name] = replace(part, explicit=True)
     for name in _tied(model, given):
         parts[name] = replace(parts[name], role=Role.INPUT, tied=True, place="tied to the readout")
 
@@ -113,7 +118,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
         parts=parts,
         blocks=tuple(blocks),
         depth=len(blocks) or max(1, layers),
-        readout_multipliers=tuple(_multipliers_before_readouts(model, given)),
+        readout_multipliers=tuple(readout_multipliers),
     )
 
 

@@ -55,9 +55,9 @@ class Recorder(TorchDispatchMode):
         self._recurrent.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._recurrent.__exit__(*error)
-        super().__exit__(*error)
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        self._recurrent.__exit__(exc_type, exc_val, exc_tb)
+        super().__exit__(exc_type, exc_val, exc_tb)
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:

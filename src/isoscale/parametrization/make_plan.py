@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ def read(
     return Reading(
         anatomy=anatomy,
         base=known,
-        facts=tuple(_with_multiplier(one, anatomy) for one in facts),
+        facts=tuple(facts),
         also=also,
         width=width,
         depth=sizes.depth_ratio(anatomy, known, pairs),
@@ -346,16 +346,12 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
         place=part.place,
         carries=part.carries,
         attention=part.attention,
+        explicit=part.explicit,
         tied=part.tied,
         frozen=not parameter.requires_grad,
         unused=part.unused,
         base_rms=base.rms.get(counterpart),
     )
-
-
-def _with_multiplier(facts: TensorFacts, anatomy: Anatomy) -> TensorFacts:
-    """A readout's multiplier may stand in the forward."""
-    return replace(facts, explicit=facts.role is Role.OUTPUT and bool(anatomy.readout_multipliers))
 
 
 def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
