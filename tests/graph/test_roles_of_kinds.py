@@ -167,6 +167,14 @@ RIGHT = {
     "a dot product for each of two heads": (
         learned(a=lambda width: (1, 2, width // 2)), graph_attention, {"a": (1 / M, 1 / M)}
     ),
+    "a dot product in steps": (
+        learned(a=lambda width: (2, width // 2)),
+        lambda net, h: h * (h.view(-1, 2, net.width // 2) * net.a * 2).flatten(1).view(2, 4, -1).sum(-1).sum(-1)[:, None],
+        {"a": (1 / M, 1 / M)},
+    ),
+    "a sum over the batch": (
+        learned(a=lambda width: (width,)), lambda net, h: h + (h * net.a).sum(0), {"a": (1, M)}
+    ),
     "a mean of products": (
         learned(a=lambda width: (width,)),
         lambda net, h: h * (h * net.a).mean(-1, keepdim=True).sigmoid(),
@@ -177,8 +185,13 @@ RIGHT = {
     ),
     "gains whose width is not last": (
         learned(g=lambda width: (width, 1, 1), t=lambda width: (width, 3)),
-        lambda net, h: ((h[..., None, None] * net.g)[..., 0] + net.t).mean(-1),
+        lambda net, h: ((h[..., None, None] * net.g).sum(-1) + net.t).mean(-1),
         {"g": (1, M), "t": (1, M)},
+    ),
+    "a gain on each channel, summed over positions": (
+        learned(g=lambda width: (width, 1)),
+        lambda net, h: (h[..., None].expand(-1, -1, 3) * net.g).sum(-1),
+        {"g": (1, M)},
     ),
     "a table of positions": (
         learned(p=lambda width: (1, 6, width)),
@@ -321,6 +334,11 @@ def test_rates(kind):
         found = rates(make, use, optimizer, *out)
         wanted = {name: pytest.approx(both[column]) for name, both in expected.items()}
         assert {name: found[name] for name in wanted} == wanted, optimizer
+
+
+def test_a_gain_is_no_weight_matrix():
+    for kind in ("a gain on each channel, summed over positions", "gains whose width is not last"):
+        assert plan_role(plan_of(*RIGHT[kind][:2]), "g") == "vector"
 
 
 # --- what is refused by name, and the way out that the message names ---

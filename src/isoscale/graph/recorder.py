@@ -17,10 +17,11 @@ from torch.utils._pytree import tree_iter
 
 from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
+from isoscale.graph.dot_products import DotProducts
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
 from isoscale.graph.recurrent import Recurrence, RecurrentCalls
-from isoscale.graph.uses import as_dot_product, held_axes, uses_of
+from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
 
 Origin = int | Weight | None
@@ -41,6 +42,7 @@ class Recorder(TorchDispatchMode):
         self._nodes: list[Node] = []
         self._constants = Constants()
         self._alone = Alone()
+        self._dot_products = DotProducts()
         self._origins: dict[int, int | Weight] = {}
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
@@ -178,14 +180,14 @@ class Recorder(TorchDispatchMode):
         inputs: Sequence[int],
     ) -> None:
         """A node, of an operation on these inputs and parameters."""
-        if row.reduces and inputs:
-            self._sum_products(self._nodes[inputs[0]], row, args)
         made = self._add_node(name, inputs, results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
         for tensor, weight in weights:
             node.uses += uses_of(row, args, tensor, weight)
+        before = args[0].shape if args and isinstance(args[0], Tensor) else ()
+        self._dot_products.see(node, row, args, tuple(before))
         node.summed_products = self._summed_products(node, row, args)
         for result in results:
             self._know(result, made)
@@ -328,15 +330,6 @@ class Recorder(TorchDispatchMode):
             use = Use(held.name, "source", fan_out=held_axes(held), axes=held.axes)
             self._nodes[index].uses.append(use)
         return index
-
-    def _sum_products(self, factors: Node, row: Operation, args: Sequence[Any]) -> None:
-        """A product with a parameter, summed over an axis of it, is a linear layer's: (a * h).sum(-1)."""
-        if row.name != "sum" or not factors.row.multiplies or factors.row.divides:
-            return
-        rank = args[0].dim()
-        if tuple(args[0].shape) == factors.shape:
-            summed = row.reduced(args, rank)
-            factors.uses[:] = [as_dot_product(use, summed, rank) for use in factors.uses]
 
     def _know(self, tensor: Tensor, origin: int | Weight) -> None:
         self._origins[id(tensor)] = origin

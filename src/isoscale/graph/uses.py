@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isoscale.graph.graph import Kind, Use
 from isoscale.graph.ops import Operation
-from isoscale.graph.weight_views import Held, Weight
+from isoscale.graph.weight_views import Axes, Held, Weight, without_ones
 
 
 def uses_of(row: Operation, args: Sequence[Any], tensor: Tensor, weight: Weight) -> list[Use]:
@@ -46,7 +46,10 @@ def _use(row: Operation, tensor: Tensor, held: Held, kind: Kind, summed: tuple[i
     if kind == "embedding":
         # Rows are picked, not summed over.
         fan_in = ()
-    return Use(held.name, kind, fan_in, fan_out, held.computed_by, held.axes)
+    axes: Axes | None = None
+    if held.axes is not None:
+        axes = tuple(without_ones(axis, size) for axis, size in zip(held.axes, tensor.shape, strict=True))
+    return Use(held.name, kind, fan_in, fan_out, held.computed_by, axes)
 
 
 def held_axes(held: Held) -> tuple[int, ...]:
@@ -54,17 +57,12 @@ def held_axes(held: Held) -> tuple[int, ...]:
     return _union(held.axes or ())
 
 
-def as_dot_product(use: Use, summed: Iterable[int], rank: int) -> Use:
-    """A parameter that multiplied entry by entry, once the product of so many dimensions is summed over some of them.
+def as_dot_product(use: Use, summed: Iterable[int]) -> Use:
+    """A parameter that multiplied entry by entry, once the products are summed over some of its axes.
 
     A sum of products over an axis of the parameter is what a weight matrix computes.
     """
-    if use.kind != "gain" or use.axes is None:
-        return use
-    first = rank - len(use.axes)
-    fan_in = _union(use.axes[axis - first] for axis in summed if axis >= first)
-    if not fan_in:
-        return use
+    fan_in = _union([use.fan_in, summed])
     fan_out = tuple(axis for axis in use.fan_out if axis not in fan_in)
     return replace(use, kind="map", fan_in=fan_in, fan_out=fan_out)
 

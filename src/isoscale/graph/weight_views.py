@@ -81,7 +81,7 @@ def _derived(
     if one.axes is None:
         return one
     if alone or row.name == "stack":
-        axes = _axes(row, args, one.axes, before, after)
+        axes = axes_after(row, args, one.axes, before, after)
     elif row.is_entrywise and len(before) <= len(after):
         # The last dimensions correspond.
         padding = [_NONE] * (len(after) - len(before))
@@ -92,7 +92,7 @@ def _derived(
     return replace(one, axes=axes)
 
 
-def _axes(
+def axes_after(
     row: Operation,
     args: Sequence[Any],
     axes: Axes,
@@ -132,7 +132,7 @@ def _axes(
     if row.dimensions == "expanded":
         # New dimensions come first, and a dimension of size 1 is repeated: neither holds an axis.
         new = [_NONE] * (len(after) - rank)
-        old = [_without_ones(held, size) for held, size in zip(axes, before, strict=True)]
+        old = [without_ones(held, size) for held, size in zip(axes, before, strict=True)]
         return (*new, *old)
     if row.dimensions == "selected":
         return _selected(args[1], axes, len(after))
@@ -181,12 +181,12 @@ def _reshaped(axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Ax
         # Of the others in a run each dimension may hold any axis of the run.
         held = _NONE
         for k in range(left, i):
-            held |= _without_ones(axes[k], before[k])
+            held |= without_ones(axes[k], before[k])
         for k in range(right, j):
-            out.append(_without_ones(held, after[k]))
+            out.append(without_ones(held, after[k]))
     return tuple(out)
 
 
-def _without_ones(held: frozenset[int], size: int) -> frozenset[int]:
+def without_ones(held: frozenset[int], size: int) -> frozenset[int]:
     """What a dimension of this size holds: one of size 1 holds no axis."""
     return held if size > 1 else _NONE
