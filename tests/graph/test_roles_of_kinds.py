@@ -169,7 +169,7 @@ RIGHT = {
     ),
     "a dot product in steps": (
         learned(a=lambda width: (2, width // 2)),
-        lambda net, h: h * (h.view(-1, 2, net.width // 2) * net.a * 2).flatten(1).view(2, 4, -1).sum(-1).sum(-1)[:, None],
+        lambda net, h: h * (h.view(2, 2, -1) * net.a * 2).flatten(1).view(2, 4, -1).sum(-1).sum(-1)[:, None],
         {"a": (1 / M, 1 / M)},
     ),
     "a sum over the batch": (
@@ -463,6 +463,13 @@ def test_a_bottleneck_of_a_branch_has_widths_factors_by_its_sides_and_depths_by_
     # SGD under completep: x depth, and the branch multiplier 1/r folded into the last map: init / r, lr / r^2.
     assert found["blocks.1.0.weight"] == ("branch_internal", pytest.approx(1 / M), pytest.approx(r / M))
     assert found["blocks.1.1.weight"] == ("branch_last", pytest.approx(1 / r), pytest.approx(r * M / r**2))
+
+
+def test_a_role_given_by_hand_says_which_side_counts():
+    """Sparse data of growing size: input, whatever its fan_in."""
+    make, use, _ = RIGHT["random features"]
+    found = plan_of(make, use, "sgd", roles={"first.weight": "input"}).entries
+    assert next((entry.lr, entry.init) for entry in found if entry.name == "first.weight") == (M, 1)
 
 
 def test_a_plan_explains_each_tensor():

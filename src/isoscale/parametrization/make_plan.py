@@ -348,6 +348,7 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
         attention=part.attention,
         explicit=part.explicit,
         tied=part.tied,
+        given=part.place == GIVEN,
         frozen=not parameter.requires_grad,
         unused=part.unused,
         base_rms=base.rms.get(counterpart),

@@ -116,6 +116,8 @@ class TensorFacts:
         attention: Whether the logits' multiplier is folded into it.
         explicit: Whether a readout's multiplier stands in the forward instead of being folded.
         tied: Whether it is the embedding and the readout at once.
+        given: Whether its role was given by hand, which then says what counts: not the fan_in of an input layer (whose
+            data may be sparse), not the fan_out of an output layer.
         frozen: Whether it is not trained: then it is left as it is.
         unused: Whether the forward does not use it: then it is left as it is, at the base's learning rate.
         base_rms: Root mean square of the base's entries; None if unknown.
@@ -134,6 +136,7 @@ class TensorFacts:
     attention: bool = False
     explicit: bool = False
     tied: bool = False
+    given: bool = False
     frozen: bool = False
     unused: bool = False
     base_rms: float | None = None
@@ -308,9 +311,10 @@ def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> 
     if facts.unused:
         return Factors()
     rule, role, depth = scaling.rule, facts.role, scaling.depth
-    if role is Role.OUTPUT and (facts.fan_out == 1 or facts.explicit):
+    is_vector = role in (Role.VECTOR, Role.BRANCH_VECTOR) and facts.fan_in == 1
+    if role is Role.OUTPUT and (facts.fan_out == 1 or facts.explicit or facts.given):
         found = rule.factors(role, family, width=facts.fan_in, depth=depth)
-    elif role in (Role.VECTOR, Role.BRANCH_VECTOR) and facts.fan_in == 1:
+    elif is_vector or (role is Role.INPUT and facts.given):
         found = rule.factors(role, family, width=facts.fan_out, depth=depth)
     else:
         found = rule.factors(role, family, width=facts.fan_in, depth=depth, fan_out=facts.fan_out)
