@@ -20,13 +20,19 @@ from isoscale.graph.ops import Operation
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on parameters alone; its arguments are those of `Recorder`."""
+    """One call of an operation.
+
+    Attributes:
+        row: The operation.
+        args, kwargs: Its arguments.
+        results: The tensors that it returned.
+        writes: Whether it wrote into an argument.
+    """
 
     row: Operation
-    name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    results: tuple[Tensor, ...]
+    results: Sequence[Tensor]
     writes: bool
 
     @property
@@ -36,7 +42,7 @@ class Step:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Its arguments."""
+        """Those among its arguments."""
         return [value for value in tree_iter((self.args, self.kwargs)) if isinstance(value, Tensor)]
 
     @property
@@ -74,13 +80,13 @@ class Alone:
         """The operation that made it; None if no layer was on the way."""
         return self._steps.get(id(tensor))
 
-    def as_data(self, tensor: Tensor, row: Operation, args: Sequence[Any]) -> Step | None:
-        """The operation that made it, if it is data where this operation takes it."""
-        contraction = row.contraction
+    def as_data(self, tensor: Tensor, step: Step) -> Step | None:
+        """The operation that made a tensor, if the tensor is data where this one takes it."""
+        contraction = step.row.contraction
         if contraction:
             # Rows of activations times a matrix are a linear layer; matrices times matrices, attention.
             is_layer = contraction.weight != "matrix" or tensor.dim() == 2
             position = contraction.first + 1
-            if is_layer and len(args) > position and args[position] is tensor:
+            if is_layer and len(step.args) > position and step.args[position] is tensor:
                 return None
         return self.step(tensor)

@@ -112,42 +112,34 @@ class Recorder(TorchDispatchMode):
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
-            self._record(name, args, kwargs, results, writes)
+            self._record(Step(operation(name), args, kwargs, results, writes))
         return out
 
-    def _record(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        results: list[Tensor],
-        writes: bool,
-    ) -> None:
-        row = operation(name)
-        weights, inputs = self._sorted(args, kwargs)
-        if row.effect == "shape only" or not (weights or inputs):
+    def _record(self, step: Step) -> None:
+        weights, inputs = self._sorted(step)
+        if step.row.effect == "shape only" or not (weights or inputs):
             # What it makes is a constant.
-            self._constants.see(row, args, results, writes)
+            self._constants.see(step.row, step.args, step.results, step.writes)
             return
         if not inputs:
             known = [(tuple(tensor.shape), weight) for tensor, weight in weights]
-            for result in results:
-                self._know(result, derive(row, args, known, tuple(result.shape)))
-            self._alone.see(Step(row, name, args, kwargs, tuple(results), writes))
+            for result in step.results:
+                self._know(result, derive(step.row, step.args, known, tuple(result.shape)))
+            self._alone.see(step)
             return
-        as_data = [step for tensor, _ in weights if (step := self._alone.as_data(tensor, row, args))]
+        as_data = [before for tensor, _ in weights if (before := self._alone.as_data(tensor, step))]
         if as_data:
-            for step in as_data:
-                self._replay(step)
-            weights, inputs = self._sorted(args, kwargs)
-        self._make(name, row, args, kwargs, results, writes, weights, inputs)
+            for before in as_data:
+                self._replay(before)
+            weights, inputs = self._sorted(step)
+        self._make(step, weights, inputs)
 
-    def _sorted(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
-        """The tensor arguments that come from parameters alone, and the nodes that others come from."""
+    def _sorted(self, step: Step) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
+        """The arguments that come from parameters alone, and the nodes that others come from."""
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
-        for value in tree_iter((args, kwargs)):
-            origin = self._origin(value) if isinstance(value, Tensor) else None
+        for value in step.tensors:
+            origin = self._origin(value)
             if isinstance(origin, Weight):
                 weights.append((value, origin))
             elif origin is not None and origin not in inputs:
@@ -160,27 +152,17 @@ class Recorder(TorchDispatchMode):
             earlier = self._alone.step(value)
             if earlier is not None and isinstance(self._origin(value), Weight):
                 self._replay(earlier)
-        weights, inputs = self._sorted(step.args, step.kwargs)
-        sources = [(tensor, weight) for tensor, weight in weights if tensor is step.data]
-        if sources:
-            # The parameter itself stays one: elsewhere it may be a weight.
-            inputs = [self._add_source(*sources[0]), *inputs]
-            weights = [(tensor, weight) for tensor, weight in weights if tensor is not step.data]
-        self._make(step.name, step.row, step.args, step.kwargs, step.results, step.writes, weights, inputs)
+        weights, inputs = self._sorted(step)
+        for tensor, weight in weights:
+            if tensor is step.data:
+                # The parameter itself stays one: elsewhere it may be a weight.
+                inputs.insert(0, self._add_source(tensor, weight))
+        self._make(step, [pair for pair in weights if pair[0] is not step.data], inputs)
 
-    def _make(
-        self,
-        name: str,
-        row: Operation,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        results: Sequence[Tensor],
-        writes: bool,
-        weights: Sequence[tuple[Tensor, Weight]],
-        inputs: Sequence[int],
-    ) -> None:
+    def _make(self, step: Step, weights: Sequence[tuple[Tensor, Weight]], inputs: Sequence[int]) -> None:
         """A node, of an operation on these inputs and parameters."""
-        made = self._add_node(name, inputs, results[0])
+        row, args, kwargs = step.row, step.args, step.kwargs
+        made = self._add_node(row.name, inputs, step.results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
@@ -189,15 +171,15 @@ class Recorder(TorchDispatchMode):
         before = args[0].shape if args and isinstance(args[0], Tensor) else ()
         self._dot_products.see(node, row, args, tuple(before))
         node.summed_products = self._summed_products(node, row, args)
-        for result in results:
+        for result in step.results:
             self._know(result, made)
-        if writes:
-            storage = storage_of(results[0])
+        if step.writes:
+            storage = storage_of(step.results[0])
             self._written[storage] = made
 
     def _summed_products(self, node: Node, row: Operation, args: Sequence[Any]) -> int:
         """Over how many products of two activations an operation sums."""
-        if row.name == "sum":
+        if row.name == "sum" and node.inputs:
             factors = self._nodes[node.inputs[0]]
             is_product = factors.row.multiplies and not factors.row.divides and len(factors.inputs) == 2
             if not is_product or not factors.is_float:
