@@ -129,7 +129,9 @@ def test_a_constant_on_attention_logits_is_in_nobodys_way():
         def forward(self, x):
             h = self.input(x) * self.gain
             for linear in self.maps:
-                logits = (h @ h.T + torch.arange(len(h))).masked_fill(torch.eye(len(h)) > 0, float("-inf"))
+                logits = (h @ h.T / h.shape[-1] + torch.arange(len(h))).masked_fill(
+                    torch.eye(len(h)) > 0, float("-inf")
+                )
                 h = h + logits.softmax(-1) @ linear(h)
             return self.readout(h)
 

@@ -270,14 +270,22 @@ def test_a_layer_that_runs_n_times_has_one_entry_and_n_branches():
     assert plan.scaling.depth == 3
 
 
-def test_a_shared_layer_in_two_roles_is_refused_and_left_alone():
-    def make(width):
-        shared = nn.Linear(width, width)
-        return nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(width, 3))
+class Twice(nn.Module):
+    """Its readout's weight multiplies the features as well."""
 
-    model, base = make(16), make(8)
-    with Unchanged(model), Unchanged(base), pytest.raises(PlanError, match=r"`0\.weight` serves as hidden and as inp"):
-        parametrize(model, base, lr=0.1, example_inputs=(torch.zeros(1, 16),))
+    def __init__(self, width):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, width), nn.Linear(width, 1)
+
+    def forward(self, x):
+        return self.leave(self.enter(x) * self.leave.weight)
+
+
+def test_a_tensor_in_two_roles_is_refused_and_left_alone():
+    model, base = Twice(16), Twice(8)
+    refusal = pytest.raises(PlanError, match=r"`leave\.weight` serves as output.* and as vector.*Untie it")
+    with Unchanged(model), Unchanged(base), refusal:
+        parametrize(model, base, lr=0.1, example_inputs=X)
 
 
 # --- forwards that fail ---

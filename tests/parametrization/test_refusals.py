@@ -88,29 +88,6 @@ def test_parameters_without_numbers_or_entries_are_refused_by_name(parameter, me
         parametrize(model, plain(8), lr=0.1, example_inputs=X)
 
 
-def test_an_unused_parameter_is_refused_until_its_role_is_given():
-    def make(width):
-        model = plain(width)
-        model.extra = nn.Parameter(torch.zeros(width))
-        return model
-
-    with pytest.raises(PlanError, match="`extra` is not used by the forward pass"):
-        planned(make)
-    _, plan = planned(make, roles={"extra": Role.VECTOR})
-    assert {entry.name: entry.role for entry in plan.entries}["extra"] is Role.VECTOR
-
-
-def test_a_tensor_in_two_roles_is_refused():
-    def make(width):
-        model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, width))
-        model[2].weight = model[0].weight
-        return model
-
-    model, base = make(16), make(8)
-    with pytest.raises(PlanError, match=r"`0\.weight` serves as hidden and as input.*Untie"):
-        parametrize(model, base, lr=0.1, example_inputs=(torch.zeros(1, 16),))
-
-
 def test_a_model_without_parameters_and_no_model():
     with pytest.raises(InvalidValueError, match="ReLU"):
         parametrize(nn.ReLU(), plain(), lr=0.1, example_inputs=X)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isoscale import rules
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.scaling.factors import Factors
-from isoscale.scaling.optimizers import OPTIMIZERS
+from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS
 from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer
 from isoscale.training.steppers import stepper
@@ -38,6 +38,46 @@ def test_factors_compose(rule, role, optimizer, m1, m2, r1, r2):
     assert astuple(first * second) == pytest.approx(astuple(both), rel=1e-12)
     folded = first.fold(optimizer) * second.fold(optimizer)
     assert astuple(folded) == pytest.approx(astuple(both.fold(optimizer)), rel=1e-12)
+
+
+# What steps matrices whatever their role: Muon leaves input and output layers to another optimizer.
+steps_all = st.sampled_from([name for name in OPTIMIZERS if name != "muon"])
+
+
+@given(every_rule, every_optimizer, ratios)
+def test_a_matrix_with_sides_that_grow_alike_is_hidden(rule, optimizer, m):
+    rule = rules.get(rule)
+    hidden = rule.factors(Role.HIDDEN, optimizer, width=m)
+    assert rule.factors(Role.HIDDEN, optimizer, width=m, fan_out=m) == hidden
+
+
+@given(every_rule, steps_all, ratios)
+def test_a_matrix_with_one_side_that_grows_is_an_input_or_an_output_layer(rule, optimizer, m):
+    """Whatever the trace calls it, its numbers once folded are theirs."""
+    rule = rules.get(rule)
+    for role in (Role.HIDDEN, Role.INPUT, Role.OUTPUT):
+        out = rule.factors(role, optimizer, width=1, fan_out=m)
+        assert astuple(out) == pytest.approx(astuple(rule.factors(Role.INPUT, optimizer, width=m)), rel=1e-12)
+        into = rule.factors(role, optimizer, width=m, fan_out=1)
+        output = rule.factors(Role.OUTPUT, optimizer, width=m).fold(optimizer)
+        numbers = ["init_std", "multiplier", "lr"] + ["eps"] * FAMILIES[optimizer].has_eps
+        for number in numbers:
+            assert getattr(into, number) == pytest.approx(getattr(output, number), rel=1e-12)
+
+
+@given(every_rule, every_role, every_optimizer, ratios, ratios)
+def test_the_way_back_undoes_what_two_sides_ask_for(rule, role, optimizer, a, b):
+    rule = rules.get(rule)
+    there = rule.factors(role, optimizer, width=a, fan_out=b)
+    back = rule.factors(role, optimizer, width=1 / a, fan_out=1 / b)
+    assert astuple(there * back) == pytest.approx(astuple(Factors()), rel=1e-9)
+
+
+@given(st.floats(1, 50), st.floats(1, 50))
+def test_init_by_sides_is_the_spectral_condition(a, b):
+    """Entries ~ fan_in^-1/2 min(1, (fan_out / fan_in)^1/2) where both sides grow (docs/theory.md, section 5.1)."""
+    init = rules.get("mup").factors(Role.HIDDEN, "adamw", width=a, fan_out=b).init_std
+    assert init == pytest.approx(a**-0.5 * min(1.0, (b / a) ** 0.5), rel=1e-12)
 
 
 @given(every_rule, every_role, every_optimizer, ratios, ratios)

@@ -18,10 +18,17 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.graph.products import Product, products
 from isoscale.scaling.names import indices, starred
 from isoscale.scaling.roles import Role, check_role
 
 Roles = Mapping[str, Role | str]
+
+# The place of a tensor whose role the user gave.
+GIVEN = "given by hand"
+
+# The place of a tensor that multiplies two activations at once.
+BILINEAR = "bilinear form"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,12 @@ class Part:
         carries: Whether its branch's multiplier is folded into it.
         attention: Whether the multiplier of attention logits is folded into it (queries).
         tied: Whether it is the embedding and the readout at once.
-        computed_by: What turns it into the effective weight, if that is more than a view.
+        computed_by: What turns it into the effective weight, if that is not linear in it.
+        explicit: Whether its multiplier stands in the forward, in a `Multiplier` right before or after it.
+        in_groups: Whether fan_in counts the inputs of several groups, of which each output sees one.
+        unused: Whether the forward does not use it.
+        unknown: The operation that it enters of which nobody knows what it does with a parameter, if it enters one.
+        also: What else it serves as.
     """
 
     role: Role
@@ -48,6 +60,11 @@ class Part:
     attention: bool = False
     tied: bool = False
     computed_by: str | None = None
+    explicit: bool = False
+    in_groups: bool = False
+    unused: bool = False
+    unknown: str | None = None
+    also: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,7 @@ class Anatomy:
         head_sizes: Size of each attention's heads, in the order of execution.
         logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
             it cannot be read.
+        products: Sums of products of two activations.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
@@ -72,6 +90,7 @@ class Anatomy:
     depth: int = 1
     head_sizes: tuple[int, ...] = ()
     logit_scales: tuple[float | None, ...] = ()
+    products: tuple[Product, ...] = ()
     stuck: Mapping[str, str] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     branch_multipliers: tuple[str, ...] = ()
@@ -84,8 +103,9 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     """Read the roles off the graph; `overrides` (glob -> role) win.
 
     Raises:
-        PlanError: A parameter that the forward never uses or that serves two roles, and no override says what it is;
-            a pattern that matches nothing.
+        PlanError: A parameter of two axes or more that enters an operation that is not known, and no override says
+            what it is.
+        InvalidValueError: A pattern that matches nothing.
     """
     given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
@@ -111,6 +131,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         depth=depth(graph, branches),
         head_sizes=head_sizes(graph),
         logit_scales=logit_scales(graph),
+        products=products(graph),
         stuck=stuck,
         packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branches)),
@@ -155,51 +176,74 @@ class _RoleReader:
             if part not in parts:
                 parts.append(part)
         if not parts:
-            if given is None:
-                raise PlanError(
-                    f"`{name}` is not used by the forward pass on the example inputs, so its role is unknown. "
-                    f"Give it: `roles={{{name!r}: isoscale.Role.HIDDEN}}`, or remove the parameter"
-                )
-            return part_by_shape(given, self._parameters[name])
-        roles = {part.role for part in parts}
+            if given is not None:
+                return part_by_shape(given, self._parameters[name])
+            return Part(role=Role.SCALAR, place="not used by the forward", unused=True)
         # Of several uses the first as a weight matrix says which axes are fan_in and fan_out.
         first = next((part for part in parts if part.fan_in), parts[0])
         if given is not None:
-            return replace(first, role=given)
-        if roles == {Role.INPUT, Role.OUTPUT}:
+            return self._given(name, given, first)
+        self._check_known(name, parts)
+        if {part.role for part in parts} == {Role.INPUT, Role.OUTPUT}:
             # Its own numbers are those of the embedding; the readout's multiplier has to stand in the forward.
             embedding = next(part for part in parts if part.role is Role.INPUT)
             return replace(embedding, tied=True, place="tied to the readout")
-        if len(roles) > 1:
-            raise PlanError(
-                f"`{name}` serves as {' and as '.join(sorted(roles))}: one tensor cannot have two learning rates. "
-                f"Untie it, or choose: `roles={{{name!r}: isoscale.Role.{first.role.name}}}`"
-            )
-        return replace(first, carries=any(part.carries for part in parts))
+        kinds = {(first.role, first.fan_in, first.fan_out)}
+        also: list[Part] = []
+        for part in parts:
+            kind = (part.role, part.fan_in, part.fan_out)
+            if kind not in kinds:
+                kinds.add(kind)
+                also.append(part)
+        return replace(first, carries=any(part.carries for part in parts), also=tuple(also))
+
+    def _given(self, name: str, role: Role, traced: Part) -> Part:
+        """A role given by hand, with the axes that the trace found."""
+        if traced.unknown and role.decays:
+            traced = replace(part_by_shape(role, self._parameters[name]), block=traced.block)
+        return replace(traced, role=role, place=GIVEN, computed_by=None, in_groups=False, unknown=None)
+
+    def _check_known(self, name: str, parts: Sequence[Part]) -> None:
+        """A tensor of two axes or more is a weight matrix or a table: which of them decides its rates."""
+        for part in parts:
+            # What is computed from it is refused as such where it matters.
+            if part.unknown and not part.computed_by and not self._is_vector(name):
+                raise PlanError(
+                    f"`{name}` {tuple(self._parameters[name].shape)} enters `{part.unknown}`, and it is not known what "
+                    "that makes of it, so its role is unknown. Say what it is, as by "
+                    f"`roles={{{name!r}: isoscale.Role.HIDDEN}}`"
+                )
 
     def _at(self, node: Node, use: Use) -> Part:
         """What the parameter would be if this were its only use."""
+        fan_out = use.fan_out
+        if use.axes is None and not use.fan_in:
+            fan_out = tuple(range(self._parameters[use.name].dim()))
         part = Part(
             role=Role.HIDDEN,
             fan_in=use.fan_in,
-            fan_out=use.fan_out,
+            fan_out=fan_out,
             place=_place(node, use),
             computed_by=use.computed_by,
+            in_groups=use.in_groups,
+            unknown=node.op if use.kind == "other" else None,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):
             if branch.nodes >> node.index & 1:
                 role, place = self._inside(branch, node, use)
                 carries = use.name in branch.foldable_into
                 return replace(part, role=role, place=place, block=block, carries=carries)
-        return replace(part, role=self._outside(node, use))
+        role = self._outside(node, use)
+        explicit = role is Role.OUTPUT and bool(_multipliers_beside(self._graph, node))
+        return replace(part, role=role, explicit=explicit)
 
     def _inside(self, branch: Branch, node: Node, use: Use) -> tuple[Role, str]:
         """Role and place within a residual branch."""
         place = _place(node, use)
-        if use.kind not in ("map", "other") or self._is_vector(use):
+        if use.kind not in ("map", "other") or (use.kind == "other" and self._is_vector(use.name)):
             return Role.BRANCH_VECTOR, place
         maps = list(members(branch.nodes & self._graph.maps))
-        if node.index in maps:
+        if node.index in maps and place != BILINEAR:
             number = maps.index(node.index) + 1
             place = f"map {number} of {len(maps)}"
         if node.index in branch.last:
@@ -220,7 +264,7 @@ class _RoleReader:
             return Role.HIDDEN if features_before else Role.INPUT
         if use.kind in ("embedding", "source"):
             return Role.INPUT
-        if use.kind == "gain" or self._is_vector(use):
+        if use.kind == "gain" or node.row.is_norm or self._is_vector(use.name):
             return Role.VECTOR
         # A table that is added, as of positions, makes features as an embedding does.
         return Role.INPUT
@@ -235,8 +279,8 @@ class _RoleReader:
                 return True
         return False
 
-    def _is_vector(self, use: Use) -> bool:
-        long_axes = [size for size in self._parameters[use.name].shape if size > 1]
+    def _is_vector(self, name: str) -> bool:
+        long_axes = [size for size in self._parameters[name].shape if size > 1]
         return len(long_axes) <= 1
 
 
@@ -263,12 +307,18 @@ def _beside_readouts(graph: Graph) -> set[str]:
     """Multipliers that stand right before or right after a readout."""
     found: set[str] = set()
     for node in graph.nodes:
-        if not _is_readout(graph, node):
-            continue
-        for neighbour in (*node.inputs, *graph.readers[node.index]):
-            beside = _linear_source(graph, neighbour, past_multipliers=False)
-            if beside.multiplier:
-                found.add(beside.multiplier)
+        if _is_readout(graph, node):
+            found |= _multipliers_beside(graph, node)
+    return found
+
+
+def _multipliers_beside(graph: Graph, node: Node) -> set[str]:
+    """Multipliers that stand right before or right after a node."""
+    found: set[str] = set()
+    for neighbour in (*node.inputs, *graph.readers[node.index]):
+        beside = _linear_source(graph, neighbour, past_multipliers=False)
+        if beside.multiplier:
+            found.add(beside.multiplier)
     return found
 
 
@@ -276,6 +326,8 @@ def _place(node: Node, use: Use) -> str:
     """What the parameter does at a node, in words."""
     if use.kind == "map":
         contraction = node.row.contraction
+        if contraction and contraction.weight == "bilinear":
+            return BILINEAR
         return "convolution" if contraction and contraction.weight == "convolution" else "map"
     if use.kind == "source":
         return "learned input"

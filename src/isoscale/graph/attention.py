@@ -22,6 +22,11 @@ def head_sizes(graph: Graph) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def logit_nodes(graph: Graph) -> set[int]:
+    """The nodes at which queries meet keys."""
+    return {attention.node.index for attention in _attentions(graph)}
+
+
 def logit_scales(graph: Graph) -> tuple[float | None, ...]:
     """What each attention's logits q.k are multiplied by, in the order of execution; None where it cannot be read."""
     gathered = _GatheredFactors(graph)

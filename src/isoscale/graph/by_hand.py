@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from isoscale.errors import PlanError, unknown
-from isoscale.graph.anatomy import Anatomy, Part, Roles, check_all_known, matched, part_by_shape
+from isoscale.graph.anatomy import GIVEN, Anatomy, Part, Roles, check_all_known, matched, part_by_shape
 from isoscale.graph.multiplier import Multiplier
 from isoscale.graph.unwrapping import all_named_parameters, named_modules, named_parameters
 from isoscale.scaling.names import indices
@@ -101,6 +101,11 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
     parts: dict[str, Part] = {}
     for name in named_parameters(model):
         parts[name] = _part(model, name, given)
+    readout_multipliers = _multipliers_before_readouts(model, given)
+    owners = {multiplier.rpartition(".")[0] for multiplier in readout_multipliers}
+    for name, part in parts.items():
+        if part.role is Role.OUTPUT and name.rpartition(".")[0] in owners:
+            parts[name] = replace(part, explicit=True)
     for name in _tied(model, given):
         parts[name] = replace(parts[name], role=Role.INPUT, tied=True, place="tied to the readout")
 
@@ -115,7 +120,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
         parts=parts,
         blocks=tuple(blocks),
         depth=len(blocks) or max(1, layers),
-        readout_multipliers=tuple(_multipliers_before_readouts(model, given)),
+        readout_multipliers=tuple(readout_multipliers),
     )
 
 
@@ -154,7 +159,10 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         # Rows are picked, not summed over.
         part = Part(role=role, fan_out=(1,))
-    elif parameter.dim() == 3 and not isinstance(module, _ConvNd):
+    elif isinstance(module, _ConvTransposeNd) and module.groups == module.in_channels:
+        # Depthwise: each input has outputs of its own, and there is nothing to sum but the kernel.
+        part = Part(role=role, fan_in=tuple(range(2, parameter.dim())), fan_out=(0, 1)[: parameter.dim()])
+    elif parameter.dim() == 3 and not isinstance(module, _ConvNd | nn.Bilinear):
         # (experts, out, in)
         part = Part(role=role, fan_in=(2,), fan_out=(1,))
     else:
@@ -166,14 +174,13 @@ def _part(model: nn.Module, name: str, given: Mapping[str, Role]) -> Part:
         part,
         carries=role is Role.BRANCH_LAST or is_its_bias,
         block=_block(owner) if role.in_branch else None,
-        place="given by hand",
+        place=GIVEN,
     )
 
 
 def _inputs_first(module: nn.Module) -> bool:
     """Whether a weight is stored (in, out, ...); Conv1D is what GPT-2 in transformers is made of."""
-    transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-    return transposed or type(module).__name__ == "Conv1D"
+    return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
 
 
 def _block(path: str) -> str | None:

@@ -26,10 +26,12 @@ class Use:
         name: Fully qualified parameter name.
         kind: "map" (a weight matrix or kernel, contracted with an activation), "embedding" (its rows are selected),
             "gain" (multiplies: a norm's scale), "bias" (adds), "source" (serves as data itself: learned queries),
-            "other".
+            "other" (enters an operation of which it is not known what it does with a parameter).
         fan_in: The parameter's own axes that are summed over; empty unless a weight matrix.
         fan_out: The parameter's own axes that remain in the result.
-        computed_by: The operation that made the effective weight from the parameter, if it was more than a view.
+        computed_by: The operation that made the effective weight from the parameter, if it is not linear in it.
+        axes: For each dimension of the tensor that entered, the parameter's own axes that it holds, if they are known.
+        in_groups: Whether an axis of fan_in counts the inputs of several groups, of which each output sees one.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Use:
     fan_in: tuple[int, ...] = ()
     fan_out: tuple[int, ...] = ()
     computed_by: str | None = None
+    axes: tuple[frozenset[int], ...] | None = None
+    in_groups: bool = False
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Node:
         obstacle: Why no factor of its inputs passes here, where the operation in general would let it pass.
         factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
+        summed_products: Over how many products of two activations it sums; 0 if it does not.
     """
 
     index: int
@@ -63,6 +68,7 @@ class Node:
     obstacle: str | None = None
     factor: float | None = 1.0
     multiplier: str | None = None
+    summed_products: int = 0
 
     @cached_property
     def row(self) -> Operation:
@@ -76,8 +82,8 @@ class Node:
 
     @property
     def is_entry(self) -> bool:
-        """Whether data become features here: a weight matrix, an embedding or a learned query."""
-        return any(use.kind in ("map", "embedding", "source") for use in self.uses)
+        """Whether data become features here: a weight matrix, an embedding, a learned query, or one cannot tell."""
+        return any(use.kind in ("map", "embedding", "source", "other") for use in self.uses)
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ class Contraction:
     Attributes:
         first: Position of the first of the two factors; an argument before it is added to their product.
         batched: Whether the leading axis of a factor with three counts separate matrices, as of experts.
-        weight: How the second factor is laid out: a "matrix" (in, out), or as F.linear and convolutions have theirs.
+        weight: How the second factor is laid out: a "matrix" (in, out), or as F.linear, convolutions and F.bilinear
+            have theirs.
     """
 
     first: int = 0
     batched: bool = False
-    weight: Literal["matrix", "linear", "convolution"] = "matrix"
+    weight: Literal["matrix", "linear", "convolution", "bilinear"] = "matrix"
 
     def summed(self, position: int | None, dimensions: int, args: Sequence[Any]) -> tuple[int, ...] | None:
         """The axes of the argument at this position that are summed over; None if it is not a factor."""
@@ -50,10 +51,20 @@ class Contraction:
         if self.weight == "linear":
             # (out, in)
             return (1,)
-        # (out, in, ...), or (in, out, ...) if the convolution is transposed.
-        transposed = args[6]
-        kept = 1 if transposed else 0
-        return tuple(axis for axis in range(dimensions) if axis != kept)
+        if self.weight == "bilinear":
+            # (out, in, in): each of two activations meets one of the latter.
+            return tuple(range(1, dimensions))
+        # (out, in / groups, ...), or (in, out / groups, ...) if the convolution is transposed.
+        transposed, groups = args[6], args[8]
+        if not transposed:
+            return tuple(range(1, dimensions))
+        # Of inputs in groups of one each there is nothing to sum.
+        summed = () if groups == args[1].shape[0] else (0,)
+        return (*summed, *range(2, dimensions))
+
+    def is_transposed_in_groups(self, args: Sequence[Any]) -> bool:
+        """Whether the first axis of a kernel counts the inputs of several groups together."""
+        return self.weight == "convolution" and bool(args[6]) and 1 < args[8] < args[1].shape[0]
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Operation:
             filled in. A constant there makes the operation affine.
         filled_with: The number that fills the result, whatever the arguments.
         fill_position: Position of the argument that says which number fills the result.
+        reduces: Whether it is a sum or an average over axes that its second argument names.
     """
 
     name: str
@@ -95,6 +107,7 @@ class Operation:
     addends: tuple[int, ...] = ()
     filled_with: float | None = None
     fill_position: int | None = None
+    reduces: bool = False
 
     @property
     def is_view(self) -> bool:
@@ -116,6 +129,25 @@ class Operation:
     def may_be_on_skip(self) -> bool:
         """Whether the skip of a residual block may pass here."""
         return self.on_skip or self.is_view or self.is_norm
+
+    @property
+    def is_entrywise(self) -> bool:
+        """Whether dimensions of its arguments correspond, from the last."""
+        return self.adds or self.multiplies or self.masks or self.name == "cat"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has a row."""
+        return self.name in TABLE
+
+    def reduced(self, args: Sequence[Any], rank: int) -> tuple[int, ...]:
+        """The axes that it sums or averages over, of an argument with so many; all of them if it names none."""
+        given = args[1] if len(args) > 1 else None
+        if isinstance(given, int):
+            given = [given]
+        if not given:
+            return tuple(range(rank))
+        return tuple(axis % rank for axis in given)
 
     @property
     def combines(self) -> bool:
@@ -185,23 +217,24 @@ _ROWS = [
     Operation("embedding", parameter="embedding", dimensions="selected", plain=True, selects=(0,)),
     Operation("embedding_bag", parameter="embedding", selects=(0,)),
     Operation("_embedding_bag", parameter="embedding", selects=(0,)),
+    Operation("_embedding_bag_forward_only", parameter="embedding", selects=(0,)),
     Operation("take", parameter="embedding", selects=(0,)),
     # --- sums ---
     Operation("add", "linear", "bias", adds=True, on_skip=True, addends=(0, 1)),
     Operation("sub", "linear", "bias", adds=True, addends=(0, 1)),
     Operation("rsub", "linear", "bias", adds=True, addends=(0, 1)),
     Operation("cat", "linear", "bias", addends=(0,)),
-    Operation("stack", "linear", "bias", addends=(0,)),
+    Operation("stack", "linear", "bias", dimensions="inserted", addends=(0,)),
     Operation("where", "linear", "bias", masks=True, addends=(1, 2)),
     Operation("masked_fill", "linear", "bias", masks=True, addends=(0, 2)),
     Operation("index_put", "linear", "bias", addends=(0, 2)),
-    Operation("index_add", "linear", addends=(0, 3)),
-    Operation("scatter", "linear", addends=(0, 3)),
-    Operation("scatter_add", "linear", addends=(0, 3)),
-    Operation("slice_scatter", "linear", addends=(0, 1)),
-    Operation("select_scatter", "linear", addends=(0, 1)),
-    Operation("sum", "linear"),
-    Operation("mean", "linear", on_skip=True),
+    Operation("index_add", "linear", "bias", addends=(0, 3)),
+    Operation("scatter", "linear", "bias", addends=(0, 3)),
+    Operation("scatter_add", "linear", "bias", addends=(0, 3)),
+    Operation("slice_scatter", "linear", "bias", addends=(0, 1)),
+    Operation("select_scatter", "linear", "bias", addends=(0, 1)),
+    Operation("sum", "linear", reduces=True),
+    Operation("mean", "linear", on_skip=True, reduces=True),
     Operation("cumsum", "linear"),
     Operation("addcmul", parameter="bias"),
     # --- averages over positions, and their reverse ---
@@ -214,8 +247,16 @@ _ROWS = [
     Operation("_adaptive_avg_pool3d", "linear"),
     Operation("upsample_nearest1d", "linear"),
     Operation("upsample_nearest2d", "linear"),
+    Operation("upsample_nearest3d", "linear"),
+    Operation("_upsample_nearest_exact1d", "linear"),
+    Operation("_upsample_nearest_exact2d", "linear"),
+    Operation("_upsample_nearest_exact3d", "linear"),
     Operation("upsample_linear1d", "linear"),
     Operation("upsample_bilinear2d", "linear"),
+    Operation("upsample_bicubic2d", "linear"),
+    Operation("upsample_trilinear3d", "linear"),
+    Operation("_upsample_bilinear2d_aa", "linear"),
+    Operation("_upsample_bicubic2d_aa", "linear"),
     # --- products entry by entry ---
     Operation("mul", "linear", "gain", multiplies=True, on_skip=True, plain=True),
     Operation("div", "linear", "gain", multiplies=True, divides=True, plain=True),
@@ -233,6 +274,9 @@ _ROWS = [
     Operation("addbmm", "linear", "bias", Contraction(first=1), addends=(0,)),
     Operation("addmv", "linear", "bias", Contraction(first=1), addends=(0,)),
     Operation("_grouped_mm", "linear", contraction=Contraction(batched=True)),
+    Operation("_sparse_mm", "linear", contraction=Contraction()),
+    Operation("_sparse_addmm", "linear", "bias", Contraction(first=1), addends=(0,)),
+    Operation("_trilinear", "linear", contraction=Contraction(weight="bilinear")),
     Operation("linear", "linear", "bias", Contraction(weight="linear"), addends=(2,)),
     Operation("convolution", "linear", "bias", Contraction(weight="convolution"), addends=(2,)),
     # --- homogeneous activations: a positive factor passes the kink at zero, and leaves the largest the largest ---

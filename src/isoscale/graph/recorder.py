@@ -6,22 +6,30 @@ none, for a constant. An operation on tensors of which at least one comes from a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
+from isoscale.graph.dot_products import DotProducts
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
+from isoscale.graph.recurrent import Recurrence, RecurrentCalls
 from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.values import tensors_in
 from isoscale.graph.weight_views import Weight, derive
 
 Origin = int | Weight | None
+
+# The namespaces whose operations the table of operations is about.
+_TORCH_OWN = ("aten", "prims")
 
 
 class Recorder(TorchDispatchMode):
@@ -35,12 +43,25 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self._nodes: list[Node] = []
         self._constants = Constants()
+        self._alone = Alone()
+        self._dot_products = DotProducts()
         self._origins: dict[int, int | Weight] = {}
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        self._recurrent = RecurrentCalls(self._recurrence)
+        self._paused = False
         self._module_inputs: dict[str, int] = {}
         self._module_outputs: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._recurrent.__enter__()
+        return self
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        self._recurrent.__exit__(exc_type, exc_val, exc_tb)
+        super().__exit__(exc_type, exc_val, exc_tb)
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
@@ -81,66 +102,155 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         run = _grouped_mm_shape if func is torch.ops.aten._grouped_mm.default else func
         out = run(*args, **kwargs)
+        if self._paused:
+            return out
         results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
         if results:
-            name = func._schema.name.split("::")[1]
+            space, _, name = func._schema.name.partition("::")
+            if space not in _TORCH_OWN:
+                # Somebody's own operation is not torch's of that name.
+                name = func._schema.name
             writes = func._schema.is_mutable
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
-            self._record(name, args, kwargs, results, writes)
+            self._record(Step(operation(name), args, kwargs, results, writes))
         return out
 
-    def _record(
-        self,
-        name: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        results: list[Tensor],
-        writes: bool,
-    ) -> None:
-        row = operation(name)
+    def _record(self, step: Step) -> None:
         # A forward that differentiates itself (torch.autograd.grad) sends the derivative backwards through its maps.
         # They are no maps of that; whatever keeps the function's size keeps its derivative's.
         is_derivative = torch._C._current_graph_task_id() >= 0
         if is_derivative:
-            name, row = "derivative", operation("derivative")
-        # The arguments come from parameters alone, from nodes, or they are constants.
+            step = replace(step, row=operation("derivative"))
+        weights, inputs = self._sorted(step)
+        if is_derivative:
+            weights = []
+        if step.row.effect == "shape only" or not (weights or inputs):
+            # What it makes is a constant.
+            self._constants.see(step.row, step.args, step.results, step.writes)
+            return
+        if not inputs:
+            known = [(tuple(tensor.shape), weight) for tensor, weight in weights]
+            for result in step.results:
+                self._know(result, derive(step.row, step.args, known, tuple(result.shape)))
+            self._alone.see(step)
+            return
+        as_data = [before for tensor, _ in weights if (before := self._alone.as_data(tensor, step))]
+        if as_data:
+            for before in as_data:
+                self._replay(before)
+            weights, inputs = self._sorted(step)
+        self._make(step, weights, inputs)
+
+    def _sorted(self, step: Step) -> tuple[list[tuple[Tensor, Weight]], list[int]]:
+        """The arguments that come from parameters alone, and the nodes that others come from."""
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
-        for value in tree_iter((args, kwargs)):
-            origin = self._origin(value) if isinstance(value, Tensor) else None
+        for value in step.tensors:
+            origin = self._origin(value)
             if isinstance(origin, Weight):
-                if not is_derivative:
-                    weights.append((value, origin))
+                weights.append((value, origin))
             elif origin is not None and origin not in inputs:
                 inputs.append(origin)
-        if row.effect == "shape only" or not (weights or inputs):
-            # What it makes is a constant.
-            self._constants.see(row, args, results, writes)
-            return
-        if not inputs and len(weights) > 1 and (row.contraction or row.is_norm):
-            # Two parameters that meet as an activation and a weight would: the first serves as data.
-            inputs = [self._add_source(*weights.pop(0))]
-        if not inputs:
-            first, _ = weights[0]
-            known = [weight for _, weight in weights]
-            derived = derive(row, args, known, first.shape, results[0].shape)
-            for result in results:
-                self._know(result, derived)
-            return
+        return weights, inputs
 
-        made = self._add_node(name, inputs, results[0])
+    def _replay(self, step: Step) -> None:
+        """Make nodes of what was computed from parameters alone, now that it serves as data: learned queries."""
+        for value in step.tensors:
+            earlier = self._alone.step(value)
+            if earlier is not None and isinstance(self._origin(value), Weight):
+                self._replay(earlier)
+        weights, inputs = self._sorted(step)
+        for tensor, weight in weights:
+            if tensor is step.data:
+                # The parameter itself stays one: elsewhere it may be a weight.
+                inputs.insert(0, self._add_source(tensor, weight))
+        self._make(step, [pair for pair in weights if pair[0] is not step.data], inputs)
+
+    def _make(self, step: Step, weights: Sequence[tuple[Tensor, Weight]], inputs: Sequence[int]) -> None:
+        """A node, of an operation on these inputs and parameters."""
+        row, args, kwargs = step.row, step.args, step.kwargs
+        made = self._add_node(row.name, inputs, step.results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
         for tensor, weight in weights:
             node.uses += uses_of(row, args, tensor, weight)
-        for result in results:
+        before = args[0].shape if args and isinstance(args[0], Tensor) else ()
+        self._dot_products.see(node, row, args, tuple(before))
+        node.summed_products = self._summed_products(node, row, args)
+        for result in step.results:
             self._know(result, made)
-        if writes:
-            storage = storage_of(results[0])
+        if step.writes:
+            storage = storage_of(step.results[0])
             self._written[storage] = made
+
+    def _summed_products(self, node: Node, row: Operation, args: Sequence[Any]) -> int:
+        """Over how many products of two activations an operation sums."""
+        if row.name == "sum" and node.inputs:
+            factors = self._nodes[node.inputs[0]]
+            is_product = factors.row.multiplies and not factors.row.divides and len(factors.inputs) == 2
+            if not is_product or not factors.is_float:
+                return 0
+            shape = args[0].shape
+            return math.prod(shape[axis] for axis in row.reduced(args, len(shape)))
+        contraction = row.contraction
+        if contraction is None or contraction.weight == "bilinear" or not node.is_float:
+            return 0
+        first, second = args[contraction.first : contraction.first + 2]
+        if not (isinstance(self._origin(first), int) and isinstance(self._origin(second), int)):
+            return 0
+        if contraction.weight == "matrix":
+            return first.shape[-1]
+        return math.prod(second.shape[axis] for axis in contraction.summed(1, second.dim(), args) or ())
+
+    # --- recurrent layers ---
+    def _recurrence(self, call: Recurrence, run: Callable[[], Any]) -> Any:
+        """The nodes of a recurrent layer, whose own operations are none."""
+        self._paused = True
+        try:
+            out = run()
+        finally:
+            self._paused = False
+        results = [value for value in tree_iter(out) if isinstance(value, Tensor)]
+        read = self._as_inputs([call.data])
+        states = self._as_inputs(call.states)
+        for layer in call.layers:
+            ends: list[int] = []
+            for direction in layer:
+                first = self._linear("linear", read, direction.from_input, direction.biases[:1], results[0])
+                last = self._linear(call.name, [first, *states], direction.from_state, direction.biases[1:], results[0])
+                if direction.last is not None:
+                    last = self._linear("linear", [last], direction.last, (), results[0])
+                ends.append(last)
+            # Both directions stand beside each other.
+            read = ends if len(ends) == 1 else [self._add_node("cat", ends, results[0])]
+        for result in results:
+            self._know(result, read[0])
+        return out
+
+    def _as_inputs(self, tensors: Sequence[Tensor]) -> list[int]:
+        """The nodes that tensors come from; a parameter serves as data, and a constant is none."""
+        found: list[int] = []
+        for tensor in tensors:
+            origin = self._origin(tensor)
+            if isinstance(origin, Weight):
+                origin = self._add_source(tensor, origin)
+            if origin is not None and origin not in found:
+                found.append(origin)
+        return found
+
+    def _linear(self, op: str, inputs: Sequence[int], weight: Tensor, biases: Sequence[Tensor], result: Tensor) -> int:
+        """A linear layer, or what contains one."""
+        made = self._add_node(op, inputs, result)
+        row = operation("linear")
+        args = (None, weight, *biases)
+        for tensor in args[1:]:
+            origin = None if tensor is None else self._origin(tensor)
+            if tensor is not None and isinstance(origin, Weight):
+                self._nodes[made].uses += uses_of(row, args, tensor, origin)
+        return made
 
     def _obstacle(self, row: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why f(c z) = c f(z) fails for these arguments, although the operation's row says that it holds."""
@@ -207,8 +317,8 @@ class Recorder(TorchDispatchMode):
     def _add_source(self, tensor: Tensor, weight: Weight) -> int:
         """A parameter that serves as data: learned queries."""
         index = self._add_node("source", [], tensor)
-        for name in weight.names:
-            use = Use(name, "source", fan_out=held_axes(weight))
+        for held in weight.held:
+            use = Use(held.name, "source", fan_out=held_axes(held), axes=held.axes)
             self._nodes[index].uses.append(use)
         return index
 

@@ -17,72 +17,82 @@ _NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class Weight:
-    """A tensor computed from parameters alone.
+class Held:
+    """One parameter in a tensor that was computed from parameters alone.
 
     Attributes:
-        names: The parameters; one unless they were combined.
-        axes: For each dimension the axes of the parameter that it holds; None once they are lost.
-        computed_by: The first operation that was more than a view or a scaling.
+        name: The parameter.
+        axes: For each dimension of the tensor the axes of the parameter that it holds; None once they are lost.
+        computed_by: The first operation on the way that is not linear in the parameter.
     """
 
-    names: tuple[str, ...]
+    name: str
     axes: Axes | None
     computed_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor computed from parameters alone: what it holds of each of them."""
+
+    held: tuple[Held, ...]
 
     @classmethod
     def of(cls, name: str, dimensions: int) -> Weight:
         """A parameter itself."""
         axes = tuple(frozenset((axis,)) for axis in range(dimensions))
-        return cls((name,), axes)
+        return cls((Held(name, axes),))
 
 
 def derive(
     row: Operation,
     args: Sequence[Any],
-    weights: Sequence[Weight],
-    before: Sequence[int],
-    after: Sequence[int],
+    weights: Sequence[tuple[tuple[int, ...], Weight]],
+    after: tuple[int, ...],
 ) -> Weight:
     """What an operation on parameters (and constants) alone returns.
 
     Args:
         row: The operation.
         args: Its positional arguments.
-        weights: Its tensor arguments that come from parameters.
-        before: Shape of the first of them.
+        weights: Its tensor arguments that come from parameters, with their shapes.
         after: Shape of the result.
     """
-    computed_by: str | None = None
-    for weight in weights:
-        computed_by = computed_by or weight.computed_by
-    if len(weights) > 1:
-        return _combined(weights, len(after), computed_by or row.name)
+    held: dict[str, Held] = {}
+    for before, weight in weights:
+        for one in weight.held:
+            derived = _derived(row, args, one, before, after, alone=len(weights) == 1)
+            held.setdefault(one.name, derived)
+    return Weight(tuple(held.values()))
 
-    (only,) = weights
-    if not (row.is_view or row.plain):
-        computed_by = computed_by or row.name
+
+def _derived(
+    row: Operation, args: Sequence[Any], one: Held, before: tuple[int, ...], after: tuple[int, ...], *, alone: bool
+) -> Held:
+    """What the result holds of one parameter, of which an argument of this shape holds `one`."""
+    # A sum of parameters is linear in each of them, 1 + p in p is not, and a product of two in neither. A sum over the
+    # entries of one grows with their number.
+    is_linear = (row.is_linear or row.plain) and row.name != "sum"
+    is_affine = alone and (row.adds or row.masks)
+    is_product = not alone and (row.multiplies or row.contraction is not None)
+    if is_affine or is_product or not is_linear:
+        one = replace(one, computed_by=one.computed_by or row.name)
     axes: Axes | None = None
-    if only.axes is not None:
-        axes = _axes(row, args, only.axes, tuple(before), tuple(after))
-    return replace(only, axes=axes, computed_by=computed_by)
+    if one.axes is None:
+        return one
+    if alone or row.name == "stack":
+        axes = axes_after(row, args, one.axes, before, after)
+    elif row.is_entrywise and len(before) <= len(after):
+        # The last dimensions correspond.
+        padding = [_NONE] * (len(after) - len(before))
+        axes = (*padding, *one.axes)
+    elif row.is_norm and before == after:
+        # What is normalised; scales and biases are of another shape.
+        axes = one.axes
+    return replace(one, axes=axes)
 
 
-def _combined(weights: Sequence[Weight], dimensions: int, computed_by: str) -> Weight:
-    """Several parameters in one tensor of so many dimensions."""
-    names: dict[str, None] = {}
-    largest: Axes = ()
-    for weight in weights:
-        names |= dict.fromkeys(weight.names)
-        axes = weight.axes or ()
-        if len(axes) > len(largest):
-            largest = axes
-    # Entry by entry, dimensions stay what they are; any other way of combining parameters loses track of them.
-    kept = largest if len(largest) == dimensions else None
-    return Weight(tuple(names), kept, computed_by)
-
-
-def _axes(
+def axes_after(
     row: Operation,
     args: Sequence[Any],
     axes: Axes,
@@ -99,10 +109,20 @@ def _axes(
         swapped = list(axes)
         swapped[first], swapped[second] = axes[second], axes[first]
         return tuple(swapped)
+    if row.name == "view_as_complex":
+        return axes[:-1]
+    if row.name == "view_as_real":
+        return (*axes, _NONE)
+    if row.reduces:
+        summed = row.reduced(args, rank)
+        if len(after) == rank:
+            return tuple(_NONE if axis in summed else held for axis, held in enumerate(axes))
+        return tuple(held for axis, held in enumerate(axes) if axis not in summed)
     if row.dimensions == "permuted":
         return tuple(axes[i] for i in args[1])
     if row.dimensions == "inserted":
-        at = args[1] % (rank + 1)
+        # `stack` puts its new dimension first unless it is told.
+        at = args[1] % (rank + 1) if len(args) > 1 else 0
         return (*axes[:at], _NONE, *axes[at:])
     if row.dimensions == "removed":
         at = args[1] if len(args) > 1 else 0
@@ -112,11 +132,11 @@ def _axes(
     if row.dimensions == "expanded":
         # New dimensions come first, and a dimension of size 1 is repeated: neither holds an axis.
         new = [_NONE] * (len(after) - rank)
-        old = [_without_ones(held, size) for held, size in zip(axes, before, strict=True)]
+        old = [without_ones(held, size) for held, size in zip(axes, before, strict=True)]
         return (*new, *old)
     if row.dimensions == "selected":
         return _selected(args[1], axes, len(after))
-    takes_part_of_each = row.is_view and row.dimensions == "kept" and len(before) == len(after)
+    takes_part_of_each = row.is_linear and row.dimensions == "kept" and len(before) == len(after)
     if before == after or takes_part_of_each:
         return axes
     return _reshaped(axes, before, after)
@@ -161,12 +181,12 @@ def _reshaped(axes: Axes, before: tuple[int, ...], after: tuple[int, ...]) -> Ax
         # Of the others in a run each dimension may hold any axis of the run.
         held = _NONE
         for k in range(left, i):
-            held |= _without_ones(axes[k], before[k])
+            held |= without_ones(axes[k], before[k])
         for k in range(right, j):
-            out.append(_without_ones(held, after[k]))
+            out.append(without_ones(held, after[k]))
     return tuple(out)
 
 
-def _without_ones(held: frozenset[int], size: int) -> frozenset[int]:
+def without_ones(held: frozenset[int], size: int) -> frozenset[int]:
     """What a dimension of this size holds: one of size 1 holds no axis."""
     return held if size > 1 else _NONE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from isoscale.checks import number, share
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
 from isoscale.graph import anatomy as anatomies
-from isoscale.graph.anatomy import Anatomy, Part, Roles
+from isoscale.graph.anatomy import BILINEAR, GIVEN, Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
+from isoscale.graph.ops import operation
+from isoscale.graph.products import grown
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import check_initialised, named_parameters, unwrapped
 from isoscale.parametrization import sizes
 from isoscale.parametrization.plan import Plan
-from isoscale.parametrization.sizes import Base
+from isoscale.parametrization.sizes import Base, Shape
 from isoscale.scaling import budget as budgets
 from isoscale.scaling import initial, rules
 from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
@@ -31,7 +33,7 @@ from isoscale.scaling.factors import Decay
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, decide
+from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, TensorPlan, decide
 
 
 def parametrize(
@@ -119,6 +121,7 @@ class Reading:
         anatomy: What the model's forward does with its parameters.
         base: The base's sizes and init.
         facts: One for each parameter, in the model's order.
+        also: By name, what else a parameter would be by another of its uses.
         width, depth: Ratios target / base.
         head_size: Likewise; None if the base's is unknown.
         init_law: What the model's own init is taken to follow where the base has no numbers.
@@ -128,6 +131,7 @@ class Reading:
     anatomy: Anatomy
     base: Base
     facts: tuple[TensorFacts, ...]
+    also: Mapping[str, tuple[TensorFacts, ...]]
     width: float
     depth: float
     head_size: float | None
@@ -149,14 +153,23 @@ def read(
     compared = known.roles if roles is None else None
     own_roles = {name: part.role for name, part in anatomy.parts.items()}
     pairs = sizes.counterparts(shapes, known.shapes, own_roles, compared)
-    facts = tuple(_facts(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
+    facts: list[TensorFacts] = []
+    also: dict[str, tuple[TensorFacts, ...]] = {}
+    width = _width(anatomy.parts, shapes, known, pairs)
+    for name, parameter in parameters.items():
+        part = anatomy.parts[name]
+        facts.append(_facts(name, part, parameter, known, pairs[name], width))
+        if part.also:
+            also[name] = tuple(_facts(name, other, parameter, known, pairs[name], width) for other in part.also)
     if compared is not None:
         _check_counterparts(facts, pairs, compared)
+    _check_products(anatomy, known)
     return Reading(
         anatomy=anatomy,
         base=known,
-        facts=facts,
-        width=_width(facts),
+        facts=tuple(facts),
+        also=also,
+        width=width,
         depth=sizes.depth_ratio(anatomy, known, pairs),
         head_size=sizes.head_ratio(anatomy, known),
         init_law=_init_law(facts, parameters),
@@ -186,10 +199,14 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
             + "\n  - ".join(open_items)
         )
+    entries = tuple(decide(facts, scaling, settings) for facts in reading.facts)
+    for entry in entries:
+        for other in reading.also.get(entry.name, ()):
+            _check_same(entry, decide(other, scaling, settings))
     return Plan(
         scaling=scaling,
         settings=settings,
-        entries=tuple(decide(facts, scaling, settings) for facts in reading.facts),
+        entries=entries,
         multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
         open_items=open_items,
         notes=(*_notes(reading), *_budget_notes(scaling, settings)),
@@ -314,31 +331,48 @@ def _base(base: Any, example_inputs: Any, *, traced: bool) -> Base:
 
 
 # --- one tensor ---
-def _facts(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpart: str) -> TensorFacts:
-    part, shape, base_shape = anatomy.parts[name], tuple(parameter.shape), base.shapes[counterpart]
-    _check_computed(name, part)
+def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: str, width: float) -> TensorFacts:
+    shape, base_shape = tuple(parameter.shape), base.shapes[counterpart]
+    fan_in = sizes.ratio(part.fan_in, shape, base_shape)
+    fan_out = sizes.ratio(_feature_axes(part, shape, base_shape, width), shape, base_shape)
+    _check_computed(name, part, fan_in, fan_out)
+    _check_sides(name, part, shape, base_shape, (fan_in, fan_out))
     return TensorFacts(
         name=name,
         role=part.role,
         shape=shape,
         base_shape=base_shape,
-        fan_in=sizes.ratio(part.fan_in, shape, base_shape),
-        fan_out=sizes.ratio(_feature_axes(part, shape), shape, base_shape),
+        fan_in=fan_in,
+        fan_out=fan_out,
         fans=(*_fans(part, shape), *_fans(part, base_shape)),
         block=part.block,
         place=part.place,
         carries=part.carries,
         attention=part.attention,
-        explicit=part.role is Role.OUTPUT and bool(anatomy.readout_multipliers),
+        explicit=part.explicit,
         tied=part.tied,
+        given=part.place == GIVEN,
         frozen=not parameter.requires_grad,
+        unused=part.unused,
         base_rms=base.rms.get(counterpart),
     )
 
 
-def _check_counterparts(
-    facts: tuple[TensorFacts, ...], pairs: Mapping[str, str], base_roles: Mapping[str, Role]
-) -> None:
+def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
+    """A tensor that serves twice is fine where both uses ask for the same numbers."""
+    for what in ("optimizer", "init", "lr", "weight_decay", "eps", "multiplier"):
+        this, that = getattr(entry, what), getattr(other, what)
+        are_close = isinstance(this, float) and isinstance(that, float) and math.isclose(this, that, rel_tol=1e-9)
+        if this != that and not are_close:
+            as_what = [f"{one.role} (fan_in x{one.fan_in:g}, fan_out x{one.fan_out:g})" for one in (entry, other)]
+            raise PlanError(
+                f"`{entry.name}` serves as {as_what[0]} and as {as_what[1]}: one tensor cannot have two settings, and "
+                f"its {what} would be {this} and {that}. Untie it, or choose: "
+                f"`roles={{{entry.name!r}: isoscale.Role.{entry.role.name}}}`"
+            )
+
+
+def _check_counterparts(facts: Iterable[TensorFacts], pairs: Mapping[str, str], base_roles: Mapping[str, Role]) -> None:
     """A weight matrix and its counterpart must be of one kind: ratios between an input and a hidden layer mean nothing.
 
     A base that is too shallow has no hidden layer, and one of its ends answers in its place.
@@ -354,33 +388,95 @@ def _check_counterparts(
             )
 
 
+def _check_products(anatomy: Anatomy, base: Base) -> None:
+    """A sum of products of two activations must not grow, unless the user says what made them."""
+    for product, size in grown(anatomy.products, base.products or ()):
+        if any(anatomy.parts[name].place == GIVEN for name in product.makers):
+            continue
+        made = " and ".join(f"`{name}`" for name in product.makers[:3])
+        raise PlanError(
+            f"what {made} made is multiplied with other activations, and the forward sums {product.size} such products "
+            f"(in the base {size}), as in a bilinear form or where a network makes the weights of another. No role "
+            f"makes up for that: divide the sum by {product.size} / {size} in the forward. If something else keeps it "
+            f"from growing, say so by a role: `roles={{{product.makers[0]!r}: "
+            f"isoscale.Role.{anatomy.parts[product.makers[0]].role.name}}}`"
+        )
+
+
 def _fans(part: Part, shape: tuple[int, ...]) -> tuple[float, float]:
     return math.prod(shape[axis] for axis in part.fan_in), math.prod(shape[axis] for axis in part.fan_out)
 
 
-def _feature_axes(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a map its outputs; of anything else the last axis that is more than one: positions are not features."""
-    if part.fan_in or len(part.fan_out) <= 1:
-        return part.fan_out
-    return tuple(axis for axis in part.fan_out if shape[axis] > 1)[-1:]
+def _feature_axes(part: Part, shape: Shape, base_shape: Shape, width: float) -> tuple[int, ...]:
+    """The axes of the features: of a map its outputs, of anything else the axis that grows with the width.
+
+    Rows of a table, as of positions, are not features. Where several axes grow, the last that grows like the width
+    is taken, or all of them if together they do: (heads, head size).
+    """
+    if part.fan_in:
+        return _outputs(part, shape, base_shape)
+    growing = tuple(axis for axis in part.fan_out if shape[axis] != base_shape[axis])
+    alike = [axis for axis in growing if sizes.ratio((axis,), shape, base_shape) == width]
+    if alike:
+        return (alike[-1],)
+    return growing if sizes.ratio(growing, shape, base_shape) == width else growing[-1:]
 
 
-def _check_computed(name: str, part: Part) -> None:
-    if part.computed_by and part.role.decays and part.place != "given by hand":
+def _outputs(part: Part, shape: Shape, base_shape: Shape) -> tuple[int, ...]:
+    """A map's outputs. Of matrices side by side, as many as there are heads, those of all of them."""
+    beside = tuple(axis for axis in range(len(shape)) if axis not in (*part.fan_in, *part.fan_out))
+    each = sizes.ratio((*part.fan_in, *part.fan_out), shape, base_shape)
+    if each == 1 and sizes.ratio(beside, shape, base_shape) != 1:
+        return (*part.fan_out, *beside)
+    return part.fan_out
+
+
+def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> None:
+    if not part.computed_by or not part.role.decays:
+        return
+    # Of a weight that is normalised before it acts, only its steps relative to its size count: as a hidden or input
+    # map's they are right. What an output map's multiplier would have to scale is the norm's gain.
+    if operation(part.computed_by).is_norm and part.fan_in and fan_in <= max(fan_out, 1.0):
+        return
+    raise PlanError(
+        f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
+        "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
+        f"what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+    )
+
+
+def _check_sides(name: str, part: Part, shape: Shape, base_shape: Shape, ratios: tuple[float, float]) -> None:
+    """Where the ratios of the sides are not those of fan_in and fan_out."""
+    fan_in, fan_out = ratios
+    by_hand = f"say what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+    if part.in_groups and fan_in != fan_out:
         raise PlanError(
-            f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
-            "parametrization) and does not scale as it does. Remove the parametrization, or give its role by hand"
+            f"`{name}` {shape} is a transposed convolution in groups, and its shape in the base, {base_shape}, does "
+            f"not say how many groups that one has. Keep the number of groups and scale both sides alike, or {by_hand}"
+        )
+    if part.place == BILINEAR and fan_in != 1 and fan_out != 1:
+        raise PlanError(
+            f"`{name}` {shape} is a bilinear form whose outputs grow as well (in the base {base_shape}), for which "
+            f"there is no rule. Keep its number of outputs, or {by_hand}"
         )
 
 
-def _width(facts: tuple[TensorFacts, ...]) -> float:
+def _width(parts: Mapping[str, Part], shapes: Mapping[str, Shape], base: Base, pairs: Mapping[str, str]) -> float:
     """The ratio by which most weight matrices grow; of the largest such ratio if two are equally common."""
-    grown = [side for one in facts if one.role.decays for side in (one.fan_in, one.fan_out) if side != 1]
-    counts = Counter(grown)
+    counts: Counter[float] = Counter()
+    for name, part in parts.items():
+        if not part.role.decays:
+            continue
+        # Of a table the last axis that grows.
+        shape, base_shape = shapes[name], base.shapes[pairs[name]]
+        sides = [part.fan_in, part.fan_out]
+        if not part.fan_in:
+            sides = [tuple(axis for axis in part.fan_out if shape[axis] != base_shape[axis])[-1:]]
+        counts.update(ratio for side in sides if (ratio := sizes.ratio(side, shape, base_shape)) != 1)
     return max(counts, key=lambda ratio: (counts[ratio], ratio), default=1.0)
 
 
-def _init_law(facts: tuple[TensorFacts, ...], parameters: Mapping[str, Tensor]) -> str:
+def _init_law(facts: Sequence[TensorFacts], parameters: Mapping[str, Tensor]) -> str:
     """The law of the model's own init, for a base without numbers; branch-last maps are often drawn smaller."""
     kinds: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for entry in facts:
@@ -443,6 +539,12 @@ def _notes(reading: Reading) -> Iterator[str]:
         )
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
+    unused = [facts.name for facts in reading.facts if facts.unused]
+    if unused:
+        yield (
+            f"not used by the forward on the example inputs, so left as they are: {', '.join(unused)}. If training "
+            "uses them, give example inputs that do, or say what they are: `roles={...}`"
+        )
     if frozen := [facts for facts in reading.facts if facts.frozen]:
         note = (
             f"{len(frozen)} frozen tensor{'s' * (len(frozen) > 1)} in no group; freshly drawn ones are rescaled, and "

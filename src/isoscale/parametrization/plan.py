@@ -97,7 +97,7 @@ class Plan(ScalingPlan):
             tensors = drawn.setdefault(entry.role.decays, [])
             size = actual[entry.name]
             found = None if size is None else entry.drawn(size, self.scaling.depth)
-            if found:
+            if found and not entry.unused:
                 tensors.append(found)
         return {matrices: initial.likely_laws(tensors) for matrices, tensors in drawn.items()}
 
@@ -117,7 +117,7 @@ class Plan(ScalingPlan):
         likely: Mapping[bool, list[str]],
     ) -> TensorPlan:
         """Rescale one tensor; what its base must have been is kept, so that a second time changes nothing."""
-        if actual is None:
+        if actual is None or entry.unused:
             return entry
         if drawn := entry.drawn(actual, self.scaling.depth):
             scale = drawn.rescaling(likely[entry.role.decays]).scale

@@ -19,6 +19,7 @@ from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph
 from isoscale.graph.attention import head_sizes, logit_scales
 from isoscale.graph.branches import residual_branches
 from isoscale.graph.graph import Graph
+from isoscale.graph.products import products
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import check_initialised, named_parameters
 from isoscale.scaling.decoding import record
@@ -44,6 +45,8 @@ class Base:
         roles: Of each parameter, by name; None if it was not traced, or if the trace leaves one open.
         logit_scales: What its forward multiplies the logits of each attention by, None where that cannot be read;
             None if it was not traced.
+        products: Of each sum of products of two activations its number of terms, and what the forward multiplies it
+            by; None if it was not traced.
     """
 
     shapes: Mapping[str, Shape]
@@ -52,6 +55,7 @@ class Base:
     head_sizes: tuple[int, ...] | None = None
     roles: Mapping[str, Role] | None = None
     logit_scales: tuple[float | None, ...] | None = None
+    products: tuple[tuple[int, float], ...] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -65,7 +69,7 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
 
     Returns:
         {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "logit_scales": ...,
-        "roles": ...}
+        "products": ..., "roles": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -86,6 +90,7 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
         head_sizes=head_sizes(graph) if graph else None,
         roles=_roles(graph, parameters) if graph else None,
         logit_scales=logit_scales(graph) if graph else None,
+        products=tuple((one.size, one.factor) for one in products(graph)) if graph else None,
     )
 
 
@@ -110,7 +115,7 @@ def read(value: Any) -> Base:
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
     # Bases that were written before forwards were asked for their logits' scales know none.
-    base = record(Base, {"logit_scales": None, "roles": None, **value}, "base")
+    base = record(Base, {"logit_scales": None, "products": None, "roles": None, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from isoscale.errors import PlanError
+from isoscale.errors import PlanError, unknown
 from isoscale.files import replacing
 from isoscale.scaling import decoding
 from isoscale.scaling.budget import NO_BUDGET
@@ -104,6 +104,23 @@ class ScalingPlan:
         import pandas as pd
 
         return pd.DataFrame([entry.row() for entry in self.entries])
+
+    def explain(self, name: str) -> str:
+        """In a few lines: what a tensor is and from what that was read, its sizes, and why it has its numbers.
+
+        Raises:
+            InvalidValueError: No tensor of that name; the message names the nearest.
+
+        >>> import isoscale, torch
+        >>> base, model = (torch.nn.Sequential(torch.nn.Linear(2, n), torch.nn.Linear(n, 1)) for n in (4, 8))
+        >>> plan = isoscale.parametrize(model, base, "mup", lr=1.0, example_inputs=(torch.zeros(1, 2),))
+        >>> print(plan.explain("1.weight").splitlines()[1])
+          read from   map, no other weight matrix follows it, 8 -> 1
+        """
+        entries = {entry.name: entry for entry in self.entries}
+        if name not in entries:
+            raise unknown("tensor", name, entries)
+        return entries[name].explanation(self.scaling, self.settings)
 
     def diff(self, other: ScalingPlan) -> pd.DataFrame:
         """What differs between two plans: columns name, what, this, other.

@@ -172,11 +172,11 @@ class Rule:
         Args:
             role: What the tensor does.
             optimizer: Its optimizer's family; "muon" gives Adam's factors to all but hidden maps.
-            width: Target width / base width, > 0; for a map the ratio of fan_in, if fan_out has one of its own.
+            width: Target width / base width, > 0; for a map the ratio of fan_in, if that of fan_out is given.
             depth: Target depth / base depth, > 0.
-            fan_out: Target / base fan_out of a map whose two sides do not scale alike (grouped-query keys, a
-                fixed bottleneck). A hidden map is an input map as far as its fan_out grows; what remains of its
-                row is due to its fan_in.
+            fan_out: Target / base fan_out of a weight matrix. With it the two sides say what the matrix is: a hidden
+                map as far as both grow, an input map as far as fan_out grows beyond fan_in, an output map as far as
+                fan_in grows beyond fan_out (a fixed latent, a router, keys of a fixed number of heads).
 
         Raises:
             InvalidValueError: Unknown optimizer family or a ratio that is not positive and finite.
@@ -191,21 +191,37 @@ class Rule:
         m = _ratio("width", width)
         r = _ratio("depth", depth)
         by_depth = self.depth.exponents(role, row).at(r)
-        if fan_out is not None and fan_out != width:
-            return self._uneven(role, row, m, _ratio("fan_out", fan_out)) * by_depth
+        if fan_out is not None:
+            return self._by_sides(role, row, m, _ratio("fan_out", fan_out)) * by_depth
         return self._of_width(role, row).at(m) * by_depth
 
     def _of_width(self, role: Role, row: Family) -> Exponents:
         return self.width.get(role.width_role, WidthRow()).exponents(row)
 
-    def _uneven(self, role: Role, row: Family, fan_in: float, fan_out: float) -> Factors:
-        """A hidden map's factors with a ratio for each side; an input map with fan_in 1 is the special case."""
-        hidden = role if role.is_hidden_map else Role.HIDDEN
+    def _by_sides(self, role: Role, row: Family, fan_in: float, fan_out: float) -> Factors:
+        """A weight matrix's factors from the ratios of its two sides (docs/theory.md, section 5.1)."""
+        both = self._of_width(role if role.is_hidden_map else Role.HIDDEN, row)
+        if fan_in == fan_out:
+            return both.at(fan_in)
         outward = self._of_width(Role.INPUT, row)
-        both = self._of_width(hidden, row)
         # What the input map's row does not explain by the fan_out is due to the fan_in.
         inward = Exponents(*(b - o for b, o in zip(astuple(both), astuple(outward), strict=True)))
-        return inward.at(fan_in) * outward.at(fan_out)
+        found = inward.at(fan_in) * outward.at(fan_out)
+
+        # Rates and eps of an output map are these too, once its multiplier is folded; its init is not.
+        shared = _shared(fan_in, fan_out)
+        readout = self._of_width(Role.OUTPUT, row).at(fan_in / shared)
+        init_std = both.at(shared).init_std * outward.at(fan_out / shared).init_std
+        init_std *= readout.init_std * readout.multiplier
+        return replace(found, init_std=init_std)
+
+
+def _shared(fan_in: float, fan_out: float) -> float:
+    """The ratio by which both sides grow, or by which both shrink; 1 if one grows and the other shrinks."""
+    smaller, larger = sorted((fan_in, fan_out))
+    if smaller >= 1:
+        return smaller
+    return min(larger, 1.0)
 
 
 _ROWS = (

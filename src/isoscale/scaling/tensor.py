@@ -117,7 +117,10 @@ class TensorFacts:
         attention: Whether the logits' multiplier is folded into it.
         explicit: Whether a readout's multiplier stands in the forward instead of being folded.
         tied: Whether it is the embedding and the readout at once.
+        given: Whether its role was given by hand, which then says what counts: not the fan_in of an input layer (whose
+            data may be sparse), not the fan_out of an output layer.
         frozen: Whether it is not trained: then it is in no group.
+        unused: Whether the forward does not use it: then it is left as it is, at the base's learning rate.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -134,7 +137,9 @@ class TensorFacts:
     attention: bool = False
     explicit: bool = False
     tied: bool = False
+    given: bool = False
     frozen: bool = False
+    unused: bool = False
     base_rms: float | None = None
 
     @property
@@ -218,6 +223,32 @@ class TensorPlan(TensorFacts):
         law = init_law if self.role.decays else "fixed size"
         return initial.without_base(self.init, law, self.fan_in)
 
+    def explanation(self, scaling: Scaling, settings: Settings) -> str:
+        """What the tensor is and from what that was read, its sizes, and its numbers with their factors."""
+        a, b, a0, b0 = self.fans
+        sides = f", {a:g} -> {b:g}" if self.role.decays and not self.unused else ""
+        base_sides = f", {a0:g} -> {b0:g}" if sides else ""
+        width = f"fan_in {_times(self.fan_in)}, fan_out {_times(self.fan_out)}"
+        if not self.role.decays:
+            width = f"size {_times(self.fan_out)}"
+        lines = [
+            f"{self.name}: {self.role}",
+            f"  read from   {_provenance(self)}{sides}",
+            f"  sizes       {self.shape}; in the base {self.base_shape}{base_sides}: {width}, "
+            f"depth {_times(scaling.depth)}",
+        ]
+        if not self.frozen:
+            lr = settings.lr if self.optimizer == settings.optimizer else settings.adamw_lr
+            lines += [
+                f"  init std    {self.init_std:.4g}, the base's {_times(self.init)}",
+                f"  lr          {self.lr:.4g}, the base's {_times(self.lr / lr)}",
+                f"  decay       {self.weight_decay:.4g}",
+            ]
+            if self.eps is not None:
+                lines.append(f"  eps         {self.eps:.4g}")
+        lines.append(f"  because     {self.reason} (rule {scaling.rule.name}, {self.optimizer})")
+        return "\n".join(lines)
+
     def row(self) -> dict[str, Any]:
         """A line of the plan's table."""
         return {
@@ -267,11 +298,14 @@ def decide(facts: TensorFacts, scaling: Scaling, settings: Settings) -> TensorPl
 
 def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> Factors:
     """The rule's factors, with every multiplier that acts on this tensor, not folded."""
+    if facts.unused:
+        return Factors()
     rule, role, depth = scaling.rule, facts.role, scaling.depth
-    if role in (Role.VECTOR, Role.BRANCH_VECTOR, Role.INPUT) and facts.fan_in == 1:
-        found = rule.factors(role, family, width=facts.fan_out, depth=depth)
-    elif role is Role.OUTPUT and facts.fan_out == 1:
+    is_vector = role in (Role.VECTOR, Role.BRANCH_VECTOR) and facts.fan_in == 1
+    if role is Role.OUTPUT and (facts.fan_out == 1 or facts.explicit or facts.given):
         found = rule.factors(role, family, width=facts.fan_in, depth=depth)
+    elif is_vector or (role is Role.INPUT and facts.given):
+        found = rule.factors(role, family, width=facts.fan_out, depth=depth)
     else:
         found = rule.factors(role, family, width=facts.fan_in, depth=depth, fan_out=facts.fan_out)
     if facts.explicit:
@@ -301,11 +335,31 @@ def _muon_adjustment(facts: TensorFacts, adjust_lr_fn: MuonAdjustment) -> float:
 
 
 # --- in words ---
+# What a weight matrix outside of branches was known by.
+_SEEN = {
+    Role.INPUT: "no other weight matrix precedes it",
+    Role.HIDDEN: "between other weight matrices, in no residual branch",
+    Role.OUTPUT: "no other weight matrix follows it",
+}
+
+
+def _provenance(facts: TensorFacts) -> str:
+    """From what a role was read."""
+    if facts.block:
+        return f"{facts.place} of branch {facts.block}"
+    if facts.place in ("map", "convolution"):
+        return f"{facts.place}, {_SEEN.get(facts.role, 'in no residual branch')}"
+    return facts.place
+
+
 def _reasons(
     facts: TensorFacts, scaling: Scaling, settings: Settings, unfolded: Factors, factors: Factors
 ) -> Iterator[str]:
     if facts.frozen:
         yield "frozen: in no group"
+    if facts.unused:
+        yield "not used by the forward: left as it is"
+        return
     yield from _sizes(facts, scaling)
     if facts.carries and scaling.multiplier_of_branches() != 1:
         yield f"branch multiplier {_times(scaling.multiplier_of_branches())} folded in"
@@ -351,6 +405,8 @@ def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
     if facts.fan_in != 1 or facts.fan_out != 1:
         names = {"fan_in": facts.fan_in, "fan_out": facts.fan_out} if facts.role.decays else {"size": facts.fan_out}
         yield ", ".join(f"{name} {_times(value)}" for name, value in names.items())
+    if facts.role.is_hidden_map and facts.fan_in != 1 and facts.fan_out == 1:
+        yield "from the width to a fixed size: init as an output layer"
     if facts.role.in_branch and scaling.depth != 1:
         yield f"depth {_times(scaling.depth)}"
 
