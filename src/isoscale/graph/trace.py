@@ -81,8 +81,8 @@ def _check_connected(call: _Call, graph: Graph) -> None:
     inputs = bits(node.index for node in graph.nodes if node.op == "input")
     if inputs and not reached & inputs:
         raise TraceError(
-            f"what {call.name} returns does not depend on the example inputs, as far as torch's operations tell: do "
-            f"its numbers leave torch on the way (numpy, `.item()`), or come from inputs not given? {_BY_HAND}"
+            f"torch's operations make no path from the example inputs to what {call.name} returns: do its numbers "
+            f"leave torch on the way (numpy, `.item()`), or come from inputs that were not given? {_BY_HAND}"
         )
 
 
