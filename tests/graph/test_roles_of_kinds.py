@@ -227,6 +227,11 @@ RIGHT = {
         ),
         {"token": (1, M), "norm.weight": (1, M), "q.weight": (1 / M, 1), "q.bias": (1, M)},
     ),
+    "a table made by a network from constants, in place": (
+        modules(net=lambda width: nn.Sequential(nn.Linear(2, width), nn.ReLU(inplace=True), nn.Linear(width, width))),
+        lambda net, h: h + net.net(torch.ones(1, 2)),
+        {"net.0.weight": (1, M), "net.2.weight": (1 / M, 1)},
+    ),
     "a low-rank table": (
         learned(a=lambda _: (2, 3), b=lambda width: (3, width)),
         lambda net, h: h + net.a @ net.b,
@@ -304,7 +309,8 @@ RIGHT = {
     ),
     "two towers, normalised": (
         modules(one=linear(n, n), two=linear(n, n)),
-        lambda net, h: h * (F.normalize(net.one(h), dim=-1) * net.two(h)).sum(-1, keepdim=True),
+        lambda net, h: h * (F.normalize(net.one(h), dim=-1) * net.two(h)).sum(-1, keepdim=True)
+        + (lambda z: z / z.pow(2).sum(-1, keepdim=True).pow(0.5))(net.one(h)) @ net.two(h).T @ h,
         {"one.weight": (1 / M, 1)},
     ),
     "two towers, divided": (
