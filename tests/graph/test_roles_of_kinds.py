@@ -445,6 +445,26 @@ def test_tensors_that_the_forward_does_not_use_are_left_as_they_are():
     assert plan_role(plan_of(make, lambda net, h: h.relu(), roles={"mask": "vector"}), "mask") == "vector"
 
 
+def test_the_gain_of_a_standardised_weight_carries_its_branch():
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.w, self.g, self.b = parameter(width, width), nn.Parameter(torch.ones(width, 1)), parameter(width)
+
+        def forward(self, h):
+            w = F.batch_norm(self.w[None], None, None, weight=self.g.flatten(), training=True)[0]
+            return h + F.linear(h.relu(), w, self.b)
+
+    def make(width, depth):
+        return nn.Sequential(nn.Linear(IN, width), *[Block(width) for _ in range(depth)], nn.Linear(width, OUT))
+
+    plan = parametrize(make(32, 6), make(8, 2), "completep", lr=1.0, example_inputs=(torch.zeros(2, IN),))
+    found = {entry.name: entry for entry in plan.entries}
+    assert [found[f"2.{name}"].carries for name in "wgb"] == [False, True, True]
+    assert [found[f"2.{name}"].init for name in "wgb"] == pytest.approx([1 / 2, 1 / 3, 1 / 3])
+    assert [found[f"2.{name}"].lr for name in "wgb"] == pytest.approx([1 / 4, 1 / 3, 1 / 3])
+
+
 class Adapted(nn.Module):
     """Residual blocks with a bottleneck of fixed rank."""
 
