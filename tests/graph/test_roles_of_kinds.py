@@ -227,6 +227,11 @@ RIGHT = {
         ),
         {"token": (1, M), "norm.weight": (1, M), "q.weight": (1 / M, 1), "q.bias": (1, M)},
     ),
+    "a table made by a network from constants, in place": (
+        modules(net=lambda width: nn.Sequential(nn.Linear(2, width), nn.ReLU(inplace=True), nn.Linear(width, width))),
+        lambda net, h: h + net.net(torch.ones(1, 2)),
+        {"net.0.weight": (1, M), "net.2.weight": (1 / M, 1)},
+    ),
     "a low-rank table": (
         learned(a=lambda _: (2, 3), b=lambda width: (3, width)),
         lambda net, h: h + net.a @ net.b,
@@ -304,7 +309,8 @@ RIGHT = {
     ),
     "two towers, normalised": (
         modules(one=linear(n, n), two=linear(n, n)),
-        lambda net, h: h * (F.normalize(net.one(h), dim=-1) * net.two(h)).sum(-1, keepdim=True),
+        lambda net, h: h * (F.normalize(net.one(h), dim=-1) * net.two(h)).sum(-1, keepdim=True)
+        + (lambda z: z / z.pow(2).sum(-1, keepdim=True).pow(0.5))(net.one(h)) @ net.two(h).T @ h,
         {"one.weight": (1 / M, 1)},
     ),
     "two towers, divided": (
@@ -437,6 +443,26 @@ def test_tensors_that_the_forward_does_not_use_are_left_as_they_are():
         drawn = Net(8 * M, make, None)
     assert torch.equal(plan._model.spare, drawn.spare)
     assert plan_role(plan_of(make, lambda net, h: h.relu(), roles={"mask": "vector"}), "mask") == "vector"
+
+
+def test_the_gain_of_a_standardised_weight_carries_its_branch():
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.w, self.g, self.b = parameter(width, width), nn.Parameter(torch.ones(width, 1)), parameter(width)
+
+        def forward(self, h):
+            w = F.batch_norm(self.w[None], None, None, weight=self.g.flatten(), training=True)[0]
+            return h + F.linear(h.relu(), w, self.b)
+
+    def make(width, depth):
+        return nn.Sequential(nn.Linear(IN, width), *[Block(width) for _ in range(depth)], nn.Linear(width, OUT))
+
+    plan = parametrize(make(32, 6), make(8, 2), "completep", lr=1.0, example_inputs=(torch.zeros(2, IN),))
+    found = {entry.name: entry for entry in plan.entries}
+    assert [found[f"2.{name}"].carries for name in "wgb"] == [False, True, True]
+    assert [found[f"2.{name}"].init for name in "wgb"] == pytest.approx([1 / 2, 1 / 3, 1 / 3])
+    assert [found[f"2.{name}"].lr for name in "wgb"] == pytest.approx([1 / 4, 1 / 3, 1 / 3])
 
 
 class Adapted(nn.Module):

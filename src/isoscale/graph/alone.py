@@ -9,7 +9,7 @@ serves as data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Step:
         args, kwargs: Its arguments.
         results: The tensors that it returned.
         writes: Whether it wrote into an argument.
+        earlier: Of one on parameters alone, the calls that made its arguments.
     """
 
     row: Operation
@@ -34,6 +35,7 @@ class Step:
     kwargs: Mapping[str, Any]
     results: Sequence[Tensor]
     writes: bool
+    earlier: tuple[Step, ...] = ()
 
     @property
     def combines(self) -> bool:
@@ -71,14 +73,11 @@ class Alone:
 
     def see(self, step: Step) -> None:
         """An operation on parameters alone."""
-        follows = any(id(tensor) in self._steps for tensor in step.tensors)
-        if step.combines or follows:
+        # Kept now: one that writes in place returns the tensor that it was given.
+        earlier = tuple(self._steps[id(tensor)] for tensor in step.tensors if id(tensor) in self._steps)
+        if step.combines or earlier:
             for result in step.results:
-                self._steps[id(result)] = step
-
-    def step(self, tensor: Tensor) -> Step | None:
-        """The operation that made it; None if no layer was on the way."""
-        return self._steps.get(id(tensor))
+                self._steps[id(result)] = replace(step, earlier=earlier)
 
     def as_data(self, tensor: Tensor, step: Step) -> Step | None:
         """The operation that made a tensor, if the tensor is data where this one takes it."""
@@ -89,4 +88,4 @@ class Alone:
             position = contraction.first + 1
             if is_layer and len(step.args) > position and step.args[position] is tensor:
                 return None
-        return self.step(tensor)
+        return self._steps.get(id(tensor))

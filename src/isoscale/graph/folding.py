@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isoscale.graph.graph import Graph, Node
+from isoscale.graph.ops import operation
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,12 @@ class Folding:
 def _own(node: Node, *kinds: str) -> Foldable:
     """A node's own parameters of these kinds, if each acts as it is."""
     names: list[str] = []
+    has_gain = any(use.kind == "gain" for use in node.uses)
     for use in node.uses:
         if use.kind not in kinds:
+            continue
+        if use.computed_by and operation(use.computed_by).is_norm and has_gain:
+            # A norm of the weight itself takes any factor out again; the norm's scale keeps it.
             continue
         if use.computed_by:
             reason = f"`{use.name}`, which passes through {use.computed_by} before it acts"

@@ -84,9 +84,10 @@ def _is_normalised(graph: Graph, index: int) -> bool:
         if node.row.effect == "softmax":
             return True
         if node.row.divides and len(node.inputs) == 2:
+            # x / |x|, however the norm is written; x / rms(x) still has n entries of order one.
             divided, by = node.inputs
-            above = graph.above[by] & ~graph.above[divided] | 1 << by
-            if any("norm" in graph.nodes[i].op or graph.nodes[i].op == "sqrt" for i in members(above)):
+            between = graph.above[by] & graph.below[divided]
+            if between and not any(graph.nodes[i].op == "mean" for i in members(between)):
                 return True
     return False
 

@@ -157,9 +157,8 @@ class Recorder(TorchDispatchMode):
 
     def _replay(self, step: Step) -> None:
         """Make nodes of what was computed from parameters alone, now that it serves as data: learned queries."""
-        for value in step.tensors:
-            earlier = self._alone.step(value)
-            if earlier is not None and isinstance(self._origin(value), Weight):
+        for earlier in step.earlier:
+            if isinstance(self._origin(earlier.results[0]), Weight):
                 self._replay(earlier)
         weights, inputs = self._sorted(step)
         for tensor, weight in weights:

@@ -42,7 +42,8 @@ def _use(row: Operation, tensor: Tensor, held: Held, kind: Kind, summed: tuple[i
         fan_out = _union(held.axes[axis] for axis in kept)
         fan_out = tuple(axis for axis in fan_out if axis not in fan_in)
     if kind == "map" and not fan_in:
-        kind = "other"
+        # A weight's own norm has a scale for each of its outputs.
+        kind = "gain" if held.scales else "other"
     if kind == "embedding":
         # Rows are picked, not summed over.
         fan_in = ()

@@ -24,11 +24,13 @@ class Held:
         name: The parameter.
         axes: For each dimension of the tensor the axes of the parameter that it holds; None once they are lost.
         computed_by: The first operation on the way that is not linear in the parameter.
+        scales: Whether it is the scale of a norm that another parameter has passed.
     """
 
     name: str
     axes: Axes | None
     computed_by: str | None = None
+    scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,13 @@ def derive(
         after: Shape of the result.
     """
     held: dict[str, Held] = {}
-    for before, weight in weights:
+    for position, (before, weight) in enumerate(weights):
         for one in weight.held:
-            derived = _derived(row, args, one, before, after, alone=len(weights) == 1)
+            if row.is_norm and position == 1:
+                # Norms take (input, scale, bias) in this order.
+                derived = replace(one, axes=None, scales=True)
+            else:
+                derived = _derived(row, args, one, before, after, alone=len(weights) == 1)
             held.setdefault(one.name, derived)
     return Weight(tuple(held.values()))
 

@@ -174,9 +174,9 @@ class Rule:
             optimizer: Its optimizer's family; "muon" gives Adam's factors to all but hidden maps.
             width: Target width / base width, > 0; for a map the ratio of fan_in, if that of fan_out is given.
             depth: Target depth / base depth, > 0.
-            fan_out: Target / base fan_out of a weight matrix. With it the two sides say what the matrix is: a hidden
-                map as far as both grow, an input map as far as fan_out grows beyond fan_in, an output map as far as
-                fan_in grows beyond fan_out (a fixed latent, a router, keys of a fixed number of heads).
+            fan_out: Target / base fan_out of a weight matrix. With it the two sides say what the matrix is: hidden if
+                both grow, an input map if only fan_out does, an output map if only fan_in does (a fixed latent, a
+                router, keys of a fixed number of heads).
 
         Raises:
             InvalidValueError: Unknown optimizer family or a ratio that is not positive and finite.
@@ -208,20 +208,11 @@ class Rule:
         inward = Exponents(*(b - o for b, o in zip(astuple(both), astuple(outward), strict=True)))
         found = inward.at(fan_in) * outward.at(fan_out)
 
-        # Rates and eps of an output map are these too, once its multiplier is folded; its init is not.
-        shared = _shared(fan_in, fan_out)
-        readout = self._of_width(Role.OUTPUT, row).at(fan_in / shared)
-        init_std = both.at(shared).init_std * outward.at(fan_out / shared).init_std
-        init_std *= readout.init_std * readout.multiplier
-        return replace(found, init_std=init_std)
-
-
-def _shared(fan_in: float, fan_out: float) -> float:
-    """The ratio by which both sides grow, or by which both shrink; 1 if one grows and the other shrinks."""
-    smaller, larger = sorted((fan_in, fan_out))
-    if smaller >= 1:
-        return smaller
-    return min(larger, 1.0)
+        if fan_out != 1:
+            return found
+        # Into a fixed size. An output map's rates are these too, once its multiplier is folded; its init is not.
+        readout = self._of_width(Role.OUTPUT, row).at(fan_in)
+        return replace(found, init_std=readout.init_std * readout.multiplier)
 
 
 _ROWS = (
