@@ -15,7 +15,7 @@ from torch import nn
 import isoscale
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs import Sweep, sweep
-from isoscale.runs.trainers.module import lr_factor
+from isoscale.training import Loop
 
 GRID: dict[str, Any] = {"widths": [8, 16], "lrs": [2.0**-8, 2.0**-6], "seeds": 2, "steps": 6, "rule": "mup"}
 
@@ -63,14 +63,15 @@ def test_the_curve_is_that_of_a_plain_loop(run: Callable[..., Any], optimizer: s
     trial = Sweep(train=make, batch_size=16, **GRID).trial(width=16, lr=lr, seed=seed)
     source = batches(trial)
     losses = []
+    schedule = Loop(schedule="cosine", warmup=1 / 3)
     for step, factor in enumerate(
         [0.5, 1, 1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0.5 - 0.5 * math.cos(math.pi / 4)]
     ):
-        assert lr_factor("cosine", step, 6, 1 / 3) == pytest.approx(factor)
+        assert schedule.lr_factor(step, 6) == pytest.approx(factor)
         for stepper, starts in zip(steppers, rates, strict=True):
             stepper.zero_grad()
             for group, rate in zip(stepper.param_groups, starts, strict=True):
-                group["lr"] = rate * lr_factor("cosine", step, 6, 1 / 3)
+                group["lr"] = rate * schedule.lr_factor(step, 6)
         two = [squares(model(x), y) / 2 for x, y in (next(source), next(source))]
         sum(two).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
@@ -195,7 +196,7 @@ def test_divergence_is_a_result(run: Callable[..., Any]):
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0), ("wsd", 0.0)])
 def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, last: float):
-    factors = [lr_factor(schedule, step, 1000, 0.1) for step in range(1000)]
+    factors = [Loop(schedule=schedule, warmup=0.1).lr_factor(step, 1000) for step in range(1000)]
     assert factors[0] == 0.01
     assert factors[99] == factors[100] == 1.0
     assert all(0 < factor <= 1 for factor in factors)
@@ -221,7 +222,9 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
         ({"model": make, "dataset": "digits", "clip": 0}, InvalidValueError, "`clip` must be > 0"),
         ({"model": make, "dataset": "digits", "accumulate": 1.5}, InvalidTypeError, "`accumulate` must be a whole"),
         ({"model": make, "dataset": "digits", "model_args": {"phi": "relu"}}, InvalidValueError, "bind yours"),
-        ({"schedule": "cosine"}, InvalidValueError, "`schedule` is for a model of your own"),
+        ({"schedule": "cosin"}, InvalidValueError, "Nearest: cosine"),
+        ({"train": make, "schedule": "cosine"}, InvalidValueError, "with `train`, do it there"),
+        ({"command": "./run {lr} {seed}", "clip": 1.0}, InvalidValueError, "with `command`, do it there"),
         ({"model": make, "train": make}, InvalidValueError, "`model` is for models that isoscale trains"),
     ],
 )

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from isoscale.runs.trainers.foreign import ForeignShard, Outcome
 from isoscale.runs.trainers.function import called_with
 from isoscale.runs.trainers.handed import HandedTrial
 from isoscale.training.config import batch_order
+from isoscale.training.loop import Loop
 from isoscale.training.torch_optimizers import optimizers
-
-# Share of a "wsd" run (warmup, stable, decay) in which the learning rate falls to zero.
-_DECAY_SHARE = 0.2
 
 
 def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
@@ -52,8 +50,7 @@ def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -
 
 def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
     """What determines a trial beside its axes: here the base does, which isoscale's own loop makes."""
-    loop = {name: getattr(spec, name) for name in ("schedule", "warmup", "clip", "accumulate")}
-    return called_with(spec) | {"base": dict(program.base), "loop": loop}
+    return called_with(spec) | {"base": dict(program.base), "loop": program.loop.canonical()}
 
 
 def _program(spec: Sweep, data: str | None) -> ModuleProgram:
@@ -75,10 +72,7 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
         loss_fn=code(loss_fn),
         held_out=held_out,
         base=base,
-        schedule=spec.schedule,
-        warmup=spec.warmup,
-        clip=spec.clip,
-        accumulate=spec.accumulate,
+        loop=spec.loop,
     )
 
 
@@ -205,7 +199,7 @@ class ModuleProgram:
     Attributes:
         make, batches, loss_fn, held_out: The user's.
         base: Sizes at which the rules change nothing.
-        schedule, warmup, clip, accumulate: As in `Sweep`.
+        loop: What is done beside the optimizer's steps.
     """
 
     make: Code
@@ -213,10 +207,7 @@ class ModuleProgram:
     loss_fn: Code
     held_out: Code | None
     base: Mapping[str, Any]
-    schedule: str
-    warmup: float
-    clip: float | None
-    accumulate: int
+    loop: Loop
 
     kind = "module"
 
@@ -244,10 +235,15 @@ class ModuleProgram:
             one.check()
         return calls.outcome(self._train, self.name, trial, log, seconds, count)
 
-    def _train(self, trial: HandedTrial) -> Iterator[float]:
+    def _train(self, trial: HandedTrial) -> Generator[float, None, dict[str, float] | None]:
         parts = self.trial(trial)
         model = parts.model()
-        plan = parts.plan
+        yield from self.descend(model, parts)
+        return self.evaluated(model, parts)
+
+    def descend(self, model: nn.Module, parts: ModuleTrial) -> Iterator[float]:
+        """Train a model that `parts` made last, and yield the loss before each step."""
+        plan, trial = parts.plan, parts.handed
         steppers = optimizers(plan.settings.optimizer, plan.param_groups())
         groups = [group for stepper in steppers for group in stepper.param_groups]
         rates = [group["lr"] for group in groups]
@@ -255,13 +251,10 @@ class ModuleProgram:
         # Models of every size drew differently many numbers: the batches, and the masks of dropout, begin anew.
         torch.manual_seed(trial.seed)
         for step in range(trial.steps):
-            factor = lr_factor(self.schedule, step, trial.steps, self.warmup)
+            factor = self.loop.lr_factor(step, trial.steps)
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * factor
             yield self._step(model, steppers, parts, batches)
-        if self.held_out is None:
-            return None
-        return {"test_loss": _evaluated(model, parts, self.held_out.value(), trial)}
 
     def _step(
         self,
@@ -274,41 +267,31 @@ class ModuleProgram:
         total = 0.0
         for stepper in steppers:
             stepper.zero_grad()
-        for x, y in itertools.islice(batches, self.accumulate):
-            loss = parts.loss(called(model, x), y) / self.accumulate
+        for x, y in itertools.islice(batches, self.loop.accumulate):
+            loss = parts.loss(called(model, x), y) / self.loop.accumulate
             loss.backward()
             total += float(loss.detach())
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        if self.loop.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.loop.clip)
         for stepper in steppers:
             stepper.step()
         return total
 
-
-def lr_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """What a schedule multiplies the learning rates by at a step.
-
-    Args:
-        schedule: "constant"; "cosine" and "linear" fall to zero after the warmup; "wsd" does in its last fifth.
-        step, steps: Which of how many, from 0.
-        warmup: Share of the steps in which the learning rate rises linearly.
-
-    >>> [lr_factor("linear", step, 4, 0.25) for step in range(4)]
-    [1.0, 1.0, 0.6666666666666667, 0.33333333333333337]
-    >>> [lr_factor("constant", step, 4, 0.5) for step in range(4)]
-    [0.5, 1.0, 1.0, 1.0]
-    """
-    rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if schedule == "linear":
-        return 1 - done
-    if schedule == "wsd":
-        return min(1.0, (1 - done) / _DECAY_SHARE)
-    return 1.0
+    @torch.no_grad()
+    def evaluated(self, model: nn.Module, parts: ModuleTrial) -> dict[str, float] | None:
+        """Mean loss over the held-out batches, by name; None if there are none."""
+        if self.held_out is None:
+            return None
+        model.eval()
+        held_out, trial = self.held_out.value(), parts.handed
+        found = held_out
+        if callable(held_out):
+            found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
+        losses = []
+        for batch in found:
+            x, y = (moved(one, trial.device) for one in _pair(batch))
+            losses.append(float(parts.loss(called(model, x), y)))
+        return {"test_loss": sum(losses) / len(losses) if losses else math.nan}
 
 
 # --- batches ---
@@ -359,17 +342,3 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 def _takes(make: Callable[..., Any], name: str) -> bool:
     parameters = inspect.signature(make).parameters.values()
     return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
-
-
-@torch.no_grad()
-def _evaluated(model: nn.Module, parts: ModuleTrial, held_out: Any, trial: HandedTrial) -> float:
-    """Mean loss over the held-out batches."""
-    model.eval()
-    found = held_out
-    if callable(held_out):
-        found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
-    losses = []
-    for batch in found:
-        x, y = (moved(one, trial.device) for one in _pair(batch))
-        losses.append(float(parts.loss(called(model, x), y)))
-    return sum(losses) / len(losses) if losses else math.nan
