@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import sys
 import time
@@ -19,11 +21,13 @@ from isoscale.runs import interrupts, worker
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
-from isoscale.runs.trainers import changed, registry
-from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.trainers import changed, registry, stack
+from isoscale.runs.trainers.foreign import ForeignShard
+from isoscale.runs.trainers.registry import AnyShard, Work
 from isoscale.training.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
@@ -305,6 +309,19 @@ def _costliest_first(shards: Sequence[AnyShard]) -> list[AnyShard]:
     return sorted(shards, key=lambda shard: shard.cost, reverse=True)
 
 
+def _shares(shards: Sequence[AnyShard], workers: int) -> dict[str, int]:
+    """How many of those that could train together one worker is given at most, so that all workers have some."""
+    counts = collections.Counter(shard.company for shard in shards if isinstance(shard, ForeignShard))
+    return {
+        company: min(stack.MOST, math.ceil(count / workers)) for company, count in counts.items() if company is not None
+    }
+
+
+def _work(shards: Sequence[AnyShard]) -> Work:
+    """A shard as it is, several as a stack."""
+    return shards[0] if len(shards) == 1 else stack.joined([one for one in shards if isinstance(one, ForeignShard)])
+
+
 class _Driver:
     """One sweep's run: hands out shards under leases, records what comes back, tries lost ones again."""
 
@@ -324,7 +341,9 @@ class _Driver:
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
-        self.running: dict[concurrent.futures.Future, AnyShard] = {}
+        # Several where they are tried together.
+        self.running: dict[concurrent.futures.Future, list[AnyShard]] = {}
+        self.most_together = _shares(self.waiting, backend.workers or 1)
         self.last_beat = time.monotonic()
 
     def run(self) -> None:
@@ -355,33 +374,71 @@ class _Driver:
 
     def _hand_out(self, engine: Engine) -> None:
         """Give the engine as many shards as it wants, each under a lease."""
+        gone: set[str] = set()
         for shard in list(self.waiting):
             if len(self.running) >= engine.capacity:
                 return
-            if not self.store.acquire(shard.id):
+            if shard.id in gone:
                 continue
-            self.waiting.remove(shard)
-            # Another driver may have finished it since we looked.
-            left = missing([shard], self.store)
+            taken = [one for one in self._company(shard) if self.store.acquire(one.id)]
+            for one in taken:
+                self.waiting.remove(one)
+                gone.add(one.id)
+            # Another driver may have finished some since we looked.
+            left = missing(taken, self.store)
+            ids = {one.id for one in left}
+            for one in taken:
+                if one.id not in ids:
+                    self.store.release(one.id)
             if left:
-                self.running[engine.submit(left[0], self.slots[shard.id])] = left[0]
-            else:
-                self.store.release(shard.id)
+                self.running[engine.submit(_work(left), self.slots[left[0].id])] = left
+
+    def _company(self, shard: AnyShard) -> list[AnyShard]:
+        """The shard, with those that are tried together with it."""
+        if not isinstance(shard, ForeignShard) or shard.company not in self.most_together:
+            return [shard]
+        company: list[AnyShard] = []
+        for one in self.waiting:
+            if isinstance(one, ForeignShard) and one.company == shard.company:
+                company.append(one)
+        company = company[: self.most_together[shard.company]]
+        steps = sum(one.member_steps for one in company)
+        return company if shard in company and steps >= stack.LEAST_STEPS else [shard]
 
     def _take_back(self, engine: Engine, future: concurrent.futures.Future) -> None:
-        shard = self.running.pop(future)
+        shards = self.running.pop(future)
         try:
-            self.store.record(engine.result(future))
+            records = engine.result(future)
+            self.store.record(records)
+            self._not_together(shards, records)
         except WorkerLostError as error:
-            self._lost(shard, str(error))
+            self._not_together(shards, [])
+            for shard in shards:
+                self._lost(shard, str(error))
         except IsoscaleError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            # Memory that another shard holds now is free later.
-            (self._lost if is_out_of_memory(error) else self._failed)(shard, reason)
+            self._not_together(shards, [])
+            # Memory that another shard holds now is free later; and of several it is not known whose error it is.
+            is_tried_again = is_out_of_memory(error) or len(shards) > 1
+            for shard in shards:
+                (self._lost if is_tried_again else self._failed)(shard, reason)
         finally:
-            self.store.release(shard.id)
+            for shard in shards:
+                self.store.release(shard.id)
+
+    def _not_together(self, shards: Sequence[AnyShard], records: Sequence[TrialRecord]) -> None:
+        """Of several, those that did not come back wait again; and no more go together than came back."""
+        if len(shards) == 1 or len(records) == len(shards):
+            return
+        (first, *_) = shards
+        assert isinstance(first, ForeignShard)
+        if first.company is not None:
+            self.most_together[first.company] = max(1, len(records))
+        if records:
+            found = {record.key for record in records}
+            self.waiting[:0] = [shard for shard in shards if shard.id not in found]
 
     def _lost(self, shard: AnyShard, reason: str) -> None:
         self.tries[shard.id] += 1
@@ -402,8 +459,10 @@ class _Driver:
         done = {rule: float(count) for rule, count in total.items()}
         for shard in self.waiting:
             done[shard.rule] -= len(shard.members)
-        for shard in self.running.values():
-            steps = member_steps[self.slots[shard.id]] if member_steps else 0
-            done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+        for shards in self.running.values():
+            steps = member_steps[self.slots[shards[0].id]] if member_steps else 0
+            of_all = sum(shard.member_steps for shard in shards)
+            for shard in shards:
+                done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / of_all))
         elsewhere = 0 if self.running else len(self.waiting)
         return Progress(total, done, elsewhere, self.is_round)

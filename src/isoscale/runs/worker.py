@@ -20,10 +20,10 @@ from isoscale.runs.record import TrialRecord
 from isoscale.training import Member, as_taken
 
 if TYPE_CHECKING:
-    from isoscale.runs.trainers.registry import AnyShard
+    from isoscale.runs.trainers.registry import AnyShard, Work
 
 
-def run(shard: AnyShard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+def run(shard: Work, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
     """Train a shard.
 
     Raises:
