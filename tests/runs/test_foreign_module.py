@@ -141,6 +141,64 @@ def test_a_model_that_takes_no_seed_and_a_data_set_of_ours(run: Callable[..., An
     assert np.isfinite(found.data["test_loss"]).all()
 
 
+X, Y = torch.linspace(-1, 1, 80).reshape(20, 4).sin(), torch.arange(20.0)[:, None] / 20
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Samples one by one; one of them cannot be read."""
+
+    def __init__(self, torn: int = -1) -> None:
+        self.torn = torn
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, at: int) -> Any:
+        if at == self.torn:
+            raise OSError("truncated")
+        return X[at], Y[at]
+
+
+def test_batches_of_samples_are_drawn_by_the_seed(run: Callable[..., Any]):
+    """Two whole arrays and a data set of torch's: epoch by epoch without replacement, whatever the accumulation."""
+    settings = {"batch_size": 5, "steps": 6, "accumulate": 2, "loss_fn": squares}
+    by_arrays = run(batches=(X.numpy(), Y.numpy()), eval_batches=(X, Y), **settings)
+    by_samples = run(batches=Pairs(), version="samples", eval_batches=(X, Y), **settings)
+    assert by_arrays.reasons == by_samples.reasons == ()
+    np.testing.assert_array_equal(by_arrays.data["curve"], by_samples.data["curve"])
+    trial = by_arrays.spec.trial(width=8, lr=2.0**-6, seed=1)
+    drawn = torch.stack([y.flatten() for _, (_, y) in zip(range(8), trial.batches(), strict=False)])
+    for epoch in (drawn[:4], drawn[4:]):
+        assert sorted(epoch.flatten().tolist()) == Y.flatten().tolist()
+    assert not torch.equal(drawn[:4], drawn[4:])
+    failed = run(batches=Pairs(torn=13), version="torn", widths=[8], lrs=[0.01], seeds=1, **settings)
+    assert "sample 13 of `batches` cannot be read: OSError: truncated" in failed.reasons[0]
+    with pytest.raises(InvalidValueError, match="`x` has 20 samples and `y` has 19"):
+        run(batches=(X, Y[1:]))
+
+
+@pytest.mark.parametrize("model", ["residual-mlp", None], ids=["ours", "one's own"])
+def test_a_data_set_in_memory(inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str | None):
+    """It is the same data set under any trainer, in the cache folder, and equal data are equal trials."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    classes = torch.arange(20) % 3
+
+    def swept() -> Any:
+        dataset = isoscale.data.Dataset.from_arrays(X, classes, test=(X, classes))
+        own = {"model": lambda width: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))}
+        given = {"model": model, "depths": [1]} if model else own
+        spec = Sweep(**(GRID | given), dataset=dataset, batch_size=5)
+        assert spec.subject.endswith(", arrays, sgd" if model else ", arrays, adamw")
+        return sweep(spec, store=tmp_path / "s.db")
+
+    found = swept()
+    assert found.reasons == ()
+    assert np.isfinite(found.data["test_loss"]).all()
+    inline.ran.clear()
+    swept()
+    assert inline.ran == []
+
+
 def test_the_base_of_a_size_of_ones_own_stays_where_it_is(run: Callable[..., Any], inline: Any):
     """One size alone is the same trial as among others, given the base that it had there."""
 

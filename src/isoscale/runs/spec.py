@@ -83,9 +83,11 @@ class Sweep:
             (`block_depth`, `phi`, ...); an option that is None is left to the model. Or a factory of the user's, or
             where it is ("file.py:make"): called with the sizes by name, and with `seed` if it takes one, it returns
             the nn.Module that isoscale parametrizes and trains.
-        dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`).
+        dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`); or
+            a `Dataset` (`Dataset.from_torch`, `Dataset.from_arrays`), which workers read in the cache folder.
         batches: For a model of the user's, instead of a data set: pairs (x, y), or a function that returns them,
-            called with the trial if it takes one. They are gone through again and again.
+            called with the trial if it takes one. They are gone through again and again. Or samples, of which batches
+            are drawn by the trial's seed: two whole arrays (x, y), or a data set of torch's.
         loss_fn: loss_fn(model(x), y), one number; with a data set, cross-entropy by default.
         eval_batches: Like `batches`; what `test_loss` is the mean over, after training.
         schedule, warmup: Of the learning rate: "constant", "cosine", "linear" or "wsd" (which falls to zero in the last
@@ -129,7 +131,7 @@ class Sweep:
 
     model: Any = _LEFT_OUT
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = _LEFT_OUT
+    dataset: Any = _LEFT_OUT
     dataset_args: Mapping[str, Any] = field(default_factory=dict)
     batches: Any = None
     loss_fn: Callable[[Any, Any], Any] | str | None = None
@@ -275,6 +277,11 @@ class Sweep:
             name = getattr(self, field_)
             if field_ == "model" and self.has_own_model:
                 continue
+            if field_ == "dataset" and hasattr(name, "fingerprint"):
+                # In memory, with all that was said of it.
+                if self.dataset_args:
+                    raise InvalidValueError("`dataset_args` are options of a data set that is named: leave them out")
+                continue
             if self.is_foreign and not name:
                 self._set(field_, "")
             elif name not in known:
@@ -362,11 +369,16 @@ class Sweep:
         if self.train is not None:
             return _plain(self.train)
         if self.has_own_model:
-            data = f", {self.dataset}" if self.dataset else ""
+            data = f", {self.dataset_name}" if self.dataset else ""
             return f"{_plain(self.model)}{data}, {self.optimizer}"
         options = ", ".join(f"{key}={value}" for key, value in self.model_args.items())
         model = f"{self.model} ({options})" if options else self.model
-        return f"{model}, {self.dataset}, {self.optimizer}"
+        return f"{model}, {self.dataset_name}, {self.optimizer}"
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name, also of one that is in memory."""
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -538,7 +550,7 @@ class Sweep:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             # An axis that is not there is not written, nor what the user's code does not have.
-            if f.name in ("batches", "eval_batches") and not isinstance(value, (str, type(None))):
+            if f.name in ("batches", "eval_batches", "dataset") and not isinstance(value, (str, type(None))):
                 # Tensors are no plain values: these cannot be read back.
                 values[f.name] = _plain(value) if callable(value) else f"{type(value).__name__} in memory"
             elif value is not None and value not in ((), ""):

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from isoscale import data as datasets
+from isoscale.data.samples import as_array, check_lengths, is_pair_of_arrays
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.parametrization.plan import Plan
+from isoscale.runs import worker
 from isoscale.runs.spec import Sweep
 from isoscale.runs.trainers import calls, fingerprint, foreign
 from isoscale.runs.trainers.code import Code, code, handed
@@ -27,6 +29,7 @@ from isoscale.runs.trainers.handed import HandedTrial
 from isoscale.training.config import batch_order
 from isoscale.training.loop import Loop
 from isoscale.training.torch_optimizers import optimizers
+from isoscale.user_code import described
 
 
 def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
@@ -63,8 +66,8 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
         batches, held_out = _of_dataset(spec, data)
         loss_fn = loss_fn or cross_entropy
     else:
-        batches = _source(spec.batches, "batches")
-        held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches")
+        batches = _source(spec.batches, "batches", spec.accumulate)
+        held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches", 0)
     assert loss_fn is not None  # `Sweep` saw to it
     return ModuleProgram(
         make=code(spec.model),
@@ -76,26 +79,73 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
     )
 
 
-def _source(given: Any, name: str) -> Code:
-    """Batches by a function, by its place, or as they are."""
-    if isinstance(given, str) or callable(given):
+def _source(given: Any, name: str, accumulate: int) -> Code:
+    """Batches by a function, by its place, as they are, or drawn from samples."""
+    if is_pair_of_arrays(given):
+        x, y = (as_array(f"{name}[{place}]", part) for place, part in enumerate(given))
+        check_lengths(x, y)
+        given = Samples(TensorDataset(x, y), accumulate)
+    elif isinstance(given, Dataset):
+        given = Samples(given, accumulate)
+    elif isinstance(given, str) or callable(given):
         return code(given)
-    return handed(f"`{name}`", fingerprint.of_value(given), given)
+    else:
+        return handed(f"`{name}`", fingerprint.of_value(given), given)
+    return handed(f"`{name}`", fingerprint.of_value([vars(given.samples), accumulate]), given)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches of samples in memory, in the order of the trial's seed; held-out ones in their own order.
+
+    Attributes:
+        samples: A data set of torch's.
+        accumulate: Batches in a step; 0 of those that are held out.
+    """
+
+    samples: Any
+    accumulate: int
+
+    def __call__(self, trial: HandedTrial) -> Iterator[Any]:
+        size = trial.batch_size
+        if isinstance(self.samples, IterableDataset):
+            # These have an order of their own, and no number.
+            yield from DataLoader(self.samples, size, drop_last=self.accumulate > 0)
+            return
+        count = len(self.samples)
+        order = torch.arange(count).split(size)
+        if self.accumulate:
+            order = batch_order(count, size, trial.steps * self.accumulate, trial.seed)
+        for rows in order:
+            if isinstance(self.samples, TensorDataset):
+                yield self.samples[rows]
+                continue
+            yield default_collate([self._sample(row) for row in rows.tolist()])
+
+    def _sample(self, row: int) -> Any:
+        try:
+            return self.samples[row]
+        except Exception as error:
+            raise InvalidValueError(f"sample {row} of `batches` cannot be read: {described(error)}") from error
 
 
 def _of_dataset(spec: Sweep, data: str | None) -> tuple[Code, Code]:
     """Batches of one of isoscale's data sets, and of its held-out samples."""
-    found = datasets.load(spec.dataset, data, **spec.dataset_args)
+    name, folder, args = spec.dataset, data, tuple(spec.dataset_args.items())
+    if not isinstance(name, str):
+        name, folder = "arrays", str(worker.kept(name))
+    found = worker.read(name, folder, args)
     if spec.batch_size > len(found.train_x):
         raise InvalidValueError(
-            f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset}, "
+            f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset_name}, "
             f"got {spec.batch_size}"
         )
-    where = (spec.dataset, data, dict(spec.dataset_args))
-    codes = [
-        handed(spec.dataset, f"{found.fingerprint}{kind.__name__}", kind(*where)) for kind in (_Training, _HeldOut)
-    ]
-    return codes[0], codes[1]
+    # Keys from before batches went on through a step are those of one batch a step.
+    many = str(spec.accumulate) if spec.accumulate > 1 else ""
+    batches = _Training(name, folder, args, spec.accumulate)
+    training = handed(name, f"{found.fingerprint}_Training{many}", batches)
+    held_out = handed(name, f"{found.fingerprint}_HeldOut", _HeldOut(name, folder, args))
+    return training, held_out
 
 
 @dataclass(frozen=True)
@@ -104,11 +154,12 @@ class _Training:
 
     name: str
     folder: str | None
-    args: dict[str, Any]
+    args: tuple[tuple[str, Any], ...]
+    accumulate: int
 
     def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
-        found = datasets.load(self.name, self.folder, **self.args)
-        for rows in batch_order(len(found.train_x), trial.batch_size, trial.steps, trial.seed):
+        found = worker.read(self.name, self.folder, self.args)
+        for rows in batch_order(len(found.train_x), trial.batch_size, trial.steps * self.accumulate, trial.seed):
             yield found.train_x[rows], found.train_y[rows]
 
 
@@ -118,10 +169,10 @@ class _HeldOut:
 
     name: str
     folder: str | None
-    args: dict[str, Any]
+    args: tuple[tuple[str, Any], ...]
 
     def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
-        found = datasets.load(self.name, self.folder, **self.args)
+        found = worker.read(self.name, self.folder, self.args)
         size = trial.batch_size
         yield from zip(found.test_x.split(size), found.test_y.split(size), strict=True)
 
