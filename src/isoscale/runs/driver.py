@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
+from isoscale.runs.callbacks import Callback
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
@@ -29,6 +30,7 @@ from isoscale.runs.trainers import changed, registry, stack
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard, Work
 from isoscale.training.memory import is_out_of_memory
+from isoscale.user_code import described
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class RunOptions(TypedDict, total=False):
     gpu_share: float
     reuse: bool
     fresh: bool
+    callbacks: Sequence[Callback]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ class Runner:
         engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
         reuse, fresh: If code of the user's changed since the store's trials: count these, or train again.
+        callbacks: Each is called with every trial that ran (`TrialRecord`), once it is stored.
         announce: Called with each `Job` before it runs.
     """
 
@@ -79,6 +83,7 @@ class Runner:
     gpu_share: float = 1.0
     reuse: bool = False
     fresh: bool = False
+    callbacks: Sequence[Callback] = ()
     announce: Callable[[Job], None] | None = None
 
     def job(self, specs: Sequence[Sweep]) -> Job:
@@ -207,7 +212,8 @@ class Job:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
-            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round).run()
+            callbacks = self._runner.callbacks
+            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round, callbacks).run()
             return self._gathered(store)
 
     def read(self) -> list[SweepResult]:
@@ -241,6 +247,7 @@ def sweep(
     gpu_share: float = 1.0,
     reuse: bool = False,
     fresh: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> SweepResult:
     """Run what the store does not have of a sweep, and return all of it.
 
@@ -259,6 +266,8 @@ def sweep(
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
         reuse: If the user's code changed since the store's trials of the same axes: count these as trials of it.
         fresh: Or train them again. Without either, that is an error, and nothing is mixed.
+        callbacks: Each is called with every trial that ran (`TrialRecord`), once it is stored: `isoscale.callbacks`
+            has TensorBoard and Weights & Biases. What one raises is a warning, and it is not called again.
 
     Returns:
         The trials as labelled arrays (`SweepResult`).
@@ -277,6 +286,7 @@ def sweep(
         gpu_share=gpu_share,
         reuse=reuse,
         fresh=fresh,
+        callbacks=callbacks,
     )
     return runner.sweep(spec)
 
@@ -334,7 +344,9 @@ class _Driver:
         backend: Backend,
         engine_for: Callable[[int], Engine],
         is_round: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = list(callbacks)
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
         self.is_round = is_round
@@ -409,7 +421,7 @@ class _Driver:
         shards = self.running.pop(future)
         try:
             records = engine.result(future)
-            self.store.record(records)
+            self._record(records)
             self._not_together(shards, records)
         except WorkerLostError as error:
             self._not_together(shards, [])
@@ -450,7 +462,21 @@ class _Driver:
 
     def _failed(self, shard: AnyShard, reason: str) -> None:
         _log.error("%s failed: %s", shard.label, reason)
-        self.store.record(worker.failures(shard, reason, self.backend.device))
+        self._record(worker.failures(shard, reason, self.backend.device))
+
+    def _record(self, records: Sequence[TrialRecord]) -> None:
+        """Store trials, and tell whoever wants to know."""
+        self.store.record(records)
+        for record in records:
+            _log.info("trial %s: %s, loss %g", record.key, record.reason or record.status, record.final_loss)
+        for callback in list(self.callbacks):
+            try:
+                for record in records:
+                    callback(record)
+            except Exception as error:
+                # The trials are safe, and a sweep of days does not end for want of a picture of it.
+                self.callbacks.remove(callback)
+                _log.warning("callback %r fails, and is not called again: %s", callback, described(error))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)
