@@ -203,8 +203,10 @@ class ModuleTrial:
         batches: Any,
         loss_fn: Callable[[Any, Any], Tensor],
         base: Mapping[str, Any],
+        loop: Loop,
     ) -> None:
         self.handed, self.loss = trial, loss_fn
+        self._loop = loop
         self._make, self._batches, self._base = make, batches, base
         self._plan: Plan | None = None
 
@@ -235,6 +237,10 @@ class ModuleTrial:
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"`model` must make a torch.nn.Module, got {type(model).__name__}")
         return model
+
+    def lr_factor(self, step: int) -> float:
+        """What isoscale's loop multiplies the learning rates by at a step, counted from 0."""
+        return self._loop.lr_factor(step, self.handed.steps)
 
     def batches(self) -> Iterator[tuple[Any, Any]]:
         """(x, y) after (x, y), on the trial's device, without an end; the same at every size."""
@@ -278,7 +284,7 @@ class ModuleProgram:
 
     def trial(self, trial: HandedTrial) -> ModuleTrial:
         """The parts of a trial."""
-        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base)
+        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base, self.loop)
 
     def run(self, trial: HandedTrial, log: Path, seconds: float | None, count: Callable[[int], None]) -> Outcome:
         """Train the model (`foreign.Program.run`)."""
@@ -302,7 +308,7 @@ class ModuleProgram:
         # Models of every size drew differently many numbers: the batches, and the masks of dropout, begin anew.
         torch.manual_seed(trial.seed)
         for step in range(trial.steps):
-            factor = self.loop.lr_factor(step, trial.steps)
+            factor = parts.lr_factor(step)
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * factor
             yield self._step(model, steppers, parts, batches)
