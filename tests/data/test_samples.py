@@ -24,6 +24,9 @@ class Stream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         yield from self.samples
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
 
 PAIRS = [(x, int(y)) for x, y in zip(X, Y, strict=True)]
 

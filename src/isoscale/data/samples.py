@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from isoscale.checks import number
 from isoscale.data.dataset import Dataset, check_finite
@@ -164,10 +165,14 @@ def samples(source: Any, name: str) -> Iterator[tuple[str, Any]]:
     Raises:
         InvalidValueError: One that cannot be read.
     """
-    is_numbered = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    if not is_numbered and not isinstance(source, Iterable):
+    has_numbers = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    # Of torch's, one that is gone through has the other's methods too, and they raise.
+    if has_numbers and not isinstance(source, IterableDataset):
+        items = (source[at] for at in range(len(source)))
+    elif isinstance(source, Iterable):
+        items = iter(source)
+    else:
         raise InvalidTypeError(f"`{name}` must be a data set of torch's or an iterable of samples, got {_kind(source)}")
-    items = iter(source) if not is_numbered else (source[at] for at in range(len(source)))
     count = 0
     while True:
         place = f"sample {count} of `{name}`"
