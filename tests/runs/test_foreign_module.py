@@ -220,7 +220,14 @@ def test_the_base_of_a_size_of_ones_own_stays_where_it_is(run: Callable[..., Any
 
 def test_whatever_trains_it_is_part_of_its_key(run: Callable[..., Any], inline: Any):
     run(widths=[8], seeds=1, lrs=[0.01])
-    for changes in ({"schedule": "linear"}, {"clip": 1.0}, {"accumulate": 2}, {"warmup": 0.5}, {"base_width": 4}):
+    for changes in (
+        {"schedule": "linear"},
+        {"clip": 1.0},
+        {"accumulate": 2},
+        {"warmup": 0.5},
+        {"base_width": 4},
+        {"autocast": "bfloat16"},
+    ):
         inline.ran.clear()
         run(widths=[8], seeds=1, lrs=[0.01], **changes)
         assert len(inline.ran) == 1, changes
@@ -281,6 +288,7 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
         ({"model": make, "dataset": "digits", "accumulate": 1.5}, InvalidTypeError, "`accumulate` must be a whole"),
         ({"model": make, "dataset": "digits", "model_args": {"phi": "relu"}}, InvalidValueError, "bind yours"),
         ({"schedule": "cosin"}, InvalidValueError, "Nearest: cosine"),
+        ({"autocast": "float16"}, InvalidValueError, "no `autocast` named 'float16'"),
         ({"train": make, "schedule": "cosine"}, InvalidValueError, "with `train`, do it there"),
         ({"command": "./run {lr} {seed}", "clip": 1.0}, InvalidValueError, "with `command`, do it there"),
         ({"model": make, "train": make}, InvalidValueError, "`model` is for models that isoscale trains"),

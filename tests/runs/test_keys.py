@@ -74,6 +74,7 @@ def test_dims_of_a_conv_net_follow_the_samples():
         {"warmup": 0.2},
         {"clip": 1.0},
         {"accumulate": 2},
+        {"autocast": "bfloat16"},
         {"lrs": [0.125]},
         {"seeds": [4]},
         {"source": dataclasses.replace(DIGITS, fingerprint="other")},

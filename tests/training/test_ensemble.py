@@ -93,6 +93,20 @@ def test_trials_are_those_of_plain_torch(optimizer, scale, norm, loop):
         assert abs(outcome.test_accuracy[index] - accuracy) <= 1 / len(DIGITS.test_y) + 1e-6
 
 
+def test_a_forward_pass_in_bfloat16_is_that_of_torchs_autocast():
+    setup = recipe(loop=Loop(autocast="bfloat16"), steps=3)
+    (losses,) = train(setup, [Member(2.0**-5, 0)], DIGITS).curve
+    model, _ = setup.build(DIGITS.in_features, DIGITS.classes, 0)
+    (batch, *_) = batch_order(len(DIGITS.train_x), setup.batch_size, setup.steps, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])
+    assert losses[0] == first.item()
+    (plain,) = train(recipe(steps=3), [Member(2.0**-5, 0)], DIGITS).curve
+    # 2^-8 is what bfloat16 keeps of a number; the weights and their steps keep all of theirs.
+    np.testing.assert_allclose(losses, plain, rtol=2.0**-8)
+    assert not np.array_equal(losses, plain)
+
+
 @pytest.mark.parametrize("family", ["sgd", "adam", "sign", "muon"])
 def test_alone_as_in_any_shard(family):
     # Signs and orthogonal factors of nearly cancelling gradients turn round-off into whole steps: few steps then.

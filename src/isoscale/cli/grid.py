@@ -112,6 +112,8 @@ class Grid:
     """Norm to which gradients are clipped."""
     accumulate: int = 1
     """Batches in a step."""
+    autocast: Literal["bfloat16"] | None = None
+    """Precision of the forward pass; by default that of the weights."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Read the whole grid from a TOML file; flags of this group cannot be given beside it."""
 

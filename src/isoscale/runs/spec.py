@@ -94,6 +94,7 @@ class Sweep:
             fifth), after a warmup of that share of the steps; a function or a program has its own.
         clip: Norm to which gradients are clipped; None: never.
         accumulate: Batches in a step.
+        autocast: Precision of the forward pass: "bfloat16", by `torch.autocast`; None: that of the weights.
         train: Instead of a model and a data set, the user's own training function, or where it is:
             "file.py:train", "pkg.module:train". It is called with one trial (`HandedTrial`) and returns the loss, or
             a mapping with "loss", or yields a loss a step.
@@ -140,6 +141,7 @@ class Sweep:
     warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    autocast: str | None = None
     train: Callable[[Any], Any] | str | None = None
     command: str | None = None
     loss_pattern: str | None = None
@@ -211,7 +213,7 @@ class Sweep:
             for name in ("model", "dataset", "model_args", "dataset_args"):
                 if getattr(self, name):
                     raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, leave it out")
-            for name in ("schedule", "warmup", "clip", "accumulate"):
+            for name in ("schedule", "warmup", "clip", "accumulate", "autocast"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, do it there")
         for name in ("time_limit", "version"):
@@ -359,7 +361,13 @@ class Sweep:
     @property
     def loop(self) -> Loop:
         """What isoscale does beside the optimizer's steps."""
-        return Loop(schedule=self.schedule, warmup=self.warmup, clip=self.clip, accumulate=self.accumulate)
+        return Loop(
+            schedule=self.schedule,
+            warmup=self.warmup,
+            clip=self.clip,
+            accumulate=self.accumulate,
+            autocast=self.autocast,
+        )
 
     @property
     def subject(self) -> str:

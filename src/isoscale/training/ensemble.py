@@ -26,6 +26,7 @@ from isoscale.parametrization.plan import Plan
 from isoscale.training.config import Member, TrialConfig, as_taken, batch_order
 from isoscale.training.loop import Loop
 from isoscale.training.memory import data_fit, in_parts, members_that_fit
+from isoscale.training.precision import autocast
 from isoscale.training.steppers import Stepper, added, clipped, stepper
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
@@ -193,7 +194,8 @@ def train_stack(
         for row in range(step * loop.accumulate, (step + 1) * loop.accumulate):
             batch = order[row][of_order]  # (members, batch)
             at = batch.to(x.device)
-            losses = _losses(model, x[at].to(device), y[at].to(device))
+            with autocast(loop, device):
+                losses = _losses(model, x[at].to(device), y[at].to(device))
             if loop.accumulate > 1:
                 losses = losses / loop.accumulate
             curve[step] += losses.detach()
@@ -209,7 +211,8 @@ def train_stack(
                 progress(_LOOK_EVERY * len(replicas))
             if not curve[step].isfinite().any():
                 break
-    return _outcome(model, curve, data, device)
+    with autocast(loop, device):
+        return _outcome(model, curve, data, device)
 
 
 def _steppers(model: Model, replicas: Sequence[Replica]) -> list[Stepper]:

@@ -11,6 +11,9 @@ from isoscale.errors import unknown
 
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
+# Of a forward pass; float16 would need its gradients scaled.
+PRECISIONS = ("bfloat16",)
+
 # Share of a "wsd" run (warmup, stable, decay) in which the learning rate falls to zero.
 _DECAY_SHARE = 0.2
 
@@ -25,6 +28,7 @@ class Loop:
         warmup: Share of the steps in which the learning rate rises linearly.
         clip: Norm to which the gradient is clipped; None: never.
         accumulate: Batches in a step; their losses are averaged.
+        autocast: Precision of the forward pass: "bfloat16"; None: that of the weights.
 
     Raises:
         InvalidValueError, InvalidTypeError: A value that makes no sense, named.
@@ -38,6 +42,7 @@ class Loop:
     warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    autocast: str | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -47,6 +52,8 @@ class Loop:
         if self.clip is not None:
             object.__setattr__(self, "clip", number("clip", self.clip, above=0))
         object.__setattr__(self, "accumulate", whole("accumulate", self.accumulate))
+        if self.autocast is not None and self.autocast not in PRECISIONS:
+            raise unknown("`autocast`", self.autocast, PRECISIONS)
 
     @property
     def has_schedule(self) -> bool:
@@ -55,7 +62,11 @@ class Loop:
 
     def canonical(self) -> dict[str, Any]:
         """Everything about it, as plain values."""
-        return asdict(self)
+        told = asdict(self)
+        if self.autocast is None:
+            # Keys from before there was a choice are those of the weights' precision.
+            del told["autocast"]
+        return told
 
     def lr_factor(self, step: int, steps: int) -> float:
         """What the learning rates are multiplied by at a step, counted from 0, of so many.

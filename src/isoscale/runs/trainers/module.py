@@ -28,6 +28,7 @@ from isoscale.runs.trainers.function import called_with
 from isoscale.runs.trainers.handed import HandedTrial
 from isoscale.training.config import batch_order
 from isoscale.training.loop import Loop
+from isoscale.training.precision import autocast
 from isoscale.training.torch_optimizers import optimizers
 from isoscale.user_code import described
 
@@ -325,7 +326,7 @@ class ModuleProgram:
         for stepper in steppers:
             stepper.zero_grad()
         for x, y in itertools.islice(batches, self.loop.accumulate):
-            loss = parts.loss(called(model, x), y) / self.loop.accumulate
+            loss = self.loss(model, parts, x, y) / self.loop.accumulate
             loss.backward()
             total += float(loss.detach())
         if self.loop.clip is not None:
@@ -333,6 +334,11 @@ class ModuleProgram:
         for stepper in steppers:
             stepper.step()
         return total
+
+    def loss(self, model: nn.Module, parts: ModuleTrial, x: Any, y: Any) -> Tensor:
+        """The model's loss on a batch, in the loop's precision."""
+        with autocast(self.loop, parts.handed.device):
+            return parts.loss(called(model, x), y)
 
     @torch.no_grad()
     def evaluated(self, model: nn.Module, parts: ModuleTrial) -> dict[str, float] | None:
@@ -347,7 +353,7 @@ class ModuleProgram:
         losses = []
         for batch in found:
             x, y = (moved(one, trial.device) for one in _pair(batch))
-            losses.append(float(parts.loss(called(model, x), y)))
+            losses.append(float(self.loss(model, parts, x, y)))
         return {"test_loss": sum(losses) / len(losses) if losses else math.nan}
 
 

@@ -28,7 +28,7 @@ from isoscale.runs.record import TrialRecord
 from isoscale.runs.trainers import calls, foreign
 from isoscale.runs.trainers.foreign import ForeignShard, Outcome
 from isoscale.runs.trainers.handed import HandedTrial
-from isoscale.runs.trainers.module import ModuleProgram, ModuleTrial, called
+from isoscale.runs.trainers.module import ModuleProgram, ModuleTrial
 from isoscale.training import Member
 from isoscale.training.memory import is_out_of_memory
 from isoscale.training.module_stack import ModuleStack
@@ -396,7 +396,7 @@ class _Group:
         self.curve.append(sum(total[1:], total[0]))
 
     def _loss(self, model: nn.Module, x: Any, y: Any) -> Tensor:
-        return self.members[0].parts.loss(called(model, x), y)
+        return self._program.loss(model, self.members[0].parts, x, y)
 
     @torch.no_grad()
     def _check(self, batches: Sequence[tuple[Any, Any]], losses: Tensor) -> None:
@@ -405,7 +405,7 @@ class _Group:
             model = member.start.model
             own_buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             with restored(model), swapped(model, own_buffers):
-                alone = float(member.parts.loss(called(model, x), y))
+                alone = float(self._program.loss(model, member.parts, x, y))
             if not _is_close(alone, float(loss)):
                 raise AloneError(f"{member.trial} has a first loss of {float(loss):.6g} in company, {alone:.6g} alone")
 
