@@ -199,7 +199,7 @@ class ForeignShard:
         """
         (member,) = self.members
         if note:
-            self.note_down(note)
+            self.note_down(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {self.label}: {note}")
         reason = f": {outcome.reason}" if outcome.reason else ""
         self.note_down(f"{outcome.status} after {seconds:.1f} s{reason}")
         measured = outcome.numbers | {"seconds": round(seconds, 3)}
