@@ -20,6 +20,7 @@ lint: .venv/tested
 bench: .venv/tested
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/conv_ensemble.py
+	$(BIN)/python benchmarks/user_ensemble.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py

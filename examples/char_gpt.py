@@ -4,6 +4,8 @@ By itself:           python char_gpt.py --n_embd 64 --lr 0.01 --seed 0
 As a function:       isoscale transfer --train char_gpt.py:train --rule mup --optimizer adamw --widths 32 64
 As a program:        isoscale transfer --command "python char_gpt.py --n_embd {width} --lr {lr} --seed {seed}"
                          --loss-pattern "val loss ([0-9.]+)" --widths 32 64
+As a model:          isoscale transfer --model char_gpt.py:make --rule mup --weight-decay 0.1 --widths 32 64
+                         --schedule cosine --warmup 0.1 --clip 1 --accumulate 2 --autocast bfloat16
 Finished runs:       isoscale judge runs.csv
 """
 
@@ -105,6 +107,21 @@ def train(trial):
     plan = trial.parametrize(model, base=GPT(32), example_inputs=EXAMPLE, weight_decay=0.1, betas=(0.9, 0.95))
     yield from fit(model, plan.param_groups(), trial.steps, trial.seed)
     return validation(model)
+
+
+def make(width):
+    """The same model, for isoscale's own loop, with its batches and its loss."""
+    return GPT(width)
+
+
+def batches(trial):
+    generator = torch.Generator().manual_seed(trial.seed)
+    while True:
+        yield batch_of(DATA[:SPLIT], generator)
+
+
+def loss_fn(logits, y):
+    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
 
 
 def main():

@@ -1,3 +1,4 @@
+from . import callbacks as callbacks
 from . import data as data
 from . import errors as errors
 from . import laws as laws

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,3 +148,24 @@ def test_a_model_is_swept_with_what_is_beside_it(isoscale: Callable[..., Any], t
     assert (code, err) == (0, "")
     assert "4 trials done" in out
     sys.modules.pop("mymodel", None)
+
+
+def test_a_log_file_has_every_trial_with_its_time(
+    isoscale: Callable[..., Any], script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = logging.getLogger()
+    # As in a process of its own: pytest has handlers there.
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    grid = ["--widths", 16, 32, "--lrs", 0.125, "--seeds", 2, "--log-file", "run.log"]
+    code, _, err = isoscale("sweep", "--train", "mytrain.py:train", *grid)
+    for handler in root.handlers:
+        handler.close()
+    assert (code, err) == (0, "")
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    assert sum("INFO isoscale.runs.driver: trial " in line and ": done, loss 1." in line for line in lines) == 4
+    code, _, err = isoscale("rules", "--log-file")
+    assert (code, "`--log-file` needs the name of a file" in err) == (2, True)
+    monkeypatch.setattr(root, "handlers", [])
+    code, _, err = isoscale("rules", "--log-file=missing/run.log")
+    assert (code, "`--log-file` missing/run.log cannot be written: No such file" in err) == (2, True)

@@ -15,7 +15,7 @@ from torch import nn
 import isoscale
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs import Sweep, sweep
-from isoscale.runs.trainers.module import lr_factor
+from isoscale.training import Loop
 
 GRID: dict[str, Any] = {"widths": [8, 16], "lrs": [2.0**-8, 2.0**-6], "seeds": 2, "steps": 6, "rule": "mup"}
 
@@ -63,14 +63,15 @@ def test_the_curve_is_that_of_a_plain_loop(run: Callable[..., Any], optimizer: s
     trial = Sweep(train=make, batch_size=16, **GRID).trial(width=16, lr=lr, seed=seed)
     source = batches(trial)
     losses = []
+    schedule = Loop(schedule="cosine", warmup=1 / 3)
     for step, factor in enumerate(
         [0.5, 1, 1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0.5 - 0.5 * math.cos(math.pi / 4)]
     ):
-        assert lr_factor("cosine", step, 6, 1 / 3) == pytest.approx(factor)
+        assert schedule.lr_factor(step, 6) == pytest.approx(factor)
         for stepper, starts in zip(steppers, rates, strict=True):
             stepper.zero_grad()
             for group, rate in zip(stepper.param_groups, starts, strict=True):
-                group["lr"] = rate * lr_factor("cosine", step, 6, 1 / 3)
+                group["lr"] = rate * schedule.lr_factor(step, 6)
         two = [squares(model(x), y) / 2 for x, y in (next(source), next(source))]
         sum(two).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
@@ -140,6 +141,64 @@ def test_a_model_that_takes_no_seed_and_a_data_set_of_ours(run: Callable[..., An
     assert np.isfinite(found.data["test_loss"]).all()
 
 
+X, Y = torch.linspace(-1, 1, 80).reshape(20, 4).sin(), torch.arange(20.0)[:, None] / 20
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Samples one by one; one of them cannot be read."""
+
+    def __init__(self, torn: int = -1) -> None:
+        self.torn = torn
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, at: int) -> Any:
+        if at == self.torn:
+            raise OSError("truncated")
+        return X[at], Y[at]
+
+
+def test_batches_of_samples_are_drawn_by_the_seed(run: Callable[..., Any]):
+    """Two whole arrays and a data set of torch's: epoch by epoch without replacement, whatever the accumulation."""
+    settings = {"batch_size": 5, "steps": 6, "accumulate": 2, "loss_fn": squares}
+    by_arrays = run(batches=(X.numpy(), Y.numpy()), eval_batches=(X, Y), **settings)
+    by_samples = run(batches=Pairs(), version="samples", eval_batches=(X, Y), **settings)
+    assert by_arrays.reasons == by_samples.reasons == ()
+    np.testing.assert_array_equal(by_arrays.data["curve"], by_samples.data["curve"])
+    trial = by_arrays.spec.trial(width=8, lr=2.0**-6, seed=1)
+    drawn = torch.stack([y.flatten() for _, (_, y) in zip(range(8), trial.batches(), strict=False)])
+    for epoch in (drawn[:4], drawn[4:]):
+        assert sorted(epoch.flatten().tolist()) == Y.flatten().tolist()
+    assert not torch.equal(drawn[:4], drawn[4:])
+    failed = run(batches=Pairs(torn=13), version="torn", widths=[8], lrs=[0.01], seeds=1, **settings)
+    assert "sample 13 of `batches` cannot be read: OSError: truncated" in failed.reasons[0]
+    with pytest.raises(InvalidValueError, match="`x` has 20 samples and `y` has 19"):
+        run(batches=(X, Y[1:]))
+
+
+@pytest.mark.parametrize("model", ["residual-mlp", None], ids=["ours", "one's own"])
+def test_a_data_set_in_memory(inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str | None):
+    """It is the same data set under any trainer, in the cache folder, and equal data are equal trials."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    classes = torch.arange(20) % 3
+
+    def swept() -> Any:
+        dataset = isoscale.data.Dataset.from_arrays(X, classes, test=(X, classes))
+        own = {"model": lambda width: nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))}
+        given = {"model": model, "depths": [1]} if model else own
+        spec = Sweep(**(GRID | given), dataset=dataset, batch_size=5)
+        assert spec.subject.endswith(", arrays, sgd" if model else ", arrays, adamw")
+        return sweep(spec, store=tmp_path / "s.db")
+
+    found = swept()
+    assert found.reasons == ()
+    assert np.isfinite(found.data["test_loss"]).all()
+    inline.ran.clear()
+    swept()
+    assert inline.ran == []
+
+
 def test_the_base_of_a_size_of_ones_own_stays_where_it_is(run: Callable[..., Any], inline: Any):
     """One size alone is the same trial as among others, given the base that it had there."""
 
@@ -161,7 +220,14 @@ def test_the_base_of_a_size_of_ones_own_stays_where_it_is(run: Callable[..., Any
 
 def test_whatever_trains_it_is_part_of_its_key(run: Callable[..., Any], inline: Any):
     run(widths=[8], seeds=1, lrs=[0.01])
-    for changes in ({"schedule": "linear"}, {"clip": 1.0}, {"accumulate": 2}, {"warmup": 0.5}, {"base_width": 4}):
+    for changes in (
+        {"schedule": "linear"},
+        {"clip": 1.0},
+        {"accumulate": 2},
+        {"warmup": 0.5},
+        {"base_width": 4},
+        {"autocast": "bfloat16"},
+    ):
         inline.ran.clear()
         run(widths=[8], seeds=1, lrs=[0.01], **changes)
         assert len(inline.ran) == 1, changes
@@ -195,7 +261,7 @@ def test_divergence_is_a_result(run: Callable[..., Any]):
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0), ("wsd", 0.0)])
 def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, last: float):
-    factors = [lr_factor(schedule, step, 1000, 0.1) for step in range(1000)]
+    factors = [Loop(schedule=schedule, warmup=0.1).lr_factor(step, 1000) for step in range(1000)]
     assert factors[0] == 0.01
     assert factors[99] == factors[100] == 1.0
     assert all(0 < factor <= 1 for factor in factors)
@@ -221,7 +287,10 @@ def test_a_schedule_begins_at_the_rate_and_ends_where_it_says(schedule: str, las
         ({"model": make, "dataset": "digits", "clip": 0}, InvalidValueError, "`clip` must be > 0"),
         ({"model": make, "dataset": "digits", "accumulate": 1.5}, InvalidTypeError, "`accumulate` must be a whole"),
         ({"model": make, "dataset": "digits", "model_args": {"phi": "relu"}}, InvalidValueError, "bind yours"),
-        ({"schedule": "cosine"}, InvalidValueError, "`schedule` is for a model of your own"),
+        ({"schedule": "cosin"}, InvalidValueError, "Nearest: cosine"),
+        ({"autocast": "float16"}, InvalidValueError, "no `autocast` named 'float16'"),
+        ({"train": make, "schedule": "cosine"}, InvalidValueError, "with `train`, do it there"),
+        ({"command": "./run {lr} {seed}", "clip": 1.0}, InvalidValueError, "with `command`, do it there"),
         ({"model": make, "train": make}, InvalidValueError, "`model` is for models that isoscale trains"),
     ],
 )

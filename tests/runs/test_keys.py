@@ -43,6 +43,7 @@ def test_known_keys(changes, key):
         ({"base_width": 8, "base_depth": 2}, {}),
         ({"momentum": 0.95}, {"optimizer": "muon"}),
         ({"momentum": 0.9, "eps": 1e-3}, {"optimizer": "sign"}),
+        ({"schedule": "constant", "warmup": 0.0, "clip": None, "accumulate": 1}, {}),
     ],
 )
 def test_a_default_spelled_out_is_the_same_trial(spelled, changes):
@@ -69,6 +70,11 @@ def test_dims_of_a_conv_net_follow_the_samples():
         {"model_args": {"phi": "tanh"}},
         {"steps": 6},
         {"batch_size": 8},
+        {"schedule": "cosine"},
+        {"warmup": 0.2},
+        {"clip": 1.0},
+        {"accumulate": 2},
+        {"autocast": "bfloat16"},
         {"lrs": [0.125]},
         {"seeds": [4]},
         {"source": dataclasses.replace(DIGITS, fingerprint="other")},

@@ -9,7 +9,7 @@ import torch
 from isoscale import data
 from isoscale.errors import InvalidValueError
 from isoscale.scaling.optimizers import FAMILIES
-from isoscale.training import Member, Optimizer, Recipe, ensemble, train
+from isoscale.training import Loop, Member, Optimizer, Recipe, ensemble, train
 from isoscale.training.config import batch_order
 
 DIGITS = data.load("digits").flatten()
@@ -42,13 +42,21 @@ def plain_loop(recipe, member):
     plan = recipe.plan(DIGITS.in_shape, DIGITS.classes, lr=member.lr)
     model, plan = recipe.build(DIGITS.in_features, DIGITS.classes, member.seed, plan)
     optimizer = getattr(torch.optim, FAMILIES[recipe.optimizer.family].torch_class)(plan.param_groups())
-    losses = []
-    for batch in batch_order(len(DIGITS.train_x), recipe.batch_size, recipe.steps, member.seed):
-        loss = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])
+    rates = [group["lr"] for group in optimizer.param_groups]
+    loop, losses = recipe.loop, []
+    order = batch_order(len(DIGITS.train_x), recipe.batch_size, recipe.steps * loop.accumulate, member.seed)
+    for step, batches in enumerate(order.split(loop.accumulate)):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * loop.lr_factor(step, recipe.steps)
         optimizer.zero_grad()
-        loss.backward()
+        losses.append(0.0)
+        for batch in batches:
+            loss = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])
+            (loss / loop.accumulate).backward()
+            losses[-1] += loss.item() / loop.accumulate
+        if loop.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip)
         optimizer.step()
-        losses.append(loss.item())
     with torch.no_grad():
         test = torch.nn.functional.cross_entropy(model(DIGITS.test_x), DIGITS.test_y).item()
         accuracy = (model(DIGITS.test_x).argmax(1) == DIGITS.test_y).float().mean().item()
@@ -65,9 +73,17 @@ def plain_loop(recipe, member):
     ],
     ids=["sgd", "momentum", "adam", "adamw"],
 )
-@pytest.mark.parametrize("norm", [None, "layer"])
-def test_trials_are_those_of_plain_torch(optimizer, scale, norm):
-    setup = recipe(optimizer=optimizer, model_args={"norm": norm})
+@pytest.mark.parametrize(
+    ("norm", "loop"),
+    [
+        (None, Loop()),
+        ("layer", Loop()),
+        ("layer", Loop(schedule="cosine", warmup=0.2, clip=0.5, accumulate=2)),
+    ],
+    ids=["no norm", "normed", "clipped, accumulated, on a schedule"],
+)
+def test_trials_are_those_of_plain_torch(optimizer, scale, norm, loop):
+    setup = recipe(optimizer=optimizer, model_args={"norm": norm}, loop=loop)
     trials = members([lr * scale for lr in (2.0**-7, 2.0**-5)], seeds=(0, 5))
     outcome = train(setup, trials, DIGITS)
     for index, member in enumerate(trials):
@@ -75,6 +91,20 @@ def test_trials_are_those_of_plain_torch(optimizer, scale, norm):
         np.testing.assert_allclose(outcome.curve[index], losses, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(outcome.test_loss[index], test, rtol=1e-3)
         assert abs(outcome.test_accuracy[index] - accuracy) <= 1 / len(DIGITS.test_y) + 1e-6
+
+
+def test_a_forward_pass_in_bfloat16_is_that_of_torchs_autocast():
+    setup = recipe(loop=Loop(autocast="bfloat16"), steps=3)
+    (losses,) = train(setup, [Member(2.0**-5, 0)], DIGITS).curve
+    model, _ = setup.build(DIGITS.in_features, DIGITS.classes, 0)
+    (batch, *_) = batch_order(len(DIGITS.train_x), setup.batch_size, setup.steps, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = torch.nn.functional.cross_entropy(model(DIGITS.train_x[batch]), DIGITS.train_y[batch])
+    assert losses[0] == first.item()
+    (plain,) = train(recipe(steps=3), [Member(2.0**-5, 0)], DIGITS).curve
+    # 2^-8 is what bfloat16 keeps of a number; the weights and their steps keep all of theirs.
+    np.testing.assert_allclose(losses, plain, rtol=2.0**-8)
+    assert not np.array_equal(losses, plain)
 
 
 @pytest.mark.parametrize("family", ["sgd", "adam", "sign", "muon"])

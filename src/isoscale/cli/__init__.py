@@ -28,7 +28,7 @@ from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import console, error_console, print_error
 from isoscale.cli.transfer import TransferCommand
-from isoscale.errors import ClusterError, IsoscaleError
+from isoscale.errors import ClusterError, InvalidValueError, IsoscaleError
 
 Command = (
     Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
@@ -51,10 +51,13 @@ _SWEEPS = (TransferCommand, SweepCommand, LawCommand)
 # Say what happens while it happens; of every command, so none has it as a flag of its own.
 _VERBOSE = ("-v", "--verbose")
 
+# Where to write it beside.
+_LOG_FILE = "--log-file"
+
 _DESCRIPTION = (
     "Make a neural network train the same way at every width and depth: tune a small model once, "
     "get the init and learning rates of the large one, proved by measurement. "
-    "--version prints the version, -v says more."
+    "--version prints the version, -v says more, --log-file FILE writes it down."
 )
 
 
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     verbose = [flag for flag in given if flag in _VERBOSE]
     given = [flag for flag in given if flag not in _VERBOSE]
+    given, log_file = _log_file(given)
     command = tyro.cli(
         Command,  # pyrefly: ignore[bad-argument-type]  a union of annotated dataclasses is tyro's own idiom
         prog="isoscale",
@@ -73,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=given,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr)
     try:
+        _log(bool(verbose), log_file)
         code = command.run()
     except IsoscaleError as error:
         # Anything else that is raised is our own mistake and shows its traceback.
@@ -88,3 +91,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error_console().print(said)
         code = 130  # what a shell says of a command that Ctrl-C ended
     sys.exit(code)
+
+
+def _log_file(given: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--log-file FILE`, and the file."""
+    rest: list[str] = []
+    file: str | None = None
+    words = iter(given)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != _LOG_FILE:
+            rest.append(word)
+            continue
+        file = value if equals else next(words, "")
+        if not file:
+            print_error(InvalidValueError(f"`{_LOG_FILE}` needs the name of a file"))
+            sys.exit(2)
+    return rest, file
+
+
+def _log(is_verbose: bool, file: str | None) -> None:
+    """What is said goes to standard error, and all that could be said to a file, with its time.
+
+    Raises:
+        InvalidValueError: The file cannot be written.
+    """
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.INFO if is_verbose else logging.WARNING)
+    console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handlers: list[logging.Handler] = [console]
+    if file is not None:
+        try:
+            to_file = logging.FileHandler(file, encoding="utf-8")
+        except OSError as error:
+            raise InvalidValueError(f"`{_LOG_FILE}` {file} cannot be written: {error.strerror}") from error
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(to_file)
+    level = logging.INFO if is_verbose or file is not None else logging.WARNING
+    logging.basicConfig(level=level, handlers=handlers)

@@ -105,13 +105,15 @@ class Grid:
     batch_size: int = 64
     """Samples in a step."""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
-    """How the learning rate of a model of your own goes on after its warmup."""
+    """How the learning rate goes on after its warmup; a function or a program has its own."""
     warmup: float = 0.0
     """Share of the steps in which it rises."""
     clip: float | None = None
-    """Norm to which the gradients of a model of your own are clipped."""
+    """Norm to which gradients are clipped."""
     accumulate: int = 1
-    """Batches in a step of it."""
+    """Batches in a step."""
+    autocast: Literal["bfloat16"] | None = None
+    """Precision of the forward pass; by default that of the weights."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Read the whole grid from a TOML file; flags of this group cannot be given beside it."""
 

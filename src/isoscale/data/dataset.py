@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,8 +76,55 @@ class Dataset:
         for name in ARRAYS:
             tensor: Tensor = getattr(self, name)
             if tensor.nbytes <= _CHECKED_AT_ONCE:
-                for _ in _finite_parts(name, tensor):
-                    pass
+                check_finite(name, tensor)
+
+    @staticmethod
+    def from_arrays(
+        x: Any, y: Any, *, test: Any = 0.1, classes: int | None = None, name: str = "arrays", note: str = ""
+    ) -> Dataset:
+        """A data set of arrays or tensors that are in memory.
+
+        Args:
+            x: Samples, of floating-point numbers (samples, ...) or tokens (samples, time). They are used as they are:
+                standardise them before.
+            y: Class of each sample, or next token at each position; whole numbers from 0.
+            test: A pair (x, y) to test on; or the share of the samples that is drawn for it and not trained on.
+            classes: How many classes there are; by default as many as the largest label says.
+            name, note: What it is called, and what it is, for a report to quote.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: Arrays that do not fit together, or numbers that are not finite.
+
+        >>> import numpy as np
+        >>> Dataset.from_arrays(np.eye(20, 4), np.arange(20) % 3)
+        Dataset('arrays', train=(18, 4), test=(2, 4), classes=3)
+        """
+        from isoscale.data import samples
+
+        return samples.from_arrays(x, y, test=test, classes=classes, name=name, note=note)
+
+    @staticmethod
+    def from_torch(
+        dataset: Any, *, test: Any = 0.1, classes: int | None = None, name: str = "samples", note: str = ""
+    ) -> Dataset:
+        """A data set of torch's, or any iterable of samples (x, y), read into memory.
+
+        Args:
+            dataset: Its samples are pairs of a tensor, an array or an image of floating-point numbers, and a class.
+            test: Another one to test on; or the share of the samples that is drawn for it and not trained on.
+            classes, name, note: As for `from_arrays`.
+
+        Raises:
+            InvalidTypeError, InvalidValueError: A sample that cannot be read or used, or is unlike the first; it is
+                named by its number.
+
+        >>> x, y = torch.randn(20, 3, 8, 8), torch.arange(20) % 10
+        >>> Dataset.from_torch(torch.utils.data.TensorDataset(x, y), test=0.25)
+        Dataset('samples', train=(15, 3, 8, 8), test=(5, 3, 8, 8), classes=10)
+        """
+        from isoscale.data import samples
+
+        return samples.from_torch(dataset, test=test, classes=classes, name=name, note=note)
 
     @property
     def kind(self) -> Literal["features", "images", "tokens"]:
@@ -212,16 +259,22 @@ def _check_range(field: str, what: str, y: Tensor, classes: int) -> None:
         raise InvalidValueError(f"`{field}` has {what} {low} to {high}, expected 0 to {largest}")
 
 
+def check_finite(field: str, x: Tensor) -> None:
+    """Raise InvalidValueError, naming the first bad sample, if a number is NaN or infinite."""
+    for _ in _finite_parts(field, x):
+        pass
+
+
 def _finite_parts(field: str, x: Tensor) -> Iterator[Tensor]:
     """The samples or labels, some at a time; after the last, `InvalidValueError` if a number was NaN or infinite."""
-    of_one = math.prod(x.shape[1:])
+    of_one = max(1, math.prod(x.shape[1:]))
     samples = max(1, _PART // of_one)
     wrong = 0
     first = None
     for start in range(0, len(x), samples):
         part = x[start : start + samples]
         if x.is_floating_point():
-            bad = ~part.isfinite().flatten(1).all(1)
+            bad = ~part.isfinite().reshape(len(part), -1).all(1)
             if bad.any():
                 wrong += int(bad.sum())
                 if first is None:

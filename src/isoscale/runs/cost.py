@@ -48,7 +48,7 @@ def _kind(shard: Shard) -> Hashable:
     config = shard.config
     model_args = tuple(sorted(config.model_args.items()))
     shape = (config.model, model_args, config.width, config.depth, config.batch_size, config.optimizer.family)
-    return (*shape, config.steps, len(shard.members))
+    return (*shape, config.loop, config.steps, len(shard.members))
 
 
 def _seconds(shard: Shard, device: str) -> float:

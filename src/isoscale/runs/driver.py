@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import sys
 import time
@@ -16,15 +18,19 @@ from typing import Any, TypedDict
 
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
+from isoscale.runs.callbacks import Callback
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
-from isoscale.runs.trainers import changed, registry
-from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.trainers import changed, registry, stack
+from isoscale.runs.trainers.foreign import ForeignShard
+from isoscale.runs.trainers.registry import AnyShard, Work
 from isoscale.training.memory import is_out_of_memory
+from isoscale.user_code import described
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +52,7 @@ class RunOptions(TypedDict, total=False):
     gpu_share: float
     reuse: bool
     fresh: bool
+    callbacks: Sequence[Callback]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,7 @@ class Runner:
         engine_address: Of a running Ray cluster; by default `$RAY_ADDRESS`, else one is started here.
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
         reuse, fresh: If code of the user's changed since the store's trials: count these, or train again.
+        callbacks: Each is called with every trial that ran (`TrialRecord`), once it is stored.
         announce: Called with each `Job` before it runs.
     """
 
@@ -75,6 +83,7 @@ class Runner:
     gpu_share: float = 1.0
     reuse: bool = False
     fresh: bool = False
+    callbacks: Sequence[Callback] = ()
     announce: Callable[[Job], None] | None = None
 
     def job(self, specs: Sequence[Sweep]) -> Job:
@@ -203,7 +212,8 @@ class Job:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
-            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round).run()
+            callbacks = self._runner.callbacks
+            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round, callbacks).run()
             return self._gathered(store)
 
     def read(self) -> list[SweepResult]:
@@ -237,6 +247,7 @@ def sweep(
     gpu_share: float = 1.0,
     reuse: bool = False,
     fresh: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> SweepResult:
     """Run what the store does not have of a sweep, and return all of it.
 
@@ -255,6 +266,8 @@ def sweep(
         gpu_share: Share of a GPU that a shard takes: with 0.5, two train on each at once.
         reuse: If the user's code changed since the store's trials of the same axes: count these as trials of it.
         fresh: Or train them again. Without either, that is an error, and nothing is mixed.
+        callbacks: Each is called with every trial that ran (`TrialRecord`), once it is stored: `isoscale.callbacks`
+            has TensorBoard and Weights & Biases. What one raises is a warning, and it is not called again.
 
     Returns:
         The trials as labelled arrays (`SweepResult`).
@@ -273,6 +286,7 @@ def sweep(
         gpu_share=gpu_share,
         reuse=reuse,
         fresh=fresh,
+        callbacks=callbacks,
     )
     return runner.sweep(spec)
 
@@ -305,6 +319,19 @@ def _costliest_first(shards: Sequence[AnyShard]) -> list[AnyShard]:
     return sorted(shards, key=lambda shard: shard.cost, reverse=True)
 
 
+def _shares(shards: Sequence[AnyShard], workers: int) -> dict[str, int]:
+    """How many of those that could train together one worker is given at most, so that all workers have some."""
+    counts = collections.Counter(shard.company for shard in shards if isinstance(shard, ForeignShard))
+    return {
+        company: min(stack.MOST, math.ceil(count / workers)) for company, count in counts.items() if company is not None
+    }
+
+
+def _work(shards: Sequence[AnyShard]) -> Work:
+    """A shard as it is, several as a stack."""
+    return shards[0] if len(shards) == 1 else stack.joined([one for one in shards if isinstance(one, ForeignShard)])
+
+
 class _Driver:
     """One sweep's run: hands out shards under leases, records what comes back, tries lost ones again."""
 
@@ -317,14 +344,18 @@ class _Driver:
         backend: Backend,
         engine_for: Callable[[int], Engine],
         is_round: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = list(callbacks)
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
         self.is_round = is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
-        self.running: dict[concurrent.futures.Future, AnyShard] = {}
+        # Several where they are tried together.
+        self.running: dict[concurrent.futures.Future, list[AnyShard]] = {}
+        self.most_together = _shares(self.waiting, backend.workers or 1)
         self.last_beat = time.monotonic()
 
     def run(self) -> None:
@@ -355,33 +386,71 @@ class _Driver:
 
     def _hand_out(self, engine: Engine) -> None:
         """Give the engine as many shards as it wants, each under a lease."""
+        gone: set[str] = set()
         for shard in list(self.waiting):
             if len(self.running) >= engine.capacity:
                 return
-            if not self.store.acquire(shard.id):
+            if shard.id in gone:
                 continue
-            self.waiting.remove(shard)
-            # Another driver may have finished it since we looked.
-            left = missing([shard], self.store)
+            taken = [one for one in self._company(shard) if self.store.acquire(one.id)]
+            for one in taken:
+                self.waiting.remove(one)
+                gone.add(one.id)
+            # Another driver may have finished some since we looked.
+            left = missing(taken, self.store)
+            ids = {one.id for one in left}
+            for one in taken:
+                if one.id not in ids:
+                    self.store.release(one.id)
             if left:
-                self.running[engine.submit(left[0], self.slots[shard.id])] = left[0]
-            else:
-                self.store.release(shard.id)
+                self.running[engine.submit(_work(left), self.slots[left[0].id])] = left
+
+    def _company(self, shard: AnyShard) -> list[AnyShard]:
+        """The shard, with those that are tried together with it."""
+        if not isinstance(shard, ForeignShard) or shard.company not in self.most_together:
+            return [shard]
+        company: list[AnyShard] = []
+        for one in self.waiting:
+            if isinstance(one, ForeignShard) and one.company == shard.company:
+                company.append(one)
+        company = company[: self.most_together[shard.company]]
+        steps = sum(one.member_steps for one in company)
+        return company if shard in company and steps >= stack.LEAST_STEPS else [shard]
 
     def _take_back(self, engine: Engine, future: concurrent.futures.Future) -> None:
-        shard = self.running.pop(future)
+        shards = self.running.pop(future)
         try:
-            self.store.record(engine.result(future))
+            records = engine.result(future)
+            self._record(records)
+            self._not_together(shards, records)
         except WorkerLostError as error:
-            self._lost(shard, str(error))
+            self._not_together(shards, [])
+            for shard in shards:
+                self._lost(shard, str(error))
         except IsoscaleError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            # Memory that another shard holds now is free later.
-            (self._lost if is_out_of_memory(error) else self._failed)(shard, reason)
+            self._not_together(shards, [])
+            # Memory that another shard holds now is free later; and of several it is not known whose error it is.
+            is_tried_again = is_out_of_memory(error) or len(shards) > 1
+            for shard in shards:
+                (self._lost if is_tried_again else self._failed)(shard, reason)
         finally:
-            self.store.release(shard.id)
+            for shard in shards:
+                self.store.release(shard.id)
+
+    def _not_together(self, shards: Sequence[AnyShard], records: Sequence[TrialRecord]) -> None:
+        """Of several, those that did not come back wait again; and no more go together than came back."""
+        if len(shards) == 1 or len(records) == len(shards):
+            return
+        (first, *_) = shards
+        assert isinstance(first, ForeignShard)
+        if first.company is not None:
+            self.most_together[first.company] = max(1, len(records))
+        if records:
+            found = {record.key for record in records}
+            self.waiting[:0] = [shard for shard in shards if shard.id not in found]
 
     def _lost(self, shard: AnyShard, reason: str) -> None:
         self.tries[shard.id] += 1
@@ -393,7 +462,21 @@ class _Driver:
 
     def _failed(self, shard: AnyShard, reason: str) -> None:
         _log.error("%s failed: %s", shard.label, reason)
-        self.store.record(worker.failures(shard, reason, self.backend.device))
+        self._record(worker.failures(shard, reason, self.backend.device))
+
+    def _record(self, records: Sequence[TrialRecord]) -> None:
+        """Store trials, and tell whoever wants to know."""
+        self.store.record(records)
+        for record in records:
+            _log.info("trial %s: %s, loss %g", record.key, record.reason or record.status, record.final_loss)
+        for callback in list(self.callbacks):
+            try:
+                for record in records:
+                    callback(record)
+            except Exception as error:
+                # The trials are safe, and a sweep of days does not end for want of a picture of it.
+                self.callbacks.remove(callback)
+                _log.warning("callback %r fails, and is not called again: %s", callback, described(error))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)
@@ -402,8 +485,10 @@ class _Driver:
         done = {rule: float(count) for rule, count in total.items()}
         for shard in self.waiting:
             done[shard.rule] -= len(shard.members)
-        for shard in self.running.values():
-            steps = member_steps[self.slots[shard.id]] if member_steps else 0
-            done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
+        for shards in self.running.values():
+            steps = member_steps[self.slots[shards[0].id]] if member_steps else 0
+            of_all = sum(shard.member_steps for shard in shards)
+            for shard in shards:
+                done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / of_all))
         elsewhere = 0 if self.running else len(self.waiting)
         return Progress(total, done, elsewhere, self.is_round)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoscale import models
-from isoscale.training import TrialConfig
+from isoscale.training import Loop, TrialConfig
 
 # Part of every trial's key: raise it when a change makes the same trial give other numbers.
 # 2: rules are applied through plans; weight decay, norms that end a branch and Muon's convolutions changed.
@@ -44,7 +44,9 @@ class Source:
 
 def identity(config: TrialConfig, source: Source) -> dict[str, Any]:
     """Everything that determines a trial but its learning rate and seed, as plain values."""
-    return {
+    # Keys from before there were loops are those of the plain one.
+    loop = {} if config.loop == Loop() else {"loop": config.loop.canonical()}
+    return loop | {
         "numerics": NUMERICS,
         "model": config.model,
         "model_args": models.canonical(config.model, config.model_args, source.in_shape),

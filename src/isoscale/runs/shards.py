@@ -145,6 +145,7 @@ def config_of(
         optimizer=optimizer,
         steps=spec.steps,
         batch_size=spec.batch_size if batch_size is None else batch_size,
+        loop=spec.loop,
     )
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoscale.checks import LARGEST, number, share, whole
+from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.models import names as model_names
 from isoscale.scaling import rules
 from isoscale.scaling.optimizers import OPTIMIZERS
+from isoscale.training.loop import Loop
 
 if TYPE_CHECKING:
     from isoscale.runs.trainers.registry import AnyTrial
@@ -47,9 +48,6 @@ NO_RULE = "-"
 
 # Hyperparameters beside the learning rate that isoscale's own networks have.
 _TUNED = ("weight_decay", "momentum", "eps", "beta1", "beta2")
-
-# How a learning rate goes on after its warmup.
-SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 # Names that an axis of the user's own cannot have: they are something else in a trial, a command or a result.
 _TAKEN = (
@@ -85,15 +83,18 @@ class Sweep:
             (`block_depth`, `phi`, ...); an option that is None is left to the model. Or a factory of the user's, or
             where it is ("file.py:make"): called with the sizes by name, and with `seed` if it takes one, it returns
             the nn.Module that isoscale parametrizes and trains.
-        dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`).
+        dataset, dataset_args: A name of `isoscale.data.names()` (default "digits") and its own options (`batches`); or
+            a `Dataset` (`Dataset.from_torch`, `Dataset.from_arrays`), which workers read in the cache folder.
         batches: For a model of the user's, instead of a data set: pairs (x, y), or a function that returns them,
-            called with the trial if it takes one. They are gone through again and again.
+            called with the trial if it takes one. They are gone through again and again. Or samples, of which batches
+            are drawn by the trial's seed: two whole arrays (x, y), or a data set of torch's.
         loss_fn: loss_fn(model(x), y), one number; with a data set, cross-entropy by default.
         eval_batches: Like `batches`; what `test_loss` is the mean over, after training.
-        schedule, warmup: Of the learning rate of a model of the user's: "constant", "cosine", "linear" or "wsd" (which
-            falls to zero in the last fifth), after a warmup of that share of the steps.
-        clip: Norm to which its gradients are clipped; None: never.
-        accumulate: Batches in a step of it.
+        schedule, warmup: Of the learning rate: "constant", "cosine", "linear" or "wsd" (which falls to zero in the last
+            fifth), after a warmup of that share of the steps; a function or a program has its own.
+        clip: Norm to which gradients are clipped; None: never.
+        accumulate: Batches in a step.
+        autocast: Precision of the forward pass: "bfloat16", by `torch.autocast`; None: that of the weights.
         train: Instead of a model and a data set, the user's own training function, or where it is:
             "file.py:train", "pkg.module:train". It is called with one trial (`HandedTrial`) and returns the loss, or
             a mapping with "loss", or yields a loss a step.
@@ -131,7 +132,7 @@ class Sweep:
 
     model: Any = _LEFT_OUT
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = _LEFT_OUT
+    dataset: Any = _LEFT_OUT
     dataset_args: Mapping[str, Any] = field(default_factory=dict)
     batches: Any = None
     loss_fn: Callable[[Any, Any], Any] | str | None = None
@@ -140,6 +141,7 @@ class Sweep:
     warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    autocast: str | None = None
     train: Callable[[Any], Any] | str | None = None
     command: str | None = None
     loss_pattern: str | None = None
@@ -211,15 +213,20 @@ class Sweep:
             for name in ("model", "dataset", "model_args", "dataset_args"):
                 if getattr(self, name):
                     raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, leave it out")
+            for name in ("schedule", "warmup", "clip", "accumulate", "autocast"):
+                if getattr(self, name) != getattr(Sweep, name):
+                    raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, do it there")
         for name in ("time_limit", "version"):
             if getattr(self, name) is not None and not self.is_foreign:
                 raise InvalidValueError(f"`{name}` is for code of your own: give it with model, train or command")
         if self.has_own_model:
-            self._check_loop()
+            self._check_own_model()
         else:
-            for name in ("batches", "loss_fn", "eval_batches", "schedule", "warmup", "clip", "accumulate"):
+            for name in ("batches", "loss_fn", "eval_batches"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for a model of your own: give it with model=make")
+        for name, value in self.loop.canonical().items():
+            self._set(name, value)
         if self.loss_pattern is not None and self.command is None:
             raise InvalidValueError("`loss_pattern` finds the loss in what a program prints: give it with command")
         if self.time_limit is not None:
@@ -227,8 +234,8 @@ class Sweep:
         if self.version is not None and not isinstance(self.version, str):
             raise InvalidTypeError(f"`version` must be text, got {self.version!r}")
 
-    def _check_loop(self) -> None:
-        """What isoscale's loop needs to train a model of the user's."""
+    def _check_own_model(self) -> None:
+        """What isoscale needs to train a model of the user's."""
         if hasattr(self.model, "state_dict") and not isinstance(self.model, type):
             raise InvalidTypeError(
                 "`model` must be a function that makes one of any size, make(width=...), not a model"
@@ -241,11 +248,6 @@ class Sweep:
             raise InvalidValueError("`batches` need a `loss_fn`: loss_fn(model(x), y) is the loss")
         if self.eval_batches is not None and self.batches is None:
             raise InvalidValueError("`eval_batches` go with `batches`: a data set has held-out samples of its own")
-        if self.schedule not in SCHEDULES:
-            raise unknown("`schedule`", self.schedule, SCHEDULES)
-        self._set("warmup", share("warmup", self.warmup))
-        self._set("clip", None if self.clip is None else number("clip", self.clip, above=0))
-        self._set("accumulate", whole("accumulate", self.accumulate))
 
     def _check_command(self, command: str) -> None:
         """All that the sweep says reaches the program, and the program asks for nothing else."""
@@ -276,6 +278,11 @@ class Sweep:
         ):
             name = getattr(self, field_)
             if field_ == "model" and self.has_own_model:
+                continue
+            if field_ == "dataset" and hasattr(name, "fingerprint"):
+                # In memory, with all that was said of it.
+                if self.dataset_args:
+                    raise InvalidValueError("`dataset_args` are options of a data set that is named: leave them out")
                 continue
             if self.is_foreign and not name:
                 self._set(field_, "")
@@ -352,6 +359,17 @@ class Sweep:
         return callable(self.model) or (isinstance(self.model, str) and ":" in self.model)
 
     @property
+    def loop(self) -> Loop:
+        """What isoscale does beside the optimizer's steps."""
+        return Loop(
+            schedule=self.schedule,
+            warmup=self.warmup,
+            clip=self.clip,
+            accumulate=self.accumulate,
+            autocast=self.autocast,
+        )
+
+    @property
     def subject(self) -> str:
         """What is trained, as a person says it: "residual-mlp (phi=relu), digits, sgd", or "train.py:train"."""
         if self.command is not None:
@@ -359,11 +377,16 @@ class Sweep:
         if self.train is not None:
             return _plain(self.train)
         if self.has_own_model:
-            data = f", {self.dataset}" if self.dataset else ""
+            data = f", {self.dataset_name}" if self.dataset else ""
             return f"{_plain(self.model)}{data}, {self.optimizer}"
         options = ", ".join(f"{key}={value}" for key, value in self.model_args.items())
         model = f"{self.model} ({options})" if options else self.model
-        return f"{model}, {self.dataset}, {self.optimizer}"
+        return f"{model}, {self.dataset_name}, {self.optimizer}"
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set's name, also of one that is in memory."""
+        return self.dataset if isinstance(self.dataset, str) else self.dataset.name
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -535,7 +558,7 @@ class Sweep:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             # An axis that is not there is not written, nor what the user's code does not have.
-            if f.name in ("batches", "eval_batches") and not isinstance(value, (str, type(None))):
+            if f.name in ("batches", "eval_batches", "dataset") and not isinstance(value, (str, type(None))):
                 # Tensors are no plain values: these cannot be read back.
                 values[f.name] = _plain(value) if callable(value) else f"{type(value).__name__} in memory"
             elif value is not None and value not in ((), ""):

@@ -89,10 +89,15 @@ class Trial:
         return model.to(self.device), bound
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of each step, in the order in which the sweep sees them."""
+        """(x, y) of each step, in the order in which the sweep sees them; with accumulation, several for each step."""
         config, data = self.config, self.data
-        for rows in batch_order(len(data.train_x), config.batch_size, config.steps, self.seed):
+        count = config.steps * config.loop.accumulate
+        for rows in batch_order(len(data.train_x), config.batch_size, count, self.seed):
             yield data.train_x[rows].to(self.device), data.train_y[rows].to(self.device)
+
+    def lr_factor(self, step: int) -> float:
+        """What the sweep's schedule multiplies the learning rates by at a step, counted from 0."""
+        return self.config.loop.lr_factor(step, self.config.steps)
 
     @staticmethod
     def loss(output: Tensor, y: Tensor) -> Tensor:

@@ -8,22 +8,24 @@ import math
 import platform
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from isoscale import data
-from isoscale.data import Dataset
+from isoscale.data import Dataset, cache
+from isoscale.data.dataset import ARRAYS
 from isoscale.runs.keys import Source, digest
 from isoscale.runs.record import TrialRecord
 from isoscale.training import Member, as_taken
 
 if TYPE_CHECKING:
-    from isoscale.runs.trainers.registry import AnyShard
+    from isoscale.runs.trainers.registry import AnyShard, Work
 
 
-def run(shard: AnyShard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
+def run(shard: Work, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
     """Train a shard.
 
     Raises:
@@ -59,17 +61,34 @@ def _device_name(device: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def source(name: str, folder: str | None, args: tuple[tuple[str, Any], ...], model: str) -> tuple[Source, Dataset]:
-    """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process."""
-    dataset = as_taken(model, _read(name, folder, args))
+def source(
+    name: str | Dataset, folder: str | None, args: tuple[tuple[str, Any], ...], model: str
+) -> tuple[Source, Dataset]:
+    """A data set as a model takes it and shards refer to it, with its fingerprint taken now; read once a process.
+
+    One that is in memory is kept in the cache folder, where workers find it.
+    """
+    if isinstance(name, Dataset):
+        name, folder = "arrays", str(kept(name))
+    dataset = as_taken(model, read(name, folder, args))
     shape = tuple(dataset.in_shape)
     found = Source(name, folder, dict(args), dataset.fingerprint, dataset.note, shape, dataset.classes)
     return found, dataset
 
 
+def kept(dataset: Dataset) -> Path:
+    """The folder of a data set's arrays in the cache folder, written unless it is there.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    size = sum(getattr(dataset, name).nbytes for name in ARRAYS)
+    return cache.folder("arrays", dataset.fingerprint, dataset.note, size, dataset.save)
+
+
 @functools.lru_cache(maxsize=1)
-def _read(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> Dataset:
-    """Models of one kind take the same tensors: several in one plan share them."""
+def read(name: str, folder: str | None, args: tuple[tuple[str, Any], ...]) -> Dataset:
+    """A data set; models of one kind take the same tensors, and trials of one process share them."""
     return data.load(name, folder, **dict(args))
 
 

@@ -324,7 +324,7 @@ def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limit
     trained = int((data["status"] != STATUS["missing"]).sum())
     return attributes(data, axis, limits) | {
         "model": spec.subject,
-        "dataset": spec.dataset,
+        "dataset": spec.dataset_name,
         "optimizer": spec.optimizer,
         "dataset_note": result.note,
         "versions": json.dumps(result.versions[-1] if result.versions else {}),

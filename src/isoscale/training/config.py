@@ -21,6 +21,7 @@ from isoscale.parametrization.make_plan import Reading, make, read
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import describe
 from isoscale.scaling import rules
+from isoscale.training.loop import Loop
 from isoscale.training.optimizer import Optimizer
 
 # A base's init is measured on one draw; which one makes no difference to the laws that are found.
@@ -45,6 +46,7 @@ class TrialConfig:
         rule: A name of `isoscale.rules.names()`.
         optimizer: Optimizer and base hyperparameters.
         steps, batch_size: Length of a run; batches are drawn epoch by epoch without replacement.
+        loop: Schedule, warmup, clipping and accumulation.
     """
 
     model: str = "residual-mlp"
@@ -57,6 +59,7 @@ class TrialConfig:
     optimizer: Optimizer
     steps: int
     batch_size: int
+    loop: Loop = field(default_factory=Loop)
 
     def plan(self, in_shape: int | Sequence[int], out_features: int, lr: float = 1.0) -> Plan:
         """What `isoscale.parametrize` makes of the model at its size, given the model at the base's size.
@@ -93,6 +96,10 @@ class TrialConfig:
         """The model on the meta device: its sizes are known and nothing is computed."""
         shape = _shape(in_shape)
         return _build(self.model, self.model_args, shape, out_features, self.width, self.depth, device="meta")
+
+
+# The name that `TrialConfig` had first.
+Recipe = TrialConfig
 
 
 def _shape(in_shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -24,8 +24,10 @@ from isoscale.graph.multiplier import Multiplier
 from isoscale.models import Model
 from isoscale.parametrization.plan import Plan
 from isoscale.training.config import Member, TrialConfig, as_taken, batch_order
+from isoscale.training.loop import Loop
 from isoscale.training.memory import data_fit, in_parts, members_that_fit
-from isoscale.training.steppers import Stepper, stepper
+from isoscale.training.precision import autocast
+from isoscale.training.steppers import Stepper, added, clipped, stepper
 
 # A stack of narrow models pays by sparing overhead, a stack of wide ones only by filling the caches;
 # these sizes measured fastest (benchmarks/ensemble.py).
@@ -99,7 +101,7 @@ def train(
         for i in chunk:
             start = seeds[members[i].seed]
             replicas.append(Replica(start.model, start.plan, start.order, members[i].lr))
-        return train_stack(replicas, data, device, progress)
+        return train_stack(replicas, data, device, progress, config.loop)
 
     chunks = _chunks(order, members_at_once(config, data, device))
     outcomes = [part for chunk in chunks for part in in_parts(run, chunk)]
@@ -133,7 +135,7 @@ class Replica(NamedTuple):
         model: With its initial weights.
         plan: Its numbers. Replicas that train as one stack have plans of one shape, and share what steps each tensor,
             momentum and betas; learning rates, decays and eps may differ.
-        order: Which samples each step sees, (steps, batch).
+        order: Which samples each batch has, (steps, batch); of several batches a step, one step's after another's.
         lr: What the plan's learning rates are multiplied by.
     """
 
@@ -149,7 +151,8 @@ class _Seed:
     def __init__(self, config: TrialConfig, plan: Plan, data: Dataset, seed: int, device: torch.device | str) -> None:
         model, self.plan = config.build(data.in_shape, data.classes, seed, plan)
         self.model = model.to(device)
-        self.order = batch_order(len(data.train_x), config.batch_size, config.steps, seed).to(device)
+        batches = config.steps * config.loop.accumulate
+        self.order = batch_order(len(data.train_x), config.batch_size, batches, seed).to(device)
 
 
 def train_stack(
@@ -157,6 +160,7 @@ def train_stack(
     data: Dataset,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    loop: Loop | None = None,
 ) -> Outcome:
     """Train replicas of one shape as one batched program.
 
@@ -165,7 +169,9 @@ def train_stack(
         data: What they train on and are evaluated on.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
+        loop: What is done beside the optimizers' steps; by default nothing.
     """
+    loop = loop or Loop()
     orders = {id(replica.order): replica.order for replica in replicas}
     places = {key: place for place, key in enumerate(orders)}
     of_order = torch.tensor([places[id(replica.order)] for replica in replicas], device=device)
@@ -177,21 +183,36 @@ def train_stack(
     # Data that do not fit beside the models stay where they are, and their batches travel.
     x = data.train_x.to(device) if data_fit(data.train_x, device) else data.train_x
     y = data.train_y.to(x.device)
-    curve = torch.full((len(order), len(replicas)), torch.nan, device=device)
-    for step in range(len(order)):
-        batch = order[step][of_order]  # (members, batch)
-        at = batch.to(x.device)
-        losses = _losses(model, x[at].to(device), y[at].to(device))
-        curve[step] = losses.detach()
-        # The sum's gradient is each member's own: no member's parameters enter another's loss.
-        for one, grad in zip(steppers, torch.autograd.grad(losses.sum(), params), strict=True):
+    steps = len(order) // loop.accumulate
+    curve = torch.full((steps, len(replicas)), torch.nan, device=device)
+    for step in range(steps):
+        if loop.has_schedule:
+            for one in steppers:
+                one.scale_lr(loop.lr_factor(step, steps))
+        grads: list[Tensor | None] = []
+        curve[step] = 0.0
+        for row in range(step * loop.accumulate, (step + 1) * loop.accumulate):
+            batch = order[row][of_order]  # (members, batch)
+            at = batch.to(x.device)
+            with autocast(loop, device):
+                losses = _losses(model, x[at].to(device), y[at].to(device))
+            if loop.accumulate > 1:
+                losses = losses / loop.accumulate
+            curve[step] += losses.detach()
+            # The sum's gradient is each member's own: no member's parameters enter another's loss.
+            grads = added(grads, torch.autograd.grad(losses.sum(), params))
+        if loop.clip is not None:
+            grads = clipped(grads, loop.clip, len(replicas))
+        for one, grad in zip(steppers, grads, strict=True):
+            assert grad is not None  # every parameter of isoscale's own networks takes part
             one.step(grad)
         if (step + 1) % _LOOK_EVERY == 0:
             if progress:
                 progress(_LOOK_EVERY * len(replicas))
             if not curve[step].isfinite().any():
                 break
-    return _outcome(model, curve, data, device)
+    with autocast(loop, device):
+        return _outcome(model, curve, data, device)
 
 
 def _steppers(model: Model, replicas: Sequence[Replica]) -> list[Stepper]:

@@ -14,8 +14,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from isoscale.errors import InvalidValueError
 from isoscale.scaling.optimizers import FAMILIES, Family
 from isoscale.scaling.tensor import MuonAdjustment, TensorPlan, muon_scale
+from isoscale.training.optimizer import BETAS
 
 T = TypeVar("T")
 
@@ -28,7 +30,20 @@ _NEWTON_SCHULZ_STEPS = 5
 
 
 class Stepper(ABC):
-    """Steps one tensor in place."""
+    """Steps one tensor in place.
+
+    Args:
+        param: The tensor.
+        lr: Learning rate, one for each member.
+    """
+
+    def __init__(self, param: Tensor, lr: Tensor) -> None:
+        self.param, self.lr = param, lr
+        self.minus_lr = -lr
+
+    def scale_lr(self, factor: float) -> None:
+        """From here on, step with `factor` times the learning rate that it began with."""
+        self.minus_lr = self.lr * -factor
 
     @abstractmethod
     def step(self, grad: Tensor) -> None: ...
@@ -44,17 +59,23 @@ def stepper(
         tensors: Each member's plan for it. What steps it, momentum and betas are the same for all.
         lrs: What each member's planned learning rate is multiplied by.
         adjust_lr_fn: Muon's argument of that name.
+
+    Raises:
+        InvalidValueError: Members that another optimizer steps, or the same one with another momentum or betas.
     """
-    row = FAMILIES[_shared([tensor.optimizer for tensor in tensors])]
+    row = FAMILIES[_shared("optimizer", [tensor.optimizer for tensor in tensors])]
     # In double precision, as Python multiplies a plan's learning rate.
     rates = [lr * tensor.lr for lr, tensor in zip(lrs, tensors, strict=True)]
     eps = _number([tensor.eps for tensor in tensors], param) if row.takes_betas else 0.0
+    # What a plan leaves to the optimizer is torch's own default.
+    momentum = _shared("momentum", [tensor.momentum for tensor in tensors])
+    betas = _shared("betas", [tensor.betas for tensor in tensors])
     return stepper_of_family(
         param,
         row,
         rates,
-        momentum=_shared([tensor.momentum for tensor in tensors]),
-        betas=_shared([tensor.betas for tensor in tensors]),
+        momentum=row.momentum if momentum is None else momentum,
+        betas=BETAS if betas is None else betas,
         eps=eps,
         weight_decay=_number([tensor.weight_decay for tensor in tensors], param),
         adjust_lr_fn=adjust_lr_fn,
@@ -92,9 +113,10 @@ def stepper_of_family(
     return Sign(param, lr, momentum, weight_decay)
 
 
-def _shared(values: Sequence[T]) -> T:
-    """The one value that all members have; stacks are made so that they have one (`ensemble.alike`)."""
-    assert len(set(values)) == 1, values
+def _shared(what: str, values: Sequence[T]) -> T:
+    """The one value that all members have."""
+    if len(set(values)) > 1:
+        raise InvalidValueError(f"members of a stack have one {what}, got {', '.join(map(str, set(values)))}")
     return values[0]
 
 
@@ -111,6 +133,39 @@ def _per_member(values: Sequence[float], param: Tensor) -> Tensor:
         return torch.tensor(values[0], dtype=torch.float64).to(param)
     own_axes = [1] * (param.dim() - 1)
     return torch.tensor(values, dtype=torch.float64).to(param).reshape(-1, *own_axes)
+
+
+def added(sums: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The sums of gradients with one batch's more; empty at first, and None of a tensor that has none."""
+    if not sums:
+        return list(grads)
+    found: list[Tensor | None] = []
+    for before, grad in zip(sums, grads, strict=True):
+        found.append(grad if before is None else before if grad is None else before + grad)
+    return found
+
+
+def clipped(grads: Sequence[Tensor | None], norm: float, members: int) -> list[Tensor | None]:
+    """The gradients with each member's norm over all tensors at most `norm` (`torch.nn.utils.clip_grad_norm_`).
+
+    Args:
+        grads: Of each tensor; None where there is none.
+        norm: The largest norm.
+        members: How many there are; with several, the first axis of each tensor is theirs.
+    """
+    of_tensors = [torch.linalg.vector_norm(grad.reshape(members, -1), dim=1) for grad in grads if grad is not None]
+    total = torch.linalg.vector_norm(torch.stack(of_tensors), dim=0)  # (members,)
+    factors = (norm / (total + 1e-6)).clamp(max=1.0)
+    found: list[Tensor | None] = []
+    for grad in grads:
+        if grad is None:
+            found.append(None)
+        elif members == 1:
+            found.append(grad * factors[0])
+        else:
+            own_axes = [1] * (grad.dim() - 1)
+            found.append(grad * factors.reshape(-1, *own_axes))
+    return found
 
 
 def _plus_decay(grad: Tensor, param: Tensor, decay: Number) -> Tensor:
@@ -130,7 +185,7 @@ class Sgd(Stepper):
     """w -= lr * buffer,  buffer = momentum * buffer + (grad + weight_decay * w)."""
 
     def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number) -> None:
-        self.param, self.minus_lr = param, -lr
+        super().__init__(param, lr)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.buffer = torch.zeros_like(param) if momentum else None
 
@@ -154,7 +209,7 @@ class Adam(Stepper):
         *,
         decoupled: bool,
     ) -> None:
-        self.param, self.minus_lr = param, -lr
+        super().__init__(param, lr)
         self.betas, self.eps, self.weight_decay, self.decoupled = betas, eps, weight_decay, decoupled
         self.mean, self.square = torch.zeros_like(param), torch.zeros_like(param)
         self.steps = 0
@@ -176,7 +231,7 @@ class Sign(Stepper):
     """w -= lr * sign(average of the gradients); decay decoupled (`isoscale.training.torch_optimizers.SignSGD`)."""
 
     def __init__(self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number) -> None:
-        self.param, self.minus_lr = param, -lr
+        super().__init__(param, lr)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.mean = torch.zeros_like(param)
 
@@ -197,7 +252,7 @@ class Muon(Stepper):
         self, param: Tensor, lr: Tensor, momentum: float, weight_decay: Number, adjust_lr_fn: MuonAdjustment
     ) -> None:
         rows, columns = param.shape[-2:]
-        self.param, self.minus_lr = param, -lr
+        super().__init__(param, lr)
         self.momentum, self.weight_decay = momentum, weight_decay
         self.scale = muon_scale(rows, columns, adjust_lr_fn)
         self.mean = torch.zeros_like(param)

@@ -7,8 +7,8 @@ Large ones, and those that vmap does not take, train one after the other with to
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from isoscale.measure.tools.experiment import Experiment
-from isoscale.measure.tools.passes import LossFn, one_number, plain_attention, seeded
+from isoscale.measure.tools.passes import one_number, seeded
 from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily
 from isoscale.training import torch_optimizers
+from isoscale.training.module_stack import ModuleStack
 from isoscale.training.optimizer import BETAS
 from isoscale.training.steppers import Stepper, stepper_of_family
 
@@ -94,29 +95,21 @@ def _train_stack(
     steps: int,
 ) -> Float[np.ndarray, "lr step"]:
     model = experiment.build(seed)
-    params = _stacked(dict(model.named_parameters()), len(lrs))
-    buffers = _stacked(dict(model.named_buffers()), len(lrs))
-    trained = {name: params[name] for name, param in model.named_parameters() if param.requires_grad}
     families = experiment.families(model)
-    steppers = [_stepper(param.detach(), families[name], lrs) for name, param in trained.items()]
+    stack = ModuleStack([model] * len(lrs))
+    steppers = [_stepper(param.detach(), families[name], lrs) for name, param in stack.trained.items()]
+
+    def loss(model: nn.Module, x: Any, y: Any) -> Tensor:
+        return one_number(experiment.loss_fn(model(x), y))
+
     curves: list[Tensor] = []
-    with seeded(seed), plain_attention(), warnings.catch_warnings():
-        # An operation without a batching rule is done copy by copy, which vmap warns of.
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-        for param in trained.values():
-            param.requires_grad_()
+    with seeded(seed):
         for number in range(steps):
             x, y = experiment.batches[number % len(experiment.batches)]
-            losses = _losses(model, experiment.loss_fn, params, buffers, x, y)
-            # The sum's gradient is each copy's own: no copy's parameters enter another's loss.
-            grads = torch.autograd.grad(
-                losses.sum(),
-                list(trained.values()),
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            for stepper, grad in zip(steppers, grads, strict=True):
-                stepper.step(grad)
+            losses = stack.losses(loss, x, y, is_shared=True, randomness="same")
+            for stepper, grad in zip(steppers, stack.gradients(losses), strict=True):
+                # Momentum and decay go on where a gradient is zero because nothing depends on the tensor.
+                stepper.step(torch.zeros_like(stepper.param) if grad is None else grad)
             curves.append(losses.detach())
             if number % _LOOK_EVERY == 0 and not losses.isfinite().any():
                 break
@@ -125,29 +118,6 @@ def _train_stack(
     table[:, : found.shape[1]] = found
     is_finite = np.logical_and.accumulate(np.isfinite(table), axis=1)
     return np.where(is_finite, table, np.nan)
-
-
-def _stacked(tensors: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Copies of each tensor along a new first axis."""
-    stacked: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        stacked[name] = tensor.detach().expand(count, *tensor.shape).clone()
-    return stacked
-
-
-def _losses(
-    model: nn.Module,
-    loss_fn: LossFn,
-    params: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    x: object,
-    y: object,
-) -> Float[Tensor, " lr"]:
-    def loss(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-        output = torch.func.functional_call(model, (params, buffers), (x,))
-        return one_number(loss_fn(output, y)).reshape(())
-
-    return torch.vmap(loss, randomness="same")(params, buffers)
 
 
 def _stepper(

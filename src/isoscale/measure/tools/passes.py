@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.graph.swapping import swapped
 from isoscale.measure.tools.observe import linear_layers, module_of, observe
+from isoscale.training.module_stack import plain_attention
 
 LossFn = Callable[[Any, Any], Tensor]
 Batch = tuple[Any, Any]
@@ -62,18 +62,6 @@ def call(
         tensors[name] = copied
     with seeded(seed), plain_attention(), swapped(model, tensors):
         return model(*inputs)
-
-
-@contextlib.contextmanager
-def plain_attention() -> Generator[None, None, None]:
-    """Attention by its formula, without fused kernels: it has both kinds of derivative and one way to draw masks."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:

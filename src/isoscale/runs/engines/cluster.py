@@ -20,7 +20,7 @@ from isoscale.runs.engines import cluster_view
 from isoscale.runs.engines.cluster_view import View, within
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.record import TrialRecord
-from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.trainers.registry import Work
 
 # Ray says goodbye to a head that is gone for about five seconds.
 _GOODBYE_SECONDS = 30.0
@@ -49,7 +49,7 @@ class RayEngine:
         most = 2 * self._view.slots
         return min(most, self._limit) if self._limit else most
 
-    def submit(self, shard: AnyShard, index: int) -> concurrent.futures.Future:
+    def submit(self, shard: Work, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as the cluster has room.
 
         Raises:
@@ -224,7 +224,7 @@ def _nodes() -> list[dict[str, float]]:
     return View(_ray(), {}).within(cluster_view.nodes, _ray())
 
 
-def _run(shard: AnyShard, device: str) -> list[TrialRecord]:
+def _run(shard: Work, device: str) -> list[TrialRecord]:
     worker.pin()
     return worker.run(shard, device)
 

@@ -16,7 +16,7 @@ from isoscale.checks import whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs.engines.local import LocalEngine, cores
 from isoscale.runs.record import TrialRecord
-from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.trainers.registry import Work
 
 ENGINES = ("local", "ray")
 
@@ -29,7 +29,7 @@ class Engine(Protocol):
         """How many shards to submit before the first comes back."""
         ...
 
-    def submit(self, shard: AnyShard, index: int) -> concurrent.futures.Future:
+    def submit(self, shard: Work, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as there is room; `index` is where `member_steps` counts it."""
         ...
 

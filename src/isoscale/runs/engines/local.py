@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from isoscale.runs import interrupts, worker
 from isoscale.runs.record import TrialRecord
-from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.trainers.registry import Work
 
 _CLAIM_SECONDS = 0.05
 
@@ -62,7 +62,7 @@ class LocalEngine:
         """Every worker busy and one shard ready for each; more would only keep other drivers waiting."""
         return 2 * self.workers
 
-    def submit(self, shard: AnyShard, index: int) -> concurrent.futures.Future:
+    def submit(self, shard: Work, index: int) -> concurrent.futures.Future:
         """Start a shard as soon as a worker is free."""
         self._counters[index] = 0
         self.repair()
@@ -153,7 +153,7 @@ def _end_with_driver() -> None:
     os._exit(1)
 
 
-def _run(shard: AnyShard, device: str, index: int) -> list[TrialRecord]:
+def _run(shard: Work, device: str, index: int) -> list[TrialRecord]:
     def count(member_steps: int) -> None:
         _progress[index] += member_steps
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import signal
@@ -26,7 +25,7 @@ from isoscale.training.memory import is_out_of_memory
 from isoscale.user_code import described
 
 # A curve is kept in single precision: a loss beyond that is not finite there.
-_LARGEST = float(np.finfo("f4").max)
+LARGEST = float(np.finfo("f4").max)
 
 
 def outcome(
@@ -49,7 +48,7 @@ def outcome(
     """
     curve: list[float] = []
     try:
-        with _captured(log), seeded(trial.seed), _alarm(seconds):
+        with captured(log), seeded(trial.seed), _alarm(seconds):
             return _trained(train, name, trial, curve, count)
     except _TimeIsUp:
         place = f" at step {len(curve)}" if curve else ""
@@ -85,12 +84,11 @@ def _trained(
             _close(returned)
             return Outcome(status="failed", reason=f"{error} (step {len(curve)})", curve=curve)
         count(1)
-        # False for NaN too.
-        is_finite = abs(loss) <= _LARGEST
-        curve.append(loss if is_finite else math.nan)
-        if not is_finite:
+        # True of NaN too.
+        if not abs(loss) <= LARGEST:
             _close(returned)
-            return Outcome(status="diverged", reason=f"loss not finite at step {len(curve) - 1}", curve=curve)
+            return foreign.diverged(curve)
+        curve.append(loss)
 
 
 def _close(generator: Iterator[Any]) -> None:
@@ -125,23 +123,37 @@ def _alarm(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def generators() -> tuple[Any, ...]:
+    """Where everybody's generators of random numbers are: Python's, NumPy's, torch's and its GPUs'."""
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), of_gpus  # noqa: NPY002  users draw from it
+
+
+def put_back(state: tuple[Any, ...]) -> None:
+    """Everybody's generators go on from there."""
+    of_python, of_numpy, of_torch, of_gpus = state
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+    torch.set_rng_state(of_torch)
+    for number, of_gpu in enumerate(of_gpus):
+        torch.cuda.set_rng_state(of_gpu, number)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Everybody's generators begin with the trial's seed, whatever this process ran before; and are put back."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  what users draw from
+    before = generators()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+        put_back(before)
 
 
 @contextlib.contextmanager
-def _captured(log: Path) -> Iterator[None]:
+def captured(log: Path) -> Iterator[None]:
     """All that the block prints goes to the log, from Python, from libraries and from the processes it starts."""
     with log.open("a", buffering=1, encoding="utf-8", errors="replace") as file, contextlib.ExitStack() as stack:
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):

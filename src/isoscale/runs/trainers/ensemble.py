@@ -23,7 +23,7 @@ def shards(spec: Sweep, data: str | None) -> list[Shard]:
     batch_size = max(spec.batch_sizes, default=spec.batch_size)
     if batch_size > len(dataset.train_x):
         raise InvalidValueError(
-            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {spec.dataset}, "
+            f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {dataset.name}, "
             f"got {batch_size}"
         )
     return shards_.make(spec, source)

@@ -28,6 +28,10 @@ from isoscale.training import Member
 # How long after its time limit a trial has to come to an end.
 _GRACE_SECONDS = 10.0
 
+# Optimizers whose steps are the same in a batched program as torch's, up to round-off: signs and orthogonal factors
+# turn round-off into whole steps.
+_STACKED = ("sgd", "adam", "adamw")
+
 # Numbers of a trial that have a column of their own in the store.
 _COLUMNS = ("test_loss", "test_accuracy")
 
@@ -52,7 +56,7 @@ class Program(Protocol):
     """The user's code, as it travels to a worker.
 
     Attributes:
-        kind: "function" or "command".
+        kind: "function", "command" or "module".
         name: What a person calls it: "train.py:train", "train.py".
     """
 
@@ -96,6 +100,18 @@ class ForeignShard:
         """The trial's key: two sweeps that both have it share the lease."""
         (key,) = self.keys
         return key
+
+    @functools.cached_property
+    def company(self) -> str | None:
+        """What trials have in common that could train together, as one batched program; None if it trains alone."""
+        family = self.shared.get("optimizer", {}).get("family")
+        if self.program.kind != "module" or self.time_limit is not None or family not in _STACKED:
+            return None
+        tuned = self.shared["hyperparameters"]
+        alike = {name: value for name, value in self.shared.items() if name not in ("rule", "hyperparameters")}
+        # Each member has a decay and an eps of its own.
+        alike["hyperparameters"] = {n: value for n, value in tuned.items() if n not in ("weight_decay", "eps")}
+        return digest(alike)
 
     @functools.cached_property
     def keys(self) -> tuple[str, ...]:
@@ -166,27 +182,43 @@ class ForeignShard:
 
     def run(self, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
         """Train it."""
-        (member,) = self.members
-        log = self.log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        _write(log, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  {self.label}")
+        self.note_down(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {self.label}")
         started = time.monotonic()
-        outcome = self.program.run(self.handed(device), log, self.time_limit, progress or (lambda _: None))
+        outcome = self.program.run(self.handed(device), self.log, self.time_limit, progress or (lambda _: None))
         seconds = time.monotonic() - started
-        _write(log, f"--- {outcome.status} after {seconds:.1f} s{f': {outcome.reason}' if outcome.reason else ''}")
+        return [self.recorded(outcome, seconds, json.dumps(worker.versions(device)))]
+
+    def recorded(self, outcome: Outcome, seconds: float, ran: str, note: str = "") -> TrialRecord:
+        """The trial's record, and the end of its log.
+
+        Args:
+            outcome: What became of it.
+            seconds: How long it took.
+            ran: JSON of the versions that ran it.
+            note: How it was run, for its log.
+        """
+        (member,) = self.members
+        if note:
+            self.note_down(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {self.label}: {note}")
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        self.note_down(f"{outcome.status} after {seconds:.1f} s{reason}")
         measured = outcome.numbers | {"seconds": round(seconds, 3)}
         columns = {name: measured.pop(name, math.nan) for name in _COLUMNS}
-        record = worker.record(
+        return worker.record(
             self,
             member,
-            json.dumps(worker.versions(device)),
+            ran,
             status=outcome.status,
             reason=outcome.reason,
             curve=np.array(outcome.curve, "f4"),
             numbers=json.dumps(measured),
             **columns,
         )
-        return [record]
+
+    def note_down(self, line: str) -> None:
+        """Write a line of isoscale's own into the trial's log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        _write(self.log, f"--- {line}")
 
 
 def cells(spec: Sweep) -> Iterator[dict[str, Any]]:
@@ -240,6 +272,11 @@ def shard(
 
 
 # --- what user code gives back ---
+def diverged(curve: list[float]) -> Outcome:
+    """The outcome of a trial whose next loss after these was not finite."""
+    return Outcome(status="diverged", reason=f"loss not finite at step {len(curve)}", curve=[*curve, math.nan])
+
+
 def measured(value: object, what: str, curve: list[float], axes: Mapping[str, Any]) -> Outcome:
     """The outcome of a trial whose code gave this back.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs.spec import NO_RULE
@@ -70,6 +71,12 @@ class HandedTrial:
         """A folder of its own, for its checkpoints: the same after an interruption, with all that was left in it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
+
+    def at_lr(self, lr: float) -> Self:
+        """The trial with another learning rate."""
+        other = copy.copy(self)
+        other.lr = lr
+        return other
 
     def parametrize(self, model: nn.Module, base: nn.Module | Mapping[str, Any], **options: Any) -> Plan:
         """`isoscale.parametrize` with the trial's rule, optimizer and hyperparameters.

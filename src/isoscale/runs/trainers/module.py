@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from isoscale import data as datasets
+from isoscale.data.samples import as_array, check_lengths, is_pair_of_arrays
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.parametrization.plan import Plan
+from isoscale.runs import worker
 from isoscale.runs.spec import Sweep
 from isoscale.runs.trainers import calls, fingerprint, foreign
 from isoscale.runs.trainers.code import Code, code, handed
@@ -25,10 +27,10 @@ from isoscale.runs.trainers.foreign import ForeignShard, Outcome
 from isoscale.runs.trainers.function import called_with
 from isoscale.runs.trainers.handed import HandedTrial
 from isoscale.training.config import batch_order
+from isoscale.training.loop import Loop
+from isoscale.training.precision import autocast
 from isoscale.training.torch_optimizers import optimizers
-
-# Share of a "wsd" run (warmup, stable, decay) in which the learning rate falls to zero.
-_DECAY_SHARE = 0.2
+from isoscale.user_code import described
 
 
 def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
@@ -52,8 +54,7 @@ def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -
 
 def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
     """What determines a trial beside its axes: here the base does, which isoscale's own loop makes."""
-    loop = {name: getattr(spec, name) for name in ("schedule", "warmup", "clip", "accumulate")}
-    return called_with(spec) | {"base": dict(program.base), "loop": loop}
+    return called_with(spec) | {"base": dict(program.base), "loop": program.loop.canonical()}
 
 
 def _program(spec: Sweep, data: str | None) -> ModuleProgram:
@@ -66,8 +67,8 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
         batches, held_out = _of_dataset(spec, data)
         loss_fn = loss_fn or cross_entropy
     else:
-        batches = _source(spec.batches, "batches")
-        held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches")
+        batches = _source(spec.batches, "batches", spec.accumulate)
+        held_out = None if spec.eval_batches is None else _source(spec.eval_batches, "eval_batches", 0)
     assert loss_fn is not None  # `Sweep` saw to it
     return ModuleProgram(
         make=code(spec.model),
@@ -75,33 +76,77 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
         loss_fn=code(loss_fn),
         held_out=held_out,
         base=base,
-        schedule=spec.schedule,
-        warmup=spec.warmup,
-        clip=spec.clip,
-        accumulate=spec.accumulate,
+        loop=spec.loop,
     )
 
 
-def _source(given: Any, name: str) -> Code:
-    """Batches by a function, by its place, or as they are."""
-    if isinstance(given, str) or callable(given):
+def _source(given: Any, name: str, accumulate: int) -> Code:
+    """Batches by a function, by its place, as they are, or drawn from samples."""
+    if is_pair_of_arrays(given):
+        x, y = (as_array(f"{name}[{place}]", part) for place, part in enumerate(given))
+        check_lengths(x, y)
+        given = Samples(TensorDataset(x, y), accumulate)
+    elif isinstance(given, Dataset):
+        given = Samples(given, accumulate)
+    elif isinstance(given, str) or callable(given):
         return code(given)
-    return handed(f"`{name}`", fingerprint.of_value(given), given)
+    else:
+        return handed(f"`{name}`", fingerprint.of_value(given), given)
+    return handed(f"`{name}`", fingerprint.of_value([vars(given.samples), accumulate]), given)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches of samples in memory, in the order of the trial's seed; held-out ones in their own order.
+
+    Attributes:
+        samples: A data set of torch's.
+        accumulate: Batches in a step; 0 of those that are held out.
+    """
+
+    samples: Any
+    accumulate: int
+
+    def __call__(self, trial: HandedTrial) -> Iterator[Any]:
+        size = trial.batch_size
+        if isinstance(self.samples, IterableDataset):
+            # These have an order of their own, and no number.
+            yield from DataLoader(self.samples, size, drop_last=self.accumulate > 0)
+            return
+        count = len(self.samples)
+        order = torch.arange(count).split(size)
+        if self.accumulate:
+            order = batch_order(count, size, trial.steps * self.accumulate, trial.seed)
+        for rows in order:
+            if isinstance(self.samples, TensorDataset):
+                yield self.samples[rows]
+                continue
+            yield default_collate([self._sample(row) for row in rows.tolist()])
+
+    def _sample(self, row: int) -> Any:
+        try:
+            return self.samples[row]
+        except Exception as error:
+            raise InvalidValueError(f"sample {row} of `batches` cannot be read: {described(error)}") from error
 
 
 def _of_dataset(spec: Sweep, data: str | None) -> tuple[Code, Code]:
     """Batches of one of isoscale's data sets, and of its held-out samples."""
-    found = datasets.load(spec.dataset, data, **spec.dataset_args)
+    name, folder, args = spec.dataset, data, tuple(spec.dataset_args.items())
+    if not isinstance(name, str):
+        name, folder = "arrays", str(worker.kept(name))
+    found = worker.read(name, folder, args)
     if spec.batch_size > len(found.train_x):
         raise InvalidValueError(
-            f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset}, "
+            f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset_name}, "
             f"got {spec.batch_size}"
         )
-    where = (spec.dataset, data, dict(spec.dataset_args))
-    codes = [
-        handed(spec.dataset, f"{found.fingerprint}{kind.__name__}", kind(*where)) for kind in (_Training, _HeldOut)
-    ]
-    return codes[0], codes[1]
+    # Keys from before batches went on through a step are those of one batch a step.
+    many = str(spec.accumulate) if spec.accumulate > 1 else ""
+    batches = _Training(name, folder, args, spec.accumulate)
+    training = handed(name, f"{found.fingerprint}_Training{many}", batches)
+    held_out = handed(name, f"{found.fingerprint}_HeldOut", _HeldOut(name, folder, args))
+    return training, held_out
 
 
 @dataclass(frozen=True)
@@ -110,11 +155,12 @@ class _Training:
 
     name: str
     folder: str | None
-    args: dict[str, Any]
+    args: tuple[tuple[str, Any], ...]
+    accumulate: int
 
     def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
-        found = datasets.load(self.name, self.folder, **self.args)
-        for rows in batch_order(len(found.train_x), trial.batch_size, trial.steps, trial.seed):
+        found = worker.read(self.name, self.folder, self.args)
+        for rows in batch_order(len(found.train_x), trial.batch_size, trial.steps * self.accumulate, trial.seed):
             yield found.train_x[rows], found.train_y[rows]
 
 
@@ -124,10 +170,10 @@ class _HeldOut:
 
     name: str
     folder: str | None
-    args: dict[str, Any]
+    args: tuple[tuple[str, Any], ...]
 
     def __call__(self, trial: HandedTrial) -> Iterator[tuple[Tensor, Tensor]]:
-        found = datasets.load(self.name, self.folder, **self.args)
+        found = worker.read(self.name, self.folder, self.args)
         size = trial.batch_size
         yield from zip(found.test_x.split(size), found.test_y.split(size), strict=True)
 
@@ -158,8 +204,10 @@ class ModuleTrial:
         batches: Any,
         loss_fn: Callable[[Any, Any], Tensor],
         base: Mapping[str, Any],
+        loop: Loop,
     ) -> None:
         self.handed, self.loss = trial, loss_fn
+        self._loop = loop
         self._make, self._batches, self._base = make, batches, base
         self._plan: Plan | None = None
 
@@ -191,6 +239,10 @@ class ModuleTrial:
             raise InvalidTypeError(f"`model` must make a torch.nn.Module, got {type(model).__name__}")
         return model
 
+    def lr_factor(self, step: int) -> float:
+        """What isoscale's loop multiplies the learning rates by at a step, counted from 0."""
+        return self._loop.lr_factor(step, self.handed.steps)
+
     def batches(self) -> Iterator[tuple[Any, Any]]:
         """(x, y) after (x, y), on the trial's device, without an end; the same at every size."""
         for batch in endless(self._batches, self.handed):
@@ -205,7 +257,7 @@ class ModuleProgram:
     Attributes:
         make, batches, loss_fn, held_out: The user's.
         base: Sizes at which the rules change nothing.
-        schedule, warmup, clip, accumulate: As in `Sweep`.
+        loop: What is done beside the optimizer's steps.
     """
 
     make: Code
@@ -213,10 +265,7 @@ class ModuleProgram:
     loss_fn: Code
     held_out: Code | None
     base: Mapping[str, Any]
-    schedule: str
-    warmup: float
-    clip: float | None
-    accumulate: int
+    loop: Loop
 
     kind = "module"
 
@@ -236,7 +285,7 @@ class ModuleProgram:
 
     def trial(self, trial: HandedTrial) -> ModuleTrial:
         """The parts of a trial."""
-        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base)
+        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base, self.loop)
 
     def run(self, trial: HandedTrial, log: Path, seconds: float | None, count: Callable[[int], None]) -> Outcome:
         """Train the model (`foreign.Program.run`)."""
@@ -244,10 +293,15 @@ class ModuleProgram:
             one.check()
         return calls.outcome(self._train, self.name, trial, log, seconds, count)
 
-    def _train(self, trial: HandedTrial) -> Iterator[float]:
+    def _train(self, trial: HandedTrial) -> Generator[float, None, dict[str, float] | None]:
         parts = self.trial(trial)
         model = parts.model()
-        plan = parts.plan
+        yield from self.descend(model, parts)
+        return self.evaluated(model, parts)
+
+    def descend(self, model: nn.Module, parts: ModuleTrial) -> Iterator[float]:
+        """Train a model that `parts` made last, and yield the loss before each step."""
+        plan, trial = parts.plan, parts.handed
         steppers = optimizers(plan.settings.optimizer, plan.param_groups())
         groups = [group for stepper in steppers for group in stepper.param_groups]
         rates = [group["lr"] for group in groups]
@@ -255,13 +309,10 @@ class ModuleProgram:
         # Models of every size drew differently many numbers: the batches, and the masks of dropout, begin anew.
         torch.manual_seed(trial.seed)
         for step in range(trial.steps):
-            factor = lr_factor(self.schedule, step, trial.steps, self.warmup)
+            factor = parts.lr_factor(step)
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * factor
             yield self._step(model, steppers, parts, batches)
-        if self.held_out is None:
-            return None
-        return {"test_loss": _evaluated(model, parts, self.held_out.value(), trial)}
 
     def _step(
         self,
@@ -274,41 +325,36 @@ class ModuleProgram:
         total = 0.0
         for stepper in steppers:
             stepper.zero_grad()
-        for x, y in itertools.islice(batches, self.accumulate):
-            loss = parts.loss(called(model, x), y) / self.accumulate
+        for x, y in itertools.islice(batches, self.loop.accumulate):
+            loss = self.loss(model, parts, x, y) / self.loop.accumulate
             loss.backward()
             total += float(loss.detach())
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        if self.loop.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.loop.clip)
         for stepper in steppers:
             stepper.step()
         return total
 
+    def loss(self, model: nn.Module, parts: ModuleTrial, x: Any, y: Any) -> Tensor:
+        """The model's loss on a batch, in the loop's precision."""
+        with autocast(self.loop, parts.handed.device):
+            return parts.loss(called(model, x), y)
 
-def lr_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """What a schedule multiplies the learning rates by at a step.
-
-    Args:
-        schedule: "constant"; "cosine" and "linear" fall to zero after the warmup; "wsd" does in its last fifth.
-        step, steps: Which of how many, from 0.
-        warmup: Share of the steps in which the learning rate rises linearly.
-
-    >>> [lr_factor("linear", step, 4, 0.25) for step in range(4)]
-    [1.0, 1.0, 0.6666666666666667, 0.33333333333333337]
-    >>> [lr_factor("constant", step, 4, 0.5) for step in range(4)]
-    [0.5, 1.0, 1.0, 1.0]
-    """
-    rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if schedule == "linear":
-        return 1 - done
-    if schedule == "wsd":
-        return min(1.0, (1 - done) / _DECAY_SHARE)
-    return 1.0
+    @torch.no_grad()
+    def evaluated(self, model: nn.Module, parts: ModuleTrial) -> dict[str, float] | None:
+        """Mean loss over the held-out batches, by name; None if there are none."""
+        if self.held_out is None:
+            return None
+        model.eval()
+        held_out, trial = self.held_out.value(), parts.handed
+        found = held_out
+        if callable(held_out):
+            found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
+        losses = []
+        for batch in found:
+            x, y = (moved(one, trial.device) for one in _pair(batch))
+            losses.append(float(self.loss(model, parts, x, y)))
+        return {"test_loss": sum(losses) / len(losses) if losses else math.nan}
 
 
 # --- batches ---
@@ -359,17 +405,3 @@ def _pair(batch: Any) -> tuple[Any, Any]:
 def _takes(make: Callable[..., Any], name: str) -> bool:
     parameters = inspect.signature(make).parameters.values()
     return any(one.name == name or one.kind is one.VAR_KEYWORD for one in parameters)
-
-
-@torch.no_grad()
-def _evaluated(model: nn.Module, parts: ModuleTrial, held_out: Any, trial: HandedTrial) -> float:
-    """Mean loss over the held-out batches."""
-    model.eval()
-    found = held_out
-    if callable(held_out):
-        found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
-    losses = []
-    for batch in found:
-        x, y = (moved(one, trial.device) for one in _pair(batch))
-        losses.append(float(parts.loss(called(model, x), y)))
-    return sum(losses) / len(losses) if losses else math.nan

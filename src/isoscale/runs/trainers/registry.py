@@ -13,9 +13,14 @@ from isoscale.runs.trainers import command, ensemble, function, module
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.handed import HandedTrial
 from isoscale.runs.trainers.module import ModuleTrial
+from isoscale.runs.trainers.stack import Stack
 from isoscale.runs.trial import Trial
 
 AnyShard = Shard | ForeignShard
+
+# What a worker is given: a shard, or several that are tried together.
+Work = AnyShard | Stack
+
 AnyTrial = Trial | HandedTrial | ModuleTrial
 
 

@@ -1,0 +1,189 @@
+"""A user's own models in trials per second: isoscale's choice of batched ensembles against a plain PyTorch loop.
+
+Both run in this process on one thread, in turn; the ratio is the median over repetitions, of the processor's time,
+which other programs do not lengthen. The plain loop is what a user would write without isoscale: a module, torch.optim,
+one trial after another, and no plan. isoscale's time has everything in it: plans, the measurement of what pays, and
+what comes back untrained and trains alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from isoscale import Sweep, log2_grid
+from isoscale.runs.trainers import module, stack
+from isoscale.runs.trainers.foreign import ForeignShard
+
+TARGETS = {32: 3.0}
+WORDS, LENGTH, HEAD = 64, 16, 16
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to time."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    models: tuple[str, ...] = ("mlp", "gpt")
+    steps: int = 100
+    seeds: int = 4
+    batch_sizes: dict[str, int] = field(default_factory=lambda: {"mlp": 64, "gpt": 4})
+    repetitions: int = 3
+
+
+def mlp(width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(16, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+        nn.Linear(width, 10),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.qkv(self.norm1(x)).unflatten(2, (3, -1, HEAD)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Gpt(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(WORDS, width), nn.Embedding(LENGTH, width)
+        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, WORDS)
+
+    def forward(self, index: Tensor) -> Tensor:
+        x = self.tokens(index) + self.places(torch.arange(index.shape[1]))
+        return self.head(self.norm(self.blocks(x)))
+
+
+def vectors(trial: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(trial.seed)
+    while True:
+        x = torch.randn(trial.batch_size, 16, generator=generator)
+        yield x, x[:, :10].argmax(1)
+
+
+def sentences(trial: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(trial.seed)
+    while True:
+        first = torch.randint(WORDS, (trial.batch_size, 1), generator=generator)
+        index = (first + 3 * torch.arange(LENGTH + 1)) % WORDS
+        yield index[:, :-1], index[:, 1:]
+
+
+def entropy(output: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(output.flatten(0, -2), y.flatten())
+
+
+MODELS: dict[str, tuple[Any, Any]] = {"mlp": (mlp, vectors), "gpt": (Gpt, sentences)}
+
+
+def plain_loop(spec: Sweep, shards: list[ForeignShard]) -> None:
+    for shard in shards:
+        trial = shard.handed("cpu")
+        torch.manual_seed(trial.seed)
+        model = spec.model(trial.width)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr)
+        batches = spec.batches(trial)
+        losses = []
+        for _ in range(trial.steps):
+            x, y = next(batches)
+            loss = entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        torch.stack(losses)
+
+
+def ours(shards: list[ForeignShard]) -> int:
+    """Trains all, as the driver does with one worker; returns how many went together."""
+    left, most, largest = list(shards), stack.MOST, 1
+    while left:
+        work = stack.joined(left[:most])
+        finished = {record.key for record in work.run("cpu")}
+        if len(finished) < len(work.members):
+            most = len(finished)
+        largest = max(largest, len(finished))
+        left = [shard for shard in left if shard.id not in finished]
+    return largest
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def against_loop(table: Table, name: str, width: int, options: Benchmark, folder: str) -> None:
+    make, batches = MODELS[name]
+    spec = Sweep(
+        model=make,
+        batches=batches,
+        loss_fn=entropy,
+        rule="mup",
+        widths=[width],
+        base_width=32,
+        lrs=log2_grid(-13, -6),
+        seeds=options.seeds,
+        steps=options.steps,
+        batch_size=options.batch_sizes[name],
+    )
+    shards = module.shards(spec, None, os.path.join(folder, "s.db"))
+    together = 1
+    times = []
+    for _ in range(options.repetitions):
+        # Each time as in a fresh worker, which has measured nothing.
+        stack._measured.clear()
+        loop = seconds(lambda: plain_loop(spec, shards))
+        started = time.process_time()
+        together = ours(shards)
+        times.append((loop, time.process_time() - started))
+    ratios = [loop / own for loop, own in times]
+    steps = len(shards) * options.steps
+    table.add_row(
+        name,
+        f"{width}",
+        *(f"{steps / statistics.median(column):,.0f}" for column in zip(*times, strict=True)),
+        f"{together}",
+        f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"{TARGETS.get(width, 0.95)}",
+    )
+
+
+def main() -> None:
+    options = tyro.cli(Benchmark)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    table = Table("model", "width", "loop", "isoscale", "together", "ratio: median (min to max)", "target", box=None)
+    table.title = f"Steps of a trial per second of the processor, AdamW, {8 * options.seeds} trials, one thread"
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name in options.models:
+            for width in options.widths:
+                against_loop(table, name, width, options, folder)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+from . import torch_optimizers as torch_optimizers
+from .config import Member as Member
+from .config import Recipe as Recipe
+from .config import TrialConfig as TrialConfig
+from .config import as_taken as as_taken
+from .ensemble import Outcome as Outcome
+from .ensemble import Replica as Replica
+from .ensemble import stack as stack
+from .ensemble import train as train
+from .ensemble import train_stack as train_stack
+from .loop import Loop as Loop
+from .optimizer import Optimizer as Optimizer
