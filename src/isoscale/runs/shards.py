@@ -105,9 +105,9 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
     Raises:
         PlanError: A rule cannot be applied to the model at one of the sizes.
     """
-    members = tuple(Member(lr, seed) for lr in spec.lrs for seed in _tuple(spec.seeds))
     found = []
-    for cell in spec.cells:
+    for cell, lrs in spec.groups:
+        members = tuple(Member(lr, seed) for lr in lrs for seed in _tuple(spec.seeds))
         config = config_of(spec, **cell)
         plan = config.plan(source.in_shape, source.classes)
         found.append(Shard(config, members, source, plan))
@@ -115,13 +115,19 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
 
 
 def config_of(
-    spec: Sweep, rule: str, width: int, depth: int, batch_size: int | None = None, **tuned: float
+    spec: Sweep,
+    rule: str,
+    width: int,
+    depth: int,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    **tuned: float,
 ) -> TrialConfig:
     """Everything about the trials of a spec at one rule and size but their learning rates and seeds.
 
     Args:
         spec, rule, width, depth: Which.
-        batch_size: On its axis; by default the spec's one.
+        batch_size, steps: On their axes; by default the spec's one.
         **tuned: Hyperparameters on their axes: weight_decay, momentum, eps, beta1, beta2.
     """
     assert spec.base_width is not None
@@ -143,7 +149,7 @@ def config_of(
         base_depth=spec.base_depth,
         rule=rule,
         optimizer=optimizer,
-        steps=spec.steps,
+        steps=spec.longest if steps is None else steps,
         batch_size=spec.batch_size if batch_size is None else batch_size,
     )
 

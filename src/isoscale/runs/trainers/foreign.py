@@ -191,21 +191,25 @@ class ForeignShard:
 
 def cells(spec: Sweep) -> Iterator[dict[str, Any]]:
     """Value on each axis of every trial, in the order of the axes; sizes and hyperparameters by themselves."""
-    axes = spec.axes
-    for cell in spec.cells:
-        for lr, seed in itertools.product(axes["lr"], axes["seed"]):
+    seeds = spec.axes["seed"]
+    for cell, lrs in spec.groups:
+        for lr, seed in itertools.product(lrs, seeds):
             yield sorted_out(spec, cell | {"lr": lr, "seed": seed})
 
 
 def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's value on each axis, sizes and hyperparameters by themselves."""
-    return {
+    found = {
         "rule": cell["rule"],
-        "sizes": {name: cell[name] for name in spec.size_axes},
+        "sizes": {name: cell[name] for name in spec.size_axes if name != "steps"},
         "hyperparameters": {name: cell[name] for name in spec.hyperparameters},
         "lr": cell["lr"],
         "seed": cell["seed"],
     }
+    # A length among several is the trial that it is alone.
+    if "steps" in cell:
+        found["steps"] = cell["steps"]
+    return found
 
 
 def shard(

@@ -1,0 +1,192 @@
+"""From a table of runs to curves along one tuned hyperparameter, the others held or at their best.
+
+Held, a curve has the runs at the base's best values of the other hyperparameters: what it costs to hand on this one
+alone. At their best, it has for each value and seed the least loss that others give it: a joint optimum. Where no two
+runs have the same other values, as in a random search, a quadratic through the runs (`isoscale.stats.surface`) brings
+each of them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from isoscale.errors import InvalidValueError
+from isoscale.runs.points import ONE_LESS
+from isoscale.runs.table import HYPERPARAMETERS
+from isoscale.stats import Curve
+from isoscale.stats.surface import Surface, fit_surface
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from isoscale.studies.judged import Axis
+
+Others = Literal["best", "held"]
+"""Where the other hyperparameters are: at their best, value by value, or held at the base's."""
+
+OTHERS: tuple[Others, ...] = ("best", "held")
+
+# Of a hyperparameter's values, most have as many other settings as that at least, unless points are scattered.
+_SHARED = 2
+
+
+class Along(NamedTuple):
+    """The hyperparameter that a question is about, and the further ones that were tuned.
+
+    Attributes:
+        name: Its column.
+        tuned: Columns of the others that have several values.
+        linear: Those of them that act by themselves and not by their logarithm.
+    """
+
+    name: str
+    tuned: tuple[str, ...] = ()
+    linear: Sequence[str] = ()
+
+    @property
+    def words(self) -> str:
+        """What its octaves are of: "learning rate", "weight_decay", "1 - beta2"."""
+        if self.name == "lr":
+            return "learning rate"
+        return f"1 - {self.name}" if self.name in ONE_LESS else self.name
+
+
+def in_octaves(name: str, values: np.ndarray) -> np.ndarray:
+    """The positive numbers whose octaves count: 1 - beta for `ONE_LESS`, the values themselves for others."""
+    return 1 - values if name in ONE_LESS else values
+
+
+def tuned_columns(table: pd.DataFrame) -> tuple[str, ...]:
+    """Columns of hyperparameters with several values that can be compared in octaves."""
+    return tuple(name for name in table if name in HYPERPARAMETERS and octaves_of(table, name) > 1)
+
+
+def usable(table: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """The runs whose hyperparameter can be compared in octaves, and what was left out, in words.
+
+    Raises:
+        InvalidValueError: A value that is no number, or none that is positive.
+    """
+    if table.empty:
+        return table, []
+    values = table[name].to_numpy(float)
+    if not np.isfinite(values).all() or not (values > 0).any() or (values < 0).any():
+        bad = values[~(values > 0)][:5].tolist()
+        raise InvalidValueError(f"`{name}` must be positive to be compared in octaves, got {bad}")
+    octaves = in_octaves(name, values)
+    is_usable = octaves > 0
+    if is_usable.all():
+        return table, []
+    left_out = ", ".join(f"{value:g}" for value in np.unique(values[~is_usable]))
+    return table[is_usable], [f"runs at {name} {left_out} are left out: no octaves lead there"]
+
+
+def octaves_of(table: pd.DataFrame, name: str) -> int:
+    """How many different values a hyperparameter has that octaves lie between; 0 of texts."""
+    values = table[name]
+    if not np.issubdtype(values.dtype, np.number):
+        return 0
+    numbers = values.dropna().to_numpy(float)
+    octaves = in_octaves(name, numbers)
+    return len(np.unique(octaves[octaves > 0]))
+
+
+def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dict[Any, Curve]:
+    """The curve of each size along a hyperparameter.
+
+    Args:
+        table: The runs of one rule, one for each setting and seed.
+        axis: The sizes.
+        along: The hyperparameter.
+        others: Where the other tuned ones are.
+    """
+    if not along.tuned or table.empty:
+        return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}
+    if is_scattered(table, axis, along):
+        return _brought(table, axis, along, others)
+    if others == "held":
+        values = best_setting(table, axis, along)
+        for name in along.tuned:
+            table = table[table[name] == values[name]]
+    else:
+        table = table.groupby([axis.name, along.name, "seed"], sort=False)[["loss"]].min().reset_index()
+    return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}
+
+
+def best_setting(table: pd.DataFrame, axis: Axis, along: Along) -> dict[str, Any]:
+    """The base's value of every tuned hyperparameter where its mean loss is least.
+
+    Settings of few seeds are no settings of most seeds: next to a cliff a search trains single ones.
+    """
+    names = [along.name, *along.tuned]
+    at_base = table[table[axis.name] == axis.base]
+    of_setting = at_base.groupby(names, dropna=False)["loss"].agg(["mean", "count"])
+    if of_setting.empty:
+        return dict(zip(names, table[names].iloc[0], strict=True))
+    common = of_setting[2 * of_setting["count"] >= of_setting["count"].max()]
+    best = common["mean"].idxmin()
+    return dict(zip(names, best, strict=True))
+
+
+def is_scattered(table: pd.DataFrame, axis: Axis, along: Along) -> bool:
+    """Whether most values of the hyperparameter stand beside one setting of the others alone."""
+    settings = table[[axis.name, along.name, *along.tuned]].drop_duplicates()
+    beside = settings.groupby([axis.name, along.name]).size()
+    return bool(beside.median() < _SHARED) and len(beside) > 1
+
+
+def _curve(of_size: pd.DataFrame, name: str) -> Curve:
+    octaves = in_octaves(name, of_size[name].to_numpy(float))
+    return Curve.of_runs(octaves, of_size["seed"].to_numpy(), of_size["loss"].to_numpy(float))
+
+
+# --- scattered points ---
+def _brought(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dict[Any, Curve]:
+    """The curves of scattered points, each brought to where the others are held or best."""
+    of_size = {size: table[table[axis.name] == size] for size in axis.sizes}
+    surfaces: dict[Any, tuple[Surface, np.ndarray]] = {}
+    for size, runs in of_size.items():
+        fitted = _fitted(runs, along)
+        if fitted is not None:
+            surfaces[size] = fitted
+    if len(surfaces) < len(of_size):
+        few = ", ".join(axis.words(size) for size in of_size if size not in surfaces)
+        names = ", ".join([along.name, *along.tuned])
+        raise InvalidValueError(
+            f"too few runs at {few} to tell {names} apart, as every run has values of its own: add runs, "
+            "or `hold` all but one"
+        )
+    base, points = surfaces[axis.base]
+    losses = of_size[axis.base]["loss"].to_numpy(float)
+    reference = base.optimum(points[np.argmin(np.where(base.is_near, losses, np.inf))])
+    found = {}
+    for size, runs in of_size.items():
+        surface, points = surfaces[size]
+        if others == "held":
+            moved = np.tile(reference, (len(points), 1))
+            moved[:, 0] = points[:, 0]
+            there = surface.at(moved)
+        else:
+            there = surface.least(0, points)
+        loss = runs["loss"].to_numpy(float) * np.exp(there - surface.at(points))
+        # A run that diverged above all that trained may have done so because of its learning rate.
+        is_lost = np.isinf(loss) & (points[:, 0] > points[surface.is_near, 0].max()) & (along.name == "lr")
+        kept = surface.is_near | is_lost
+        found[size] = Curve.of_runs(2.0 ** points[kept, 0], runs["seed"].to_numpy()[kept], loss[kept])
+    return found
+
+
+def _fitted(runs: pd.DataFrame, along: Along) -> tuple[Surface, np.ndarray] | None:
+    """A size's surface, and the coordinates of its runs: logarithms, but for linear hyperparameters."""
+    columns = []
+    for name in (along.name, *along.tuned):
+        values = runs[name].to_numpy(float)
+        is_linear = name in along.linear and name != along.name
+        columns.append(values if is_linear else np.log2(in_octaves(name, values)))
+    points = np.column_stack(columns)
+    seed = np.unique(runs["seed"].to_numpy(), return_inverse=True)[1]
+    surface = fit_surface(points, seed, runs["loss"].to_numpy(float))
+    return None if surface is None else (surface, points)
