@@ -1,14 +1,15 @@
 """From a table of runs to curves along one tuned hyperparameter, the others held or at their best.
 
 Held, a curve has the runs at the base's best values of the other hyperparameters: what it costs to hand on this one
-alone. At their best, it has for each value and seed the least loss that others give it: a joint optimum. Where no two
-runs have the same other values, as in a random search, a quadratic through the runs (`isoscale.stats.surface`) brings
-each of them there.
+alone. At their best, it has for each value and seed the least loss that others give it: a joint optimum. A search of
+the learning rate at every other setting has few rates in common: then the others are those of each size's best run.
+Where no two runs have the same other values, as in a random search, a quadratic through the runs
+(`isoscale.stats.surface`) brings each of them there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ OTHERS: tuple[Others, ...] = ("best", "held")
 
 # Of a hyperparameter's values, most have as many other settings as that at least, unless points are scattered.
 _SHARED = 2
+# Share of a grid that is a grid all the same: trials may have failed.
+_CROSSED = 0.8
 
 
 class Along(NamedTuple):
@@ -107,25 +110,27 @@ def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dic
         return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}
     if is_scattered(table, axis, along):
         return _brought(table, axis, along, others)
+    of_size = {size: table[table[axis.name] == size] for size in axis.sizes}
     if others == "held":
-        values = best_setting(table, axis, along)
-        for name in along.tuned:
-            table = table[table[name] == values[name]]
+        kept = {size: _at(runs, along, best_setting(of_size[axis.base], along)) for size, runs in of_size.items()}
+    elif along.name == "lr" and not _is_crossed(table, axis, along):
+        kept = {size: _at(runs, along, best_setting(runs, along)) for size, runs in of_size.items()}
     else:
-        table = table.groupby([axis.name, along.name, "seed"], sort=False)[["loss"]].min().reset_index()
-    return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}
+        kept = {}
+        for size, runs in of_size.items():
+            kept[size] = runs.groupby([along.name, "seed"], sort=False)[["loss"]].min().reset_index()
+    return {size: _curve(runs, along.name) for size, runs in kept.items()}
 
 
-def best_setting(table: pd.DataFrame, axis: Axis, along: Along) -> dict[str, Any]:
-    """The base's value of every tuned hyperparameter where its mean loss is least.
+def best_setting(runs: pd.DataFrame, along: Along) -> dict[str, Any]:
+    """The value of every tuned hyperparameter where the mean loss of a size's runs is least; empty without runs.
 
     Settings of few seeds are no settings of most seeds: next to a cliff a search trains single ones.
     """
     names = [along.name, *along.tuned]
-    at_base = table[table[axis.name] == axis.base]
-    of_setting = at_base.groupby(names, dropna=False)["loss"].agg(["mean", "count"])
+    of_setting = runs.groupby(names, dropna=False)["loss"].agg(["mean", "count"])
     if of_setting.empty:
-        return dict(zip(names, table[names].iloc[0], strict=True))
+        return {}
     common = of_setting[2 * of_setting["count"] >= of_setting["count"].max()]
     best = common["mean"].idxmin()
     return dict(zip(names, best, strict=True))
@@ -136,6 +141,22 @@ def is_scattered(table: pd.DataFrame, axis: Axis, along: Along) -> bool:
     settings = table[[axis.name, along.name, *along.tuned]].drop_duplicates()
     beside = settings.groupby([axis.name, along.name]).size()
     return bool(beside.median() < _SHARED) and len(beside) > 1
+
+
+def _is_crossed(table: pd.DataFrame, axis: Axis, along: Along) -> bool:
+    """Whether most values of the hyperparameter stand beside most settings of the others, as on a grid."""
+    settings = table[[axis.name, along.name, *along.tuned]].drop_duplicates()
+    others = settings[[axis.name, *along.tuned]].drop_duplicates().groupby(axis.name).size()
+    values = settings.groupby(axis.name)[along.name].nunique()
+    return len(settings) >= _CROSSED * float((others * values).sum())
+
+
+def _at(runs: pd.DataFrame, along: Along, setting: Mapping[str, Any]) -> pd.DataFrame:
+    """The runs at a setting of the other hyperparameters."""
+    for name in along.tuned:
+        if name in setting:
+            runs = runs[runs[name] == setting[name]]
+    return runs
 
 
 def _curve(of_size: pd.DataFrame, name: str) -> Curve:

@@ -140,7 +140,8 @@ def judge_table(
         # No single run would tell more of points that have nothing in common.
         elif not (along.tuned and is_scattered(of_rule, axis, along)):
             run = next_run(name, last, of_size, axis, along.words)
-            found.next_runs += [] if run is None else [run]
+            if run is not None:
+                found.next_runs.append(run)
     return found
 
 

@@ -225,19 +225,22 @@ def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
 
 
 def _held(result: SweepResult, axis: Axis) -> list[Sweep]:
-    """What an adaptive search leaves out: the base's best learning rate at every value of each hyperparameter."""
+    """What searches of the learning rate leave out: the base's best rate at every value of each other hyperparameter,
+    and at each size's own best setting."""
     spec = result.spec
+    along = Along("lr", tuple(spec.hyperparameters))
     table = _table(result, axis)
     found = []
     for rule in spec.axes["rule"]:
         of_rule = table[table["rule"] == rule]
-        if of_rule.empty:
-            continue
-        best = best_setting(of_rule, axis, Along("lr", tuple(spec.hyperparameters)))
-        for values in spec.cells:
-            others = [name for name in spec.hyperparameters if values[name] != best[name]]
-            if values["rule"] == rule and len(others) <= 1:
-                found.append(dataclasses.replace(spec.only(values), lrs=(best["lr"],), search="grid"))
+        best = best_setting(of_rule[of_rule[axis.name] == axis.base], along)
+        for size in axis.sizes if best else ():
+            own = best_setting(of_rule[of_rule[axis.name] == size], along)
+            for values in _cells(spec, rule, size):
+                moved = [name for name in spec.hyperparameters if values[name] != best[name]]
+                is_own = all(values[name] == own.get(name) for name in spec.hyperparameters)
+                if len(moved) <= 1 or is_own:
+                    found.append(dataclasses.replace(spec.only(values), lrs=(best["lr"],), search="grid"))
     return found
 
 
