@@ -180,7 +180,8 @@ def _axes(flag: str, given: Sequence[Sequence[str]]) -> dict[str, list[Value]]:
         if name in axes:
             raise InvalidValueError(f"`{flag} {name}` is given twice: give all of its values at once")
         if not values:
-            raise InvalidValueError(f"`{flag}` is written {flag} name value value ..., got {name}")
+            about = " (what a question is about: --about)" if flag == "--hyperparameter" else ""
+            raise InvalidValueError(f"`{flag}` is written {flag} name value value ..., got {name}{about}")
         axes[name] = [value_of(value) for value in values]
     return axes
 

@@ -75,7 +75,8 @@ def fit_surface(
     seed: Int[np.ndarray, " run"],
     loss: Float[np.ndarray, " run"],
 ) -> Surface | None:
-    """The quadratic through the best runs; None if there are too few of them, or losses that have no logarithm.
+    """The quadratic through the best runs; None if they are too few or too much alike to tell the axes apart, or have
+    losses without a logarithm.
 
     Args:
         points: Logarithms of the hyperparameters.
@@ -104,7 +105,9 @@ def fit_surface(
     unit = (points - centre) / scale
     levels = np.eye(seeds)[seed]
     design = np.hstack([_columns(unit), levels])[is_near]
-    found, *_ = np.linalg.lstsq(design, logs[is_near], rcond=None)
+    found, _, rank, _ = np.linalg.lstsq(design, logs[is_near], rcond=None)
+    if rank < design.shape[1]:
+        return None
     return Surface(centre, scale, found[:columns], unit.min(0), unit.max(0), is_near)
 
 

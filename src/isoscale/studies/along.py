@@ -177,8 +177,8 @@ def _brought(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> d
         few = ", ".join(axis.words(size) for size in of_size if size not in surfaces)
         names = ", ".join([along.name, *along.tuned])
         raise InvalidValueError(
-            f"too few runs at {few} to tell {names} apart, as every run has values of its own: add runs, "
-            "or `hold` all but one"
+            f"the runs at {few} are too few, or too much alike, to tell {names} apart, as every run has values of its "
+            "own: add runs, or `hold` all but one"
         )
     base, points = surfaces[axis.base]
     losses = of_size[axis.base]["loss"].to_numpy(float)
@@ -192,10 +192,14 @@ def _brought(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> d
             there = surface.at(moved)
         else:
             there = surface.least(0, points)
-        loss = runs["loss"].to_numpy(float) * np.exp(there - surface.at(points))
-        # A run that diverged above all that trained may have done so because of its learning rate.
-        is_lost = np.isinf(loss) & (points[:, 0] > points[surface.is_near, 0].max()) & (along.name == "lr")
-        kept = surface.is_near | is_lost
+        loss = runs["loss"].to_numpy(float)
+        cost = surface.at(points) - there
+        # Far from the optimum there is no quadratic: what the others cost must be as little as near it.
+        kept = np.isfinite(loss) & (cost <= cost[surface.is_near].max())
+        if along.name == "lr":
+            # A run that diverged above all that trained may have done so because of its learning rate.
+            kept |= np.isinf(loss) & (points[:, 0] > points[kept, 0].max())
+        loss = loss * np.exp(-cost)
         found[size] = Curve.of_runs(2.0 ** points[kept, 0], runs["seed"].to_numpy()[kept], loss[kept])
     return found
 
