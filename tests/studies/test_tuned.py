@@ -137,7 +137,7 @@ def test_questions_about_what_was_not_tuned(tmp_path: Path):
             spec(hyperparameters={"kind": ["a", "b"]}, search="grid"), store=tmp_path / "s.db", hyperparameter="kind"
         )
     few = table().drop_duplicates(["lr", "depth", "seed"]).assign(weight_decay=lambda runs: runs["lr"] * 3)
-    with pytest.raises(InvalidValueError, match="the runs at depth 4 are too few, or too much alike"):
+    with pytest.raises(InvalidValueError, match="the runs at depth 4, depth 8 are too few, or too much alike"):
         isoscale.judge(few)
 
 
@@ -166,7 +166,9 @@ def test_lengths_are_a_size(tmp_path: Path, ran: list[Any]):
     assert (found.axis, found.base, found.target) == ("steps", 40, 160)
     drift = found.data["drift"].sel(rule="-")
     np.testing.assert_allclose(drift, [0, -0.5, -1], atol=0.1)
+    assert found.result is not None
+    trained = found.result.runs_table().query("steps == 160")["lr"].unique().tolist()
     ran.clear()
-    alone = spec(train=by_length, steps=[160], depths=[], hyperparameters={}, lrs=[2.0**-6])
+    alone = spec(train=by_length, steps=[160], depths=[], hyperparameters={}, lrs=trained[:1], seeds=1)
     isoscale.sweep(alone, store=tmp_path / "s.db")
     assert ran == []

@@ -19,11 +19,13 @@ from isoscale.runs import interrupts, worker
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
+from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
 from isoscale.runs.trainers import changed, registry
 from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.twins import Twins
 from isoscale.training.memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
@@ -190,21 +192,30 @@ class Job:
         plans = [prepare(spec, runner.data, runner.store) for spec in specs]
         self._plans = [changed.settled(plan, runner.store, reuse=runner.reuse, fresh=runner.fresh) for plan in plans]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
+        self.twins = Twins(self.shards)
 
     @functools.cached_property
     def left(self) -> list[AnyShard]:
-        """What the store does not have; a store that is not there yet is not made."""
+        """What must run: what the store does not have, once; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
-            return _costliest_first(self.shards)
+            return self.twins.first(_costliest_first(self.shards))
         with Store(self._runner.store) as store:
-            return missing(self.shards, store)
+            return self.twins.first(missing(self.shards, store))
 
     def run(self, engine_for: Callable[[int], Engine], *, is_round: bool = False) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
-            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round).run()
+            self._copy(store)
+            _Driver(self.shards, left, store, show, self.backend, engine_for, self.twins, is_round).run()
             return self._gathered(store)
+
+    def _copy(self, store: Store) -> None:
+        """Keep what the store has of one rule's trials under the keys of its twins."""
+        for shard in missing(self.shards, store):
+            for other in self.twins.of(shard):
+                finished = store.finished(other.keys)
+                store.record(self.twins.copies(other, store.read(finished)))
 
     def read(self) -> list[SweepResult]:
         """What the store has."""
@@ -316,11 +327,12 @@ class _Driver:
         show: Callable[[Progress], None],
         backend: Backend,
         engine_for: Callable[[int], Engine],
+        twins: Twins,
         is_round: bool = False,
     ) -> None:
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
-        self.is_round = is_round
+        self.twins, self.is_round = twins, is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -371,7 +383,7 @@ class _Driver:
     def _take_back(self, engine: Engine, future: concurrent.futures.Future) -> None:
         shard = self.running.pop(future)
         try:
-            self.store.record(engine.result(future))
+            self._record(shard, engine.result(future))
         except WorkerLostError as error:
             self._lost(shard, str(error))
         except IsoscaleError:
@@ -393,7 +405,11 @@ class _Driver:
 
     def _failed(self, shard: AnyShard, reason: str) -> None:
         _log.error("%s failed: %s", shard.label, reason)
-        self.store.record(worker.failures(shard, reason, self.backend.device))
+        self._record(shard, worker.failures(shard, reason, self.backend.device))
+
+    def _record(self, shard: AnyShard, records: list[TrialRecord]) -> None:
+        """Keep what came of a shard, under the keys of its twins too."""
+        self.store.record([*records, *self.twins.copies(shard, records)])
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.parametrization.plan import Plan
-from isoscale.runs.keys import Keys, Source, identity
+from isoscale.runs.keys import Keys, Source, digest, identity
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
@@ -58,6 +58,14 @@ class Shard:
     def rule(self) -> str:
         """Name of the rule."""
         return self.config.rule
+
+    @functools.cached_property
+    def twin(self) -> str | None:
+        """What it shares with the shards of other rules at the base's own size, where no rule changes anything."""
+        config = self.config
+        if (config.width, config.depth) != (config.base_width, config.base_depth):
+            return None
+        return digest({name: value for name, value in self._identity.items() if name != "rule"})
 
     @property
     def label(self) -> str:

@@ -641,7 +641,7 @@ def _one(name: str, value: Any, values: Any) -> Any:
 
 def _lengths(steps: object) -> int | tuple[int, ...]:
     """One length, or several as an axis; one alone is none, so that its trials are those of the plain number."""
-    if isinstance(steps, numbers.Number) or not isinstance(steps, Iterable):
+    if isinstance(steps, (str, bytes, Mapping)) or not isinstance(steps, Iterable):
         return whole("steps", steps)
     lengths = _distinct("steps", [whole("steps", length) for length in _items("steps", steps)])
     return lengths if len(lengths) > 1 else lengths[0]

@@ -115,6 +115,18 @@ class ForeignShard:
         """Name of its rule, "-" if the sweep has none."""
         return self.shared["rule"]
 
+    @functools.cached_property
+    def twin(self) -> str | None:
+        """What it shares with the trials of other rules at the base's own size, where no rule changes anything.
+
+        Only of a model whose plan isoscale asks for: what a function makes of its rule, nobody else knows.
+        """
+        base = self.shared.get("base")
+        sizes = {name: size for name, size in self.shared["sizes"].items() if name != "batch_size"}
+        if base is None or self.rule == NO_RULE or dict(base) != sizes:
+            return None
+        return digest({name: value for name, value in self.shared.items() if name != "rule"})
+
     @property
     def label(self) -> str:
         """Which trial, for a person."""
