@@ -24,7 +24,8 @@ class LrCommand:
     """A learning rate without a sweep: a short race, and how far off such races are.
 
     Beside it the maximal-update learning rate (AM-muP), at which pre-activations change by 1 in mean square at the
-    first step; a model with a readout of zeros, whose hidden layers do not move then, has none. With --sweep, trains at learning rates around the recommended one and says how far the best one is.
+    first step; a model with a readout of zeros, whose hidden layers do not move then, has none. With --sweep,
+    trains at learning rates around the recommended one and says how far the best one is.
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"

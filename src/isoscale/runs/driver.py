@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
+from isoscale.runs.cost import Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
@@ -98,12 +99,17 @@ class Runner:
             return result
         from isoscale.runs.adaptive import adaptive_sweep, announced
 
-        with self.announced(announced(spec)).session() as session:
+        expected = announced(spec)
+        with self.announced(expected).session(expected) as session:
             return adaptive_sweep(session, spec)
 
-    def session(self) -> Session:
-        """For several runs one after the other, as a search makes them: the workers stay in between."""
-        return Session(self)
+    def session(self, expected: Sweep | None = None) -> Session:
+        """For several runs one after the other, as a search makes them: the workers stay in between.
+
+        Args:
+            expected: A sweep of about the cost of all of them.
+        """
+        return Session(self, expected=expected)
 
     def announced(self, spec: Sweep) -> Runner:
         """A runner that says once what a sweep of that size costs; of a search, only if a part of it is not stored."""
@@ -127,8 +133,10 @@ class Runner:
 class Session:
     """Runs sweeps one after the other on workers that stay until its end; a context manager."""
 
-    def __init__(self, runner: Runner, *, is_search: bool = True) -> None:
+    def __init__(self, runner: Runner, *, is_search: bool = True, expected: Sweep | None = None) -> None:
         self._runner = runner
+        is_timed = expected is not None and expected.is_foreign and runner.progress is not False
+        self._watch = Stopwatch(prepare(expected, runner.data, runner.store) if expected and is_timed else ())
         self._is_search = is_search
         self._backend = runner.backend()
         self._engine: Engine | None = None
@@ -142,7 +150,7 @@ class Session:
             self._runner.announce(job)
         self._backend.connect()
         try:
-            return job.run(self._engine_for, is_round=self._is_search)
+            return job.run(self._engine_for, self._watch, is_round=self._is_search)
         except BaseException:
             # Shards of a run that failed must not go on beside those of the next one.
             self._end(*sys.exc_info())
@@ -202,12 +210,14 @@ class Job:
         with Store(self._runner.store) as store:
             return self.twins.first(missing(self.shards, store))
 
-    def run(self, engine_for: Callable[[int], Engine], *, is_round: bool = False) -> list[SweepResult]:
+    def run(
+        self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
+    ) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
             self._copy(store)
-            _Driver(self.shards, left, store, show, self.backend, engine_for, self.twins, is_round).run()
+            _Driver(self.shards, left, store, show, self.backend, engine_for, self.twins, watch, is_round).run()
             return self._gathered(store)
 
     def _copy(self, store: Store) -> None:
@@ -328,11 +338,12 @@ class _Driver:
         backend: Backend,
         engine_for: Callable[[int], Engine],
         twins: Twins,
+        watch: Stopwatch,
         is_round: bool = False,
     ) -> None:
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
-        self.twins, self.is_round = twins, is_round
+        self.twins, self.watch, self.is_round = twins, watch, is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -410,6 +421,10 @@ class _Driver:
     def _record(self, shard: AnyShard, records: list[TrialRecord]) -> None:
         """Keep what came of a shard, under the keys of its twins too."""
         self.store.record([*records, *self.twins.copies(shard, records)])
+        for record in records:
+            # What diverged or failed may have ended early.
+            if record.status == "done" and record.numbers:
+                self.watch.see(shard, record.measured.get("seconds", 0.0))
 
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)
@@ -422,4 +437,5 @@ class _Driver:
             steps = member_steps[self.slots[shard.id]] if member_steps else 0
             done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
         elsewhere = 0 if self.running else len(self.waiting)
-        return Progress(total, done, elsewhere, self.is_round)
+        left = self.watch.left([*self.waiting, *self.running.values()], self.backend.workers or 1)
+        return Progress(total, done, elsewhere, self.is_round, left)

@@ -172,8 +172,8 @@ or both as a path (`paired`, or a `base` that names both)
     runner = runner or Runner(**where)
     started = time.monotonic()
     # What a search will ask for is not known before: a grid of about its cost is announced.
-    announcing = runner.announced(announced(spec) if spec.search == "adaptive" else spec)
-    with announcing.session() as session:
+    expected = announced(spec) if spec.search == "adaptive" else spec
+    with runner.announced(expected).session(expected) as session:
         result = _trained(session, spec, axis)
         found = of_sweep(result, axis, limits, along)
         for _ in range(_ROUNDS if until_decided else 0):
