@@ -137,8 +137,8 @@ def test_questions_about_what_was_not_tuned(tmp_path: Path):
             spec(hyperparameters={"kind": ["a", "b"]}, search="grid"), store=tmp_path / "s.db", hyperparameter="kind"
         )
     few = table().drop_duplicates(["lr", "depth", "seed"]).assign(weight_decay=lambda runs: runs["lr"] * 3)
-    with pytest.raises(InvalidValueError, match="the runs at depth 4, depth 8 are too few, or too much alike"):
-        isoscale.judge(few)
+    found = isoscale.judge(few)
+    assert "too much alike, to tell lr, weight_decay apart" in found.data.attrs["notes"]
 
 
 def test_more_points_add_to_those_that_there_are(tmp_path: Path, ran: list[Any]):

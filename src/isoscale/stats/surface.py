@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 
 # Share of the runs, the best ones, that are near enough to the optimum for a quadratic.
 _NEAR = 0.5
+# Places at which the least loss along one axis is worked out.
+_KNOTS = 65
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,13 @@ class Surface:
 
     def least(self, held: int, points: Float[np.ndarray, "run axis"]) -> Float[np.ndarray, " run"]:
         """The least log loss that other coordinates have, where one is held as it is at each point."""
-        best = np.array([self._descended(point, held) for point in points])
-        return self.at(best)
+        values = points[:, held]
+        # A smooth function of the one that is held, however many points there are.
+        knots = np.linspace(values.min(), values.max(), _KNOTS)
+        best = np.tile(self.centre, (_KNOTS, 1))
+        best[:, held] = knots
+        best = np.array([self._descended(point, held) for point in best])
+        return np.interp(values, knots, self.at(best))
 
     def optimum(self, start: Float[np.ndarray, " axis"]) -> Float[np.ndarray, " axis"]:
         """The point of the least log loss in the box, downhill from a start."""
@@ -76,7 +83,7 @@ def fit_surface(
     loss: Float[np.ndarray, " run"],
 ) -> Surface | None:
     """The quadratic through the best runs; None if they are too few or too much alike to tell the axes apart, or have
-    losses without a logarithm.
+    losses or hyperparameters without a logarithm.
 
     Args:
         points: Logarithms of the hyperparameters.
@@ -84,7 +91,7 @@ def fit_surface(
         loss: Not finite where a run diverged.
     """
     is_stable = np.isfinite(loss)
-    if not is_stable.any() or (loss[is_stable] <= 0).any():
+    if not np.isfinite(points).all() or not is_stable.any() or (loss[is_stable] <= 0).any():
         return None
     seeds = int(seed.max()) + 1
     axes = points.shape[1]

@@ -71,12 +71,12 @@ def usable(table: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     """The runs whose hyperparameter can be compared in octaves, and what was left out, in words.
 
     Raises:
-        InvalidValueError: A value that is no number, or none that is positive.
+        InvalidValueError: A value that is negative or infinite, or none that is positive.
     """
     if table.empty:
         return table, []
     values = table[name].to_numpy(float)
-    if not np.isfinite(values).all() or not (values > 0).any() or (values < 0).any():
+    if np.isinf(values).any() or not (values > 0).any() or (values < 0).any():
         bad = values[~(values > 0)][:5].tolist()
         raise InvalidValueError(f"`{name}` must be positive to be compared in octaves, got {bad}")
     octaves = in_octaves(name, values)
@@ -84,7 +84,7 @@ def usable(table: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
     if is_usable.all():
         return table, []
     left_out = ", ".join(f"{value:g}" for value in np.unique(values[~is_usable]))
-    return table[is_usable], [f"runs at {name} {left_out} are left out: no octaves lead there"]
+    return table[is_usable], [f"runs at {name} {left_out} are left out of its verdict: no octaves lead there"]
 
 
 def octaves_of(table: pd.DataFrame, name: str) -> int:
@@ -97,8 +97,8 @@ def octaves_of(table: pd.DataFrame, name: str) -> int:
     return len(np.unique(octaves[octaves > 0]))
 
 
-def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dict[Any, Curve]:
-    """The curve of each size along a hyperparameter.
+def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> tuple[dict[Any, Curve], list[str]]:
+    """The curve of each size along a hyperparameter, and what is to be said of them.
 
     Args:
         table: The runs of one rule, one for each setting and seed.
@@ -107,19 +107,25 @@ def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dic
         others: Where the other tuned ones are.
     """
     if not along.tuned or table.empty:
-        return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}
+        return {size: _curve(table[table[axis.name] == size], along.name) for size in axis.sizes}, []
+    notes = []
     if is_scattered(table, axis, along):
-        return _brought(table, axis, along, others)
+        brought = _brought(table, axis, along, others)
+        if brought is not None:
+            return brought, []
+        names = ", ".join([along.name, *along.tuned])
+        notes = [f"runs are too few, or too much alike, to tell {names} apart: each counts as it is"]
+        others = "best"
     of_size = {size: table[table[axis.name] == size] for size in axis.sizes}
     if others == "held":
         kept = {size: _at(runs, along, best_setting(of_size[axis.base], along)) for size, runs in of_size.items()}
-    elif along.name == "lr" and not _is_crossed(table, axis, along):
+    elif along.name == "lr" and not notes and not _is_crossed(table, axis, along):
         kept = {size: _at(runs, along, best_setting(runs, along)) for size, runs in of_size.items()}
     else:
         kept = {}
         for size, runs in of_size.items():
             kept[size] = runs.groupby([along.name, "seed"], sort=False)[["loss"]].min().reset_index()
-    return {size: _curve(runs, along.name) for size, runs in kept.items()}
+    return {size: _curve(runs, along.name) for size, runs in kept.items()}, notes
 
 
 def best_setting(runs: pd.DataFrame, along: Along) -> dict[str, Any]:
@@ -165,21 +171,15 @@ def _curve(of_size: pd.DataFrame, name: str) -> Curve:
 
 
 # --- scattered points ---
-def _brought(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dict[Any, Curve]:
-    """The curves of scattered points, each brought to where the others are held or best."""
+def _brought(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> dict[Any, Curve] | None:
+    """The curves of scattered points, each brought to where the others are held or best; None if they cannot be."""
     of_size = {size: table[table[axis.name] == size] for size in axis.sizes}
     surfaces: dict[Any, tuple[Surface, np.ndarray]] = {}
     for size, runs in of_size.items():
         fitted = _fitted(runs, along)
-        if fitted is not None:
-            surfaces[size] = fitted
-    if len(surfaces) < len(of_size):
-        few = ", ".join(axis.words(size) for size in of_size if size not in surfaces)
-        names = ", ".join([along.name, *along.tuned])
-        raise InvalidValueError(
-            f"the runs at {few} are too few, or too much alike, to tell {names} apart, as every run has values of its "
-            "own: add runs, or `hold` all but one"
-        )
+        if fitted is None:
+            return None
+        surfaces[size] = fitted
     base, points = surfaces[axis.base]
     losses = of_size[axis.base]["loss"].to_numpy(float)
     reference = base.optimum(points[np.argmin(np.where(base.is_near, losses, np.inf))])

@@ -127,7 +127,8 @@ def judge_table(
     found = Judged(along, notes=notes)
     for name in rules or table["rule"].unique().tolist():
         of_rule = table[table["rule"] == name]
-        of_size = curves(of_rule, axis, along, others)
+        of_size, said = curves(of_rule, axis, along, others)
+        found.notes.extend(note for note in said if note not in found.notes)
         verdicts = {}
         for size in axis.sizes:
             names = (axis.words(axis.base), axis.words(size))
