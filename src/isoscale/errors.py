@@ -16,6 +16,10 @@ class InvalidValueError(IsoscaleError, ValueError):
     """An argument has the right type and a value that makes no sense."""
 
 
+class NothingMovesError(InvalidValueError):
+    """No pre-activation moves at the first step, so that no learning rate moves any by 1."""
+
+
 class InvalidTypeError(IsoscaleError, TypeError):
     """An argument has a type that cannot be used."""
 

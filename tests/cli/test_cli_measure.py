@@ -44,6 +44,12 @@ def make(width, depth, gain=1.0):
     return Net(width, depth, gain)
 
 
+def silent(width, depth):
+    model = Net(width, depth, 1.0)
+    nn.init.zeros_(model.readout.weight)
+    return model
+
+
 def deep(depth):
     return Net(8, depth, 1.0)
 
@@ -205,6 +211,20 @@ def test_lr_says_where_its_error_was_not_measured(isoscale: Run):
     _, out, _ = isoscale("lr", *flags)
     assert "Error of the method: not measured under sign, only under sgd and adamw" in out
     assert _json(isoscale("lr", *flags, "--json")[1])["method_error"] is None
+
+
+def test_a_readout_of_zeros_has_no_maximal_update_rate_and_races(isoscale: Run, factory: str):
+    flags = [f"{factory}:silent", "--size", "width=8,depth=2", "--seeds", "1", "--batches", "1"]
+    code, out, errors = isoscale("lr", *flags)
+    assert (code, errors) == (0, "")
+    assert "Maximal-update learning rate (AM-muP): none, as no pre-activation moves" in out
+    found = _json(isoscale("lr", *flags, "--json")[1])
+    assert found["lr"] is None
+    assert math.isfinite(found["recommended_lr"])
+    code, _, errors = isoscale("lr", *flags, "--no-race")
+    assert code == 2
+    assert "Is the readout initialised to zero?" in errors
+    assert "leave out --no-race" in errors
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "sign", "muon"])

@@ -50,6 +50,24 @@ def test_a_function_is_swept(isoscale: Callable[..., Any], script: Path, inline:
     assert "40 trials done, 0 diverged, in own.db" in out
 
 
+def test_a_random_search_over_lengths_about_another_hyperparameter(
+    isoscale: Callable[..., Any], script: Path, inline: Any
+):
+    grid = ["--widths", 16, "--steps", 20, 40, "--log2-lr", -6, 0, "--seeds", 2, "--search", "random", "--points", 8]
+    tuned = ["--hyperparameter", "weight_decay", 0.01, 1, "--about", "weight_decay"]
+    code, out, err = isoscale("transfer", "--train", "mytrain.py:train", *grid, *tuned, "--json")
+    assert (code, err) == (0, "")
+    assert len(inline.ran) == 2 * 8 * 2
+    found = json.loads(out)
+    assert found["question"] == "Does the weight_decay of steps 20 serve steps 40?"
+    assert found["hyperparameter"] == "weight_decay"
+    told = [(row["hyperparameter"], row["others"]) for row in found["tuned"]]
+    assert told == [(name, others) for name in ("learning rate", "weight_decay") for others in ("best", "held")]
+    code, _, err = isoscale("transfer", "--train", "mytrain.py:train", *grid, "--hyperparameter", "weight_decay")
+    assert code == 2
+    assert "what a question is about: --about" in err
+
+
 def test_a_command_is_swept_and_shown_first(isoscale: Callable[..., Any], script: Path, inline: Any, tmp_path: Path):
     flags = ["--command", "sh run.sh {width} {lr}", "--loss-pattern", "loss ([0-9.]+)", "--widths", 4, 8]
     code, out, _ = isoscale("sweep", *flags, "--lrs", 0.5, 0.25, "--seeds", 1, "--dry-run")

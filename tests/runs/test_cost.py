@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -44,3 +45,30 @@ def test_workers_share_the_shards(clock: SimpleNamespace) -> None:
     two = cost.estimate_seconds(shards, 2, "cpu") - cost._WORKER_START_SECONDS
     many = cost.estimate_seconds(shards, 9, "cpu") - cost._WORKER_START_SECONDS
     assert (two, many) == (pytest.approx(one / 2), pytest.approx(one / 2))
+
+
+def test_code_of_the_users_is_timed_while_it_trains() -> None:
+    """A size that was not timed yet costs in proportion to its parameters, and a shorter trial in proportion to it."""
+    whole = Sweep(train="math:sqrt", widths=[8, 16], lrs=[0.1, 0.2], seeds=2, steps=100)
+    small, large = [list(prepare(whole.only({"width": width}))) for width in (8, 16)]
+    watch = cost.Stopwatch()
+    assert watch.left(small, 1) is None
+    watch.see(small[0], 3.0)
+    assert watch.left(small[1:], 1) == pytest.approx(9)
+    assert watch.left(large, 1) == pytest.approx(4 * 3 * 4)
+    watch.see(large[0], 5.0)
+    # No schedule beats the longest trial.
+    assert [watch.left(large[1:], workers) for workers in (1, 3, 9)] == [15, 5, 5]
+    pilots = list(prepare(dataclasses.replace(whole.only({"width": 8}), steps=25)))
+    assert watch.left(pilots, 1) == pytest.approx(4 * 3 / 4)
+
+
+def test_a_search_says_what_its_further_rounds_will_cost() -> None:
+    expected = prepare(Sweep(train="math:sqrt", widths=[8], lrs=[0.1, 0.2], seeds=2))
+    watch = cost.Stopwatch(expected)
+    watch.see(expected[0], 3.0)
+    assert watch.left(expected[1:2], 1) == pytest.approx(9)
+    for _ in range(5):
+        watch.see(expected[0], 3.0)
+    # It took longer than was thought: what is left of this round is known all the same.
+    assert watch.left(expected[1:2], 1) == pytest.approx(3)

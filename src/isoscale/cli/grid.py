@@ -95,13 +95,17 @@ class Grid:
     """... this many to a factor of two."""
     lrs: tuple[float, ...] | None = None
     """The learning rates themselves, instead of --log2-lr."""
-    search: Literal["adaptive", "grid"] | None = None
-    """adaptive: from a short pilot to the optimum; grid: every learning rate. Default: adaptive for transfer, grid for
-    sweep."""
+    search: Literal["adaptive", "grid", "random"] | None = None
+    """adaptive: from a short pilot to the optimum; grid: every learning rate; random: points spread over the ranges of
+    all that is tuned, the same at every size. Default: adaptive for transfer, grid for sweep."""
+    points: int | None = None
+    """How many points a random search has; 32 by default."""
+    linear: tuple[str, ...] = ()
+    """Hyperparameters that a random search draws evenly in themselves and not in their logarithm."""
     seeds: int = 5
     """Number of seeds: 0, 1, ..."""
-    steps: int = 100
-    """Optimizer steps of each trial."""
+    steps: tuple[int, ...] = (100,)
+    """Optimizer steps of each trial; several lengths are an axis of sizes."""
     batch_size: int = 64
     """Samples in a step."""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
@@ -178,7 +182,8 @@ def _axes(flag: str, given: Sequence[Sequence[str]]) -> dict[str, list[Value]]:
         if name in axes:
             raise InvalidValueError(f"`{flag} {name}` is given twice: give all of its values at once")
         if not values:
-            raise InvalidValueError(f"`{flag}` is written {flag} name value value ..., got {name}")
+            about = " (what a question is about: --about)" if flag == "--hyperparameter" else ""
+            raise InvalidValueError(f"`{flag}` is written {flag} name value value ..., got {name}{about}")
         axes[name] = [value_of(value) for value in values]
     return axes
 

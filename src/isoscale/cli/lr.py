@@ -13,7 +13,7 @@ from rich.text import Text
 from isoscale.cli.factory import keywords
 from isoscale.cli.problem import On, Problem
 from isoscale.cli.terminal import bar, console, print_json, print_notes
-from isoscale.errors import InvalidValueError
+from isoscale.errors import InvalidValueError, NothingMovesError
 
 if TYPE_CHECKING:
     from isoscale.measure import MaxUpdate, Race, RaceError
@@ -24,7 +24,8 @@ class LrCommand:
     """A learning rate without a sweep: a short race, and how far off such races are.
 
     Beside it the maximal-update learning rate (AM-muP), at which pre-activations change by 1 in mean square at the
-    first step. With --sweep, trains at learning rates around the recommended one and says how far the best one is.
+    first step; a model with a readout of zeros, whose hidden layers do not move then, has none. With --sweep,
+    trains at learning rates around the recommended one and says how far the best one is.
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
@@ -69,15 +70,7 @@ class LrCommand:
         sizes = keywords(self.size, "--size")
         batches = problem.batches[: self.batches]
         out = console(quiet=self.quiet or self.json)
-        found = measure.max_update_lr(
-            lambda seed: measure.build(problem.make, seed, **sizes),
-            problem.loss_fn,
-            batches,
-            optimizer=self.optimizer,
-            count=self.count,
-            mean=self.mean,
-            seeds=self.seeds,
-        )
+        found, missing = self._max_update(problem, sizes, batches)
         error = measure.race_error(self.optimizer)
         told: dict[str, Any] = {}
         race = self._race(problem, sizes) if self.race else None
@@ -88,15 +81,44 @@ class LrCommand:
                 "race": _as_json(race),
                 "method_error": None if error is None else asdict(error),
             }
-        self._print_max_update(found, len(batches), error, out)
-        asked = found.lr
+        if found is None:
+            out.print(f"Maximal-update learning rate (AM-muP): none, as {missing}", soft_wrap=True)
+            told |= {"lr": None, "no_max_update": missing}
+        else:
+            self._print_max_update(found, len(batches), error, out)
+            told |= asdict(found) | {"lowest": found.lowest, "highest": found.highest}
+        if not self.sweep:
+            out.print("Confirm with: --sweep")
+        asked = math.nan if found is None else found.lr
         if race is not None and math.isfinite(race.lr):
             asked = race.lr
-        confirmed = self._confirm(asked, problem, sizes, out) if self.sweep else {}
+        if self.sweep and math.isfinite(asked):
+            told |= self._confirm(asked, problem, sizes, out)
+        elif self.sweep:
+            out.print("Nothing to confirm: there is neither a recommended learning rate nor a maximal-update one")
         if self.json:
-            extremes = {"lowest": found.lowest, "highest": found.highest}
-            print_json(asdict(found) | extremes | told | confirmed)
+            print_json(told)
         return 0
+
+    def _max_update(self, problem: Problem, sizes: dict[str, Any], batches: list[Any]) -> tuple[MaxUpdate | None, str]:
+        """The maximal-update learning rate, or why there is none, if a race stands in for it."""
+        from isoscale import measure
+
+        try:
+            found = measure.max_update_lr(
+                lambda seed: measure.build(problem.make, seed, **sizes),
+                problem.loss_fn,
+                batches,
+                optimizer=self.optimizer,
+                count=self.count,
+                mean=self.mean,
+                seeds=self.seeds,
+            )
+        except NothingMovesError as error:
+            if self.race:
+                return None, str(error)
+            raise InvalidValueError(f"{error}. A race needs no such thing: leave out --no-race") from error
+        return found, ""
 
     def _race(self, problem: Problem, sizes: dict[str, Any]) -> Race:
         from isoscale import measure
@@ -144,8 +166,6 @@ class LrCommand:
             f"{self.seeds} seeds x {batches} batches"
         )
         print_notes(out, found.notes)
-        if not self.sweep:
-            out.print("Confirm with: --sweep")
 
     def _confirm(self, asked: float, problem: Problem, sizes: dict[str, Any], out: Console) -> dict[str, Any]:
         from isoscale import measure

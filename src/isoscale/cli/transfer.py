@@ -33,6 +33,8 @@ class TransferCommand:
     place: Place = field(default_factory=Place)
     report: str = "isoscale-report"
     """Folder of the report."""
+    about: str = "lr"
+    """What the question is about: lr, or a hyperparameter of --hyperparameter. Each of them has its verdict anyway."""
     until_decided: bool = False
     """Where the verdict is "cannot tell", do the runs that would tell, in twelve rounds at most."""
     verdict: VerdictFlags = field(default_factory=VerdictFlags)
@@ -47,13 +49,15 @@ class TransferCommand:
 
         out = console(quiet=self.place.quiet or self.place.json)
         spec, axis = hp_transfer.asked(spec)
-        out.print(Text.assemble((ask(axis), "bold"), f"   {spec.subject}"))
+        along = hp_transfer.along_of(spec, self.about)
+        out.print(Text.assemble((ask(axis, along.words), "bold"), f"   {spec.subject}"))
         if self.place.dry_run:
             running.dry_run(spec, self.place, out)
             return 0
         with running.runner(self.place, out) as runner:
             found = hp_transfer.transfer(
                 spec,
+                hyperparameter=self.about,
                 limits=self.verdict.limits(),
                 until_decided=self.until_decided,
                 runner=runner,
@@ -102,6 +106,10 @@ def print_verdicts(found: Transfer, out: Console) -> None:
         out.print(f"rate used: {report.rate_cell(found.data, rule)}")
         cells = report.by_size(found.data, rule)
         out.print(framed(cells.columns, cells.values))
+    tuned = report.tuned_table(found.data)
+    if not tuned.empty:
+        out.print("\nEach hyperparameter by itself", style="bold")
+        out.print(framed(tuned.columns, tuned.values))
     out.print()
     for run in found.next_runs:
         out.print(f"This would tell: {run}")
@@ -147,6 +155,8 @@ def result_of(found: Transfer) -> dict[str, Any]:
     return {
         "question": data.attrs["question"],
         "answer": found.answer,
+        "hyperparameter": data.attrs["hyperparameter"],
+        "tuned": json.loads(data.attrs["tuned"]),
         "limits": json.loads(data.attrs["limits"]),
         "rules": rules,
         "next_runs": runs,

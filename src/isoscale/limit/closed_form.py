@@ -108,7 +108,7 @@ def first_step_response(
     lr: float = 0.15,
     phi: Phi = "tanh",
     horizon: float = 1.0,
-    backward_weights: str = "independent",
+    backward_weights: str = "reused",
     train_ends: bool = True,
 ) -> Response:
     """The equation for c_t of docs/theory.md, section 2, to first order in the learning rate.
@@ -145,7 +145,7 @@ def first_step_kernel(
     x: Any,
     phi: Phi = "tanh",
     horizon: float = 1.0,
-    backward_weights: str = "independent",
+    backward_weights: str = "reused",
 ) -> Float[np.ndarray, "samples samples"]:
     """Theta, with f^1 - f^0 = -lr sum_b chi_b Theta(., b) + O(lr^2) when everything is trained.
 
@@ -166,7 +166,7 @@ def first_step_kernel(
     return kernels.stream[-1] + blocks + input_weights
 
 
-def one_step_linear(horizon: float = 1.0, backward_weights: str = "independent", depth: int | None = None) -> float:
+def one_step_linear(horizon: float = 1.0, backward_weights: str = "reused", depth: int | None = None) -> float:
     """(f^1 - f^0) / (-lr chi) for phi linear, one sample with |x|^2 = features, frozen U and v, small lr.
 
     Args:
@@ -190,7 +190,7 @@ def one_step_linear(horizon: float = 1.0, backward_weights: str = "independent",
     return growth**depth - 1
 
 
-def one_step_relu(horizon: float = 1.0, backward_weights: str = "independent") -> float:
+def one_step_relu(horizon: float = 1.0, backward_weights: str = "reused") -> float:
     """(f^1 - f^0) / (-lr chi) for phi ReLU at infinite depth, one sample with |x|^2 = features, frozen U and v.
 
     >>> round(one_step_relu(1.0, "reused"), 4), round(one_step_relu(1.0, "independent"), 4)
@@ -210,7 +210,7 @@ def linear(
     steps: int = 10,
     lr: float = 0.15,
     horizon: float = 1.0,
-    backward_weights: str = "independent",
+    backward_weights: str = "reused",
     train_ends: bool = True,
     loss: str = "mse",
     *,

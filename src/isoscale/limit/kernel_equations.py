@@ -371,8 +371,8 @@ def chebyshev(points: int) -> tuple[np.ndarray, np.ndarray]:
     """Chebyshev points of [0, 1], ends included, and the integrals from 0 to each of them: (points, points).
 
     >>> time, integral = chebyshev(4)
-    >>> (integral @ time**2 * 3 - time**3).round(12).tolist()
-    [0.0, 0.0, 0.0, 0.0]
+    >>> bool(np.allclose(integral @ time**2, time**3 / 3))
+    True
     """
     time = (1 - np.cos(np.pi * np.arange(points) / (points - 1))) / 2
     monomials = np.polynomial.chebyshev.chebvander(2 * time - 1, points - 1)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
+from isoscale.errors import InvalidTypeError, InvalidValueError, NothingMovesError, unknown
 from isoscale.measure.steps import optimizer_step
 from isoscale.measure.tools.building import pair
 from isoscale.measure.tools.experiment import Experiment
@@ -118,7 +118,8 @@ def max_update_lr(
         batches' means, which counts their interaction twice.
 
     Raises:
-        InvalidValueError: A loss or gradient that is not finite, nothing that counts, or nothing that moves.
+        InvalidValueError: A loss or gradient that is not finite, nothing that counts, or (`NothingMovesError`) nothing
+            that moves.
         InvalidTypeError: A loss that is not one number.
 
     >>> net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
@@ -304,7 +305,7 @@ def _combined(
         if moment == 0:
             silent.append(name)
     if len(silent) == len(names):
-        raise InvalidValueError(
+        raise NothingMovesError(
             "no pre-activation moves: every gradient before the readout is zero. Is the readout initialised to zero? "
             "Then take a step first, or give it its mean-field size"
         )

@@ -8,6 +8,7 @@ from .formats import rate_cell as rate_cell
 from .formats import regret_cell as regret_cell
 from .formats import table as table
 from .formats import terms as terms
+from .formats import tuned_table as tuned_table
 from .formats import verdict_cell as verdict_cell
 from .law_figure import depth_law as depth_law
 from .law_tables import law_tables as law_tables

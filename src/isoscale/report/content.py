@@ -62,6 +62,12 @@ def next_runs(data: xr.Dataset) -> list[str]:
     return json.loads(data.attrs.get("next_runs", "[]"))
 
 
+def tuned(data: xr.Dataset) -> dict[str, list[Any]]:
+    """Columns and rows of the verdicts on several tuned hyperparameters; empty if only one was tuned."""
+    table = formats.tuned_table(data)
+    return {"columns": table.columns.tolist(), "rows": table.values.tolist()}
+
+
 def facts(data: xr.Dataset) -> dict[str, str]:
     """How the experiment was run, as pairs of a word and what stands behind it."""
     attrs = data.attrs
@@ -74,7 +80,7 @@ def facts(data: xr.Dataset) -> dict[str, str]:
         axis.capitalize(): numbers.listing(sizes),
         "Data": _dataset(data),
         "Optimizer": str(attrs["optimizer"]),
-        "Learning rates": _learning_rates(data),
+        _plural(data): _learning_rates(data),
         "Seeds": numbers.listing(seeds),
         "Trials": _trials(data),
         "Time of this run": duration(seconds),
@@ -84,6 +90,12 @@ def facts(data: xr.Dataset) -> dict[str, str]:
     }
     # Of runs that somebody else trained less is known.
     return {word: fact for word, fact in known.items() if fact}
+
+
+def _plural(data: xr.Dataset) -> str:
+    """What was tried, as a heading: "Learning rates"."""
+    what = formats.what(data)
+    return "Learning rates" if what == "learning rate" else f"Values of {what}"
 
 
 def _dataset(data: xr.Dataset) -> str:
@@ -147,7 +159,7 @@ def spoken(data: xr.Dataset, figure: str) -> str:
     verdicts = [f"{rule}: {formats.verdict(data, rule)}" for rule in rules]
     words = ". ".join(verdicts)
     if figure == "loss":
-        return f"Final training loss against learning rate, one panel a rule. {words}."
+        return f"Final training loss against {formats.what(data)}, one panel a rule. {words}."
     if figure == "training":
         target = formats.words(data, formats.target(data))
         return f"Training loss of {target} at its best rate and at the rate used, one panel a rule. {words}."
@@ -157,4 +169,4 @@ def spoken(data: xr.Dataset, figure: str) -> str:
         exponents.append(f"{rule}: exponent {exponent}")
     axis = formats.axis(data)
     words = ". ".join(exponents)
-    return f"Best learning rate against {axis}, one line a rule. {words}."
+    return f"Best {formats.what(data)} against {axis}, one line a rule. {words}."

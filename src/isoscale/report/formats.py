@@ -20,6 +20,10 @@ a path of both, whose sizes are labels such as "width 16, depth 2"):
 Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds,
 trials, diverged, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number
 that does not exist, and an end of an interval that is open, is NaN.
+
+A question may be about another hyperparameter: `what` is its name in words ("learning rate" by default), and what is
+called lr here is it. `tuned` (JSON) has a row for each of several tuned hyperparameters, place of the others ("best"
+or "held") and rule.
 """
 
 from __future__ import annotations
@@ -74,6 +78,11 @@ def base(data: xr.Dataset) -> Size:
 def target(data: xr.Dataset) -> Size:
     """The size that the question is about: the largest."""
     return sizes(data)[-1]
+
+
+def what(data: xr.Dataset) -> str:
+    """The hyperparameter that the question is about, in words: "learning rate"."""
+    return str(data.attrs.get("what", "learning rate"))
 
 
 def words(data: xr.Dataset, size: Size) -> str:
@@ -381,14 +390,15 @@ def table(data: xr.Dataset) -> pd.DataFrame:
 def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
     """One rule with one row per size, in text.
 
-    Columns: the axis's name, "best lr", "95 % interval", "drift", "loss: tuned", "transferred", "regret",
-    "test loss: tuned".
+    Columns: the axis's name, "best lr" (or of what the question is about), "95 % interval", "drift", "loss: tuned",
+    "transferred", "regret", "test loss: tuned".
     """
+    short = "lr" if what(data) == "learning rate" else what(data)
     rows = []
     for size in sizes(data):
         cells = {
             axis(data): str(size),
-            "best lr": lr_cell(data, rule, size),
+            f"best {short}": lr_cell(data, rule, size),
             f"{level(data)} interval": lr_interval(data, rule, size),
             "drift": drift_cell(data, rule, size),
             "loss: tuned": loss_cell(data, rule, size),
@@ -397,4 +407,32 @@ def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
             "test loss: tuned": tuned_test_cell(data, rule, size),
         }
         rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+# Where the other hyperparameters are, in words.
+_PLACES = {"best": "at their best", "held": "held at the base's"}
+
+
+def tuned_table(data: xr.Dataset) -> pd.DataFrame:
+    """The verdict on each of several tuned hyperparameters, in text; empty if only one was tuned.
+
+    Columns: "hyperparameter", "others", "rule", "best at <base>", "best at <target>", "drift", "regret", "verdict".
+    """
+    small, large = words(data, base(data)), words(data, target(data))
+    rows = []
+    for told in json.loads(data.attrs.get("tuned", "[]"), parse_constant=float):
+        bound = BOUND.get(told["at_edge"], "")
+        sign = _SIGNS[_STANDINGS[told["verdict"]]]
+        row = {
+            "hyperparameter": told["hyperparameter"],
+            "others": _PLACES[told["others"]],
+            "rule": called(told["rule"]),
+            f"best at {small}": numbers.learning_rate(told["base_optimum"]),
+            f"best at {large}": bound + numbers.learning_rate(told["optimum"]),
+            "drift": numbers.estimate(told["drift"], told["drift_low"], told["drift_high"], places=1),
+            "regret": numbers.estimate(told["regret"], told["regret_low"], told["regret_high"]),
+            "verdict": f"{sign} {told['verdict']}",
+        }
+        rows.append(row)
     return pd.DataFrame(rows)

@@ -127,7 +127,7 @@ def _frame(axes: Axes, data: xr.Dataset, scale: Scale, *, first: bool) -> None:
     exponents = ticks.powers(low, high)
     axes.set_xlim(low - 0.4, high + 0.4)
     axes.set_xticks(exponents, ticks.as_powers(exponents))
-    axes.set_xlabel("learning rate", labelpad=14)
+    axes.set_xlabel(formats.what(data), labelpad=14)
 
 
 def _strip(axes: Axes, strip: Strip, *, first: bool) -> None:

@@ -88,7 +88,7 @@ def _frame(axes: Axes, data: xr.Dataset) -> None:
     exponents = ticks.powers(low - 0.5, high + 0.7)
     axes.set_ylim(low - 1.1, high + 0.7)
     axes.set_yticks(exponents, ticks.as_powers(exponents))
-    axes.set_ylabel("best learning rate")
+    axes.set_ylabel(f"best {formats.what(data)}")
 
     sizes = formats.sizes(data)
     places = formats.places(data)

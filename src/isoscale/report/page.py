@@ -81,6 +81,8 @@ def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]], colours: set[
         limits=formats.limits(data),
         level=formats.level(data),
         next_runs=content.next_runs(data),
+        tuned=content.tuned(data),
+        what=formats.what(data),
         sizes=formats.sizes(data),
         target=formats.words(data, target),
         command=data.attrs.get("command"),

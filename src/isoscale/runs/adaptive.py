@@ -37,12 +37,12 @@ class _Chain:
         """The first cell whose search has not ended; None at the end."""
         for place, cell in enumerate(self._cells):
             if cell not in self._known:
-                self._known[cell] = self._started(self._cells[:place])
+                self._known[cell] = self._started(cell, self._cells[:place])
             if self._known[cell].wanted():
                 return cell
         return None
 
-    def _started(self, before: Sequence[Cell]) -> Search:
+    def _started(self, cell: Cell, before: Sequence[Cell]) -> Search:
         """A search that starts where the last size's ended, and trains the first size's rate beside its own."""
         optima = [self._known[cell].optimum for cell in before]
         inside = [optimum for optimum in optima if not optimum.edge]
@@ -50,7 +50,7 @@ class _Chain:
             low=min(self._spec.lrs),
             high=max(self._spec.lrs),
             seeds=_seeds(self._spec),
-            steps=self._spec.steps,
+            steps=dict(cell).get("steps", self._spec.longest),
             start=2.0 ** inside[-1].log2_lr if inside else None,
             also=(2.0 ** optima[0].rate,) if optima and not optima[0].edge else (),
             shortens=self._spec.shortens,

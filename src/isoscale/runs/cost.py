@@ -1,4 +1,7 @@
-"""What a sweep will cost, from a stopwatch: a few steps of each kind of shard, and those too large scaled from them."""
+"""What a sweep will cost, from a stopwatch: a few steps of each kind of shard, and those too large scaled from them.
+
+Code of the user's is timed while it trains, as nobody knows what it does before it has run.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Hashable, Sequence
 
 from isoscale.runs.shards import Shard
 from isoscale.runs.trainers import ensemble
+from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard
 from isoscale.training import train
 from isoscale.training.ensemble import members_at_once
@@ -21,7 +25,7 @@ _WORKER_START_SECONDS = 4.0
 def estimate_seconds(left: Sequence[AnyShard], workers: int, device: str) -> float | None:
     """Seconds until `left` has run on that many workers; an upper guess, since diverged trials stop early.
 
-    None for code of the user's: nobody knows what it does before it has run.
+    None for code of the user's (`Stopwatch`).
     """
     if not left:
         return 0.0
@@ -41,6 +45,52 @@ def estimate_seconds(left: Sequence[AnyShard], workers: int, device: str) -> flo
     seconds = [timed.get(_kind(shard), per_unit * shard.cost) for shard in own]
     # No schedule beats the longest shard.
     return _WORKER_START_SECONDS + max(sum(seconds) / workers, *seconds)
+
+
+class Stopwatch:
+    """How long trials of the user's code take, learnt from those that are done.
+
+    Args:
+        expected: All that a search will likely train, as it says at its beginning; of a grid nothing.
+    """
+
+    def __init__(self, expected: Sequence[AnyShard] = ()) -> None:
+        self._expected = [shard for shard in expected if isinstance(shard, ForeignShard)]
+        # Of each size: seconds, steps, and how large its trials are.
+        self._timed: dict[Hashable, tuple[float, int, float]] = {}
+        self._spent = 0.0
+
+    def see(self, shard: AnyShard, seconds: float) -> None:
+        """A trial took so long."""
+        if not isinstance(shard, ForeignShard):
+            return
+        before, steps, _ = self._timed.get(_size(shard), (0.0, 0, 0.0))
+        self._timed[_size(shard)] = (before + seconds, steps + shard.member_steps, shard.cost)
+        self._spent += seconds
+
+    def left(self, shards: Sequence[AnyShard], workers: int) -> float | None:
+        """Seconds until shards have run, and what the search will likely want after them; None before it is known."""
+        foreign = [shard for shard in shards if isinstance(shard, ForeignShard)]
+        if not self._timed or not (foreign or self._expected):
+            return None
+        seconds = [self._seconds(shard) for shard in foreign]
+        at_least = sum(seconds)
+        whole = sum(self._seconds(shard) for shard in self._expected)
+        share = max(at_least, whole - self._spent) / workers
+        # No schedule beats the longest trial.
+        return max([share, *seconds])
+
+    def _seconds(self, shard: ForeignShard) -> float:
+        """A trial's seconds: those of its size, else of the nearest one in proportion to how large they are."""
+        if _size(shard) in self._timed:
+            seconds, steps, cost = self._timed[_size(shard)]
+        else:
+            seconds, steps, cost = min(self._timed.values(), key=lambda timed: abs(timed[2] - shard.cost))
+        return seconds / steps * shard.member_steps * shard.cost / cost
+
+
+def _size(shard: ForeignShard) -> Hashable:
+    return tuple(sorted(shard.shared["sizes"].items()))
 
 
 def _kind(shard: Shard) -> Hashable:

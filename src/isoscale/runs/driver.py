@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
 from isoscale.runs.callbacks import Callback
+from isoscale.runs.cost import Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
@@ -29,6 +30,7 @@ from isoscale.runs.store.store import Store
 from isoscale.runs.trainers import changed, registry, stack
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard, Work
+from isoscale.runs.twins import Twins
 from isoscale.training.memory import is_out_of_memory
 from isoscale.user_code import described
 
@@ -105,12 +107,17 @@ class Runner:
             return result
         from isoscale.runs.adaptive import adaptive_sweep, announced
 
-        with self.announced(announced(spec)).session() as session:
+        expected = announced(spec)
+        with self.announced(expected).session(expected) as session:
             return adaptive_sweep(session, spec)
 
-    def session(self) -> Session:
-        """For several runs one after the other, as a search makes them: the workers stay in between."""
-        return Session(self)
+    def session(self, expected: Sweep | None = None) -> Session:
+        """For several runs one after the other, as a search makes them: the workers stay in between.
+
+        Args:
+            expected: A sweep of about the cost of all of them.
+        """
+        return Session(self, expected=expected)
 
     def announced(self, spec: Sweep) -> Runner:
         """A runner that says once what a sweep of that size costs; of a search, only if a part of it is not stored."""
@@ -134,8 +141,10 @@ class Runner:
 class Session:
     """Runs sweeps one after the other on workers that stay until its end; a context manager."""
 
-    def __init__(self, runner: Runner, *, is_search: bool = True) -> None:
+    def __init__(self, runner: Runner, *, is_search: bool = True, expected: Sweep | None = None) -> None:
         self._runner = runner
+        is_timed = expected is not None and expected.is_foreign and runner.progress is not False
+        self._watch = Stopwatch(prepare(expected, runner.data, runner.store) if expected and is_timed else ())
         self._is_search = is_search
         self._backend = runner.backend()
         self._engine: Engine | None = None
@@ -149,7 +158,7 @@ class Session:
             self._runner.announce(job)
         self._backend.connect()
         try:
-            return job.run(self._engine_for, is_round=self._is_search)
+            return job.run(self._engine_for, self._watch, is_round=self._is_search)
         except BaseException:
             # Shards of a run that failed must not go on beside those of the next one.
             self._end(*sys.exc_info())
@@ -199,22 +208,33 @@ class Job:
         plans = [prepare(spec, runner.data, runner.store) for spec in specs]
         self._plans = [changed.settled(plan, runner.store, reuse=runner.reuse, fresh=runner.fresh) for plan in plans]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
+        self.twins = Twins(self.shards)
 
     @functools.cached_property
     def left(self) -> list[AnyShard]:
-        """What the store does not have; a store that is not there yet is not made."""
+        """What must run: what the store does not have, once; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
-            return _costliest_first(self.shards)
+            return self.twins.first(_costliest_first(self.shards))
         with Store(self._runner.store) as store:
-            return missing(self.shards, store)
+            return self.twins.first(missing(self.shards, store))
 
-    def run(self, engine_for: Callable[[int], Engine], *, is_round: bool = False) -> list[SweepResult]:
+    def run(
+        self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
+    ) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
-            callbacks = self._runner.callbacks
-            _Driver(self.shards, left, store, show, self.backend, engine_for, is_round, callbacks).run()
+            self._copy(store)
+            beside = self.twins, watch, is_round, self._runner.callbacks
+            _Driver(self.shards, left, store, show, self.backend, engine_for, *beside).run()
             return self._gathered(store)
+
+    def _copy(self, store: Store) -> None:
+        """Keep what the store has of one rule's trials under the keys of its twins."""
+        for shard in missing(self.shards, store):
+            for other in self.twins.of(shard):
+                finished = store.finished(other.keys)
+                store.record(self.twins.copies(other, store.read(finished)))
 
     def read(self) -> list[SweepResult]:
         """What the store has."""
@@ -343,13 +363,15 @@ class _Driver:
         show: Callable[[Progress], None],
         backend: Backend,
         engine_for: Callable[[int], Engine],
+        twins: Twins,
+        watch: Stopwatch,
         is_round: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.callbacks = list(callbacks)
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
-        self.is_round = is_round
+        self.twins, self.watch, self.is_round = twins, watch, is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -421,7 +443,7 @@ class _Driver:
         shards = self.running.pop(future)
         try:
             records = engine.result(future)
-            self._record(records)
+            self._record(shards, records)
             self._not_together(shards, records)
         except WorkerLostError as error:
             self._not_together(shards, [])
@@ -462,13 +484,18 @@ class _Driver:
 
     def _failed(self, shard: AnyShard, reason: str) -> None:
         _log.error("%s failed: %s", shard.label, reason)
-        self._record(worker.failures(shard, reason, self.backend.device))
+        self._record([shard], worker.failures(shard, reason, self.backend.device))
 
-    def _record(self, records: Sequence[TrialRecord]) -> None:
-        """Store trials, and tell whoever wants to know."""
-        self.store.record(records)
+    def _record(self, shards: Sequence[AnyShard], records: Sequence[TrialRecord]) -> None:
+        """Keep what came of shards, under the keys of their twins too, and tell whoever wants to know."""
+        copies = [copy for shard in shards for copy in self.twins.copies(shard, records)]
+        self.store.record([*records, *copies])
+        of = {shard.id: shard for shard in shards}
         for record in records:
             _log.info("trial %s: %s, loss %g", record.key, record.reason or record.status, record.final_loss)
+            # What diverged or failed may have ended early.
+            if record.status == "done" and record.numbers and record.shard in of:
+                self.watch.see(of[record.shard], record.measured.get("seconds", 0.0))
         for callback in list(self.callbacks):
             try:
                 for record in records:
@@ -491,4 +518,6 @@ class _Driver:
             for shard in shards:
                 done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / of_all))
         elsewhere = 0 if self.running else len(self.waiting)
-        return Progress(total, done, elsewhere, self.is_round)
+        running = [shard for shards in self.running.values() for shard in shards]
+        left = self.watch.left([*self.waiting, *running], self.backend.workers or 1)
+        return Progress(total, done, elsewhere, self.is_round, left)

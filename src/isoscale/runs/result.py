@@ -127,7 +127,7 @@ def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
     keys = [key for shard in plan for key in shard.keys]
     places = dict(zip(keys, _places(spec), strict=True))
     trials = store.read(keys)
-    steps = max((len(trial.curve) for trial in trials), default=0) if spec.is_foreign else spec.steps
+    steps = max((len(trial.curve) for trial in trials), default=0) if spec.is_foreign else spec.longest
     measured = [trial.measured for trial in trials]
     names = {"loss": 0, "test_loss": 0, "test_accuracy": 0}
     for further in measured:
@@ -154,6 +154,9 @@ def gather(spec: Sweep, plan: Sequence[AnyShard], store: Store) -> SweepResult:
     if steps:  # code that gives back its final loss has no curve
         arrays["curve"] = ((*dims, "step"), curve)
         coords["step"] = np.arange(steps)
+    if spec.search == "random":
+        # A point has its own value of everything that is tuned.
+        coords |= {name: ("lr", [point[name] for point in spec.drawn]) for name in spec.hyperparameters}
     dataset = xr.Dataset(arrays, coords)
     if not spec.is_foreign:
         for name in ("loss", "test_loss", "curve"):
@@ -173,12 +176,12 @@ def _places(spec: Sweep) -> Iterator[int]:
     axes = spec.axes
     shape = tuple(map(len, axes.values()))
     indices = {name: {value: at for at, value in enumerate(values)} for name, values in axes.items()}
-    many = len(axes["lr"]) * len(axes["seed"])
-    for cell in spec.cells:
-        at = tuple(indices[name][value] for name, value in cell.items())
-        # Learning rates and seeds are the last axes.
-        first = int(np.ravel_multi_index((*at, 0, 0), shape))
-        yield from range(first, first + many)
+    seeds = len(axes["seed"])
+    for cell, lrs in spec.groups:
+        at = tuple(indices[name][cell[name]] for name in axes if name not in ("lr", "seed"))
+        # Learning rates and seeds are the last axes, and those of a group follow each other.
+        first = int(np.ravel_multi_index((*at, indices["lr"][lrs[0]], 0), shape))
+        yield from range(first, first + len(lrs) * seeds)
 
 
 def _reasons(plan: Sequence[AnyShard], trials: Sequence[TrialRecord]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.parametrization.plan import Plan
-from isoscale.runs.keys import Keys, Source, identity
+from isoscale.runs.keys import Keys, Source, digest, identity
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
@@ -58,6 +58,14 @@ class Shard:
     def rule(self) -> str:
         """Name of the rule."""
         return self.config.rule
+
+    @functools.cached_property
+    def twin(self) -> str | None:
+        """What it shares with the shards of other rules at the base's own size, where no rule changes anything."""
+        config = self.config
+        if (config.width, config.depth) != (config.base_width, config.base_depth):
+            return None
+        return digest({name: value for name, value in self._identity.items() if name != "rule"})
 
     @property
     def label(self) -> str:
@@ -105,9 +113,9 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
     Raises:
         PlanError: A rule cannot be applied to the model at one of the sizes.
     """
-    members = tuple(Member(lr, seed) for lr in spec.lrs for seed in _tuple(spec.seeds))
     found = []
-    for cell in spec.cells:
+    for cell, lrs in spec.groups:
+        members = tuple(Member(lr, seed) for lr in lrs for seed in _tuple(spec.seeds))
         config = config_of(spec, **cell)
         plan = config.plan(source.in_shape, source.classes)
         found.append(Shard(config, members, source, plan))
@@ -115,13 +123,19 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
 
 
 def config_of(
-    spec: Sweep, rule: str, width: int, depth: int, batch_size: int | None = None, **tuned: float
+    spec: Sweep,
+    rule: str,
+    width: int,
+    depth: int,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    **tuned: float,
 ) -> TrialConfig:
     """Everything about the trials of a spec at one rule and size but their learning rates and seeds.
 
     Args:
         spec, rule, width, depth: Which.
-        batch_size: On its axis; by default the spec's one.
+        batch_size, steps: On their axes; by default the spec's one.
         **tuned: Hyperparameters on their axes: weight_decay, momentum, eps, beta1, beta2.
     """
     assert spec.base_width is not None
@@ -143,7 +157,7 @@ def config_of(
         base_depth=spec.base_depth,
         rule=rule,
         optimizer=optimizer,
-        steps=spec.steps,
+        steps=spec.longest if steps is None else steps,
         batch_size=spec.batch_size if batch_size is None else batch_size,
         loop=spec.loop,
     )

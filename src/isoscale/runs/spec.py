@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import numbers
@@ -25,7 +26,10 @@ from isoscale.training.loop import Loop
 if TYPE_CHECKING:
     from isoscale.runs.trainers.registry import AnyTrial
 
-SEARCHES = ("grid", "adaptive")
+SEARCHES = ("grid", "adaptive", "random")
+
+# How many points a random search has if nobody says.
+_POINTS = 32
 
 # Powers of two that a float holds.
 _LOG2_RANGE = (-1074, 1023)
@@ -113,11 +117,16 @@ class Sweep:
             otherwise every size is trained with every other.
         lrs: Base learning rates; those that an adaptive search begins with.
         search: "grid": every learning rate with every seed. "adaptive" (`isoscale.runs.search`): from a short pilot
-            to the optimum. None: the grid for a sweep, the search for `isoscale.transfer`.
+            to the optimum. "random": `points` points of a Sobol sequence between the least and the greatest value
+            of every tuned axis (`isoscale.runs.points`), the same at every size. None: the grid for a sweep, the
+            search for `isoscale.transfer`.
+        points: How many points a random search has, 32 by default; more later add to the ones that there are.
+        linear: Hyperparameters that a random search draws evenly in themselves and not in their logarithm.
         hyperparameters: Further tuned axes: {"weight_decay": [0, 0.1]}. isoscale's networks have weight_decay,
             momentum, eps, beta1 and beta2; the user's code has what it likes, numbers or text.
         seeds: That many seeds (0, 1, ...), or the seeds themselves.
-        steps, batch_size: Length of every run.
+        steps: Length of every run, or several lengths, as a size axis. A schedule ends with its own run.
+        batch_size: Samples in a step.
         base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each.
         momentum, betas, eps, weight_decay: Of the optimizer (`isoscale.training.Optimizer`).
 
@@ -156,9 +165,11 @@ class Sweep:
     paired: bool = False
     lrs: Sequence[float] = log2_grid(-10, 0)
     search: str | None = None
+    points: int | None = None
+    linear: Sequence[str] = ()
     hyperparameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     seeds: int | Sequence[int] = 3
-    steps: int = 100
+    steps: int | Sequence[int] = 100
     batch_size: int = 64
     base_width: int | None = None
     base_depth: int | None = None
@@ -191,6 +202,7 @@ class Sweep:
         self._set("seeds", _distinct("seeds", [whole("seeds", seed, least=0) for seed in _items("seeds", seeds)]))
         for name in ("sizes", "hyperparameters"):
             self._set(name, self._own_axes(name))
+        self._set("steps", _lengths(self.steps))
         self._check_search()
         if self.trials > _MOST_TRIALS:
             raise InvalidValueError(f"a sweep has at most {_MOST_TRIALS:,} trials, this one {self.trials:,}")
@@ -261,8 +273,9 @@ class Sweep:
         # One seed is no axis: a program need not hear of it.
         is_axis = {name: name != "seed" or len(values) > 1 for name, values in self.axes.items()}
         is_axis["rule"] = self.rule != (NO_RULE,)
+        is_axis |= dict.fromkeys(self.hyperparameters, True)
         needed = [name for name, needs in is_axis.items() if needs]
-        for name, default in (("steps", Sweep.steps), ("batch_size", Sweep.batch_size), ("optimizer", "")):
+        for name, default in (("steps", 100), ("batch_size", Sweep.batch_size), ("optimizer", "")):
             if getattr(self, name) != default and name not in needed:
                 needed.append(name)
         known = {*needed, "seed", "steps", "batch_size", "device", "folder"}
@@ -324,8 +337,7 @@ class Sweep:
             else:
                 self._set(f"base_{axis}", whole(f"base_{axis}", base))
         self._set("base_sizes", self._bases())
-        for name in ("steps", "batch_size"):
-            self._set(name, whole(name, getattr(self, name)))
+        self._set("batch_size", whole("batch_size", self.batch_size))
         for name in ("eps", "weight_decay"):
             self._set(name, number(name, getattr(self, name)))
         self._set("momentum", None if self.momentum is None else number("momentum", self.momentum))
@@ -397,15 +409,51 @@ class Sweep:
         """
         sizes = {"width": self.widths, "depth": self.depths, "batch_size": self.batch_sizes}
         axes: dict[str, Any] = {"rule": self.rule} | {name: values for name, values in sizes.items() if values}
+        if isinstance(self.steps, tuple):
+            axes["steps"] = self.steps
         axes.update(self.sizes)
-        axes.update(self.hyperparameters)
-        axes.update(lr=self.lrs, seed=self.seeds)
+        if self.search == "random":
+            # The points are told apart by their learning rates, and hold the other hyperparameters.
+            axes["lr"] = tuple(point["lr"] for point in self.drawn)
+        else:
+            axes.update(self.hyperparameters, lr=self.lrs)
+        axes["seed"] = self.seeds
         return axes
+
+    @functools.cached_property
+    def drawn(self) -> list[dict[str, Any]]:
+        """The points of a random search, ascending in the learning rate: a value of every tuned hyperparameter."""
+        from isoscale.runs import points
+
+        return points.drawn(self.lrs, self.hyperparameters, self.linear, self.points or _POINTS)
+
+    @property
+    def longest(self) -> int:
+        """The length of its longest runs, in steps."""
+        return max(self.steps) if isinstance(self.steps, tuple) else self.steps
+
+    @property
+    def groups(self) -> list[tuple[dict[str, Any], tuple[float, ...]]]:
+        """What trains together: a value on each axis but the learning rate and the seed, and its learning rates.
+
+        >>> Sweep(depths=[4], hyperparameters={"weight_decay": [0.1, 1]}, search="random", points=4).groups[0][1]
+        (0.0028193...,)
+        """
+        cells = self.cells
+        if self.search != "random":
+            return [(cell, self.lrs) for cell in cells]
+        found = []
+        for cell in cells:
+            for point in self.drawn:
+                others = {name: value for name, value in point.items() if name != "lr"}
+                found.append((cell | others, (point["lr"],)))
+        return found
 
     @property
     def size_axes(self) -> tuple[str, ...]:
         """Names of the axes that are sizes."""
-        return tuple(name for name in self.axes if name in ("width", "depth", "batch_size", *self.sizes))
+        sizes = ("width", "depth", "batch_size", "steps", *self.sizes)
+        return tuple(name for name in self.axes if name in sizes)
 
     @property
     def trials(self) -> int:
@@ -446,6 +494,8 @@ class Sweep:
         for name, value in cell.items():
             if name == "rule":
                 changes["rule"] = (value,)
+            elif name == "steps":
+                changes["steps"] = value
             elif name in fields:
                 changes[fields[name]] = (value,)
             else:
@@ -465,10 +515,38 @@ class Sweep:
     def _check_search(self) -> None:
         if self.search is not None and self.search not in SEARCHES:
             raise unknown("`search`", str(self.search), SEARCHES)
+        if self.search == "random":
+            self._check_points()
+        elif self.points is not None or self.linear != ():
+            name = "points" if self.points is not None else "linear"
+            raise InvalidValueError(f'`{name}` is for a random search: give it with search="random"')
         lengths = {name: len(self.axes[name]) for name in self._long_sizes}
         if self.paired and len(set(lengths.values())) > 1:
             counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
             raise InvalidValueError(f"`paired` sizes need as many values on every axis, got {counts}")
+
+    def _check_points(self) -> None:
+        """Ranges that points can be drawn from."""
+        self._set("linear", tuple(_items("linear", self.linear)))
+        for name in self.linear:
+            if name not in self.hyperparameters:
+                raise unknown("hyperparameter of this sweep", str(name), self.hyperparameters)
+        if len(self.lrs) < 2:
+            raise InvalidValueError(
+                "a random search draws the learning rate too: give `lrs` its least and its greatest"
+            )
+        for name, values in self.hyperparameters.items():
+            if isinstance(values[0], str):
+                raise InvalidValueError(
+                    f"`hyperparameters` {name} has texts: a random search draws numbers; use a grid"
+                )
+            if name not in self.linear and not values[0] > 0:
+                raise InvalidValueError(
+                    f"`hyperparameters` {name} is drawn in its logarithm, which {values[0]} has none of: begin above "
+                    "0, or name it in `linear`"
+                )
+        if self.points is not None:
+            self._set("points", _count("points", self.points))
 
     def trial(
         self,
@@ -507,6 +585,8 @@ class Sweep:
 
         given = others | {"rule": rule, "width": width, "depth": depth, "lr": lr, "seed": seed}
         axes = self.axes
+        if self.search == "random":
+            axes = axes | self._at_point(lr)
         for name, value in given.items():
             if value is not None and name not in axes:
                 raise unknown("axis of this sweep", name, axes)
@@ -519,6 +599,13 @@ class Sweep:
         cell["lr"] = number("lr", cell["lr"], above=0)
         cell["seed"] = whole("seed", cell["seed"], least=0)
         return registry.trial(self, cell, data, device)
+
+    def _at_point(self, lr: float | None) -> dict[str, tuple[Any, ...]]:
+        """The values that hyperparameters may have in one trial: those of its point, if it is at one."""
+        at = [point for point in self.drawn if point["lr"] == lr]
+        if at:
+            return {name: (value,) for name, value in at[0].items() if name != "lr"}
+        return dict(self.hyperparameters)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Sweep:
@@ -573,6 +660,14 @@ def _one(name: str, value: Any, values: Any) -> Any:
     if len(values) != 1:
         raise InvalidValueError(f"`{name}` must be given: the sweep has {', '.join(map(str, values))}")
     return values[0]
+
+
+def _lengths(steps: object) -> int | tuple[int, ...]:
+    """One length, or several as an axis; one alone is none, so that its trials are those of the plain number."""
+    if isinstance(steps, (str, bytes, Mapping)) or not isinstance(steps, Iterable):
+        return whole("steps", steps)
+    lengths = _distinct("steps", [whole("steps", length) for length in _items("steps", steps)])
+    return lengths if len(lengths) > 1 else lengths[0]
 
 
 def _count(name: str, value: object) -> int:

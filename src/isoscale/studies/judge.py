@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
-from isoscale.runs.result import STATUS
 from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
-from isoscale.stats import Curve, Limits, Verdict
-from isoscale.studies.judged import Axis, NextRun, Size, attributes, dataset, judge_rule, next_run
+from isoscale.stats import Limits
+from isoscale.studies.along import Along, tuned_columns, usable
+from isoscale.studies.judged import Axis, attributes, dataset, judge_table, trials_dataset, tuned_dataset
 from isoscale.studies.transfer import Transfer
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
-
-# A figure of more learning rates shows them at three digits: no eye tells more apart.
-_MOST_RATES = 2000
 
 
 def judge(
@@ -40,10 +35,12 @@ def judge(
         runs: Anything that `isoscale.Runs.read` takes: a CSV, Parquet or JSON-lines file, a DataFrame, a W&B export, an
             Optuna study, the result of a sweep. Scattered learning rates and missing seeds are fine.
         size: The column of sizes, "width", "depth", ...; by default the one that has several values.
-        hyperparameter: What was tuned, "lr" or another positive number.
+        hyperparameter: What the question is about, "lr" or another positive number. Of beta1, beta2 and momentum
+            the octaves are those of 1 - beta.
         base: The tuned size; the smallest by default.
         hold: Values of other columns to keep, such as `{"weight_decay": 0.1}`; what is not held and has several
-            values is minimised over, run by run, and said.
+            values is minimised over, run by run, and said. Of further hyperparameters `Transfer.tuned` has a verdict
+            on each, with the others held at the base's best, too.
         columns: As for `Runs.read`.
         limits: What still counts as a transfer.
 
@@ -66,25 +63,20 @@ def judge(
     size = _size(table, size)
     if hyperparameter not in table:
         raise unknown("hyperparameter", hyperparameter, [str(name) for name in table if name in HYPERPARAMETERS])
-    _check_positive(table, hyperparameter)
-    table, said = _reduced(table, size, hyperparameter)
+    tuned = tuned_columns(table)
+    table, said = _reduced(table, size, [hyperparameter, *(name for name in tuned if name != hyperparameter)])
     notes += said
 
     axis = _axis(table, size, base)
     limits = limits or Limits()
-    verdicts: dict[str, dict[Size, Verdict]] = {}
-    runs_to_do: list[NextRun] = []
-    for rule, of_rule in table.groupby("rule", sort=False):
-        name = str(rule)
-        curves = {each: _curve(of_rule[of_rule[size] == each], hyperparameter) for each in axis.sizes}
-        verdicts[name] = judge_rule(curves, axis, limits)
-        run = next_run(name, verdicts[name][axis.target], curves, axis)
-        if run is not None:
-            runs_to_do.append(run)
-    data = dataset(verdicts, axis).merge(_trials(table, axis, hyperparameter))
-    data.attrs = _attributes(data, axis, limits, hyperparameter, notes, table)
+    along = Along(hyperparameter, tuple(name for name in tuned if name != hyperparameter))
+    judged = judge_table(table, axis, along, limits)
+    others = tuned_dataset(table, axis, tuned, tuned, limits) if len(tuned) > 1 else None
+    table, _ = usable(table, hyperparameter)
+    data = dataset(judged.verdicts, axis).merge(trials_dataset(table, axis, along))
+    data.attrs = attributes(data, axis, limits, along, notes + judged.notes, others) | _about(table)
     data.attrs["seconds"] = time.monotonic() - started
-    return Transfer(data, None, axis.name, axis.base, tuple(runs_to_do))
+    return Transfer(data, None, axis.name, axis.base, tuple(judged.next_runs), others)
 
 
 # --- which runs ---
@@ -115,17 +107,10 @@ def _size(table: pd.DataFrame, size: str | None) -> str:
     return many[0]
 
 
-def _check_positive(table: pd.DataFrame, hyperparameter: str) -> None:
-    values = table[hyperparameter].to_numpy(float)
-    if not (np.isfinite(values) & (values > 0)).all():
-        bad = values[~(values > 0)][:5].tolist()
-        raise InvalidValueError(f"`{hyperparameter}` must be positive to be compared in octaves, got {bad}")
-
-
-def _reduced(table: pd.DataFrame, size: str, hyperparameter: str) -> tuple[pd.DataFrame, list[str]]:
-    """One loss for each rule, size, hyperparameter and seed: the least over the other settings, the mean of repeats."""
+def _reduced(table: pd.DataFrame, size: str, tuned: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """One loss for each rule, size, tuned setting and seed: the least over all else, the mean of repeats."""
     notes = []
-    key = ["rule", size, hyperparameter, "seed"]
+    key = ["rule", size, *tuned, "seed"]
     others = [str(name) for name in table if name not in (*key, "loss")]
     varied = [name for name in others if table[name].nunique(dropna=False) > 1]
     repeated = table.duplicated([*key, *varied], keep=False)
@@ -135,9 +120,11 @@ def _reduced(table: pd.DataFrame, size: str, hyperparameter: str) -> tuple[pd.Da
         words = f"{int(repeated.sum())} runs repeat a setting and seed"
         notes.append(f"{words}; their mean is taken ({differ} settings have losses that differ)")
         table = table.groupby([*key, *varied], sort=False, dropna=False)[["loss"]].mean().reset_index()
+    over = [*tuned[1:], *varied]
+    if over:
+        notes.append(f"minimised over {', '.join(over)}: `hold` a value to compare at it")
     if varied:
-        notes.append(f"minimised over {', '.join(varied)}: `hold` a value to compare at it")
-        table = table.groupby(key, sort=False)[["loss"]].min().reset_index()
+        table = table.groupby(key, sort=False, dropna=False)[["loss"]].min().reset_index()
     return table[[*key, "loss"]], notes
 
 
@@ -150,49 +137,9 @@ def _axis(table: pd.DataFrame, size: str, base: int | None) -> Axis:
     return Axis(size, sizes, small)
 
 
-def _curve(of_size: pd.DataFrame, hyperparameter: str) -> Curve:
-    return Curve.of_runs(
-        of_size[hyperparameter].to_numpy(float),
-        of_size["seed"].to_numpy(),
-        of_size["loss"].to_numpy(float),
-    )
-
-
-# --- for the report ---
-def _trials(table: pd.DataFrame, axis: Axis, hyperparameter: str) -> xr.Dataset:
-    """`loss` and `status` over (rule, <axis>, lr, seed); what was not run is missing."""
-    import pandas as pd
-
-    lrs = table[hyperparameter].to_numpy(float)
-    if len(np.unique(lrs)) > _MOST_RATES:
-        digits = 2 - np.floor(np.log10(lrs))
-        lrs = np.round(lrs * 10.0**digits) / 10.0**digits
-    drawn = pd.DataFrame(
-        {"rule": table["rule"], axis.name: table[axis.name], "lr": lrs, "seed": table["seed"], "loss": table["loss"]}
-    )
-    loss = drawn.groupby(["rule", axis.name, "lr", "seed"], sort=True)["loss"].mean().to_xarray()
-    rules = list(dict.fromkeys(table["rule"]))
-    loss = loss.sel(rule=rules).transpose("rule", axis.name, "lr", "seed")
-    status = np.where(np.isnan(loss.values), STATUS["missing"], STATUS["done"])
-    status = np.where(np.isinf(loss.values), STATUS["diverged"], status).astype(np.int8)
-    found = loss.where(np.isfinite(loss)).to_dataset()
-    found["status"] = (loss.dims, status)
-    return found
-
-
-def _attributes(
-    data: xr.Dataset,
-    axis: Axis,
-    limits: Limits,
-    hyperparameter: str,
-    notes: list[str],
-    table: pd.DataFrame,
-) -> dict[str, Any]:
-    diverged = int(np.isinf(table["loss"].to_numpy(float)).sum())
-    what = "learning rate" if hyperparameter == "lr" else hyperparameter
-    return attributes(data, axis, limits, what) | {
-        "hyperparameter": hyperparameter,
-        "notes": json.dumps(notes),
+def _about(table: pd.DataFrame) -> dict[str, Any]:
+    """What is known of how somebody else's runs were made."""
+    return {
         "model": "",
         "dataset": "",
         "optimizer": "",
@@ -200,6 +147,6 @@ def _attributes(
         "versions": "{}",
         "spec": "",
         "trials": len(table),
-        "diverged": diverged,
+        "diverged": int(np.isinf(table["loss"].to_numpy(float)).sum()),
         "failed": 0,
     }

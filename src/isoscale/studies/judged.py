@@ -1,6 +1,7 @@
 """From runs to verdicts: every rule's optimum at every size, what the base's rate costs there, and what would tell.
 
-Whoever trained, the runs come as one curve for each rule and size (`isoscale.stats.Curve`).
+Whoever trained, the runs come as one table: rule, size, hyperparameters, seed and loss, infinite where they diverged.
+What is said here of learning rates goes for any hyperparameter that a question is about.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from isoscale import stats
 from isoscale.errors import InvalidValueError
+from isoscale.runs.result import STATUS
 from isoscale.runs.spec import NO_RULE
 from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdict
+from isoscale.studies.along import OTHERS, Along, Others, curves, in_octaves, is_scattered, usable
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
 Size = int | float | str
@@ -29,6 +33,8 @@ Size = int | float | str
 _MOST_TIMES = 2
 # Octaves that a search's finest rates are apart, halved.
 _BESIDE = 1 / 16
+# A figure of more learning rates shows them at three digits: no eye tells more apart.
+_MOST_RATES = 2000
 # Octaves on either side of an optimum at which another seed tells something of it.
 _WINDOW = 1.0
 
@@ -41,6 +47,7 @@ class NextRun:
         rule, size: Where.
         lrs, seeds: The trials.
         why: What they would tell.
+        what: What `lrs` are values of; "learning rate", unless the question is about something else.
     """
 
     rule: str
@@ -48,6 +55,7 @@ class NextRun:
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     why: str
+    what: str = "learning rate"
 
     @property
     def trials(self) -> int:
@@ -57,7 +65,8 @@ class NextRun:
     def __str__(self) -> str:
         lrs = ", ".join(f"{lr:.3g}" for lr in self.lrs)
         seeds = ", ".join(map(str, self.seeds))
-        return f"{self.rule} at {self.size}: learning rates {lrs}, seeds {seeds} ({self.why})"
+        what = "learning rates" if self.what == "learning rate" else self.what
+        return f"{self.rule} at {self.size}: {what} {lrs}, seeds {seeds} ({self.why})"
 
 
 class Axis(NamedTuple):
@@ -77,13 +86,125 @@ class Axis(NamedTuple):
         return size if isinstance(size, str) else f"{self.name} {size:g}"
 
 
-def judge_rule(curves: Mapping[Size, Curve], axis: Axis, limits: Limits) -> dict[Size, Verdict]:
-    """The verdict on one rule at every size, each against the base."""
-    base = curves[axis.base]
-    found = {}
-    for size in axis.sizes:
-        names = (axis.words(axis.base), axis.words(size))
-        found[size] = stats.judge(base, curves[size], limits, names=names)
+@dataclass(frozen=True)
+class Judged:
+    """Every rule's verdict at every size, along one hyperparameter.
+
+    Attributes:
+        along: The hyperparameter.
+        verdicts: By rule, then size.
+        next_runs: The cheapest runs that would tell, rule by rule.
+        notes: What was left out.
+    """
+
+    along: Along
+    verdicts: dict[str, dict[Size, Verdict]] = field(default_factory=dict)
+    next_runs: list[NextRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def judge_table(
+    table: pd.DataFrame,
+    axis: Axis,
+    along: Along,
+    limits: Limits,
+    others: Others = "best",
+    rules: Sequence[str] | None = None,
+    failed: Mapping[str, Size] | None = None,
+) -> Judged:
+    """The verdict on every rule of a table of runs.
+
+    Args:
+        table: rule, the axis's column, the hyperparameters', seed, loss: one row for each setting and seed.
+        axis: Along which sizes.
+        along: Which hyperparameter the question is about.
+        limits: What still counts as a transfer.
+        others: Where the other tuned hyperparameters are.
+        rules: Which rules; by default those of the table.
+        failed: Rules of which trials failed, and at which size: what is left of them is not what was asked for.
+    """
+    table, notes = usable(table, along.name)
+    found = Judged(along, notes=notes)
+    for name in rules or table["rule"].unique().tolist():
+        of_rule = table[table["rule"] == name]
+        of_size, said = curves(of_rule, axis, along, others)
+        found.notes.extend(note for note in said if note not in found.notes)
+        verdicts = {}
+        for size in axis.sizes:
+            names = (axis.words(axis.base), axis.words(size))
+            verdicts[size] = stats.judge(of_size[axis.base], of_size[size], limits, names=names)
+        found.verdicts[name] = verdicts
+        last = verdicts[axis.target]
+        if failed and name in failed:
+            why = f"trials failed at {axis.words(failed[name])}"
+            verdicts[axis.target] = replace(last, answer="cannot tell", reason=why, undecided=())
+        # No single run would tell more of points that have nothing in common.
+        elif not (along.tuned and is_scattered(of_rule, axis, along)):
+            run = next_run(name, last, of_size, axis, along.words)
+            if run is not None:
+                found.next_runs.append(run)
+    return found
+
+
+# --- as labelled arrays ---
+# What is told of each tuned hyperparameter; "lr" in a name stands for the hyperparameter there.
+_OF_TUNED = (
+    *("optimal_lr", "optimal_lr_low", "optimal_lr_high", "at_edge", "drift", "drift_low", "drift_high"),
+    *("regret", "regret_low", "regret_high", "regret_limit", "best_loss", "loss_transferred", "lost_seeds"),
+    *("rate_used", "verdict", "reason", "good"),
+)
+
+
+def tuned_dataset(
+    table: pd.DataFrame,
+    axis: Axis,
+    names: Sequence[str],
+    tuned: Sequence[str],
+    limits: Limits,
+    *,
+    linear: Sequence[str] = (),
+    failed: Mapping[str, Size] | None = None,
+) -> xr.Dataset:
+    """The verdict on each of several tuned hyperparameters, over (hyperparameter, others, rule, <axis>).
+
+    `others` is "best" where the other hyperparameters are at their best, value by value, and "held" where they are held
+    at the base's best. Optima and drifts of beta1, beta2 and momentum are those of 1 - beta.
+    """
+    import xarray as xr
+
+    of_name = []
+    for name in names:
+        along = Along(name, tuple(other for other in tuned if other != name), tuple(linear))
+        judged = [judge_table(table, axis, along, limits, others, failed=failed) for others in OTHERS]
+        parts = [dataset(one.verdicts, axis)[list(_OF_TUNED)] for one in judged]
+        of_name.append(xr.concat(parts, xr.Variable("others", list(OTHERS))))
+    # Every rule was run at every hyperparameter, in the same order.
+    found = xr.concat(of_name, xr.Variable("hyperparameter", list(names)))
+    renamed = {name: name.replace("optimal_lr", "optimum").replace("rate_used", "value_used") for name in _OF_TUNED}
+    return found.rename(renamed)
+
+
+def trials_dataset(table: pd.DataFrame, axis: Axis, along: Along, rules: Sequence[str] | None = None) -> xr.Dataset:
+    """`loss` and `status` over (rule, <axis>, lr, seed); what was not run is missing.
+
+    Of several runs at one value and seed the best; "lr" holds the hyperparameter of the question.
+    """
+    import pandas as pd
+
+    rates = in_octaves(along.name, table[along.name].to_numpy(float))
+    if len(np.unique(rates)) > _MOST_RATES:
+        digits = 2 - np.floor(np.log10(rates))
+        rates = np.round(rates * 10.0**digits) / 10.0**digits
+    drawn = pd.DataFrame(
+        {"rule": table["rule"], axis.name: table[axis.name], "lr": rates, "seed": table["seed"], "loss": table["loss"]}
+    )
+    loss = drawn.groupby(["rule", axis.name, "lr", "seed"], sort=True)["loss"].min().to_xarray()
+    rules = list(rules or dict.fromkeys(table["rule"]))
+    loss = loss.reindex({"rule": rules, axis.name: list(axis.sizes)}).transpose("rule", axis.name, "lr", "seed")
+    status = np.where(np.isnan(loss.values), STATUS["missing"], STATUS["done"])
+    status = np.where(np.isinf(loss.values), STATUS["diverged"], status).astype(np.int8)
+    found = loss.where(np.isfinite(loss)).to_dataset()
+    found["status"] = (loss.dims, status)
     return found
 
 
@@ -178,7 +299,9 @@ def _worth(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> dict[s
 
 
 # --- what would tell ---
-def next_run(rule: str, verdict: Verdict, curves: Mapping[Size, Curve], axis: Axis) -> NextRun | None:
+def next_run(
+    rule: str, verdict: Verdict, curves: Mapping[Size, Curve], axis: Axis, what: str = "learning rate"
+) -> NextRun | None:
     """The cheapest runs that would tell more of a verdict that is open; None if nothing is known that would."""
     if not verdict.undecided:
         return None
@@ -189,7 +312,7 @@ def next_run(rule: str, verdict: Verdict, curves: Mapping[Size, Curve], axis: Ax
     lrs, seeds = _RUNS[wanted.kind](wanted, verdict, curve, seeds)
     if not lrs or not seeds:
         return None
-    return NextRun(rule, size, lrs, seeds, _WHY[wanted.kind])
+    return NextRun(rule, size, lrs, seeds, _WHY[wanted.kind], what)
 
 
 _Trials = tuple[tuple[float, ...], tuple[int, ...]]
@@ -254,7 +377,7 @@ def _seeds(curve: Curve) -> tuple[int, ...]:
 
 
 # --- in words ---
-def answer(data: xr.Dataset, axis: Axis) -> str:
+def answer(data: xr.Dataset, axis: Axis, what: str = "learning rate") -> str:
     """The verdicts of all rules in one sentence."""
     of: dict[str, list[str]] = {"transfers": [], "does not transfer": [], "cannot tell": []}
     for rule in data["rule"].values.tolist():
@@ -266,7 +389,7 @@ def answer(data: xr.Dataset, axis: Axis) -> str:
     good, bad, unknown = of.values()
     parts = [f"Yes, with {_list(good)}"] if good else []
     if bad:
-        does = f"does the learning rate of {axis.words(axis.base)} serve {axis.words(axis.target)}"
+        does = f"does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}"
         parts.append(f"not with {_list(bad)}" if good else f"No: with none of {_list(bad)} {does}")
     if unknown:
         parts.append(f"{'cannot' if parts else 'Cannot'} tell for {_list(unknown)}")
@@ -282,13 +405,48 @@ def ask(axis: Axis, what: str = "learning rate") -> str:
     return f"Does the {what} of {axis.words(axis.base)} serve {axis.words(axis.target)}?"
 
 
-def attributes(data: xr.Dataset, axis: Axis, limits: Limits, what: str = "learning rate") -> dict[str, Any]:
+def attributes(
+    data: xr.Dataset, axis: Axis, limits: Limits, along: Along, notes: Sequence[str], tuned: xr.Dataset | None
+) -> dict[str, Any]:
     """What every verdict says of itself, whoever trained: question, answer, thresholds by name, and when."""
     return {
         "axis": axis.name,
         "base": axis.base,
-        "question": ask(axis, what),
-        "answer": answer(data, axis),
+        "hyperparameter": along.name,
+        "what": along.words,
+        "question": ask(axis, along.words),
+        "answer": answer(data, axis, along.words),
+        "notes": json.dumps(list(notes)),
+        "tuned": json.dumps([] if tuned is None else _rows(tuned, axis)),
         "limits": json.dumps(asdict(limits)),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _rows(tuned: xr.Dataset, axis: Axis) -> list[dict[str, Any]]:
+    """One mapping for each hyperparameter, place of the others and rule, with its numbers at the largest size."""
+    rows = []
+    at_target = tuned.sel({axis.name: axis.target})
+    base = tuned["optimum"].sel({axis.name: axis.base})
+    for name in tuned["hyperparameter"].values.tolist():
+        for others in OTHERS:
+            for rule in tuned["rule"].values.tolist():
+                place = {"hyperparameter": name, "others": others, "rule": rule}
+                row = at_target.sel(place)
+                told: dict[str, Any] = {"hyperparameter": Along(name).words, "others": others, "rule": rule}
+                told["base_optimum"] = float(base.sel(place))
+                for key in (
+                    "optimum",
+                    "value_used",
+                    "drift",
+                    "drift_low",
+                    "drift_high",
+                    "regret",
+                    "regret_low",
+                    "regret_high",
+                    "best_loss",
+                ):
+                    told[key] = float(row[key])
+                told |= {key: str(row[key].item()) for key in ("at_edge", "verdict", "reason")}
+                rows.append(told)
+    return rows

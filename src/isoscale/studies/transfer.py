@@ -17,23 +17,28 @@ from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
-from isoscale.stats import Curve, Limits, Verdict
+from isoscale.stats import Limits
+from isoscale.studies.along import Along, best_setting, in_octaves, octaves_of
 from isoscale.studies.judged import (
     Axis,
     NextRun,
     Size,
     attributes,
     dataset,
-    judge_rule,
-    next_run,
+    judge_table,
+    trials_dataset,
+    tuned_dataset,
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
 
 # Rounds of "the runs that would tell" that `until_decided` does at most.
 _ROUNDS = 12
+# Points that it draws at most in a random search.
+_MOST_POINTS = 512
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Transfer:
         axis, base: The size dimension and the size that was tuned. Along a path of widths and depths the dimension
             is "size" and holds labels.
         next_runs: Rule by rule, the cheapest runs that would tell where the verdict is "cannot tell".
+        tuned: Where more than the learning rate was tuned, the verdict on each hyperparameter: Dataset over
+            (hyperparameter, others, rule, <axis>) with `optimum`, `drift`, `regret`, each with `_low` and `_high`,
+            `best_loss`, `value_used`, `verdict`, `reason` and `good`. The others are at their "best", value by value,
+            or "held" at the base's best. Of beta1, beta2 and momentum the optimum is that of 1 - beta.
     """
 
     data: xr.Dataset
@@ -61,6 +70,7 @@ class Transfer:
     axis: str
     base: Size
     next_runs: tuple[NextRun, ...] = ()
+    tuned: xr.Dataset | None = None
 
     @property
     def target(self) -> Size:
@@ -124,6 +134,7 @@ def transfer(
     spec: Sweep,
     base: Mapping[str, int] | None = None,
     *,
+    hyperparameter: str = "lr",
     limits: Limits | None = None,
     until_decided: bool = False,
     runner: Runner | None = None,
@@ -136,13 +147,15 @@ def transfer(
             the optimum of each is searched for (`isoscale.runs.search`); its learning rates are where that begins.
         base: The tuned size, `dict(depth=4)` or `dict(width=64)`; the spec's own base by default. One that names
             both makes the sizes a path.
+        hyperparameter: What the question is about: the learning rate, or one of the spec's `hyperparameters`. Whatever
+            it is, `Transfer.tuned` has a verdict on each hyperparameter that was tuned.
         limits: What still counts as a transfer.
         until_decided: Whether to do the runs that would tell as long as a verdict is "cannot tell", in twelve rounds
             at most.
         runner: Where and how to run; instead of the following.
         **where: As for `isoscale.sweep`: store, engine, workers, device, data, progress, engine_address, gpu_share.
 
-    Of hyperparameters beside the learning rate the best at each rate and seed counts.
+    Of hyperparameters beside that of the question the best at each value and seed counts.
 
     Raises:
         InvalidValueError: Sizes on no axis, on both without a path, or a base that is not among the sizes.
@@ -154,44 +167,112 @@ def transfer(
 or both as a path (`paired`, or a `base` that names both)
     """
     spec, axis = asked(spec, base)
+    along = along_of(spec, hyperparameter)
     limits = limits or Limits()
     runner = runner or Runner(**where)
     started = time.monotonic()
     # What a search will ask for is not known before: a grid of about its cost is announced.
-    announcing = runner.announced(spec if spec.search == "grid" else announced(spec))
-    with announcing.session() as session:
+    expected = announced(spec) if spec.search == "adaptive" else spec
+    with runner.announced(expected).session(expected) as session:
         result = _trained(session, spec, axis)
-        found = of_sweep(result, axis, limits)
+        found = of_sweep(result, axis, limits, along)
         for _ in range(_ROUNDS if until_decided else 0):
-            if not found.next_runs:
+            more = _continued(session, result, axis, found)
+            if more is None:
                 break
-            result = _continued(session, result, axis, found.next_runs)
-            found = of_sweep(result, axis, limits)
+            result = more
+            found = of_sweep(result, axis, limits, along)
     found.data.attrs["seconds"] = time.monotonic() - started
     return found
 
 
+def along_of(spec: Sweep, hyperparameter: str) -> Along:
+    """The hyperparameter of a question, beside the others that the sweep tunes.
+
+    Raises:
+        InvalidValueError: One that the sweep does not tune.
+    """
+    tuned = ["lr", *spec.hyperparameters]
+    if hyperparameter not in tuned:
+        raise unknown("tuned hyperparameter", hyperparameter, tuned)
+    if isinstance(_values(spec, hyperparameter)[0], str):
+        raise InvalidValueError(f"`hyperparameter` {hyperparameter} has texts, between which there are no octaves")
+    others = tuple(name for name in tuned if name != hyperparameter and _varies(spec, name))
+    return Along(hyperparameter, others, spec.linear)
+
+
+def _values(spec: Sweep, name: str) -> Sequence[Any]:
+    return spec.lrs if name == "lr" else spec.hyperparameters[name]
+
+
+def _varies(spec: Sweep, name: str) -> bool:
+    return len(_values(spec, name)) > 1
+
+
 def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
-    if spec.search == "grid":
+    if spec.search != "adaptive":
         (result,) = session.run([spec])
         return result
     # The base first: its optimum is where the others begin.
     cells = sorted(spec.cells, key=lambda values: _size_of(spec, values) != axis.base)
-    return gathered(session, spec, search_cells(session, spec, chains_of(spec, cells)))
+    result = gathered(session, spec, search_cells(session, spec, chains_of(spec, cells)))
+    if not spec.hyperparameters:
+        return result
+    # Each search has learning rates of its own: held ones are those of the base's best setting, everywhere.
+    session.run(_held(result, axis))
+    (result,) = session.read([result.spec])
+    return result
 
 
-def _continued(session: Session, result: SweepResult, axis: Axis, runs: Sequence[NextRun]) -> SweepResult:
-    """The sweep with more trials in it."""
+def _held(result: SweepResult, axis: Axis) -> list[Sweep]:
+    """What searches of the learning rate leave out: the base's best rate at every value of each other hyperparameter,
+    and at each size's own best setting."""
     spec = result.spec
+    along = Along("lr", tuple(spec.hyperparameters))
+    table = _table(result, axis)
+    found = []
+    for rule in spec.axes["rule"]:
+        of_rule = table[table["rule"] == rule]
+        best = best_setting(of_rule[of_rule[axis.name] == axis.base], along)
+        for size in axis.sizes if best else ():
+            own = best_setting(of_rule[of_rule[axis.name] == size], along)
+            for values in _cells(spec, rule, size):
+                moved = [name for name in spec.hyperparameters if values[name] != best[name]]
+                is_own = all(values[name] == own.get(name) for name in spec.hyperparameters)
+                if len(moved) <= 1 or is_own:
+                    found.append(dataclasses.replace(spec.only(values), lrs=(best["lr"],), search="grid"))
+    return found
+
+
+def _continued(session: Session, result: SweepResult, axis: Axis, found: Transfer) -> SweepResult | None:
+    """The sweep with the runs that would tell; None if nothing is open, or nothing is known that would."""
+    spec, runs = result.spec, found.next_runs
+    if spec.search == "random" and spec.hyperparameters:
+        # Twice as many points, of which the first half is there already.
+        points = 2 * (spec.points or len(spec.drawn))
+        is_open = "cannot tell" in found.verdicts.values() and points <= _MOST_POINTS
+        return _trained(session, dataclasses.replace(spec, points=points), axis) if is_open else None
+    if not runs:
+        return None
+    name = str(found.data.attrs["hyperparameter"])
+    lrs = set(spec.axes["lr"])
+    values = set().union(*(run.lrs for run in runs))
+    seeds = set(result.data["seed"].values.tolist()).union(*(run.seeds for run in runs))
+    if name != "lr":
+        # Another value of it is another search for the learning rate, at every size.
+        known = {*spec.hyperparameters[name], *in_octaves(name, np.array(sorted(values))).tolist()}
+        tuned = dict(spec.hyperparameters) | {name: sorted(known)}
+        return _trained(session, dataclasses.replace(spec, hyperparameters=tuned, seeds=sorted(seeds)), axis)
+    # From here on the learning rates are given one by one.
+    search = "grid" if spec.search == "random" else spec.search
+    wider = dataclasses.replace(spec, lrs=sorted(lrs | values), seeds=sorted(seeds), search=search, points=None)
     requested = []
     for run in runs:
-        for values in _cells(spec, run.rule, run.size):
-            requested.append(dataclasses.replace(spec.only(values), lrs=run.lrs, seeds=run.seeds))
+        for cell in _cells(spec, run.rule, run.size):
+            requested.append(dataclasses.replace(wider.only(cell), lrs=run.lrs, seeds=run.seeds))
     session.run(requested)
-    lrs = set(spec.lrs).union(*(run.lrs for run in runs))
-    seeds = set(result.data["seed"].values.tolist()).union(*(run.seeds for run in runs))
-    (found,) = session.read([dataclasses.replace(spec, lrs=sorted(lrs), seeds=sorted(seeds))])
-    return found
+    (more,) = session.read([wider])
+    return more
 
 
 # --- the question ---
@@ -248,40 +329,62 @@ def _cells(spec: Sweep, rule: str, size: Size) -> list[dict[str, Any]]:
 
 
 # --- the verdict ---
-def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None) -> Transfer:
+def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None, along: Along | None = None) -> Transfer:
     """The verdict on a finished sweep."""
+    spec = result.spec
     limits = limits or Limits()
-    verdicts: dict[str, dict[Size, Verdict]] = {}
-    runs = []
-    for rule in result.spec.axes["rule"]:
-        curves = {size: _curve(result, rule, size) for size in axis.sizes}
-        verdicts[rule] = judge_rule(curves, axis, limits)
+    along = along or along_of(spec, "lr")
+    table = _table(result, axis)
+    failed = {}
+    for rule in spec.axes["rule"]:
         for size in (axis.base, axis.target):
-            # What is left of trials that crashed is not what was asked for.
             if _is_incomplete(result, rule, size):
-                why = f"trials failed at {axis.words(size)}"
-                verdicts[rule][axis.target] = dataclasses.replace(
-                    verdicts[rule][axis.target], answer="cannot tell", reason=why, undecided=()
-                )
-        run = next_run(rule, verdicts[rule][axis.target], curves, axis)
-        if run is not None:
-            runs.append(run)
-    data = dataset(verdicts, axis).merge(_of_trials(result, axis))
-    data.attrs = _attributes(result, data, axis, limits)
-    return Transfer(data, result, axis.name, axis.base, tuple(runs))
+                failed[rule] = size
+    judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed)
+    notes = list(judged.notes)
+    tuned, left_out = _tuned(table, spec, axis, limits, failed)
+    notes += left_out
+    drawn = _of_trials(result, axis) if along.name == "lr" else trials_dataset(table, axis, along, spec.axes["rule"])
+    data = dataset(judged.verdicts, axis).merge(drawn)
+    data.attrs = attributes(data, axis, limits, along, notes, tuned) | _about(result, data)
+    return Transfer(data, result, axis.name, axis.base, tuple(judged.next_runs), tuned)
 
 
-def _curve(result: SweepResult, rule: str, size: Size) -> Curve:
-    """The runs of one size; of each rate and seed the best over the hyperparameters."""
-    curves = [result.curve(values) for values in _cells(result.spec, rule, size)]
-    if len(curves) == 1:
-        return curves[0]
-    least: dict[tuple[float, Any], float] = {}
-    for curve in curves:
-        lrs = (2.0**curve.log2_lr).tolist()
-        for lr, seed, loss in zip(lrs, curve.names[curve.seed].tolist(), curve.loss.tolist(), strict=True):
-            least[lr, seed] = min(loss, least.get((lr, seed), loss))
-    return Curve.of_runs([lr for lr, _ in least], [seed for _, seed in least], list(least.values()))
+def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
+    """The trials that ended, as verdicts read them: rule, the axis, hyperparameters, seed, loss."""
+    import pandas as pd
+
+    spec = result.spec
+    table = result.runs_table()
+    table = table[table["status"] != "failed"]
+    loss = table["loss"].where(table["status"] != "diverged", np.inf)
+    columns = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
+    columns |= {name: table[name] for name in spec.hyperparameters}
+    many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
+    sizes = table[many]
+    if len(many) > 1:
+        labels = {tuple(cell[name] for name in many): _size_of(spec, cell) for cell in spec.cells}
+        columns[axis.name] = [labels.get(tuple(row)) for row in sizes.itertuples(index=False)]
+    else:
+        columns[axis.name] = sizes[many[0]]
+    return pd.DataFrame(columns)
+
+
+def _tuned(
+    table: pd.DataFrame, spec: Sweep, axis: Axis, limits: Limits, failed: Mapping[str, Size]
+) -> tuple[xr.Dataset | None, list[str]]:
+    """The verdict on each tuned hyperparameter, and why one that was tuned has none."""
+    names = [name for name in ("lr", *spec.hyperparameters) if _varies(spec, name)]
+    judged, notes = [], []
+    for name in names:
+        if octaves_of(table, name) > 1:
+            judged.append(name)
+        else:
+            notes.append(f"no verdict on {name}: it has no two values that octaves lie between")
+    if len(names) < 2 or not judged:
+        return None, notes
+    found = tuned_dataset(table, axis, judged, names, limits, linear=spec.linear, failed=failed)
+    return found, notes
 
 
 def _is_incomplete(result: SweepResult, rule: str, size: Size) -> bool:
@@ -305,7 +408,9 @@ def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
     names = [name for name in ("loss", "test_loss", "status", "curve") if name in result.data]
     kept = result.data[names]
     spec = result.spec
-    tuned = list(spec.hyperparameters)
+    # Of points, each of which has its own value of them, they are no axes.
+    tuned = [name for name in spec.hyperparameters if name in kept.dims]
+    kept = kept.drop_vars([name for name in spec.hyperparameters if name not in tuned])
     if tuned:
         kept = kept.stack(setting=tuned)
         best = kept["loss"].fillna(np.inf).argmin("setting")
@@ -319,17 +424,17 @@ def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
     return found.transpose("rule", axis.name, "lr", "seed", ...)
 
 
-def _attributes(result: SweepResult, data: xr.Dataset, axis: Axis, limits: Limits) -> dict[str, Any]:
+def _about(result: SweepResult, data: xr.Dataset) -> dict[str, Any]:
+    """How the sweep was run."""
     spec = result.spec
-    trained = int((data["status"] != STATUS["missing"]).sum())
-    return attributes(data, axis, limits) | {
+    return {
         "model": spec.subject,
         "dataset": spec.dataset_name,
         "optimizer": spec.optimizer,
         "dataset_note": result.note,
         "versions": json.dumps(result.versions[-1] if result.versions else {}),
         "spec": spec.to_toml(),
-        "trials": trained,
+        "trials": int((data["status"] != STATUS["missing"]).sum()),
         "diverged": result.count("diverged"),
         "failed": result.count("failed"),
     }

@@ -49,7 +49,7 @@ def shards(spec: Sweep, store: str | os.PathLike[str]) -> list[ForeignShard]:
 def _settings(spec: Sweep) -> dict[str, Any]:
     """What determines a trial beside its axes: the settings that the command has a placeholder for."""
     assert spec.command is not None
-    said = {"optimizer": {"family": spec.optimizer}, "steps": spec.steps, "batch_size": spec.batch_size}
+    said = {"optimizer": {"family": spec.optimizer}, "steps": spec.longest, "batch_size": spec.batch_size}
     used = template.names(spec.command)
     settings: dict[str, Any] = {name: value for name, value in said.items() if name in used}
     return settings | {"loss_pattern": spec.loss_pattern or ""}

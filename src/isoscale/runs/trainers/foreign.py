@@ -131,6 +131,18 @@ class ForeignShard:
         """Name of its rule, "-" if the sweep has none."""
         return self.shared["rule"]
 
+    @functools.cached_property
+    def twin(self) -> str | None:
+        """What it shares with the trials of other rules at the base's own size, where no rule changes anything.
+
+        Only of a model whose plan isoscale asks for: what a function makes of its rule, nobody else knows.
+        """
+        base = self.shared.get("base")
+        sizes = {name: size for name, size in self.shared["sizes"].items() if name != "batch_size"}
+        if base is None or self.rule == NO_RULE or dict(base) != sizes:
+            return None
+        return digest({name: value for name, value in self.shared.items() if name != "rule"})
+
     @property
     def label(self) -> str:
         """Which trial, for a person."""
@@ -223,21 +235,25 @@ class ForeignShard:
 
 def cells(spec: Sweep) -> Iterator[dict[str, Any]]:
     """Value on each axis of every trial, in the order of the axes; sizes and hyperparameters by themselves."""
-    axes = spec.axes
-    for cell in spec.cells:
-        for lr, seed in itertools.product(axes["lr"], axes["seed"]):
+    seeds = spec.axes["seed"]
+    for cell, lrs in spec.groups:
+        for lr, seed in itertools.product(lrs, seeds):
             yield sorted_out(spec, cell | {"lr": lr, "seed": seed})
 
 
 def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's value on each axis, sizes and hyperparameters by themselves."""
-    return {
+    found = {
         "rule": cell["rule"],
-        "sizes": {name: cell[name] for name in spec.size_axes},
+        "sizes": {name: cell[name] for name in spec.size_axes if name != "steps"},
         "hyperparameters": {name: cell[name] for name in spec.hyperparameters},
         "lr": cell["lr"],
         "seed": cell["seed"],
     }
+    # A length among several is the trial that it is alone.
+    if "steps" in cell:
+        found["steps"] = cell["steps"]
+    return found
 
 
 def shard(

@@ -44,7 +44,7 @@ def called_with(spec: Sweep) -> dict[str, Any]:
     if spec.betas != Sweep.betas:
         optimizer["betas"] = list(spec.betas)
     # The plan that a trial asks for depends on isoscale too.
-    return {"numerics": NUMERICS, "optimizer": optimizer, "steps": spec.steps, "batch_size": spec.batch_size}
+    return {"numerics": NUMERICS, "optimizer": optimizer, "steps": spec.longest, "batch_size": spec.batch_size}
 
 
 def _program(spec: Sweep) -> FunctionProgram:

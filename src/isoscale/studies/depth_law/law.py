@@ -160,6 +160,9 @@ def _checked(networks: Sweep | Mapping[str, Sweep]) -> dict[str, Sweep]:
         raise InvalidValueError("`networks` is empty: give at least one")
     for name, spec in networks.items():
         fits.check_depths(spec.depths)
+        if not isinstance(spec.steps, int):
+            lengths = ", ".join(map(str, spec.steps))
+            raise InvalidValueError(f"a depth law is of runs of one length, got `steps` {lengths} for {name}")
         if len(spec.widths) > 1 or tuple(spec.rule) != ("sp",):
             widths = ", ".join(map(str, spec.widths))
             rules = ", ".join(spec.rule)
@@ -173,14 +176,14 @@ def _checked(networks: Sweep | Mapping[str, Sweep]) -> dict[str, Sweep]:
 def _search(spec: Sweep, method: Method, target: float, most_seeds: int) -> Search | Grid:
     seeds = tuple(spec.seeds)  # pyrefly: ignore[bad-argument-type]  the spec made it a tuple
     if method == "grid":
-        return Grid(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.steps)
+        return Grid(lrs=tuple(spec.lrs), seeds=seeds, steps=spec.longest)
     unused = [seed for seed in range(most_seeds) if seed not in seeds]
     count = max(0, most_seeds - len(seeds))
     return Search(
         low=min(spec.lrs),
         high=max(spec.lrs),
         seeds=seeds,
-        steps=spec.steps,
+        steps=spec.longest,
         target=target,
         more_seeds=tuple(unused[:count]),
     )

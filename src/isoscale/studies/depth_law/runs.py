@@ -57,7 +57,7 @@ def rows(result: SweepResult, **labels: str) -> pd.DataFrame:
     kept = kept.assign(loss=_mean_curve(data), final_loss=data["loss"])
     table = kept.to_dataframe().reset_index()
     table["status"] = table["status"].map(_WORDS)
-    return table.assign(steps=result.spec.steps, **labels)
+    return table.assign(steps=result.spec.longest, **labels)
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
