@@ -143,17 +143,23 @@ class Stage(nn.Module):
         return self.readout(h)
 
 
-def test_the_base_of_a_staged_net_has_a_block_of_each_kind():
+@pytest.mark.parametrize("depths", [[2, 4, 8], [1, 2, 4]])
+def test_the_base_of_a_staged_net_has_a_block_of_each_kind(depths):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     experiment = Experiment.of(
         lambda width, depth: Stage(width, depth),
         [(x, torch.ones(8, 1))],
         lambda f, y: (f - y).square().mean(),
-        axes={"width": [16], "depth": [1, 2, 4]},
+        axes={"width": [16], "depth": depths},
         rule=rules.get("completep"),
         optimizer="adamw",
         seeds=2,
     )
+    if 1 in depths:
+        # What depth 1 lacks would be taken for an effect of depth.
+        with pytest.raises(InvalidValueError, match=r"leave it out, `depths=\[2, 4\]`"):
+            experiment.scaled(0, width=16, depth=4)
+        return
     assert experiment.base["depth"] == 2
     _, plan = experiment.scaled(0, width=16, depth=4)
     assert plan.ratios["depth"] == 2

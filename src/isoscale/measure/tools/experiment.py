@@ -182,12 +182,16 @@ class Experiment:
         """The base's shapes, init and trace; of the smallest depth that has a block of each kind, from depth 1 on.
 
         A plain net of one layer has no hidden layer, and a stage of one block only the block that begins it: neither
-        can be the base of a deeper one.
+        can be the base of a deeper one, nor be measured with them.
+
+        Raises:
+            InvalidValueError: The smallest depth of several has not a block of each kind.
         """
         size = self.smallest
         if "depth" not in size:
             return shapes(self.build(0, **size), self.inputs)
         depths = sorted(self.axes["depth"])
+        lacks_a_kind = False
         for depth in sorted({1, *depths}):
             # Whatever goes wrong, at the smallest depth it goes wrong once more and is heard.
             with contextlib.suppress(Exception):
@@ -195,7 +199,15 @@ class Experiment:
                 # A kind that the second of the depths does not have yet comes with no depth.
                 for other in depths[:2]:
                     read(self.build(0, **{**size, "depth": other}), candidate, self.inputs, self.roles)
+                lacks_a_kind = depth > depths[0]
+                if lacks_a_kind:
+                    break
                 return candidate
+        if lacks_a_kind:
+            raise InvalidValueError(
+                f"at depth {depths[0]} the network has not a block of each kind that depth {depths[1]} has, and what "
+                f"differs would be taken for an effect of depth: leave it out, `depths={depths[1:]}`"
+            )
         return shapes(self.build(0, **size), self.inputs)
 
     # --- sizes ---
