@@ -95,7 +95,8 @@ def _derived(
     elif row.is_norm and before == after:
         # What is normalised; scales and biases are of another shape.
         axes = one.axes
-    return replace(one, axes=axes)
+    known = axes is not None and len(axes) == len(after)
+    return replace(one, axes=axes if known else None)
 
 
 def axes_after(
