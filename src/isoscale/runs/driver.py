@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _TRIES = 3
 _BEAT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 
 
 class RunOptions(TypedDict, total=False):
@@ -348,7 +349,8 @@ class _Driver:
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
         self.running: dict[concurrent.futures.Future, AnyShard] = {}
-        self.last_beat = time.monotonic()
+        self.last_beat = self.last_look = time.monotonic()
+        self.left_seconds: float | None = None
 
     def run(self) -> None:
         if self.waiting:
@@ -437,5 +439,8 @@ class _Driver:
             steps = member_steps[self.slots[shard.id]] if member_steps else 0
             done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / shard.member_steps))
         elsewhere = 0 if self.running else len(self.waiting)
-        left = self.watch.left([*self.waiting, *self.running.values()], self.backend.workers or 1)
-        return Progress(total, done, elsewhere, self.is_round, left)
+        # Of ten thousand waiting shards that takes longer than a turn should.
+        if time.monotonic() - self.last_look > _LOOK_SECONDS:
+            self.left_seconds = self.watch.left([*self.waiting, *self.running.values()], self.backend.workers or 1)
+            self.last_look = time.monotonic()
+        return Progress(total, done, elsewhere, self.is_round, self.left_seconds)
