@@ -115,6 +115,43 @@ def test_a_linear_network_transfers_fast():
     assert found.words == "fast"
 
 
+def test_depth_at_infinite_width_transfers_fast():
+    """The limit solver without noise: two steps of a linear residual network of infinite width.
+
+    Its loss is a smooth function of 1 / depth, so that the gap and the drift vanish like it and the curvature stays:
+    kappa = -1. At depths this small each exponent is still off, by as much as 0.4 of alpha; their sum is not.
+    """
+    from scipy.optimize import minimize_scalar
+
+    from isoscale.limit import closed_form
+
+    def loss(log2_lr, depth):
+        x, y = [[1.0, 0.0], [0.6, 0.8]], [1.0, -0.5]
+        setting = {"steps": 2, "backward_weights": "reused", "train_ends": False, "kernels": False}
+        return float(closed_form.linear(x, y, depth=depth, lr=2.0**log2_lr, **setting).loss[-1])
+
+    losses, rates, curvatures = [], [], []
+    depths = [4, 6, 8, 12, 16]
+    for depth in depths:
+        least = minimize_scalar(loss, args=(depth,), bounds=(0.4, 1.5), method="bounded", options={"xatol": 1e-5})
+        rates.append(least.x)
+        losses.append(least.fun)
+        beside = loss(least.x + 0.01, depth) + loss(least.x - 0.01, depth)
+        curvatures.append((beside - 2 * least.fun) / 0.01**2 / 2)
+    count = len(depths)
+    found = worth(
+        depths,
+        loss=losses,
+        loss_se=np.full(count, 1e-5),
+        log2_lr=rates,
+        log2_lr_se=np.full(count, 1e-4),
+        curvature=curvatures,
+        curvature_se=np.full(count, 1e-3),
+    )
+    assert found.kappa.value == pytest.approx(-1.0, abs=0.15)
+    assert found.words == "fast"
+
+
 def test_optima_of_curves_say_the_same():
     optima = {}
     rng = np.random.default_rng(1)

@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _TRIES = 3
 _BEAT_SECONDS = 3.0
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
 
 
 class RunOptions(TypedDict, total=False):
@@ -378,7 +379,8 @@ class _Driver:
         # Several where they are tried together.
         self.running: dict[concurrent.futures.Future, list[AnyShard]] = {}
         self.most_together = _shares(self.waiting, backend.workers or 1)
-        self.last_beat = time.monotonic()
+        self.last_beat = self.last_look = time.monotonic()
+        self.left_seconds: float | None = None
 
     def run(self) -> None:
         if self.waiting:
@@ -518,6 +520,9 @@ class _Driver:
             for shard in shards:
                 done[shard.rule] -= len(shard.members) * (1 - min(1.0, steps / of_all))
         elsewhere = 0 if self.running else len(self.waiting)
-        running = [shard for shards in self.running.values() for shard in shards]
-        left = self.watch.left([*self.waiting, *running], self.backend.workers or 1)
-        return Progress(total, done, elsewhere, self.is_round, left)
+        # Of ten thousand waiting shards that takes longer than a turn should.
+        if time.monotonic() - self.last_look > _LOOK_SECONDS:
+            running = [shard for shards in self.running.values() for shard in shards]
+            self.left_seconds = self.watch.left([*self.waiting, *running], self.backend.workers or 1)
+            self.last_look = time.monotonic()
+        return Progress(total, done, elsewhere, self.is_round, self.left_seconds)

@@ -86,8 +86,8 @@ def _lines(console: Console) -> Callable[[Progress], None]:
         # What an earlier run finished is not counted into this one's speed.
         first = done if first is None else first
         now = time.monotonic()
-        # As soon as the first trials of the user's code have shown how long it takes, it is said.
-        is_news = progress.left_seconds is not None and not is_said
+        # As soon as the first trials of the user's code have shown that it takes longer than that, it is said.
+        is_news = progress.left_seconds is not None and progress.left_seconds > _LINE_SECONDS and not is_said
         if now - last < _LINE_SECONDS and not (is_news and done < total):
             return
         last = now

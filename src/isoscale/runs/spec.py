@@ -436,8 +436,9 @@ class Sweep:
     def groups(self) -> list[tuple[dict[str, Any], tuple[float, ...]]]:
         """What trains together: a value on each axis but the learning rate and the seed, and its learning rates.
 
-        >>> Sweep(depths=[4], hyperparameters={"weight_decay": [0.1, 1]}, search="random", points=4).groups[0][1]
-        (0.0028193...,)
+        >>> spec = Sweep(depths=[4, 8], hyperparameters={"weight_decay": [0.1, 1]})
+        >>> spec.groups[0][0], len(spec.groups), len(dataclasses.replace(spec, search="random", points=8).groups)
+        ({'rule': 'completep', 'width': 64, 'depth': 4, 'weight_decay': 0.1}, 4, 16)
         """
         cells = self.cells
         if self.search != "random":
