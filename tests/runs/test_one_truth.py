@@ -1,5 +1,6 @@
 """A sweep trains what `parametrize` hands out: its settings, its initial weights, and the curve of a plain loop."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoscale import Sweep, models, parametrize, rules
-from isoscale.errors import PlanError
+from isoscale.errors import InvalidValueError, PlanError
 from isoscale.rules import OPTIMIZERS
 from isoscale.runs import shards, worker
 from isoscale.training import Member, train
@@ -178,3 +179,39 @@ def test_what_parametrize_refuses_a_sweep_refuses(texts):
     source, _ = worker.source("digits", None, (), "conv-net")
     with pytest.raises(PlanError, match="hidden"):
         shards.make(spec("conv-net", {}, "mup", "sgd", base_depth=1), source)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_sweep_follows_its_budget_as_parametrize_does(optimizer):
+    budget = {"adamw": "completed-p", "sgd": "linear"}[optimizer]
+    spec = Sweep(
+        widths=[8],
+        depths=[2],
+        batch_sizes=[16, 64],
+        steps=[5, 10],
+        budget=budget,
+        optimizer=optimizer,
+        weight_decay=0.1,
+        lrs=[0.01],
+        seeds=1,
+        dataset="synthetic",
+    )
+    for batch_size, steps in itertools.product((16, 64), (5, 10)):
+        trial = spec.trial(batch_size=batch_size, steps=steps)
+        batch = batch_size / 16
+        factors = rules.budget(budget).factors(optimizer, batch=batch, tokens=batch * steps / 5)
+        plain = dataclasses.replace(spec, budget="none").trial(batch_size=batch_size, steps=steps)
+        for one, other in zip(trial.plan.entries, plain.plan.entries, strict=True):
+            assert one.lr == pytest.approx(other.lr * factors.lr, rel=1e-12)
+            assert one.weight_decay == pytest.approx(other.weight_decay * factors.weight_decay, rel=1e-12)
+            assert one.betas in (None, factors.betas((0.9, 0.999)))
+        assert (trial.key == plain.key) == (batch == 1 and steps == 5 and trial.plan == plain.plan)
+
+
+def test_budgets_that_no_sweep_has():
+    with pytest.raises(InvalidValueError, match="stated for sgd, not for adamw"):
+        Sweep(optimizer="adamw", budget="linear")
+    with pytest.raises(InvalidValueError, match="does not reach a command"):
+        Sweep(command="run {lr} {seed}", lrs=[0.1], budget="sqrt-batch")
+    with pytest.raises(InvalidValueError, match="Nearest: completed-p"):
+        Sweep(budget="completed")

@@ -89,6 +89,8 @@ class Grid:
     """Width at which the rules change nothing; the smallest by default."""
     base_depth: int | None = None
     """Depth at which the rules change nothing; the smallest by default."""
+    budget: str = "none"
+    """Rule by which the settings follow batch size and steps, from the smallest of each on: see `isoscale rules`."""
     log2_lr: tuple[float, float] = (-12.0, 0.0)
     """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1

@@ -280,13 +280,18 @@ def spending(rule: str | BudgetRule, batch: float, tokens: float, settings: Sett
             f"`batch` ({batch:g}) and `tokens` ({tokens:g}) need a rule that says what follows from them: `budget=`, "
             f"one of {', '.join(named)}"
         )
+    check_budget(budget, settings)
+    return budget
+
+
+def check_budget(budget: Budget, settings: Settings) -> None:
+    """Raise InvalidValueError for a budget that is not stated for these settings."""
     decay = budget.factors(settings.optimizer).weight_decay
     if settings.optimizer == "adam" and settings.weight_decay and decay != 1:
         raise InvalidValueError(
             f"the budget {budget.rule.name!r} follows a decoupled weight decay, and that of 'adam' is part of the "
             "gradient: use optimizer='adamw', or weight_decay=0"
         )
-    return budget
 
 
 def _inputs(model: Any, given: Any, roles: Any) -> Any:

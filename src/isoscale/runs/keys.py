@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoscale import models
+from isoscale.scaling.budget import NO_BUDGET
 from isoscale.training import Loop, TrialConfig
 
 # Part of every trial's key: raise it when a change makes the same trial give other numbers.
@@ -44,9 +45,11 @@ class Source:
 
 def identity(config: TrialConfig, source: Source) -> dict[str, Any]:
     """Everything that determines a trial but its learning rate and seed, as plain values."""
-    # Keys from before there were loops are those of the plain one.
-    loop = {} if config.loop == Loop() else {"loop": config.loop.canonical()}
-    return loop | {
+    # Keys from before there were loops and budgets are those of the plain one, and of none.
+    later = {} if config.loop == Loop() else {"loop": config.loop.canonical()}
+    if config.budget != NO_BUDGET:
+        later |= {"budget": config.budget.canonical()}
+    return later | {
         "numerics": NUMERICS,
         "model": config.model,
         "model_args": models.canonical(config.model, config.model_args, source.in_shape),

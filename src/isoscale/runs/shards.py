@@ -159,6 +159,7 @@ def config_of(
         optimizer=optimizer,
         steps=spec.longest if steps is None else steps,
         batch_size=spec.batch_size if batch_size is None else batch_size,
+        budget=spec.spent(batch_size, steps),
         loop=spec.loop,
     )
 

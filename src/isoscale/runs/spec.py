@@ -19,7 +19,9 @@ from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.models import names as model_names
+from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
+from isoscale.scaling.budget import NO_BUDGET, Budget
 from isoscale.scaling.optimizers import OPTIMIZERS
 from isoscale.training.loop import Loop
 
@@ -58,6 +60,9 @@ _TAKEN = (
     *("rule", "width", "depth", "batch_size", "lr", "seed", "steps", "step", "optimizer", "device", "folder"),
     *("loss", "test_loss", "test_accuracy", "status", "curve", "seconds"),
 )
+
+# What a budget is spent in: sizes of a training, not of a network.
+_SPENT = ("batch_size", "steps")
 
 # A larger grid is a slip of the pen, and would fill the memory before anything could say so.
 _MOST_TRIALS = 10_000_000
@@ -127,7 +132,9 @@ class Sweep:
         seeds: That many seeds (0, 1, ...), or the seeds themselves.
         steps: Length of every run, or several lengths, as a size axis. A schedule ends with its own run.
         batch_size: Samples in a step.
-        base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each.
+        base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each. In
+            `base_sizes` also "batch_size" and "steps".
+        budget: How the settings follow batch size and steps from there on: a name of `isoscale.rules.budget_names()`.
         momentum, betas, eps, weight_decay: Of the optimizer (`isoscale.training.Optimizer`).
 
     Raises:
@@ -174,6 +181,7 @@ class Sweep:
     base_width: int | None = None
     base_depth: int | None = None
     base_sizes: Mapping[str, Any] = field(default_factory=dict)
+    budget: str = "none"
     momentum: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -207,6 +215,7 @@ class Sweep:
         if self.trials > _MOST_TRIALS:
             raise InvalidValueError(f"a sweep has at most {_MOST_TRIALS:,} trials, this one {self.trials:,}")
         self._set_scalars()
+        self._check_budget()
         for name in ("model_args", "dataset_args"):
             self._set(name, _options(name, getattr(self, name)))
         if self.command is not None:
@@ -351,11 +360,40 @@ class Sweep:
         if not isinstance(self.base_sizes, Mapping):
             raise InvalidTypeError(f"`base_sizes` must be a mapping from names to sizes, got {self.base_sizes!r}")
         for name in self.base_sizes:
-            if name not in self.sizes:
-                raise unknown("axis of `sizes`", name, self.sizes)
+            if name not in (*self.sizes, *_SPENT):
+                raise unknown("axis of `sizes`", name, [*self.sizes, *_SPENT])
         # Texts have no order: the first one counts.
         smallest = {name: values[0] for name, values in self.sizes.items()}
-        return smallest | {name: _axis_value(name, value) for name, value in self.base_sizes.items()}
+        given = {name: whole(name, value) if name in _SPENT else value for name, value in self.base_sizes.items()}
+        return smallest | {name: _axis_value(name, value) for name, value in given.items()}
+
+    def spent(self, batch_size: int | None = None, steps: int | None = None) -> Budget:
+        """How far a trial's batch size and steps are from the base's, and the rule that follows them.
+
+        >>> Sweep(batch_sizes=[32, 128], steps=100, budget="sqrt-batch").spent(batch_size=128).batch
+        4.0
+        """
+        rule = budgets.budget(self.budget)
+        if rule.name == "none":
+            return NO_BUDGET
+        lengths = self.steps if isinstance(self.steps, tuple) else (self.steps,)
+        base_batch = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
+        base_steps = self.base_sizes.get("steps", min(lengths))
+        batch = (batch_size or self.batch_size) / base_batch
+        return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base_steps)
+
+    def _check_budget(self) -> None:
+        """The budget is known, and stated for the optimizer; and something of isoscale's applies it."""
+        rule = budgets.budget(self.budget)
+        if rule.name == "none":
+            return
+        if self.command is not None:
+            raise InvalidValueError(
+                f"the budget {rule.name!r} does not reach a command, which has its own settings: use `train=`, or "
+                "write the command's own rule"
+            )
+        if self.optimizer:
+            rule.factors(self.optimizer)  # pyrefly: ignore[bad-argument-type]  checked before
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from isoscale.checks import number, share
 from isoscale.errors import InvalidValueError, unknown
@@ -178,6 +179,10 @@ class Budget:
     def factors(self, optimizer: OptimizerFamily, beta2: float = TORCH_BETAS[1]) -> BudgetFactors:
         """The rule's factors at these ratios; arguments and errors as for `BudgetRule.factors`."""
         return self.rule.factors(optimizer, batch=self.batch, tokens=self.tokens, beta2=beta2)
+
+    def canonical(self) -> dict[str, Any]:
+        """As plain values: what `isoscale.parametrize` calls budget, batch and tokens."""
+        return {"budget": self.rule.name, "batch": self.batch, "tokens": self.tokens}
 
 
 _SQRT_BATCH = Powers(batch=0.5)

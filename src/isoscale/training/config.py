@@ -17,10 +17,11 @@ from isoscale import models
 from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
 from isoscale.models import Model
-from isoscale.parametrization.make_plan import Reading, make, read
+from isoscale.parametrization.make_plan import Reading, check_budget, make, read
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import describe
 from isoscale.scaling import rules
+from isoscale.scaling.budget import NO_BUDGET, Budget
 from isoscale.training.loop import Loop
 from isoscale.training.optimizer import Optimizer
 
@@ -46,6 +47,7 @@ class TrialConfig:
         rule: A name of `isoscale.rules.names()`.
         optimizer: Optimizer and base hyperparameters.
         steps, batch_size: Length of a run; batches are drawn epoch by epoch without replacement.
+        budget: How far these are from the base's, and the rule that the settings follow them by.
         loop: Schedule, warmup, clipping and accumulation.
     """
 
@@ -60,6 +62,7 @@ class TrialConfig:
     steps: int
     batch_size: int
     loop: Loop = field(default_factory=Loop)
+    budget: Budget = NO_BUDGET
 
     def plan(self, in_shape: int | Sequence[int], out_features: int, lr: float = 1.0) -> Plan:
         """What `isoscale.parametrize` makes of the model at its size, given the model at the base's size.
@@ -73,7 +76,9 @@ class TrialConfig:
             PlanError: The rule cannot be applied to this model; the message says what to do.
         """
         reading = self._reading(in_shape, out_features)
-        return make(reading, rules.get(self.rule), self.optimizer.settings(lr))
+        settings = self.optimizer.settings(lr)
+        check_budget(self.budget, settings)
+        return make(reading, rules.get(self.rule), settings, self.budget)
 
     def _reading(self, in_shape: int | Sequence[int], out_features: int) -> Reading:
         options = tuple(sorted(self.model_args.items()))

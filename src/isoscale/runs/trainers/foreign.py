@@ -23,6 +23,7 @@ from isoscale.runs.keys import digest
 from isoscale.runs.record import Status, TrialRecord
 from isoscale.runs.spec import NO_RULE, Sweep
 from isoscale.runs.trainers.handed import HandedTrial
+from isoscale.scaling.budget import NO_BUDGET
 from isoscale.training import Member
 
 # How long after its time limit a trial has to come to an end.
@@ -277,6 +278,9 @@ def shard(
     sizes = cell["sizes"]
     # Where a listing of the store looks for them.
     identity |= {name: sizes[name] for name in ("width", "depth", "batch_size") if name in sizes}
+    spent = spec.spent(sizes.get("batch_size"), cell.get("steps"))
+    if spent != NO_BUDGET:
+        identity["budget"] = spent.canonical()
     identity |= {"trainer": program.kind, "model": program.name, "version": spec.version or "", "source": source}
     return ForeignShard(
         program=program,

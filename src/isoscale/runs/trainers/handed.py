@@ -39,6 +39,7 @@ class HandedTrial:
         self.seed: int = settings["seed"]
         self.rule: str | None = None if settings["rule"] == NO_RULE else settings["rule"]
         self._options: dict[str, Any] = settings.get("optimizer", {})
+        self._budget: dict[str, Any] = dict(settings.get("budget", {}))
         self.optimizer: str | None = self._options.get("family") or None
         self.sizes: dict[str, Any] = dict(settings["sizes"])
         self.hyperparameters: dict[str, Any] = dict(settings["hyperparameters"])
@@ -79,7 +80,7 @@ class HandedTrial:
         return other
 
     def parametrize(self, model: nn.Module, base: nn.Module | Mapping[str, Any], **options: Any) -> Plan:
-        """`isoscale.parametrize` with the trial's rule, optimizer and hyperparameters.
+        """`isoscale.parametrize` with the trial's rule, optimizer, hyperparameters and budget.
 
         Args:
             model, base: As for `isoscale.parametrize`.
@@ -93,7 +94,7 @@ class HandedTrial:
         """
         from isoscale.parametrization.make_plan import parametrize
 
-        filled: dict[str, Any] = {"lr": self.lr}
+        filled: dict[str, Any] = {"lr": self.lr, **self._budget}
         # What the sweep does not say is left to `isoscale.parametrize`.
         if self.rule is not None:
             filled["rule"] = self.rule

@@ -58,7 +58,7 @@ def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
 
 
 def _program(spec: Sweep, data: str | None) -> ModuleProgram:
-    base = dict(spec.base_sizes)
+    base = {name: size for name, size in spec.base_sizes.items() if name in spec.sizes}
     for name, size in (("width", spec.base_width), ("depth", spec.base_depth)):
         if name in spec.axes:
             base[name] = size
