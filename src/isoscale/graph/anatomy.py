@@ -186,7 +186,7 @@ class _RoleReader:
             computed_by=use.computed_by,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):
-            if branch.nodes >> node.index & 1:
+            if (branch.nodes | branch.shared) >> node.index & 1:
                 role, place = self._inside(branch, node, use)
                 carries = use.name in branch.foldable_into
                 return replace(part, role=role, place=place, block=block, carries=carries)

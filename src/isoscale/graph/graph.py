@@ -39,19 +39,46 @@ class Use:
     computed_by: str | None = None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A slice of a tensor along one axis.
+
+    Attributes:
+        axis: The axis.
+        positions: Which of its positions.
+    """
+
+    axis: int
+    positions: range
+
+    def disjoint(self, other: Piece) -> bool:
+        """Whether two pieces of one tensor have no entry in common."""
+        if self.axis != other.axis:
+            return False
+        if self.positions.step == other.positions.step == 1:
+            first = max(self.positions.start, other.positions.start)
+            return first >= min(self.positions.stop, other.positions.stop)
+        return not set(self.positions) & set(other.positions)
+
+
 @dataclass
 class Node:
-    """One operation on activations.
+    """One result of an operation on activations.
+
+    The results of an operation that splits a tensor are nodes of their own, and so are whole numbers beside others.
 
     Attributes:
         index: Place in the order of execution.
         op: Name of the ATen operation, without overload and in-place mark ("addmm"); "input" and "source" for data.
         inputs: Indices of the nodes whose results it reads.
-        shape: Shape of its (first) result.
+        shape: Shape of the result.
+        is_float: Whether it holds numbers that are computed with; whole numbers and truth values only pick some.
         uses: The parameters that enter here.
         obstacle: Why no factor of its inputs passes here, where the operation in general would let it pass.
         factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
+        terms: The nodes that it is the sum or difference of, if there are several.
+        piece: Which part of its input it is, if it is a slice of it.
     """
 
     index: int
@@ -63,6 +90,8 @@ class Node:
     obstacle: str | None = None
     factor: float | None = 1.0
     multiplier: str | None = None
+    terms: tuple[int, ...] = ()
+    piece: Piece | None = None
 
     @cached_property
     def row(self) -> Operation:
@@ -106,6 +135,37 @@ class Graph:
             for parent in node.inputs:
                 bits |= sets[parent]
             sets.append(bits)
+        return sets
+
+    @cached_property
+    def sources(self) -> list[tuple[int, ...]]:
+        """For each node those of its inputs that its numbers are computed from.
+
+        Whole numbers and truth values (indices, masks) say which numbers are taken, and are no numbers of the result.
+        """
+        found: list[tuple[int, ...]] = []
+        for node in self.nodes:
+            found.append(tuple(parent for parent in node.inputs if self.nodes[parent].is_float))
+        return found
+
+    @cached_property
+    def computed_from(self) -> list[int]:
+        """For each node the set of nodes that its numbers are computed from, itself included, as a bit set."""
+        sets: list[int] = []
+        for node, parents in zip(self.nodes, self.sources, strict=True):
+            bits = 1 << node.index
+            for parent in parents:
+                bits |= sets[parent]
+            sets.append(bits)
+        return sets
+
+    @cached_property
+    def leads_to(self) -> list[int]:
+        """For each node the set of nodes whose numbers are computed from it, itself included, as a bit set."""
+        sets = [1 << node.index for node in self.nodes]
+        for node in reversed(self.nodes):
+            for parent in self.sources[node.index]:
+                sets[parent] |= sets[node.index]
         return sets
 
     @cached_property

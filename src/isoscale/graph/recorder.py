@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from isoscale.graph.constants import Constants, storage_of
-from isoscale.graph.graph import Graph, Node, Use
+from isoscale.graph.graph import Graph, Node, Piece, Use
 from isoscale.graph.ops import Operation, operation
 from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
@@ -38,6 +38,8 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        # By node that stacks tensors, the axis that they are stacked along.
+        self._stacks: dict[int, int] = {}
         self._module_inputs: dict[str, int] = {}
         self._module_outputs: dict[str, int] = {}
 
@@ -123,14 +125,28 @@ class Recorder(TorchDispatchMode):
                 self._know(result, derived)
             return
 
+        pieces = _pieces(name, args, results)
+        if pieces is None and name == "slice":
+            # All of it: the same value under another name.
+            self._know(results[0], inputs[0])
+            return
         made = self._add_node(name, inputs, results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
+        node.terms = self._terms(row, args, inputs)
+        if name == "stack":
+            self._stacks[made] = _axis(args, 1, results[0].dim())
         for tensor, weight in weights:
             node.uses += uses_of(row, args, tensor, weight)
-        for result in results:
-            self._know(result, made)
+        for i, result in enumerate(results):
+            at = made
+            # The parts of a split are values of their own, and so are the indices beside the numbers that were sorted.
+            if i > 0 and (pieces or _holds_numbers(result) != _holds_numbers(results[0])):
+                at = self._add_node(name, inputs, result)
+            if pieces:
+                self._nodes[at].piece = pieces[i]
+            self._know(result, at)
         if writes:
             storage = storage_of(results[0])
             self._written[storage] = made
@@ -185,6 +201,19 @@ class Recorder(TorchDispatchMode):
             factor = factor / number if inverse else factor * number
         return factor
 
+    def _terms(self, row: Operation, args: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
+        """What a sum is the sum of: the two sides of +, or the tensors that were stacked and are summed over."""
+        if row.adds:
+            terms = inputs
+        elif row.name in ("sum", "mean") and len(args) > 1 and inputs[0] in self._stacks:
+            stack = self._nodes[inputs[0]]
+            summed = [axis % len(stack.shape) for axis in args[1] or ()]
+            terms = stack.inputs if summed == [self._stacks[stack.index]] else ()
+        else:
+            terms = ()
+        floats = tuple(term for term in terms if self._nodes[term].is_float)
+        return floats if len(floats) > 1 else ()
+
     def _is_constant(self, value: Any) -> bool:
         if isinstance(value, Tensor):
             return self._origin(value) is None
@@ -193,7 +222,7 @@ class Recorder(TorchDispatchMode):
     # --- nodes and origins ---
     def _add_node(self, op: str, inputs: Sequence[int], result: Tensor) -> int:
         index = len(self._nodes)
-        node = Node(index, op, tuple(inputs), tuple(result.shape), result.is_floating_point())
+        node = Node(index, op, tuple(inputs), tuple(result.shape), _holds_numbers(result))
         self._nodes.append(node)
         return index
 
@@ -223,6 +252,41 @@ class Recorder(TorchDispatchMode):
         joined = self._add_node("cat", [origin, written], tensor)
         self._know(tensor, joined)
         return joined
+
+
+def _holds_numbers(tensor: Tensor) -> bool:
+    """Whether it holds more than whole numbers or truth values."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _axis(args: Sequence[Any], position: int, dimensions: int) -> int:
+    """The axis that an argument names; the first by default."""
+    axis = args[position] if len(args) > position else 0
+    return axis % max(dimensions, 1)
+
+
+def _pieces(name: str, args: Sequence[Any], results: Sequence[Tensor]) -> list[Piece] | None:
+    """Which part of the first argument each result is; None if the operation does not cut, or cuts nothing off."""
+    if name not in ("slice", "select", "unbind", "split", "split_with_sizes", "unsafe_split"):
+        return None
+    dimensions = args[0].dim()
+    if name in ("slice", "select"):
+        axis = _axis(args, 1, dimensions)
+        size = args[0].shape[axis]
+        if name == "select":
+            at = args[2] % size
+            return [Piece(axis, range(at, at + 1))]
+        start, stop, step = (*args[2:5], None, None, None)[:3]
+        positions = range(*slice(start, stop, step).indices(size))
+        return None if len(positions) == size else [Piece(axis, positions)]
+    axis = _axis(args, 1 if name == "unbind" else 2, dimensions)
+    pieces: list[Piece] = []
+    start = 0
+    for result in results:
+        stop = start + (1 if name == "unbind" else result.shape[axis])
+        pieces.append(Piece(axis, range(start, stop)))
+        start = stop
+    return pieces
 
 
 def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Tensor:
