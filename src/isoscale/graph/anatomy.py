@@ -18,6 +18,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.graph.missed import blocks_outside
 from isoscale.scaling.roles import Role, check_role
 
 Roles = Mapping[str, Role | str]
@@ -60,6 +61,9 @@ class Anatomy:
         head_sizes: Size of each attention's heads, in the order of execution.
         logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
             it cannot be read.
+        nested: Numbers of residual additions inside the branches, each that occurs once, in rising order.
+        outside: Blocks that look residual, or whose equals are, and that lie in no branch.
+        post_normed: Whether norms stand on the stream, one after each residual addition.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
@@ -71,6 +75,9 @@ class Anatomy:
     depth: int = 1
     head_sizes: tuple[int, ...] = ()
     logit_scales: tuple[float | None, ...] = ()
+    nested: tuple[int, ...] = ()
+    outside: tuple[str, ...] = ()
+    post_normed: bool = False
     stuck: Mapping[str, str] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     branch_multipliers: tuple[str, ...] = ()
@@ -110,6 +117,9 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         depth=depth(graph, branches),
         head_sizes=head_sizes(graph),
         logit_scales=logit_scales(graph),
+        nested=nested(branches),
+        outside=blocks_outside(graph, branches, parameters),
+        post_normed=bool(branches) and all(branch.post_normed for branch in branches),
         stuck=stuck,
         packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branches)),
@@ -125,6 +135,11 @@ def depth(graph: Graph, branches: Sequence[Branch]) -> int:
         return len(branches)
     layers = [node for node in graph.nodes if node.is_map and not _is_readout(graph, node)]
     return max(1, len(layers))
+
+
+def nested(branches: Sequence[Branch]) -> tuple[int, ...]:
+    """Numbers of residual additions inside the branches, each that occurs once."""
+    return tuple(sorted({branch.nested for branch in branches}))
 
 
 # --- the role of each parameter ---
@@ -285,8 +300,14 @@ def _place(node: Node, use: Use) -> str:
 def _block_name(graph: Graph, branch: Branch) -> str:
     """The module path that the weights of a branch share, down to its last index: `h.3` of `h.3.attn.c_proj`."""
     names: list[str] = []
+    others: list[str] = []
     for index in members(branch.nodes):
-        names += [use.name for use in graph.nodes[index].uses if use.kind == "map"]
+        for use in graph.nodes[index].uses:
+            (names if use.kind == "map" else others).append(use.name)
+    # Without a weight matrix its other parameters, or the modules that were given what it starts from.
+    names = names or others
+    if not names:
+        names = [f"{module}." for module, node in graph.module_inputs.items() if node == branch.start] or ["a block."]
     paths = [name.split(".")[:-1] for name in names]
     shared: list[str] = []
     for steps in zip(*paths, strict=False):
@@ -297,7 +318,7 @@ def _block_name(graph: Graph, branch: Branch) -> str:
     numbered = [i for i, step in enumerate(shared) if step.isdecimal()]
     if numbered:
         shared = shared[: numbered[-1] + 1]
-    return ".".join(shared) or names[0]
+    return ".".join(shared) or names[0].rstrip(".")
 
 
 def block_pattern(block: str) -> re.Pattern[str]:

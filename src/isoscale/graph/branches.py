@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isoscale.graph.folding import Folding
+from isoscale.graph.folding import Foldable, Folding
 from isoscale.graph.graph import Graph, bits, members
 from isoscale.graph.streams import Place, Streams
 from isoscale.scaling.tensor import starred
@@ -31,6 +31,7 @@ class Branch:
         last: Nodes of the branch's output projections: no other weight matrix of the branch follows them.
         unfoldable: If a multiplier cannot be folded, the operation that it does not pass.
         post_normed: Whether nothing but a norm reads the sum.
+        nested: Number of residual additions inside, which bound no branch.
     """
 
     start: int
@@ -42,6 +43,7 @@ class Branch:
     last: frozenset[int]
     unfoldable: str | None
     post_normed: bool
+    nested: int
 
 
 def residual_branches(graph: Graph) -> list[Branch]:
@@ -61,18 +63,33 @@ def branches_of(graph: Graph, streams: Streams) -> list[Branch]:
     nodes: list[int] = []
     for place in streams.places:
         nodes.append(_with_side_inputs(graph, place, _own(place, streams.places), adds))
-    shared = _shared(graph, nodes)
+    folded: list[Foldable] = []
+    for place, own in zip(streams.places, nodes, strict=True):
+        folded.append(Folding(graph, within=own).into(place.end))
+    elsewhere = _used_elsewhere(graph, folded)
     branches: list[Branch] = []
-    for place, own, others in zip(streams.places, nodes, shared, strict=True):
-        branches.append(_branch(graph, place, own, others))
+    for place, own, shared, found in zip(streams.places, nodes, _shared(graph, nodes), folded, strict=True):
+        if twice := sorted(found.names & elsewhere):
+            found = Foldable(obstacle=f"`{twice[0]}`, which acts elsewhere too")
+        branches.append(_branch(graph, place, own, shared, found, nested=len(streams.inner(place))))
     return branches
 
 
-def _branch(graph: Graph, place: Place, nodes: int, shared: int) -> Branch:
+def _used_elsewhere(graph: Graph, folded: Sequence[Foldable]) -> set[str]:
+    """Parameters that take a multiplier where they act on one value, and act on another that must not take it."""
+    takers: set[str] = set()
+    nodes = 0
+    for found in folded:
+        if not found.obstacle:
+            takers |= found.names
+            nodes |= found.nodes
+    return {use.name for node, use in graph.uses() if use.name in takers and not nodes >> node.index & 1}
+
+
+def _branch(graph: Graph, place: Place, nodes: int, shared: int, found: Foldable, nested: int) -> Branch:
     # Several may be last: a parallel attention and MLP end in one each.
     maps = nodes & graph.maps
     last = [index for index in members(maps) if not graph.after(index) & maps]
-    found = Folding(graph, within=nodes).into(place.end)
     return Branch(
         start=place.starts.bit_length() - 1,
         end=place.end,
@@ -83,6 +100,7 @@ def _branch(graph: Graph, place: Place, nodes: int, shared: int) -> Branch:
         last=frozenset(last),
         unfoldable=found.obstacle,
         post_normed=_is_post_normed(graph, place.add),
+        nested=nested,
     )
 
 

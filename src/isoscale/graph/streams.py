@@ -71,7 +71,6 @@ class Streams:
 
     Attributes:
         places: The branches' places, in the order of execution.
-        nested: How many residual sums lie inside these branches.
         long: Residual sums on the trunk that bound no branch: long skips.
     """
 
@@ -87,7 +86,6 @@ class Streams:
             self._residual, self._around = {}, {}
             self._find(leave_out=steps)
         self.places: list[Place] = []
-        self.nested = 0
         self.long: set[int] = set()
         self._walk_the_trunk()
 
@@ -169,14 +167,18 @@ class Streams:
         return False
 
     def _is_joined(self, index: int) -> bool:
-        """Whether a value is concatenated, as it is, with others: the parts of a stream that was split."""
-        pending = list(self._graph.readers[index])
+        """Whether a value, or what is added to it, is joined with others: the parts of a stream that was split."""
+        seen = 0
+        pending = bits(self._graph.readers[index])
         while pending:
-            node = self._graph.nodes[pending.pop()]
-            if node.op in ("cat", "stack"):
+            at = pending.bit_length() - 1
+            pending ^= 1 << at
+            seen |= 1 << at
+            node = self._graph.nodes[at]
+            if node.op == "cat":
                 return True
-            if node.row.is_view:
-                pending += self._graph.readers[node.index]
+            if node.terms or node.row.is_view:
+                pending |= bits(self._graph.readers[at]) & ~seen
         return False
 
     def _kind_of_end(self, place: Place) -> str:
@@ -267,7 +269,6 @@ class Streams:
                     inputs |= bits(self._read_from_outside(place))
                     left_out |= place.inside
                     self.places.append(place)
-                    self.nested += len(self._inner(place))
                 is_long = index in self._residual or index in self._around
                 if is_long and not branches:
                     self.long.add(index)
@@ -277,17 +278,15 @@ class Streams:
 
     def _counts(self, place: Place) -> bool:
         """Whether it bounds a branch: of nested residual sums either the outer or the inner one does."""
-        inner = self._inner(place)
+        inner = self.inner(place)
         if not inner:
             return True
         if place.projected:
             return False
         if self._repeats(place, self._all_places()):
             return True
-        for one in inner:
-            if self._repeats(one, inner) or self._goes_on_from(one, place):
-                return False
-        return True
+        is_long = any(self._repeats(one, inner) or self._goes_on_from(one, place) for one in inner)
+        return not is_long
 
     def _goes_on_from(self, inner: Place, outer: Place) -> bool:
         """Whether the inner one's stream is the outer one's."""
@@ -297,7 +296,7 @@ class Streams:
                     return True
         return False
 
-    def _inner(self, place: Place) -> list[Place]:
+    def inner(self, place: Place) -> list[Place]:
         """The residual sums inside a branch, those with a weight matrix."""
         own = place.inside | place.starts
         found: list[Place] = []

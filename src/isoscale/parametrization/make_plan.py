@@ -21,15 +21,18 @@ from isoscale.graph.anatomy import Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import unwrapped
-from isoscale.parametrization import sizes
+from isoscale.parametrization import depth_reading, sizes
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base
 from isoscale.scaling import initial, rules
 from isoscale.scaling.factors import Decay
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
-from isoscale.scaling.rules import Rule
+from isoscale.scaling.rules import DepthRow, Rule
 from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, decide
+
+# Beyond this ratio of depths post-norm networks are named.
+_DEEP = 4.0
 
 
 def parametrize(
@@ -112,6 +115,7 @@ class Reading:
         head_size: Likewise; None if the base's is unknown.
         init_law: What the model's own init is taken to follow where the base has no numbers.
         by_hand: Whether roles were given instead of traced.
+        doubts: Why the depth's ratio may be another.
     """
 
     anatomy: Anatomy
@@ -122,6 +126,7 @@ class Reading:
     head_size: float | None
     init_law: str
     by_hand: bool
+    doubts: tuple[str, ...] = ()
 
 
 def read(
@@ -150,6 +155,7 @@ def read(
         head_size=sizes.head_ratio(anatomy, known),
         init_law=_init_law(facts, parameters),
         by_hand=not anatomy.traced and roles is not None,
+        doubts=tuple(depth_reading.doubts(anatomy, known, pairs)) if compared is not None else (),
     )
 
 
@@ -169,6 +175,8 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
         init_law=reading.init_law,
     )
     open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
+    if rule.depth != DepthRow():
+        open_items += reading.doubts
     if open_items and not force:
         raise PlanError(
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
@@ -400,6 +408,16 @@ def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scali
 
 
 def _notes(reading: Reading) -> Iterator[str]:
+    if reading.anatomy.traced and not reading.anatomy.blocks and reading.depth != 1:
+        yield (
+            f"the forward has no residual branch: depth x{reading.depth:g} is that of its layers one after the other, "
+            "which no rule makes train alike"
+        )
+    if reading.anatomy.post_normed and reading.depth > _DEEP:
+        yield (
+            f"post-norm at depth x{reading.depth:g}: the norms on the stream are as many as its blocks, no rule slows "
+            "their gains and biases down with depth, and their changes add up; prefer pre-norm (docs/choose-a-rule.md)"
+        )
     if reading.by_hand:
         yield "roles were given by hand: attention heads are taken to keep their size"
     if reading.head_size is None:

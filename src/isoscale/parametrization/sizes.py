@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
-from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph
+from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph, nested
 from isoscale.graph.attention import head_sizes, logit_scales
 from isoscale.graph.branches import residual_branches
 from isoscale.graph.graph import Graph
@@ -43,6 +43,7 @@ class Base:
         roles: Of each parameter, by name; None if it was not traced, or if the trace leaves one open.
         logit_scales: What its forward multiplies the logits of each attention by, None where that cannot be read;
             None if it was not traced.
+        nested: Numbers of residual additions inside its branches, each that occurs once; None if it was not traced.
     """
 
     shapes: Mapping[str, Shape]
@@ -51,6 +52,7 @@ class Base:
     head_sizes: tuple[int, ...] | None = None
     roles: Mapping[str, Role] | None = None
     logit_scales: tuple[float | None, ...] | None = None
+    nested: tuple[int, ...] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
 
     Returns:
         {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "logit_scales": ...,
-        "roles": ...}
+        "nested": ..., "roles": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -77,13 +79,15 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
     """The same as an object."""
     parameters = dict(model.named_parameters())
     graph = None if example_inputs is None else trace(model, example_inputs)
+    branches = residual_branches(graph) if graph else []
     return Base(
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         rms={name: rms(parameter) for name, parameter in parameters.items()},
-        depth=depth(graph, residual_branches(graph)) if graph else None,
+        depth=depth(graph, branches) if graph else None,
         head_sizes=head_sizes(graph) if graph else None,
         roles=_roles(graph, parameters) if graph else None,
         logit_scales=logit_scales(graph) if graph else None,
+        nested=nested(branches) if graph else None,
     )
 
 
@@ -108,7 +112,7 @@ def read(value: Any) -> Base:
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
     # Bases that were written before forwards were asked for their logits' scales know none.
-    base = record(Base, {"logit_scales": None, "roles": None, **value}, "base")
+    base = record(Base, {"logit_scales": None, "roles": None, "nested": None, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
