@@ -14,11 +14,9 @@ from torch.nn import functional as F
 IN, OUT = 5, 3
 
 
-def mlp(width: int, end: int | None = None) -> nn.Sequential:
+def mlp(width: int) -> nn.Sequential:
     """norm, up, down: its last weight is `3.weight`."""
-    return nn.Sequential(
-        nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, end or width)
-    )
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 def several(make: Callable[[], nn.Module], number: int) -> nn.ModuleList:
@@ -364,16 +362,12 @@ class Again(Net):
 
 # --- without a matrix, picked, gated ---
 class Pool(nn.Module):
-    """h + scale (pool(norm h) - norm h), then an MLP: (batch, width, time)."""
+    """h + pool(norm h) - norm h, then an MLP: (batch, time, width)."""
 
     def __init__(self, width: int, affine: bool = True) -> None:
         super().__init__()
-        self.norm, self.up, self.down = (
-            nn.LayerNorm(width, elementwise_affine=affine),
-            nn.Linear(width, 2 * width),
-            None,
-        )
-        self.down = nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width, elementwise_affine=affine)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         self.pool = nn.AvgPool1d(3, 1, 1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Part:
         attention: Whether the multiplier of attention logits is folded into it (queries).
         tied: Whether it is the embedding and the readout at once.
         computed_by: What turns it into the effective weight, if that is more than a view.
+        offset: The number that is added to it before it acts.
     """
 
     role: Role
@@ -48,6 +49,7 @@ class Part:
     attention: bool = False
     tied: bool = False
     computed_by: str | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ class _RoleReader:
             fan_out=use.fan_out,
             place=_place(node, use),
             computed_by=use.computed_by,
+            offset=use.offset,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):
             if (branch.nodes | branch.shared) >> node.index & 1:

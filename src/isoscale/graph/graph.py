@@ -30,6 +30,7 @@ class Use:
         fan_in: The parameter's own axes that are summed over; empty unless a weight matrix.
         fan_out: The parameter's own axes that remain in the result.
         computed_by: The operation that made the effective weight from the parameter, if it was more than a view.
+        offset: The number that is added to it before it acts: 1, if a norm's scale is stored as its distance from 1.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Use:
     fan_in: tuple[int, ...] = ()
     fan_out: tuple[int, ...] = ()
     computed_by: str | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        # By tensor, what was added to the parameter that it is a view of.
+        self._offsets: dict[int, float] = {}
         # By node that stacks tensors, the axis that they are stacked along.
         self._stacks: dict[int, int] = {}
         self._module_inputs: dict[str, int] = {}
@@ -45,6 +48,7 @@ class Recorder(TorchDispatchMode):
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
+        self._offsets[id(tensor)] = 0.0
         self._know(tensor, Weight.of(name, tensor.dim()))
 
     def add_buffer(self, tensor: Tensor) -> None:
@@ -123,6 +127,7 @@ class Recorder(TorchDispatchMode):
             derived = derive(row, args, known, first.shape, results[0].shape)
             for result in results:
                 self._know(result, derived)
+            self._follow_offset(row, args, results)
             return
 
         pieces = _pieces(name, args, results)
@@ -138,7 +143,8 @@ class Recorder(TorchDispatchMode):
         if name == "stack":
             self._stacks[made] = _axis(args, 1, results[0].dim())
         for tensor, weight in weights:
-            node.uses += uses_of(row, args, tensor, weight)
+            for use in uses_of(row, args, tensor, weight):
+                node.uses.append(self._with_offset(use, tensor))
         for i, result in enumerate(results):
             at = made
             # The parts of a split are values of their own, and so are the indices beside the numbers that were sorted.
@@ -201,6 +207,28 @@ class Recorder(TorchDispatchMode):
             factor = factor / number if inverse else factor * number
         return factor
 
+    def _follow_offset(self, row: Operation, args: Sequence[Any], results: Sequence[Tensor]) -> None:
+        """What was added to a parameter, after views alone and before any other operation."""
+        if row.is_view:
+            added = self._offsets.get(id(args[0]))
+        elif row.name == "add" and len(args) == 2:
+            tensor, constant = args if isinstance(self._origin_of(args[0]), Weight) else (args[1], args[0])
+            number = self._constants.number(constant) if self._is_constant(constant) else None
+            # Once only: what is added to a sum is no number that stands in the forward.
+            added = number if number is not None and self._offsets.get(id(tensor)) == 0 else None
+        else:
+            added = None
+        if added is not None:
+            for result in results:
+                self._offsets[id(result)] = added
+
+    def _with_offset(self, use: Use, tensor: Tensor) -> Use:
+        """A scale or bias that acts as itself and a number scales as its sum with the number does."""
+        offset = self._offsets.get(id(tensor), 0.0)
+        if offset == 0 or use.kind not in ("gain", "bias"):
+            return use
+        return replace(use, computed_by=None, offset=offset)
+
     def _terms(self, row: Operation, args: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
         """What a sum is the sum of: the two sides of +, or the tensors that were stacked and are summed over."""
         if row.adds:
@@ -213,6 +241,10 @@ class Recorder(TorchDispatchMode):
             terms = ()
         floats = tuple(term for term in terms if self._nodes[term].is_float)
         return floats if len(floats) > 1 else ()
+
+    def _origin_of(self, value: Any) -> Origin:
+        """The origin of a tensor; none of a number."""
+        return self._origin(value) if isinstance(value, Tensor) else None
 
     def _is_constant(self, value: Any) -> bool:
         if isinstance(value, Tensor):

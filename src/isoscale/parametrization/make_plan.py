@@ -307,8 +307,14 @@ def _facts(name: str, anatomy: Anatomy, parameter: Tensor, base: Base, counterpa
         explicit=part.role is Role.OUTPUT and bool(anatomy.readout_multipliers),
         tied=part.tied,
         frozen=not parameter.requires_grad,
-        base_rms=base.rms.get(counterpart),
+        offset=part.offset,
+        base_rms=_of_sum(base.rms.get(counterpart), part.offset),
     )
+
+
+def _of_sum(rms: float | None, offset: float) -> float | None:
+    """Root mean square of a parameter and a number that is added to it, the parameter's mean being zero."""
+    return None if rms is None else math.hypot(rms, offset)
 
 
 def _check_counterparts(

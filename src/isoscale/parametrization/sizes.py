@@ -132,13 +132,15 @@ def read(value: Any) -> Base:
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
-def rms(tensor: Tensor) -> float | None:
-    """Root mean square of a tensor's entries; None if it has no numbers."""
+def rms(tensor: Tensor, offset: float = 0.0) -> float | None:
+    """Root mean square of a tensor's entries, a number added to each; None if it has no numbers."""
     if tensor.is_meta:
         return None
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
     with torch.no_grad():
+        if offset:
+            tensor = tensor.detach() + offset
         return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) / math.sqrt(tensor.numel())
 
 

@@ -100,6 +100,7 @@ class TensorFacts:
         explicit: Whether a readout's multiplier stands in the forward instead of being folded.
         tied: Whether it is the embedding and the readout at once.
         frozen: Whether it is not trained: then it is left as it is.
+        offset: The number that the forward adds to it before it acts; what is said of its entries is said of the sum.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -117,6 +118,7 @@ class TensorFacts:
     explicit: bool = False
     tied: bool = False
     frozen: bool = False
+    offset: float = 0.0
     base_rms: float | None = None
 
     @property
@@ -305,6 +307,8 @@ def _reasons(
         yield f"output multiplier {_times(unfolded.multiplier)} folded in"
     if facts.tied:
         yield "embedding and readout: the readout's multiplier stands in the forward"
+    if facts.offset:
+        yield f"acts as {facts.offset:g} + itself"
     changes = {"init": factors.init_std, "lr": factors.lr}
     if facts.role.decays and settings.weight_decay:
         changes["decay"] = factors.weight_decay
