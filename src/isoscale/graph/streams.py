@@ -20,6 +20,9 @@ Words, each defined by those before it, so that a reader can check a network by 
 * Of *nested* residual sums, one in the branch of the other, the outer one counts if it repeats: if the network has
   another of its build, beside it. It does not if it is a skip around a stream that repeats inside it or that goes on
   from its own (the long skip of a U-Net, the global skip of a super-resolution network): then the inner ones count.
+* A *lone* residual sum, which has no other of its build and stands in no list of modules with others, while those
+  repeat (a convolution for positions before the blocks, a pooling head after them), is of a fixed number at every
+  depth. It bounds no branch either.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class Streams:
 
     Attributes:
         places: The branches' places, in the order of execution.
-        long: Residual sums on the trunk that bound no branch: long skips.
+        long: Residual sums on the trunk that bound no branch: long skips and lone ones.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -88,6 +91,7 @@ class Streams:
         self.places: list[Place] = []
         self.long: set[int] = set()
         self._walk_the_trunk()
+        self._leave_out_lone_ones()
 
     # --- residual sums ---
     def _find(self, leave_out: Iterable[int] = ()) -> None:
@@ -275,6 +279,37 @@ class Streams:
                 along_skips |= bits(self._identities(index))
                 pending |= inputs & ~seen
         self.places.sort(key=lambda place: (place.add, place.end))
+
+    def _leave_out_lone_ones(self) -> None:
+        repeating = [place for place in self.places if self._repeats(place, self.places)]
+        if not repeating:
+            return
+        kept: list[Place] = []
+        for place in self.places:
+            if place in repeating or self._is_listed(place):
+                kept.append(place)
+        self.long |= {place.add for place in self.places} - {place.add for place in kept}
+        self.places = kept
+
+    def _is_listed(self, place: Place) -> bool:
+        """Whether it stands in a list of modules, at a number of its own."""
+        own = self._numbers(place)
+        for other in self.places:
+            for path, number in self._numbers(other).items():
+                if own.get(path, number) != number:
+                    return True
+        return False
+
+    def _numbers(self, place: Place) -> dict[str, str]:
+        """By path of each list of modules that it stands in, its number there."""
+        names = sorted(self._names(place.inside))
+        steps = names[0].split(".") if names else []
+        found: dict[str, str] = {}
+        for i, step in enumerate(steps):
+            path = ".".join(steps[: i + 1])
+            if step.isdecimal() and all(name.startswith(f"{path}.") for name in names):
+                found[".".join(steps[:i])] = step
+        return found
 
     def _counts(self, place: Place) -> bool:
         """Whether it bounds a branch: of nested residual sums either the outer or the inner one does."""
