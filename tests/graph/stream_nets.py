@@ -453,6 +453,73 @@ class Memory(Net):
         return h
 
 
+class Stepping(nn.Module):
+    """x + rate (f(x) - x), each unit at a learned rate; as torch writes it, or in the open."""
+
+    def __init__(self, width: int, lerp: bool) -> None:
+        super().__init__()
+        self.mlp, self.rate, self.lerp = mlp(width), nn.Parameter(torch.full((width,), 0.1)), lerp
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.lerp(x, self.mlp(x), self.rate) if self.lerp else x + self.rate * (self.mlp(x) - x)
+
+
+class Fused(nn.Module):
+    """x + gain f(x), as one operation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp, self.gain = mlp(width), nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(x, self.gain, self.mlp(x))
+
+
+class Lone(Blocks):
+    """One residual layer before the blocks, and one after them."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__(width, depth, Adding)
+        self.position = nn.Linear(width, width)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), mlp(width))
+
+    def stream(self, h: Tensor, *more: Tensor) -> Tensor:
+        h = super().stream(h + F.gelu(self.position(h)))
+        return h + self.head(h)
+
+
+class Adding(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = mlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+class InnerEnd(nn.Module):
+    """x + (z + g(z)) with z = W x: no multiple of the branch is a multiple of its weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.into, self.up, self.down = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.into(F.layer_norm(x, x.shape[-1:]))
+        return x + (z + self.down(self.up(z).tanh()))
+
+
+class SharedNorm(nn.Module):
+    """One norm at the branch's start and at its end."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.down(self.up(self.norm(x)).relu()))
+
+
 class Highway(nn.Module):
     """t f(x) + (1 - t) x: the gate is a function of x."""
 

@@ -62,7 +62,7 @@ def branches_of(graph: Graph, streams: Streams) -> list[Branch]:
     adds = bits(place.add for place in streams.places) | bits(streams.long)
     nodes: list[int] = []
     for place in streams.places:
-        nodes.append(_with_side_inputs(graph, place, _own(place, streams.places), adds))
+        nodes.append(_with_side_inputs(graph, place, streams.own(place), adds))
     folded: list[Foldable] = []
     for place, own in zip(streams.places, nodes, strict=True):
         folded.append(Folding(graph, within=own).into(place.end))
@@ -102,16 +102,6 @@ def _branch(graph: Graph, place: Place, nodes: int, shared: int, found: Foldable
         post_normed=_is_post_normed(graph, place.add),
         nested=nested,
     )
-
-
-def _own(place: Place, places: Sequence[Place]) -> int:
-    """The branch's nodes, without branches of a stream that passes through it: of two coupled streams y = x + f(z) and
-    z + g(y), the second branch is g."""
-    nodes = place.inside
-    for other in places:
-        if other is not place and place.inside >> other.add & 1:
-            nodes &= ~(other.inside | 1 << other.add)
-    return nodes
 
 
 def _is_post_normed(graph: Graph, add: int) -> bool:

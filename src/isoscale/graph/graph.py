@@ -80,6 +80,7 @@ class Node:
         factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
         terms: The nodes that it is the sum or difference of, if there are several.
+        taken_off: Of a difference the term with the minus.
         piece: Which part of its input it is, if it is a slice of it.
     """
 
@@ -93,6 +94,7 @@ class Node:
     factor: float | None = 1.0
     multiplier: str | None = None
     terms: tuple[int, ...] = ()
+    taken_off: int | None = None
     piece: Piece | None = None
 
     @cached_property

@@ -6,7 +6,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,13 @@ from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.weight_views import Weight, derive
 
 Origin = int | Weight | None
+
+# Products that another argument is added to, and what makes the product alone.
+_ADDING_A_PRODUCT: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "addmm": ("mm", torch.mm),
+    "addmv": ("mv", torch.mv),
+    "baddbmm": ("bmm", torch.bmm),
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -93,8 +100,31 @@ class Recorder(TorchDispatchMode):
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
-            self._record(name, args, kwargs, results, writes)
+            self._record_in_steps(name, args, kwargs, results, writes)
         return out
+
+    def _record_in_steps(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], results: list[Tensor], writes: bool
+    ) -> None:
+        """Record an operation; one that adds to an activation as the sum that it is, x + a b."""
+        addend = args[0] if args else None
+        if name == "addcmul" and len(args) == 3 and not kwargs:
+            product = self._step("mul", torch.mul, *args[1:])
+        elif name == "lerp" and len(args) == 3:
+            # a + w (b - a)
+            product = self._step("mul", torch.mul, self._step("sub", torch.sub, args[1], addend), args[2])
+        elif name in _ADDING_A_PRODUCT and isinstance(self._origin_of(addend), int) and not kwargs:
+            product = self._step(*_ADDING_A_PRODUCT[name], *args[1:])
+        else:
+            self._record(name, args, kwargs, results, writes)
+            return
+        self._record("add", (addend, product), {}, results, writes)
+
+    def _step(self, name: str, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """A part of an operation, recorded as if the forward had called it."""
+        result = function(*args)
+        self._record(name, args, {}, [result], False)
+        return result
 
     def _record(
         self,
@@ -140,6 +170,9 @@ class Recorder(TorchDispatchMode):
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
         node.terms = self._terms(row, args, inputs)
+        if node.terms and name in ("sub", "rsub"):
+            origin = self._origin_of(args[1 if name == "sub" else 0])
+            node.taken_off = origin if isinstance(origin, int) else None
         if name == "stack":
             self._stacks[made] = _axis(args, 1, results[0].dim())
         for tensor, weight in weights:

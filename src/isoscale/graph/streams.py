@@ -4,8 +4,8 @@ Words, each defined by those before it, so that a reader can check a network by 
 
 * A value's *terms* are what it is the sum of: a + b, or the sum of a stack. Sums with a constant or a parameter have
   one term only, and are no sums here.
-* A *skip* leads from a sum back through one of its terms to an earlier value s: past views, norms, pooling, factors,
-  concatenations of values that all lead back, other sums, and at most one projection.
+* A *skip* leads from a sum back through one of its terms, not a subtracted one, to an earlier value s: past views,
+  norms, pooling, factors, concatenations of values that all lead back, other sums, and at most one projection.
 * A *branch* is another term of that sum that is computed from s by a weight matrix, a norm or a mixing of positions.
   What is picked by whole numbers computed from s is not computed from s, and of the parts of a split value each is a
   value of its own: `norm(x) * (1 + scale) + shift` has no skip although shift and scale come from one map.
@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from isoscale.graph.graph import Graph, Node, bits, members
@@ -111,7 +112,9 @@ class Streams:
         for end in node.terms:
             found: list[Place] = []
             for skip in node.terms:
-                place = self._place(node, skip, end) if skip != end else None
+                # f(x) - x takes x off, and carries nothing on.
+                may_be = skip not in (end, node.taken_off)
+                place = self._place(node, skip, end) if may_be else None
                 if place:
                     found.append(place)
             if found:
@@ -280,36 +283,32 @@ class Streams:
                 pending |= inputs & ~seen
         self.places.sort(key=lambda place: (place.add, place.end))
 
+    def own(self, place: Place) -> int:
+        """The branch's nodes, without branches of a stream that passes through it: of two coupled streams x + f(z) and
+        z + g(x + f(z)), the second branch is g."""
+        nodes = place.inside
+        for other in self.places:
+            if place.inside >> other.add & 1:
+                nodes &= ~(other.inside | 1 << other.add)
+        return nodes
+
     def _leave_out_lone_ones(self) -> None:
-        repeating = [place for place in self.places if self._repeats(place, self.places)]
-        if not repeating:
+        names = {place: self._names(self.own(place)) for place in self.places}
+        builds = Counter(_build(held) for held in names.values())
+        if max(builds.values(), default=0) < 2:
             return
+        # By path of a list of modules, the numbers in it at which branches stand.
+        listed: dict[str, set[str]] = {}
+        for held in names.values():
+            for path, number in _numbers(held):
+                listed.setdefault(path, set()).add(number)
         kept: list[Place] = []
-        for place in self.places:
-            if place in repeating or self._is_listed(place):
+        for place, held in names.items():
+            is_listed = any(len(listed[path]) > 1 for path, _ in _numbers(held))
+            if builds[_build(held)] > 1 or is_listed:
                 kept.append(place)
         self.long |= {place.add for place in self.places} - {place.add for place in kept}
         self.places = kept
-
-    def _is_listed(self, place: Place) -> bool:
-        """Whether it stands in a list of modules, at a number of its own."""
-        own = self._numbers(place)
-        for other in self.places:
-            for path, number in self._numbers(other).items():
-                if own.get(path, number) != number:
-                    return True
-        return False
-
-    def _numbers(self, place: Place) -> dict[str, str]:
-        """By path of each list of modules that it stands in, its number there."""
-        names = sorted(self._names(place.inside))
-        steps = names[0].split(".") if names else []
-        found: dict[str, str] = {}
-        for i, step in enumerate(steps):
-            path = ".".join(steps[: i + 1])
-            if step.isdecimal() and all(name.startswith(f"{path}.") for name in names):
-                found[".".join(steps[:i])] = step
-        return found
 
     def _counts(self, place: Place) -> bool:
         """Whether it bounds a branch: of nested residual sums either the outer or the inner one does."""
@@ -357,16 +356,8 @@ class Streams:
         return False
 
     def _build(self, place: Place) -> frozenset[str]:
-        """The names of the parameters inside, without the path that all share and with indices left open."""
         if place not in self._builds:
-            names = sorted(self._names(place.inside))
-            paths = [name.split(".") for name in names]
-            shared = 0
-            while len(paths) > 1 and len({tuple(path[: shared + 1]) for path in paths}) == 1:
-                shared += 1
-            # One parameter alone shares all of its path with itself: its last step is its own.
-            shared = shared if len(paths) > 1 else len(paths[0]) - 1 if paths else 0
-            self._builds[place] = frozenset(_DIGITS.sub("*", ".".join(path[shared:])) for path in paths)
+            self._builds[place] = _build(self._names(place.inside))
         return self._builds[place]
 
     def _names(self, inside: int, *, maps_only: bool = False) -> frozenset[str]:
@@ -378,11 +369,40 @@ class Streams:
         return frozenset(names)
 
 
+def _build(names: Iterable[str]) -> frozenset[str]:
+    """Names of parameters without the path that all share, and with indices left open."""
+    paths = [name.split(".") for name in names]
+    shared = len(_shared(paths))
+    if len(paths) == 1:
+        # One parameter alone shares all of its path with itself: its last step is its own.
+        shared -= 1
+    return frozenset(_DIGITS.sub("*", ".".join(path[shared:])) for path in paths)
+
+
+def _numbers(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The lists of modules that hold all of these parameters at one number: path of the list, number."""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = _shared(paths)
+    for i, step in enumerate(shared):
+        if step.isdecimal():
+            yield ".".join(shared[:i]), step
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The first steps of all paths, as far as they are the same."""
+    shared: list[str] = []
+    for steps in zip(*paths, strict=False):
+        if len(set(steps)) > 1:
+            break
+        shared.append(steps[0])
+    return shared
+
+
 def _carried(graph: Graph, residual: dict[int, list[Place]], node: Node) -> tuple[int, ...]:
     """Those inputs of a node that it carries on as a skip does: of a residual sum not its branches."""
     if node.terms:
         ends = {place.end for place in residual.get(node.index, [])}
-        return tuple(term for term in node.terms if term not in ends)
+        return tuple(term for term in node.terms if term not in ends and term != node.taken_off)
     sources = graph.sources[node.index]
     if node.op == "cat" or (len(sources) == 1 and node.row.may_be_on_skip):
         return sources
