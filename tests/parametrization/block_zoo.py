@@ -58,6 +58,17 @@ class LayerScale(nn.Module):
         return self.gamma * x
 
 
+class ZeroCentred(nn.Module):
+    """A norm whose scale is stored as its distance from 1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:]) * (1 + self.gain)
+
+
 class Shift(nn.Module):
     """A bias on its own, not fused with a map."""
 
@@ -109,6 +120,7 @@ ROWS: dict[str, Callable[[int], Block]] = {
     "pre-norm": lambda n: Block(nn.Sequential(nn.LayerNorm(n), *mlp(n))),
     "post-norm": lambda n: Block(nn.Sequential(*mlp(n)), after=nn.LayerNorm(n)),
     "sandwich": lambda n: Block(nn.Sequential(nn.RMSNorm(n), *mlp(n), nn.RMSNorm(n))),
+    "zero-centred scale": lambda n: Block(nn.Sequential(*mlp(n), ZeroCentred(n))),
     "ends in a layer norm": lambda n: Block(nn.Sequential(*mlp(n), nn.LayerNorm(n))),
     "one map": lambda n: Block(nn.Sequential(nn.Tanh(), nn.Linear(n, n))),
     "three maps": lambda n: Block(nn.Sequential(nn.Linear(n, 9), nn.ReLU(), *mlp(9), nn.ReLU(), nn.Linear(9, n))),

@@ -18,6 +18,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.graph.missed import blocks_outside
 from isoscale.graph.products import Product, products
 from isoscale.scaling.names import indices, starred
 from isoscale.scaling.roles import Role, check_role
@@ -49,6 +50,7 @@ class Part:
         unused: Whether the forward does not use it.
         unknown: The operation that it enters of which nobody knows what it does with a parameter, if it enters one.
         also: What else it serves as.
+        offset: The number that is added to it before it acts.
     """
 
     role: Role
@@ -65,6 +67,7 @@ class Part:
     unused: bool = False
     unknown: str | None = None
     also: tuple[Part, ...] = ()
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,9 @@ class Anatomy:
         logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
             it cannot be read.
         products: Sums of products of two activations.
+        nested: Numbers of residual additions inside the branches, each that occurs once, in rising order.
+        outside: Blocks that look residual, or whose equals are, and that lie in no branch.
+        post_normed: Whether norms stand on the stream, one after each residual addition.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
         branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
@@ -91,6 +97,9 @@ class Anatomy:
     head_sizes: tuple[int, ...] = ()
     logit_scales: tuple[float | None, ...] = ()
     products: tuple[Product, ...] = ()
+    nested: tuple[int, ...] = ()
+    outside: tuple[str, ...] = ()
+    post_normed: bool = False
     stuck: Mapping[str, str] = field(default_factory=dict)
     packed: tuple[str, ...] = ()
     branch_multipliers: tuple[str, ...] = ()
@@ -132,6 +141,9 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         head_sizes=head_sizes(graph),
         logit_scales=logit_scales(graph),
         products=products(graph),
+        nested=nested(branches),
+        outside=blocks_outside(graph, branches, parameters),
+        post_normed=bool(branches) and all(branch.post_normed for branch in branches),
         stuck=stuck,
         packed=tuple(name for name in parameters if name in packed),
         branch_multipliers=tuple(sorted(in_branches)),
@@ -147,6 +159,11 @@ def depth(graph: Graph, branches: Sequence[Branch]) -> int:
         return len(branches)
     layers = [node for node in graph.nodes if node.is_map and not _is_readout(graph, node)]
     return max(1, len(layers))
+
+
+def nested(branches: Sequence[Branch]) -> tuple[int, ...]:
+    """Numbers of residual additions inside the branches, each that occurs once."""
+    return tuple(sorted({branch.nested for branch in branches}))
 
 
 # --- the role of each parameter ---
@@ -227,9 +244,10 @@ class _RoleReader:
             computed_by=use.computed_by,
             in_groups=use.in_groups,
             unknown=node.op if use.kind == "other" else None,
+            offset=use.offset,
         )
         for branch, block in zip(self._branches, self._blocks, strict=True):
-            if branch.nodes >> node.index & 1:
+            if (branch.nodes | branch.shared) >> node.index & 1:
                 role, place = self._inside(branch, node, use)
                 carries = use.name in branch.foldable_into
                 return replace(part, role=role, place=place, block=block, carries=carries)
@@ -338,8 +356,14 @@ def _place(node: Node, use: Use) -> str:
 def _block_name(graph: Graph, branch: Branch) -> str:
     """The module path that the weights of a branch share, down to its last index: `h.3` of `h.3.attn.c_proj`."""
     names: list[str] = []
+    others: list[str] = []
     for index in members(branch.nodes):
-        names += [use.name for use in graph.nodes[index].uses if use.kind == "map"]
+        for use in graph.nodes[index].uses:
+            (names if use.kind == "map" else others).append(use.name)
+    # Without a weight matrix its other parameters, or the modules that were given what it starts from.
+    names = names or others
+    if not names:
+        names = [f"{module}." for module, node in graph.module_inputs.items() if node == branch.start] or ["a block."]
     paths = [name.split(".")[:-1] for name in names]
     shared: list[str] = []
     for steps in zip(*paths, strict=False):
@@ -350,7 +374,7 @@ def _block_name(graph: Graph, branch: Branch) -> str:
     numbered = indices(shared)
     if numbered:
         shared = shared[: numbered[-1] + 1]
-    return ".".join(shared) or names[0]
+    return ".".join(shared) or names[0].rstrip(".")
 
 
 def block_pattern(block: str) -> re.Pattern[str]:

@@ -1,18 +1,18 @@
-"""Residual branches, found in the graph itself.
+"""Residual branches: what each is made of, and what a multiplier on it is folded into.
 
-A residual addition adds to a value something computed from that value by at least one weight matrix:
-out = skip(s) + branch(s). The skip is the identity or a short chain without nonlinearity (views, pooling,
-a norm, at most one projection, as in a downsampling ResNet block). Rotary embeddings, positional embeddings,
-masks, gates and sums of parallel linear layers have no such skip, and are not residual.
+What a branch is, and which sums bound one, is defined in `isoscale.graph.streams`. Rotary embeddings, positional
+embeddings, masks, gates and sums of parallel linear layers have no skip, and are not residual.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isoscale.graph.folding import Folding
-from isoscale.graph.graph import Graph, Node, bits, members
+from isoscale.graph.folding import Foldable, Folding
+from isoscale.graph.graph import Graph, bits, members
+from isoscale.graph.streams import Place, Streams
+from isoscale.scaling.tensor import starred
 
 
 @dataclass(frozen=True)
@@ -20,131 +20,109 @@ class Branch:
     """One residual branch.
 
     Attributes:
-        start: Node that the branch and the skip share.
+        start: Node that the branch and the skip share; of several the last.
         end: Node that is added to the skip.
         add: The residual addition.
-        nodes: The branch's nodes, `end` included, as a bit set.
+        nodes: The branch's nodes, `end` included, as a bit set, with what feeds it alone from elsewhere.
+        shared: Nodes outside that feed this branch and others of its block, and no other block: one map of a
+            conditioning signal to all shifts, scales and gates of a block. Each belongs to the first that it feeds.
         foldable_into: Names of what a multiplier on the branch is folded into, all of it together: weight matrices,
             norms' scales, biases, or `Multiplier` modules. Empty if it cannot be folded.
         last: Nodes of the branch's output projections: no other weight matrix of the branch follows them.
         unfoldable: If a multiplier cannot be folded, the operation that it does not pass.
+        post_normed: Whether nothing but a norm reads the sum.
+        nested: Number of residual additions inside, which bound no branch.
     """
 
     start: int
     end: int
     add: int
     nodes: int
+    shared: int
     foldable_into: frozenset[str]
     last: frozenset[int]
     unfoldable: str | None
+    post_normed: bool
+    nested: int
 
 
 def residual_branches(graph: Graph) -> list[Branch]:
-    """Every residual branch, in the order of execution.
-
-    A skip around other residual additions (a long skip, as in a U-Net) bounds no branch: its linear layers belong to
-    the blocks inside.
-    """
-    places = list(_places(graph))
-    adds = bits(place.add for place in places)
-    branches: list[Branch] = []
-    for place in places:
-        is_long = _between(graph, place.start, place.end) & adds
-        if not is_long:
-            branches.append(_branch(graph, place, adds))
-    return branches
+    """Every residual branch, in the order of execution."""
+    return branches_of(graph, Streams(graph))
 
 
 def residual_additions(graph: Graph) -> set[int]:
-    """Nodes of all residual additions, long skips included."""
-    return {place.add for place in _places(graph)}
+    """Nodes of all residual additions to a stream, long skips included."""
+    streams = Streams(graph)
+    return streams.long | {place.add for place in streams.places}
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a branch starts and ends, and the addition to its skip."""
-
-    start: int
-    end: int
-    add: int
-
-
-def _places(graph: Graph) -> Iterator[_Place]:
-    for node in graph.nodes:
-        if not node.row.adds or len(node.inputs) != 2 or not node.is_float:
-            continue
-        first, second = node.inputs
-        # Either of the two may be the skip, which the order of the summands does not tell.
-        place = _place(graph, node, first, second) or _place(graph, node, second, first)
-        if place:
-            yield place
+def branches_of(graph: Graph, streams: Streams) -> list[Branch]:
+    """The branches of streams that were found already."""
+    adds = bits(place.add for place in streams.places) | bits(streams.long)
+    nodes: list[int] = []
+    for place in streams.places:
+        nodes.append(_with_side_inputs(graph, place, streams.own(place), adds))
+    folded: list[Foldable] = []
+    for place, own in zip(streams.places, nodes, strict=True):
+        folded.append(Folding(graph, within=own).into(place.end))
+    elsewhere = _used_elsewhere(graph, folded)
+    branches: list[Branch] = []
+    for place, own, shared, found in zip(streams.places, nodes, _shared(graph, nodes), folded, strict=True):
+        if twice := sorted(found.names & elsewhere):
+            found = Foldable(obstacle=f"`{twice[0]}`, which acts elsewhere too")
+        branches.append(_branch(graph, place, own, shared, found, nested=len(streams.inner(place))))
+    return branches
 
 
-def _place(graph: Graph, node: Node, skip: int, branch: int) -> _Place | None:
-    """The residual branch, if one of the two summands is a skip around the other."""
-    start, projected = _start_of_skip(graph, skip, branch)
-    if start is None or not _between(graph, start, branch) & graph.maps:
-        return None
-    if projected:
-        # A linear layer on the skip is a projection only beside a branch of its shape that is nonlinear:
-        # W_1 x + W_2 W_3 x is one linear map, not a residual block.
-        shapes = {graph.nodes[skip].shape, graph.nodes[branch].shape, node.shape}
-        if len(shapes) > 1 or not _is_nonlinear(graph, start, branch):
-            return None
-    return _Place(start, branch, node.index)
+def _used_elsewhere(graph: Graph, folded: Sequence[Foldable]) -> set[str]:
+    """Parameters that take a multiplier where they act on one value, and act on another that must not take it."""
+    takers: set[str] = set()
+    nodes = 0
+    for found in folded:
+        if not found.obstacle:
+            takers |= found.names
+            nodes |= found.nodes
+    return {use.name for node, use in graph.uses() if use.name in takers and not nodes >> node.index & 1}
 
 
-def _start_of_skip(graph: Graph, skip: int, branch: int) -> tuple[int | None, bool]:
-    """Where the skip leaves the branch, walking back from the addition; and whether a projection lies on it."""
-    projected = False
-    at = skip
-    # The first node on the way that the branch depends on is where the two part.
-    while not graph.depends(branch, on=at):
-        node = graph.nodes[at]
-        second_projection = node.is_map and projected
-        may_pass = node.is_map or node.row.may_be_on_skip
-        if len(node.inputs) != 1 or second_projection or not may_pass:
-            return None, projected
-        projected = projected or node.is_map
-        (at,) = node.inputs
-    return at, projected
-
-
-def _between(graph: Graph, start: int, end: int) -> int:
-    """Nodes that depend on `start` and that `end` depends on, `start` left out, as a bit set."""
-    return graph.below[start] & graph.above[end] & ~(1 << start)
-
-
-def _is_nonlinear(graph: Graph, start: int, end: int) -> bool:
-    for index in members(_between(graph, start, end)):
-        node = graph.nodes[index]
-        if not (node.is_map or node.row.is_linear or node.row.is_norm):
-            return True
-    return False
-
-
-def _branch(graph: Graph, place: _Place, adds: int) -> Branch:
-    nodes = _with_side_inputs(graph, place, adds)
+def _branch(graph: Graph, place: Place, nodes: int, shared: int, found: Foldable, nested: int) -> Branch:
     # Several may be last: a parallel attention and MLP end in one each.
     maps = nodes & graph.maps
     last = [index for index in members(maps) if not graph.after(index) & maps]
-    found = Folding(graph, within=nodes).into(place.end)
     return Branch(
-        start=place.start,
+        start=place.starts.bit_length() - 1,
         end=place.end,
         add=place.add,
         nodes=nodes,
+        shared=shared,
         foldable_into=frozenset() if found.obstacle else found.names,
         last=frozenset(last),
         unfoldable=found.obstacle,
+        post_normed=_is_post_normed(graph, place.add),
+        nested=nested,
     )
 
 
-def _with_side_inputs(graph: Graph, place: _Place, adds: int) -> int:
+def _is_post_normed(graph: Graph, add: int) -> bool:
+    at = add
+    while len(graph.readers[at]) == 1:
+        (at,) = graph.readers[at]
+        if graph.nodes[at].row.is_norm:
+            return True
+        if not graph.nodes[at].row.is_view:
+            return False
+    return False
+
+
+# --- what comes from elsewhere ---
+def _with_side_inputs(graph: Graph, place: Place, nodes: int, adds: int) -> int:
     """The branch's nodes, with what feeds it alone from elsewhere: keys and values of a memory, a time embedding's
     projection."""
-    nodes = _between(graph, place.start, place.end)
-    candidates = graph.above[place.end] & ~graph.above[place.start] & ~nodes & ~adds
+    before = 0
+    for start in members(place.starts):
+        before |= graph.above[start]
+    candidates = graph.above[place.end] & ~before & ~place.inside & ~adds
     # Backwards, so that the readers of a node are decided before the node.
     for index in reversed(list(members(candidates))):
         readers = graph.readers[index]
@@ -153,3 +131,68 @@ def _with_side_inputs(graph: Graph, place: _Place, adds: int) -> int:
         if all(nodes >> reader & 1 for reader in readers):
             nodes |= 1 << index
     return nodes
+
+
+def _shared(graph: Graph, branches: Sequence[int]) -> list[int]:
+    """For each branch the nodes that feed it first, then other branches of its block, and nothing else.
+
+    Whether it is a block's own is told by repetition: there is another of its name, up to indices, that feeds other
+    branches. A map that feeds all branches alike has no such counterpart, and is in none of them. Where there is but
+    one block, its path tells.
+    """
+    feeds = _feeds(graph, branches)
+    of_kind: dict[str, list[tuple[str, int]]] = {}
+    for index, fed in feeds.items():
+        for use in graph.nodes[index].uses:
+            of_kind.setdefault(starred(use.name), []).append((use.name, fed))
+    shared = [0] * len(branches)
+    for index, fed in feeds.items():
+        for use in graph.nodes[index].uses:
+            others = [also for name, also in of_kind[starred(use.name)] if name != use.name]
+            beside = bool(others) and not any(also & fed for also in others)
+            within = all(_holds(graph, branches[number], use.name) for number in members(fed))
+            if beside or within:
+                first = next(members(fed))
+                shared[first] |= 1 << index
+    return shared
+
+
+def _holds(graph: Graph, nodes: int, name: str) -> bool:
+    """Whether the weights of a branch lie in the same numbered module as a parameter, `blocks.3` of `blocks.3.ada`."""
+    steps = name.split(".")
+    numbered = [i for i, step in enumerate(steps) if step.isdecimal()]
+    if not numbered:
+        return False
+    prefix = ".".join(steps[: numbered[-1] + 1]) + "."
+    for index in members(nodes & graph.maps):
+        if not all(use.name.startswith(prefix) for use in graph.nodes[index].uses):
+            return False
+    return True
+
+
+def _feeds(graph: Graph, branches: Sequence[int]) -> dict[int, int]:
+    """Of each node outside that feeds several branches and nothing else, which, as a bit set of their numbers."""
+    inside: dict[int, int] = {}
+    for number, nodes in enumerate(branches):
+        for index in members(nodes):
+            inside[index] = inside.get(index, 0) | 1 << number
+    outputs = bits(graph.outputs)
+    feeds: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for node in reversed(graph.nodes):
+        readers = graph.readers[node.index]
+        if node.index in inside or not readers or outputs >> node.index & 1:
+            continue
+        fed = 0
+        for reader in readers:
+            # A reader that does anything else makes this node do so as well.
+            one = inside.get(reader) or feeds.get(reader)
+            if not one:
+                fed = 0
+                break
+            fed |= one
+        if fed:
+            feeds[node.index] = fed
+            if fed.bit_count() > 1:
+                found[node.index] = fed
+    return found

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isoscale.graph.graph import Graph, Node
+from isoscale.graph.graph import Graph, Node, bits, members
 from isoscale.graph.ops import operation
+
+# What a factor meets that is divided by itself.
+_FELT = "a normalisation"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Folding:
                 return Foldable(obstacle="attention of a value to itself")
             # c softmax(q k) v = softmax(q k) (c v)
             queries_and_keys, values = node.inputs[:2], node.inputs[2]
-            return self._one_factor(values, queries_and_keys)
+            found = self._one_factor(values, queries_and_keys)
+            return Foldable(obstacle="attention of a value to itself") if found.obstacle == _FELT else found
         is_product = node.row.multiplies or node.row.contraction
         if is_product and len(node.inputs) == 2:
             # c (y z) = y (c z) = (c y) z, and c (y / z) = (c y) / z
@@ -99,18 +103,35 @@ class Folding:
             return Foldable(obstacle=node.op)
         # f(c y, c z) = c f(y, z): all inputs take it.
         found = Foldable()
-        for parent in node.inputs:
-            # Whole numbers only say where something is.
-            if self._graph.nodes[parent].is_float:
-                found |= self.into(parent)
+        for parent in self._graph.sources[node.index]:
+            found |= self.into(parent)
+        # y + g(y) is no multiple of c if y takes it, and g after it once more.
+        if not found.obstacle and self._feel_one_another(found.nodes):
+            return Foldable(obstacle="a residual addition of its own")
         return found
+
+    def _feel_one_another(self, nodes: int) -> bool:
+        """Whether what one of these nodes takes reaches another; past a norm nothing is left of it."""
+        seen = 0
+        pending = 0
+        for index in members(nodes):
+            pending |= bits(self._graph.sources[index])
+        while pending:
+            at = pending.bit_length() - 1
+            pending ^= 1 << at
+            seen |= 1 << at
+            if nodes >> at & 1:
+                return True
+            if not self._graph.nodes[at].row.is_norm and self._within >> at & 1:
+                pending |= bits(self._graph.sources[at]) & ~seen
+        return False
 
     def _one_factor(self, factor: int, others: tuple[int, ...]) -> Foldable:
         """A product is scaled by one factor alone, if the others do not feel its parameters (in x / |x| they do)."""
         found = self.into(factor)
         felt = any(self._graph.above[other] & found.nodes for other in others)
         if not found.obstacle and felt:
-            return Foldable(obstacle="a normalisation")
+            return Foldable(obstacle=_FELT)
         return found
 
 

@@ -32,6 +32,7 @@ class Use:
         computed_by: The operation that made the effective weight from the parameter, if it is not linear in it.
         axes: For each dimension of the tensor that entered, the parameter's own axes that it holds, if they are known.
         in_groups: Whether an axis of fan_in counts the inputs of several groups, of which each output sees one.
+        offset: The number that is added to it before it acts: 1, if a norm's scale is stored as its distance from 1.
     """
 
     name: str
@@ -41,22 +42,51 @@ class Use:
     computed_by: str | None = None
     axes: tuple[frozenset[int], ...] | None = None
     in_groups: bool = False
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A slice of a tensor along one axis.
+
+    Attributes:
+        axis: The axis.
+        positions: Which of its positions.
+    """
+
+    axis: int
+    positions: range
+
+    def disjoint(self, other: Piece) -> bool:
+        """Whether two pieces of one tensor have no entry in common."""
+        if self.axis != other.axis:
+            return False
+        if self.positions.step == other.positions.step == 1:
+            first = max(self.positions.start, other.positions.start)
+            return first >= min(self.positions.stop, other.positions.stop)
+        return not set(self.positions) & set(other.positions)
 
 
 @dataclass
 class Node:
-    """One operation on activations.
+    """One result of an operation on activations.
+
+    The results of an operation that splits a tensor are nodes of their own, and so are whole numbers beside others.
 
     Attributes:
         index: Place in the order of execution.
         op: Name of the ATen operation, without overload and in-place mark ("addmm"); "input" and "source" for data.
         inputs: Indices of the nodes whose results it reads.
-        shape: Shape of its (first) result.
+        shape: Shape of the result.
+        is_float: Whether it holds numbers that are computed with; whole numbers and truth values only pick some.
         uses: The parameters that enter here.
         obstacle: Why no factor of its inputs passes here, where the operation in general would let it pass.
         factor: What it multiplies by beside its inputs and parameters, attention its logits; None if unknown.
         multiplier: Name of the `isoscale.Multiplier` module that computed it, if one did.
         summed_products: Over how many products of two activations it sums; 0 if it does not.
+        terms: The nodes that it is the sum or difference of, if there are several.
+        taken_off: Of a difference the term with the minus.
+        piece: Which part of its input it is, if it is a slice of it.
     """
 
     index: int
@@ -69,6 +99,9 @@ class Node:
     factor: float | None = 1.0
     multiplier: str | None = None
     summed_products: int = 0
+    terms: tuple[int, ...] = ()
+    taken_off: int | None = None
+    piece: Piece | None = None
 
     @cached_property
     def row(self) -> Operation:
@@ -112,6 +145,37 @@ class Graph:
             for parent in node.inputs:
                 bits |= sets[parent]
             sets.append(bits)
+        return sets
+
+    @cached_property
+    def sources(self) -> list[tuple[int, ...]]:
+        """For each node those of its inputs that its numbers are computed from.
+
+        Whole numbers and truth values (indices, masks) say which numbers are taken, and are no numbers of the result.
+        """
+        found: list[tuple[int, ...]] = []
+        for node in self.nodes:
+            found.append(tuple(parent for parent in node.inputs if self.nodes[parent].is_float))
+        return found
+
+    @cached_property
+    def computed_from(self) -> list[int]:
+        """For each node the set of nodes that its numbers are computed from, itself included, as a bit set."""
+        sets: list[int] = []
+        for node, parents in zip(self.nodes, self.sources, strict=True):
+            bits = 1 << node.index
+            for parent in parents:
+                bits |= sets[parent]
+            sets.append(bits)
+        return sets
+
+    @cached_property
+    def leads_to(self) -> list[int]:
+        """For each node the set of nodes whose numbers are computed from it, itself included, as a bit set."""
+        sets = [1 << node.index for node in self.nodes]
+        for node in reversed(self.nodes):
+            for parent in self.sources[node.index]:
+                sets[parent] |= sets[node.index]
         return sets
 
     @cached_property

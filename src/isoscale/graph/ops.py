@@ -181,6 +181,7 @@ _ROWS = [
     Operation("narrow", "view"),
     Operation("split", "view"),
     Operation("split_with_sizes", "view"),
+    Operation("unsafe_split", "view"),
     Operation("chunk", "view"),
     Operation("diagonal", "view"),
     Operation("as_strided", "view"),

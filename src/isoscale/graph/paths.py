@@ -34,6 +34,7 @@ def effective_depth(graph: Graph) -> int:
 
 def path_lengths(graph: Graph) -> Lengths:
     """How many paths there are of each length, in weight layers before the readout."""
+    additions = residual_additions(graph)
     # paths(step) = sum of paths(step before), each longer by one if the step is a layer that counts.
     output = len(graph.nodes)
     paths: dict[int, Lengths] = {}
@@ -44,7 +45,7 @@ def path_lengths(graph: Graph) -> Lengths:
         for i in before:
             arriving.update(paths[i])
         # A path that passes a layer is longer by one.
-        longer = 1 if step != output and _counts(graph, graph.nodes[step]) else 0
+        longer = 1 if step != output and _counts(graph, graph.nodes[step], additions) else 0
         paths[step] = Counter()
         for length, number in arriving.items():
             paths[step][length + longer] = number
@@ -96,11 +97,10 @@ def _is_layer(node: Node) -> bool:
     return any(use.kind in ("map", "embedding") for use in node.uses)
 
 
-def _counts(graph: Graph, node: Node) -> bool:
+def _counts(graph: Graph, node: Node, additions: set[int]) -> bool:
     """Whether it is a weight layer before the readout: the last linear layer of all, outside the residual blocks."""
     if not _is_layer(node):
         return False
     if graph.after(node.index) & graph.maps:
         return True
-    additions = residual_additions(graph)
     return any(graph.depends(addition, on=node.index) for addition in additions)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_iter
 from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.dot_products import DotProducts
-from isoscale.graph.graph import Graph, Node, Use
+from isoscale.graph.graph import Graph, Node, Piece, Use
 from isoscale.graph.ops import Operation, operation
 from isoscale.graph.recurrent import Recurrence, RecurrentCalls
 from isoscale.graph.uses import held_axes, uses_of
@@ -30,6 +30,13 @@ Origin = int | Weight | None
 
 # The namespaces whose operations the table of operations is about.
 _TORCH_OWN = ("aten", "prims")
+
+# Products that another argument is added to, and what makes the product alone.
+_ADDING_A_PRODUCT: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "addmm": ("mm", torch.mm),
+    "addmv": ("mv", torch.mv),
+    "baddbmm": ("bmm", torch.bmm),
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -49,6 +56,10 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        # By tensor, what was added to the parameter that it is a view of.
+        self._offsets: dict[int, float] = {}
+        # By node that stacks tensors, the axis that they are stacked along.
+        self._stacks: dict[int, int] = {}
         self._recurrent = RecurrentCalls(self._recurrence)
         self._paused = False
         self._module_inputs: dict[str, int] = {}
@@ -65,6 +76,7 @@ class Recorder(TorchDispatchMode):
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
+        self._offsets[id(tensor)] = 0.0
         self._know(tensor, Weight.of(name, tensor.dim()))
 
     def add_buffer(self, tensor: Tensor) -> None:
@@ -114,17 +126,40 @@ class Recorder(TorchDispatchMode):
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
-            self._record(Step(operation(name), args, kwargs, results, writes))
+            step = Step(operation(name), args, kwargs, results, writes)
+            # A forward that differentiates itself (torch.autograd.grad) sends the derivative backwards through its
+            # maps. They are no maps of that; whatever keeps the function's size keeps its derivative's.
+            if torch._C._current_graph_task_id() >= 0:
+                self._record(replace(step, row=operation("derivative")))
+            else:
+                self._record_in_steps(step)
         return out
 
+    def _record_in_steps(self, step: Step) -> None:
+        """Record an operation; one that adds to an activation as the sum that it is, x + a b."""
+        name, args = step.row.name, step.args
+        addend = args[0] if args else None
+        if name == "addcmul" and len(args) == 3 and not step.kwargs:
+            product = self._step("mul", torch.mul, *args[1:])
+        elif name == "lerp" and len(args) == 3:
+            # a + w (b - a)
+            product = self._step("mul", torch.mul, self._step("sub", torch.sub, args[1], addend), args[2])
+        elif name in _ADDING_A_PRODUCT and isinstance(self._origin_of(addend), int) and not step.kwargs:
+            product = self._step(*_ADDING_A_PRODUCT[name], *args[1:])
+        else:
+            self._record(step)
+            return
+        self._record(replace(step, row=operation("add"), args=(addend, product), kwargs={}))
+
+    def _step(self, name: str, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """A part of an operation, recorded as if the forward had called it."""
+        result = function(*args)
+        self._record(Step(operation(name), args, {}, [result], False))
+        return result
+
     def _record(self, step: Step) -> None:
-        # A forward that differentiates itself (torch.autograd.grad) sends the derivative backwards through its maps.
-        # They are no maps of that; whatever keeps the function's size keeps its derivative's.
-        is_derivative = torch._C._current_graph_task_id() >= 0
-        if is_derivative:
-            step = replace(step, row=operation("derivative"))
         weights, inputs = self._sorted(step)
-        if is_derivative:
+        if step.row.name == "derivative":
             weights = []
         if step.row.effect == "shape only" or not (weights or inputs):
             # What it makes is a constant.
@@ -135,6 +170,7 @@ class Recorder(TorchDispatchMode):
             for result in step.results:
                 self._know(result, derive(step.row, step.args, known, tuple(result.shape)))
             self._alone.see(step)
+            self._follow_offset(step.row, step.args, step.results)
             return
         as_data = [before for tensor, _ in weights if (before := self._alone.as_data(tensor, step))]
         if as_data:
@@ -169,20 +205,38 @@ class Recorder(TorchDispatchMode):
 
     def _make(self, step: Step, weights: Sequence[tuple[Tensor, Weight]], inputs: Sequence[int]) -> None:
         """A node, of an operation on these inputs and parameters."""
-        row, args, kwargs = step.row, step.args, step.kwargs
-        made = self._add_node(row.name, inputs, step.results[0])
+        row, args, kwargs, results = step.row, step.args, step.kwargs, step.results
+        pieces = _pieces(row.name, args, results)
+        if pieces is None and row.name == "slice" and inputs:
+            # All of it: the same value under another name.
+            self._know(results[0], inputs[0])
+            return
+        made = self._add_node(row.name, inputs, results[0])
         node = self._nodes[made]
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
+        node.terms = self._terms(row, args, inputs)
+        if node.terms and row.name in ("sub", "rsub"):
+            origin = self._origin_of(args[1 if row.name == "sub" else 0])
+            node.taken_off = origin if isinstance(origin, int) else None
+        if row.name == "stack":
+            self._stacks[made] = _axis(args, 1, results[0].dim())
         for tensor, weight in weights:
-            node.uses += uses_of(row, args, tensor, weight)
+            for use in uses_of(row, args, tensor, weight):
+                node.uses.append(self._with_offset(use, tensor))
         before = args[0].shape if args and isinstance(args[0], Tensor) else ()
         self._dot_products.see(node, row, args, tuple(before))
         node.summed_products = self._summed_products(node, row, args)
-        for result in step.results:
-            self._know(result, made)
+        for i, result in enumerate(results):
+            at = made
+            # The parts of a split are values of their own, and so are the indices beside the numbers that were sorted.
+            if i > 0 and (pieces or _holds_numbers(result) != _holds_numbers(results[0])):
+                at = self._add_node(row.name, inputs, result)
+            if pieces:
+                self._nodes[at].piece = pieces[i]
+            self._know(result, at)
         if step.writes:
-            storage = storage_of(step.results[0])
+            storage = storage_of(results[0])
             self._written[storage] = made
 
     def _summed_products(self, node: Node, row: Operation, args: Sequence[Any]) -> int:
@@ -301,6 +355,45 @@ class Recorder(TorchDispatchMode):
             factor = factor / number if inverse else factor * number
         return factor
 
+    def _follow_offset(self, row: Operation, args: Sequence[Any], results: Sequence[Tensor]) -> None:
+        """What was added to a parameter, after views alone and before any other operation."""
+        if row.is_view:
+            added = self._offsets.get(id(args[0]))
+        elif row.name == "add" and len(args) == 2:
+            tensor, constant = args if isinstance(self._origin_of(args[0]), Weight) else (args[1], args[0])
+            number = self._constants.number(constant) if self._is_constant(constant) else None
+            # Once only: what is added to a sum is no number that stands in the forward.
+            added = number if number is not None and self._offsets.get(id(tensor)) == 0 else None
+        else:
+            added = None
+        if added is not None:
+            for result in results:
+                self._offsets[id(result)] = added
+
+    def _with_offset(self, use: Use, tensor: Tensor) -> Use:
+        """A scale or bias that acts as itself and a number scales as its sum with the number does."""
+        offset = self._offsets.get(id(tensor), 0.0)
+        if offset == 0 or use.kind not in ("gain", "bias"):
+            return use
+        return replace(use, computed_by=None, offset=offset)
+
+    def _terms(self, row: Operation, args: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
+        """What a sum is the sum of: the two sides of +, or the tensors that were stacked and are summed over."""
+        if row.adds:
+            terms = inputs
+        elif row.name in ("sum", "mean") and len(args) > 1 and inputs[0] in self._stacks:
+            stack = self._nodes[inputs[0]]
+            summed = [axis % len(stack.shape) for axis in args[1] or ()]
+            terms = stack.inputs if summed == [self._stacks[stack.index]] else ()
+        else:
+            terms = ()
+        floats = tuple(term for term in terms if self._nodes[term].is_float)
+        return floats if len(floats) > 1 else ()
+
+    def _origin_of(self, value: Any) -> Origin:
+        """The origin of a tensor; none of a number."""
+        return self._origin(value) if isinstance(value, Tensor) else None
+
     def _is_constant(self, value: Any) -> bool:
         if isinstance(value, Tensor):
             return self._origin(value) is None
@@ -309,7 +402,7 @@ class Recorder(TorchDispatchMode):
     # --- nodes and origins ---
     def _add_node(self, op: str, inputs: Sequence[int], result: Tensor) -> int:
         index = len(self._nodes)
-        node = Node(index, op, tuple(inputs), tuple(result.shape), result.is_floating_point())
+        node = Node(index, op, tuple(inputs), tuple(result.shape), _holds_numbers(result))
         self._nodes.append(node)
         return index
 
@@ -339,6 +432,41 @@ class Recorder(TorchDispatchMode):
         joined = self._add_node("cat", [origin, written], tensor)
         self._know(tensor, joined)
         return joined
+
+
+def _holds_numbers(tensor: Tensor) -> bool:
+    """Whether it holds more than whole numbers or truth values."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _axis(args: Sequence[Any], position: int, dimensions: int) -> int:
+    """The axis that an argument names; the first by default."""
+    axis = args[position] if len(args) > position else 0
+    return axis % max(dimensions, 1)
+
+
+def _pieces(name: str, args: Sequence[Any], results: Sequence[Tensor]) -> list[Piece] | None:
+    """Which part of the first argument each result is; None if the operation does not cut, or cuts nothing off."""
+    if name not in ("slice", "select", "unbind", "split", "split_with_sizes", "unsafe_split"):
+        return None
+    dimensions = args[0].dim()
+    if name in ("slice", "select"):
+        axis = _axis(args, 1, dimensions)
+        size = args[0].shape[axis]
+        if name == "select":
+            at = args[2] % size
+            return [Piece(axis, range(at, at + 1))]
+        start, stop, step = (*args[2:5], None, None, None)[:3]
+        positions = range(*slice(start, stop, step).indices(size))
+        return None if len(positions) == size else [Piece(axis, positions)]
+    axis = _axis(args, 1 if name == "unbind" else 2, dimensions)
+    pieces: list[Piece] = []
+    start = 0
+    for result in results:
+        stop = start + (1 if name == "unbind" else result.shape[axis])
+        pieces.append(Piece(axis, range(start, stop)))
+        start = stop
+    return pieces
 
 
 def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Tensor:

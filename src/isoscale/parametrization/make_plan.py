@@ -23,7 +23,7 @@ from isoscale.graph.ops import operation
 from isoscale.graph.products import grown
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import check_initialised, named_parameters, unwrapped
-from isoscale.parametrization import sizes
+from isoscale.parametrization import depth_reading, sizes
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base, Shape
 from isoscale.scaling import budget as budgets
@@ -32,8 +32,11 @@ from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
 from isoscale.scaling.factors import Decay
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
-from isoscale.scaling.rules import Rule
+from isoscale.scaling.rules import DepthRow, Rule
 from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, TensorPlan, decide
+
+# Beyond this ratio of depths post-norm networks are named.
+_DEEP = 4.0
 
 
 def parametrize(
@@ -126,6 +129,7 @@ class Reading:
         head_size: Likewise; None if the base's is unknown.
         init_law: What the model's own init is taken to follow where the base has no numbers.
         by_hand: Whether roles were given instead of traced.
+        doubts: Why the depth's ratio may be another.
     """
 
     anatomy: Anatomy
@@ -137,6 +141,7 @@ class Reading:
     head_size: float | None
     init_law: str
     by_hand: bool
+    doubts: tuple[str, ...] = ()
 
 
 def read(
@@ -174,6 +179,7 @@ def read(
         head_size=sizes.head_ratio(anatomy, known),
         init_law=_init_law(facts, parameters),
         by_hand=not anatomy.traced and roles is not None,
+        doubts=tuple(depth_reading.doubts(anatomy, known, pairs)) if compared is not None else (),
     )
 
 
@@ -194,6 +200,8 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
         budget=budget,
     )
     open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
+    if rule.depth != DepthRow():
+        open_items += reading.doubts
     if open_items and not force:
         raise PlanError(
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
@@ -359,8 +367,14 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
         given=part.place == GIVEN,
         frozen=not parameter.requires_grad,
         unused=part.unused,
-        base_rms=base.rms.get(counterpart),
+        offset=part.offset,
+        base_rms=_of_sum(base.rms.get(counterpart), part.offset),
     )
+
+
+def _of_sum(rms: float | None, offset: float) -> float | None:
+    """Root mean square of a parameter and a number that is added to it, the parameter's mean being zero."""
+    return None if rms is None else math.hypot(rms, offset)
 
 
 def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
@@ -535,6 +549,16 @@ def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scali
 
 
 def _notes(reading: Reading) -> Iterator[str]:
+    if reading.anatomy.traced and not reading.anatomy.blocks and reading.depth != 1:
+        yield (
+            f"the forward has no residual branch: depth x{reading.depth:g} is that of its layers one after the other, "
+            "which no rule makes train alike"
+        )
+    if reading.anatomy.post_normed and reading.depth > _DEEP:
+        yield (
+            f"post-norm at depth x{reading.depth:g}: the norms on the stream are as many as its blocks, no rule slows "
+            "their gains and biases down with depth, and their changes add up; prefer pre-norm (docs/choose-a-rule.md)"
+        )
     if reading.by_hand:
         yield "roles were given by hand: attention heads are taken to keep their size"
     if reading.head_size is None:

@@ -51,7 +51,7 @@ class Plan(ScalingPlan):
             PlanError: A parameter is missing, unknown or of another shape.
         """
         parameters = self._checked(model)
-        actual = {name: sizes.rms(parameter) for name, parameter in parameters.items()}
+        actual = {entry.name: sizes.rms(parameters[entry.name], entry.offset) for entry in self.entries}
         likely = self._likely_laws(actual)
         kept: list[str] = []
         entries: list[TensorPlan] = []
@@ -126,6 +126,9 @@ class Plan(ScalingPlan):
         if scale != 1:
             with torch.no_grad():
                 parameter.mul_(scale)
+                if entry.offset:
+                    # c (a + p) = a + p' with p' = c p + (c - 1) a
+                    parameter.add_((scale - 1) * entry.offset)
         if entry.base_rms is not None:
             return entry
         return replace(entry, base_rms=actual * scale / entry.init)

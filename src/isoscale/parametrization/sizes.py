@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
-from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph
+from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph, nested
 from isoscale.graph.attention import head_sizes, logit_scales
 from isoscale.graph.branches import residual_branches
 from isoscale.graph.graph import Graph
@@ -47,6 +47,7 @@ class Base:
             None if it was not traced.
         products: Of each sum of products of two activations its number of terms, and what the forward multiplies it
             by; None if it was not traced.
+        nested: Numbers of residual additions inside its branches, each that occurs once; None if it was not traced.
     """
 
     shapes: Mapping[str, Shape]
@@ -56,6 +57,7 @@ class Base:
     roles: Mapping[str, Role] | None = None
     logit_scales: tuple[float | None, ...] | None = None
     products: tuple[tuple[int, float], ...] | None = None
+    nested: tuple[int, ...] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
 
     Returns:
         {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "logit_scales": ...,
-        "products": ..., "roles": ...}
+        "products": ..., "nested": ..., "roles": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -83,14 +85,16 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
     check_initialised(model)
     parameters = named_parameters(model)
     graph = None if example_inputs is None else trace(model, example_inputs)
+    branches = residual_branches(graph) if graph else []
     return Base(
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         rms={name: rms(parameter) for name, parameter in parameters.items()},
-        depth=depth(graph, residual_branches(graph)) if graph else None,
+        depth=depth(graph, branches) if graph else None,
         head_sizes=head_sizes(graph) if graph else None,
         roles=_roles(graph, parameters) if graph else None,
         logit_scales=logit_scales(graph) if graph else None,
         products=tuple((one.size, one.factor) for one in products(graph)) if graph else None,
+        nested=nested(branches) if graph else None,
     )
 
 
@@ -115,7 +119,8 @@ def read(value: Any) -> Base:
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
     # Bases that were written before forwards were asked for their logits' scales know none.
-    base = record(Base, {"logit_scales": None, "products": None, "roles": None, **value}, "base")
+    known = {"logit_scales": None, "products": None, "roles": None, "nested": None}
+    base = record(Base, {**known, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
@@ -135,13 +140,15 @@ def read(value: Any) -> Base:
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
-def rms(tensor: Tensor) -> float | None:
-    """Root mean square of a tensor's entries; None if it has no numbers."""
+def rms(tensor: Tensor, offset: float = 0.0) -> float | None:
+    """Root mean square of a tensor's entries, a number added to each; None if it has no numbers."""
     if tensor.is_meta:
         return None
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
     with torch.no_grad():
+        if offset:
+            tensor = tensor.detach() + offset
         return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) / math.sqrt(tensor.numel())
 
 

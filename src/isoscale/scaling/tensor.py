@@ -121,6 +121,7 @@ class TensorFacts:
             data may be sparse), not the fan_out of an output layer.
         frozen: Whether it is not trained: then it is in no group.
         unused: Whether the forward does not use it: then it is left as it is, at the base's learning rate.
+        offset: The number that the forward adds to it before it acts; what is said of its entries is said of the sum.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -140,6 +141,7 @@ class TensorFacts:
     given: bool = False
     frozen: bool = False
     unused: bool = False
+    offset: float = 0.0
     base_rms: float | None = None
 
     @property
@@ -369,6 +371,8 @@ def _reasons(
         yield f"output multiplier {_times(unfolded.multiplier)} folded in"
     if facts.tied:
         yield "embedding and readout: the readout's multiplier stands in the forward"
+    if facts.offset:
+        yield f"acts as {facts.offset:g} + itself"
     changes = {"init": factors.init_std}
     if not facts.frozen:
         changes["lr"] = factors.lr
