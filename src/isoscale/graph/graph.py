@@ -30,6 +30,8 @@ class Use:
         fan_in: The parameter's own axes that are summed over; empty unless a weight matrix.
         fan_out: The parameter's own axes that remain in the result.
         computed_by: The operation that made the effective weight from the parameter, if it was more than a view.
+        factor: What the parameter was multiplied by before it acts here; None if unknown.
+        share: How much of the parameter acts here, of 1: a packed projection's queries are a third.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Use:
     fan_in: tuple[int, ...] = ()
     fan_out: tuple[int, ...] = ()
     computed_by: str | None = None
+    factor: float | None = 1.0
+    share: float = 1.0
 
 
 @dataclass

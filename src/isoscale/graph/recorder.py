@@ -7,6 +7,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from isoscale.graph.constants import Constants, storage_of
+from isoscale.graph.constants import Constants, product, storage_of
 from isoscale.graph.graph import Graph, Node, Use
 from isoscale.graph.ops import Operation, operation
 from isoscale.graph.uses import held_axes, uses_of
@@ -38,15 +39,19 @@ class Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
+        # Number of entries of each parameter.
+        self._entries: dict[str, int] = {}
         self._module_inputs: dict[str, int] = {}
         self._module_outputs: dict[str, int] = {}
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
         self._know(tensor, Weight.of(name, tensor.dim()))
+        self._entries[name] = tensor.numel()
 
-    def add_buffer(self, tensor: Tensor) -> None:
-        self._constants.forget(tensor)
+    def add_buffer(self, tensor: Tensor, own: Tensor) -> None:
+        """A buffer: what stands for it in the trace, and the model's own with its numbers."""
+        self._constants.add_buffer(tensor, own)
 
     def add_input(self, tensor: Tensor) -> None:
         self._know(tensor, self._add_node("input", [], tensor))
@@ -99,6 +104,8 @@ class Recorder(TorchDispatchMode):
         writes: bool,
     ) -> None:
         row = operation(name)
+        if row.adds and kwargs.get("alpha", 1) != 1:
+            args = (args[0], self._scaled(args[1], float(kwargs["alpha"])), *args[2:])
         # The arguments come from parameters alone, from nodes, or they are constants.
         weights: list[tuple[Tensor, Weight]] = []
         inputs: list[int] = []
@@ -119,6 +126,9 @@ class Recorder(TorchDispatchMode):
             first, _ = weights[0]
             known = [weight for _, weight in weights]
             derived = derive(row, args, known, first.shape, results[0].shape)
+            factors = {weight.factor for weight in known}
+            factor = product([*factors, self._factor(row, args, kwargs)]) if len(factors) == 1 else None
+            derived = replace(derived, factor=factor)
             for result in results:
                 self._know(result, derived)
             return
@@ -128,7 +138,9 @@ class Recorder(TorchDispatchMode):
         node.obstacle = self._obstacle(row, args, kwargs)
         node.factor = self._factor(row, args, kwargs)
         for tensor, weight in weights:
-            node.uses += uses_of(row, args, tensor, weight)
+            for use in uses_of(row, args, tensor, weight):
+                share = min(1.0, tensor.numel() / self._entries[use.name])
+                node.uses.append(replace(use, factor=weight.factor, share=share))
         for result in results:
             self._know(result, made)
         if writes:
@@ -184,6 +196,20 @@ class Recorder(TorchDispatchMode):
                 return None
             factor = factor / number if inverse else factor * number
         return factor
+
+    def _scaled(self, value: Any, factor: float) -> Any:
+        """A factor on one term of a sum, as a product of its own: x + c y is x + (c y)."""
+        origin = self._origin(value) if isinstance(value, Tensor) else None
+        if origin is None:
+            return value
+        scaled = value.detach()
+        if isinstance(origin, Weight):
+            self._know(scaled, replace(origin, factor=product([origin.factor, factor])))
+            return scaled
+        made = self._add_node("mul", [origin], scaled)
+        self._nodes[made].factor = factor
+        self._know(scaled, made)
+        return scaled
 
     def _is_constant(self, value: Any) -> bool:
         if isinstance(value, Tensor):

@@ -116,8 +116,8 @@ def _record(
     recorder = Recorder()
     for name, _ in model.named_parameters():
         recorder.add_parameter(name, tensors[name])
-    for name, _ in model.named_buffers():
-        recorder.add_buffer(tensors[name])
+    for name, own in model.named_buffers():
+        recorder.add_buffer(tensors[name], own)
     for value in tree_iter((args, kwargs)):
         if isinstance(value, Tensor):
             recorder.add_input(value)

@@ -24,11 +24,13 @@ class Weight:
         names: The parameters; one unless they were combined.
         axes: For each dimension the axes of the parameter that it holds; None once they are lost.
         computed_by: The first operation that was more than a view or a scaling.
+        factor: What the parameter was multiplied by on the way; None if unknown.
     """
 
     names: tuple[str, ...]
     axes: Axes | None
     computed_by: str | None = None
+    factor: float | None = 1.0
 
     @classmethod
     def of(cls, name: str, dimensions: int) -> Weight:

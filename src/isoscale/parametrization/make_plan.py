@@ -19,9 +19,11 @@ from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, Trac
 from isoscale.graph import anatomy as anatomies
 from isoscale.graph.anatomy import Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
+from isoscale.graph.factors import READOUT
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import unwrapped
-from isoscale.parametrization import sizes
+from isoscale.parametrization import forwards, sizes
+from isoscale.parametrization.forwards import Comparison
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base
 from isoscale.scaling import initial, rules
@@ -109,7 +111,7 @@ class Reading:
         base: The base's sizes and init.
         facts: One for each parameter, in the model's order.
         width, depth: Ratios target / base.
-        head_size: Likewise; None if the base's is unknown.
+        forward: What the forwards of the two multiply by.
         init_law: What the model's own init is taken to follow where the base has no numbers.
         by_hand: Whether roles were given instead of traced.
     """
@@ -119,7 +121,7 @@ class Reading:
     facts: tuple[TensorFacts, ...]
     width: float
     depth: float
-    head_size: float | None
+    forward: Comparison
     init_law: str
     by_hand: bool
 
@@ -141,13 +143,15 @@ def read(
     facts = tuple(_facts(name, anatomy, parameters[name], known, pairs[name]) for name in parameters)
     if compared is not None:
         _check_counterparts(facts, pairs, compared)
+    forward = forwards.compare(anatomy, known, pairs, facts)
+    facts = tuple(forward.completed(one) for one in facts)
     return Reading(
         anatomy=anatomy,
         base=known,
         facts=facts,
         width=_width(facts),
         depth=sizes.depth_ratio(anatomy, known, pairs),
-        head_size=sizes.head_ratio(anatomy, known),
+        forward=forward,
         init_law=_init_law(facts, parameters),
         by_hand=not anatomy.traced and roles is not None,
     )
@@ -159,16 +163,14 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
     Raises:
         PlanError: An item is open, and the plan was not forced.
     """
-    head = 1.0 if reading.head_size is None else reading.head_size
     scaling = Scaling(
         rule=rule,
         width=reading.width,
         depth=reading.depth,
-        head_size=head,
-        logits=sizes.logit_ratio(reading.anatomy, reading.base, head),
+        head_size=reading.forward.head_size,
         init_law=reading.init_law,
     )
-    open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
+    open_items = tuple(_open_items(reading, scaling))
     if open_items and not force:
         raise PlanError(
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
@@ -178,9 +180,10 @@ def make(reading: Reading, rule: Rule, settings: Settings, *, force: bool = Fals
         scaling=scaling,
         settings=settings,
         entries=tuple(decide(facts, scaling, settings) for facts in reading.facts),
-        multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
+        multipliers=_multipliers(reading, scaling),
+        forward_multipliers=reading.forward.multipliers,
         open_items=open_items,
-        notes=tuple(_notes(reading)),
+        notes=tuple(_notes(reading, rule)),
     )
 
 
@@ -358,56 +361,102 @@ def _init_law(facts: tuple[TensorFacts, ...], parameters: Mapping[str, Tensor]) 
 
 
 # --- the whole ---
-def _multipliers(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> dict[str, float]:
-    readout = _readout_multiplier(facts, scaling)
-    return (
-        dict.fromkeys(anatomy.branch_multipliers, scaling.multiplier_of_branches())
-        | dict.fromkeys(anatomy.logit_multipliers, scaling.multiplier_of_logits())
-        | dict.fromkeys(anatomy.readout_multipliers, readout)
-    )
+def _multipliers(reading: Reading, scaling: Scaling) -> dict[str, float]:
+    """Factor of each Multiplier module of the model."""
+    found: dict[str, float] = {}
+    for name in reading.anatomy.branch_multipliers:
+        found[name] = scaling.multiplier_of_branches(reading.forward.ratio(name))
+    parameters = {facts.name for facts in reading.facts}
+    for one in reading.forward.logits:
+        for name in sorted(one.attention.foldable_into - parameters):
+            found[name] = scaling.multiplier_of_logits(one.head_size, one.forward)
+    return found | dict.fromkeys(reading.anatomy.readout_multipliers, _readout_multiplier(reading, scaling))
 
 
-def _readout_multiplier(facts: tuple[TensorFacts, ...], scaling: Scaling) -> float:
-    """What stands before a readout in the forward."""
-    ratios = [entry.fan_in for entry in facts if entry.role is Role.OUTPUT]
-    ratios += [entry.fan_out for entry in facts if entry.tied]
-    width = ratios[0] if ratios else 1.0
-    return scaling.rule.factors(Role.OUTPUT, "sgd", width=width).multiplier
+def _readout_multiplier(reading: Reading, scaling: Scaling) -> float:
+    """What stands before a readout in the forward, beside what stands there already."""
+    for facts in reading.facts:
+        if facts.role is Role.OUTPUT:
+            wanted = scaling.rule.factors(Role.OUTPUT, "sgd", width=facts.fan_in).multiplier
+            return scaling.missing(wanted, facts.forward)
+    for facts in reading.facts:
+        if facts.tied:
+            wanted = scaling.rule.factors(Role.OUTPUT, "sgd", width=facts.fan_out).multiplier
+            # The embedding takes back what the forward multiplies it by, and with it the readout.
+            ratio = reading.forward.ratio(facts.name + READOUT) / facts.forward
+            return scaling.missing(wanted, ratio)
+    return 1.0
 
 
-def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> Iterator[str]:
-    multiplier = _readout_multiplier(facts, scaling)
-    for entry in facts:
+def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
+    anatomy = reading.anatomy
+    multiplier = _readout_multiplier(reading, scaling)
+    for entry in reading.facts:
         if entry.tied and multiplier != 1 and not anatomy.readout_multipliers:
             yield (
                 f"`{entry.name}` is embedding and readout at once: the readout needs an explicit multiplier "
                 f"{multiplier:g}. Put isoscale.Multiplier before it: `isoscale.Multiplier.before(model.lm_head)`, or "
                 "untie the two"
             )
-    if (branch := scaling.multiplier_of_branches()) != 1:
-        for block, why in anatomy.stuck.items():
+    for block, why in anatomy.stuck.items():
+        place = anatomy.stuck_places[block]
+        branch = scaling.multiplier_of_branches(reading.forward.ratio(place))
+        if branch != 1:
             yield (
                 f"a branch of `{block}` ends in {why}: its multiplier {branch:g} cannot be folded into a weight. "
                 "Let the branch end in an isoscale.Multiplier()"
             )
-    if scaling.multiplier_of_logits() != 1:
-        for name in anatomy.packed:
+    packed: dict[str, float] = {}
+    for one in reading.forward.logits:
+        multiplier = scaling.multiplier_of_logits(one.head_size, one.forward)
+        if multiplier != 1:
+            packed |= dict.fromkeys(sorted(one.attention.packed), multiplier)
+    for facts in reading.facts:
+        if facts.name in packed:
             yield (
-                f"`{name}` holds queries and keys in one: the logits' multiplier {scaling.multiplier_of_logits():g} "
+                f"`{facts.name}` holds queries and keys in one: the logits' multiplier {packed[facts.name]:g} "
                 "(the heads' size changed) cannot be folded. Keep the head size and scale the number of heads, or put "
                 "an isoscale.Multiplier on the queries"
             )
 
 
-def _notes(reading: Reading) -> Iterator[str]:
+def _notes(reading: Reading, rule: Rule) -> Iterator[str]:
     if reading.by_hand:
-        yield "roles were given by hand: attention heads are taken to keep their size"
-    if reading.head_size is None:
+        yield (
+            "roles were given by hand: attention heads are taken to keep their size, and the forward to multiply by "
+            "nothing that depends on the size"
+        )
+    if reading.anatomy.attentions and not reading.base.head_sizes:
         yield (
             "the base's head size is unknown: taken to be the target's. "
             "Give the base as a module, or isoscale.shapes(base, example_inputs)"
         )
+    yield from reading.forward.notes
+    yield from _notes_on_branches(reading, rule)
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
     if frozen := sum(facts.frozen for facts in reading.facts):
         yield f"{frozen} frozen tensor{'s' * (frozen > 1)} left as they are"
+
+
+def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
+    """What branches have in their forward, and blocks that run several times."""
+    in_branches = [facts for facts in reading.facts if facts.role.in_branch]
+    multiplied = [facts for facts in in_branches if facts.carries and facts.forward != 1]
+    if multiplied and reading.depth != 1 and not rule.counts_branches and rule.counts_forward:
+        first = multiplied[0]
+        yield (
+            f"the forward multiplies branches by x{first.forward:g} (`{first.name}`): left as it is, {rule.name} says "
+            "nothing of the depth"
+        )
+    shared = [facts for facts in reading.facts if facts.uses != 1]
+    if shared:
+        yield (
+            f"`{shared[0].name}` acts x{shared[0].uses:g} as often as in the base, and its gradient is the sum over "
+            "its uses: learning rates of SGD and eps of Adam follow"
+        )
+    if any(facts.role.in_branch for facts in shared) and rule.depth.branch > -1:
+        yield (
+            f"one block that runs several times adds up in phase: under {rule.name} the stream grows with the depth, "
+            "under completep it does not"
+        )

@@ -23,8 +23,9 @@ from isoscale.scaling.tensor import Scaling, Settings, TensorPlan, decide
 if TYPE_CHECKING:
     import pandas as pd
 
-# Format 2 holds numbers. Format 1 held a rule's name and ratios, from which any isoscale made its own numbers.
-FORMAT = 2
+# Format 3 holds numbers, those of the forward too, which format 2 did not know. Format 1 held a rule's name and ratios,
+# from which any isoscale made its own numbers.
+FORMAT = 3
 
 # What two plans of the same sizes agree on; `init_std` is left out because it follows from a random draw.
 _COMPARED = (
@@ -45,6 +46,10 @@ class ScalingPlan:
         settings: What the base was tuned with, and the optimizer's family.
         entries: One for each parameter, in the model's order.
         multipliers: Factor of each `isoscale.Multiplier` module, by name.
+        forward_multipliers: By place, what the forward itself multiplies by at base and target, where the two differ:
+            a parameter's name for what multiplies it, "NAME (logits)" for the attention logits of the queries that it
+            makes, "NAME (readout)" for a tied embedding as readout, "NAME (branch)" for a branch that ends in it. All
+            of this is counted in.
         open_items: What must be fixed before the plan is right; empty unless it was forced.
         notes: What was assumed.
     """
@@ -53,6 +58,7 @@ class ScalingPlan:
     settings: Settings
     entries: tuple[TensorPlan, ...]
     multipliers: Mapping[str, float] = field(default_factory=dict)
+    forward_multipliers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     open_items: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -180,6 +186,9 @@ class ScalingPlan:
             settings=decoding.record(Settings, parts["settings"], "settings"),
             entries=entries,
             multipliers=decoding.decoded(dict[str, float], parts["multipliers"], "multipliers"),
+            forward_multipliers=decoding.decoded(
+                dict[str, tuple[float, float]], parts["forward_multipliers"], "forward_multipliers"
+            ),
             open_items=decoding.decoded(tuple[str, ...], parts["open_items"], "open_items"),
             notes=decoding.decoded(tuple[str, ...], parts["notes"], "notes"),
         )

@@ -144,6 +144,8 @@ class Rule:
         width: Its width table.
         depth: Its row of the depth table.
         head_size: Power of the head-size ratio that multiplies attention logits, beside torch's own 1/sqrt(head size).
+        counts_forward: Whether numbers in the forward that depend on the size count as multipliers, so that the rule
+            holds for the two together. Without, the forward is left to the user.
     """
 
     name: str
@@ -152,11 +154,17 @@ class Rule:
     width: Mapping[Role, WidthRow]
     depth: DepthRow = DepthRow()
     head_size: float = -0.5
+    counts_forward: bool = True
 
     @property
     def is_named(self) -> bool:
         """Whether `get` returns this very rule for its name."""
         return _RULES.get(self.name) == self or (bool(_FAMILY.fullmatch(self.name)) and get(self.name) == self)
+
+    @property
+    def counts_branches(self) -> bool:
+        """Whether the rule multiplies branches, so that what a forward multiplies them by at its depth counts."""
+        return self.counts_forward and self.depth.branch != 0
 
     def factors(
         self,
@@ -215,6 +223,7 @@ _ROWS = (
         source="standard parametrization",
         width=_TORCH,
         head_size=0.0,
+        counts_forward=False,
     ),
     Rule(
         name="ntp",
@@ -222,6 +231,7 @@ _ROWS = (
         source="Jacot et al., arXiv 1806.07572",
         width=_KERNEL,
         head_size=0.0,
+        counts_forward=False,
     ),
     Rule(name="mup", keeps="feature learning at every width", source="TP5, arXiv 2203.03466", width=_MUP),
     Rule(
