@@ -111,7 +111,11 @@ def _record(
     model: nn.Module, stand_in: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Graph:
     """Run the forward on stand-ins of all tensors under a recorder."""
-    tensors = {name: stand_in(tensor) for name, tensor in _state(model).items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _state(model).items():
+        tensors[name] = stand_in(tensor)
+        # What somebody has attached to a tensor, as mup its base shape, a forward may read.
+        vars(tensors[name]).update(vars(tensor))
     args, kwargs = tree_map_only(Tensor, stand_in, (args, kwargs))
     recorder = Recorder()
     for name, _ in model.named_parameters():
