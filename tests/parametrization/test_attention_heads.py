@@ -1,5 +1,6 @@
 """Heads may grow in number or in size: in size, attention is to be q.k / d_head, relative to the base."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from small_nets import seeded, text_batches, tokens_in, train, transformer
 from torch import nn
 
-from isoscale import parametrize, shapes
+from isoscale import parametrize, rules, shapes
 from isoscale.errors import PlanError
 from isoscale.models import GPT
 
@@ -203,6 +204,12 @@ def test_the_queries_take_what_the_forward_lacks(scale, base_scale, missing):
     assert of_queries(plan) == pytest.approx([missing], rel=1e-12)
     assert {entry.name for entry in plan.entries if entry.attention} == {"q.weight", "q.bias"}
     assert of_queries(scaled_plan(scale, base_scale, "sp")) == [1.0]
+
+
+@pytest.mark.parametrize(("scale", "base_scale", "missing"), [(None, None, 1.0), (1 / 12, 1 / 4, 3**0.5)])
+def test_a_rule_may_keep_one_over_the_root_of_the_head_size(scale, base_scale, missing):
+    rule = dataclasses.replace(rules.get("mup"), name="mup-sqrt", head_size=0.0)
+    assert of_queries(scaled_plan(scale, base_scale, rule)) == pytest.approx([missing], rel=1e-12)
 
 
 def test_torchs_own_scale_is_the_power_to_the_last_bit():

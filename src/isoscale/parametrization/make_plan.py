@@ -65,7 +65,8 @@ def parametrize(
         lr, weight_decay, eps: What the base was tuned with. For "muon", lr may be {"muon": ..., "adamw": ...}.
         decay: What stays constant across sizes: "independent" keeps lr x weight_decay, "coupled" weight_decay itself,
             "sqrt" lies half way between; "none" is no decay. Biases, gains and scalars never decay.
-        adjust_lr_fn: Muon's argument of that name, handed on in its groups.
+        adjust_lr_fn: Muon's argument of that name, handed on in its groups; "none" for an optimizer whose updates have
+            spectral norm 1 whatever the shape (SOAP, Shampoo, a Muon of one's own).
         momentum, betas: What the base was tuned with, handed on in the groups; None leaves them to the optimizer.
         example_inputs: Arguments of `forward`: a tuple, or a mapping of keyword arguments. Only their shapes matter.
             Not needed if the model has a property `example_inputs` (isoscale's own have) or `roles`, or if `roles`

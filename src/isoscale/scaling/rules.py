@@ -143,6 +143,8 @@ class Rule:
         source: The paper.
         width: Its width table.
         depth: Its row of the depth table.
+        embedding: Power of the width ratio in the learning rate of input maps and embeddings where a step is entrywise,
+            beside the width table.
         head_size: Power of the head-size ratio that multiplies attention logits, beside torch's own 1/sqrt(head size).
         counts_forward: Whether numbers in the forward that depend on the size count as multipliers, so that the rule
             holds for the two together. Without, the forward is left to the user.
@@ -153,6 +155,7 @@ class Rule:
     source: str
     width: Mapping[Role, WidthRow]
     depth: DepthRow = DepthRow()
+    embedding: float = 0.0
     head_size: float = -0.5
     counts_forward: bool = True
 
@@ -199,6 +202,10 @@ class Rule:
         m = _ratio("width", width)
         r = _ratio("depth", depth)
         by_depth = self.depth.exponents(role, row).at(r)
+        if role is Role.INPUT and row.answer == "entrywise":
+            grown = m if fan_out is None else _ratio("fan_out", fan_out)
+            decay = -self.embedding if row.keeps_lr_times_decay else 0.0
+            by_depth = by_depth * Exponents(lr=self.embedding, weight_decay=decay).at(grown)
         if fan_out is not None and fan_out != width:
             return self._uneven(role, row, m, _ratio("fan_out", fan_out)) * by_depth
         return self._of_width(role, row).at(m) * by_depth
@@ -222,6 +229,15 @@ _ROWS = (
         keeps="nothing: PyTorch's defaults",
         source="standard parametrization",
         width=_TORCH,
+        head_size=0.0,
+        counts_forward=False,
+    ),
+    Rule(
+        name="sp-embedding",
+        keeps="nothing; embeddings keep pace where the one rate is tuned at each width",
+        source="docs/theory.md, section 5.2",
+        width=_TORCH,
+        embedding=1.0,
         head_size=0.0,
         counts_forward=False,
     ),
@@ -271,7 +287,7 @@ def names() -> list[str]:
     """The named rules, sorted.
 
     >>> names()
-    ['am-mup', 'completep', 'depth-mup', 'depth-mup-corrected', 'mup', 'ntp', 'sp']
+    ['am-mup', 'completep', 'depth-mup', 'depth-mup-corrected', 'mup', 'ntp', 'sp', 'sp-embedding']
     """
     return sorted(_RULES)
 

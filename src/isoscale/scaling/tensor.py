@@ -19,7 +19,7 @@ from isoscale.scaling.optimizers import FAMILIES, Family, OptimizerFamily, stepp
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
 
-MuonAdjustment = Literal["original", "match_rms_adamw"]
+MuonAdjustment = Literal["original", "match_rms_adamw", "none"]
 
 # torch's own factor on Muon's update under adjust_lr_fn="match_rms_adamw", beside sqrt(max(rows, columns)).
 MATCHED_RMS = 0.2
@@ -316,14 +316,19 @@ def _of_uses(uses: float, row: Family) -> Factors:
 
 
 def muon_scale(rows: int, columns: int, adjust_lr_fn: MuonAdjustment) -> float:
-    """What torch's Muon multiplies the orthogonalised update of a matrix by."""
+    """What torch's Muon multiplies the orthogonalised update of a matrix by; "none" is a Muon without a factor."""
+    if adjust_lr_fn == "none":
+        return 1.0
     if adjust_lr_fn == "match_rms_adamw":
         return MATCHED_RMS * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns))
 
 
 def _muon_adjustment(facts: TensorFacts, adjust_lr_fn: MuonAdjustment) -> float:
-    """Torch scales Muon's step by the shape; its spectral norm must grow like sqrt(fan_out / fan_in) instead."""
+    """Torch scales Muon's step by the shape; its spectral norm must grow like sqrt(fan_out / fan_in) instead.
+
+    Source: docs/theory.md, section 5.4.
+    """
     rows, columns = facts.shape
     base_rows, base_columns = facts.base_shape
     wanted = math.sqrt(facts.fan_out / facts.fan_in)
