@@ -206,6 +206,12 @@ def _check_numbers(entry: TensorPlan, where: str) -> None:
         value = getattr(entry, name)
         if value is not None and value < 0:
             raise PlanError(f"`{where}.{name}` must be >= 0, got {value:g}")
+    for name in ("head_size", "uses"):
+        if not getattr(entry, name) > 0:
+            raise PlanError(f"`{where}.{name}` must be a ratio > 0, got {getattr(entry, name):g}")
+    for name in ("forward", "logits"):
+        if getattr(entry, name) == 0:
+            raise PlanError(f"`{where}.{name}` must be a ratio other than 0")
 
 
 def _plain(value: Any) -> Any:
