@@ -54,8 +54,8 @@ def parametrize(
     """Give a model the init and the optimizer groups with which it trains like its tuned base.
 
     The model's forward and its `state_dict` stay as they are: its freshly drawn entries are rescaled in place, and
-    `plan.param_groups()` goes to any optimizer. At the base's own shapes nothing changes. What the forward multiplies by
-    already (embeddings x sqrt(width), logits / width, branches / depth) is read off it and counted in.
+    `plan.param_groups()` goes to any optimizer. At the base's own shapes nothing changes. What the forward multiplies
+    by already (embeddings x sqrt(width), logits / width, branches / depth) is read off it and counted in.
 
     Args:
         model: A freshly initialised model. On the meta device only the plan is made: `plan.apply(model)` later.
