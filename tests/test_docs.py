@@ -13,7 +13,7 @@ import isoscale
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
 RESULTS = sorted((Path(__file__).parent.parent / "docs/results").glob("*.md"))
 # What a page may need beyond isoscale's own dependencies.
-OPTIONAL = ("transformers",)
+OPTIONAL = ("transformers", "mup")
 
 
 def blocks(page: Path) -> list[str]:
@@ -42,8 +42,19 @@ def _scale_my_model(names: dict, printed: str) -> None:
     assert names["traced"].diff(names["hand"]).query("what == 'lr'").empty
 
 
+def _coming_from_mup(names: dict, printed: str) -> None:
+    """With and without mup's readout the invariants agree, and CompleteP written out asks for nothing."""
+    assert "{'readout.weight': (1.0, 0.25)}\n" in printed
+    assert "{(1.0, 0.25)}\n{1.0}\n" in printed
+    for kept, plain in zip(names["kept"].entries, names["plain"].entries, strict=True):
+        forward = 0.25 if kept.name == "readout.weight" else 1.0
+        assert forward * kept.lr == pytest.approx(plain.lr)
+        assert kept.lr * kept.weight_decay == pytest.approx(plain.lr * plain.weight_decay)
+        assert kept.eps == pytest.approx(forward * plain.eps)
+
+
 # What a page says that its code gives, beside running.
-CLAIMS = {"scale-my-model": _scale_my_model}
+CLAIMS = {"scale-my-model": _scale_my_model, "coming-from-mup": _coming_from_mup}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch.compile's own

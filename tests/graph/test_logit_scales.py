@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from isoscale import Multiplier
-from isoscale.graph.attention import head_sizes, logit_scales
+from isoscale.graph.attention import attentions
 from isoscale.graph.trace import trace
 
 HEAD = 8
@@ -73,6 +73,8 @@ READ = {
             .unflatten(0, (-1, 2))
         ),
     ),
+    "by a buffer": (0.25, lambda q, k, v, m: by_hand(q, k, v, lambda z: z * m.scale)),
+    "by a buffer's root": (0.5, lambda q, k, v, m: by_hand(q, k, v, lambda z: z * m.scale.sqrt())),
     "none": (1.0, lambda q, k, v, _: by_hand(q, k, v, lambda z: z)),
     "after a norm": (3.0, lambda q, k, v, _: by_hand(F.layer_norm(0.1 * q, (HEAD,)) * 3, k, v, lambda z: z)),
     "after a learned gain": (3.0, lambda q, k, v, m: by_hand(q * m.temperature * 3, k, v, lambda z: z)),
@@ -80,7 +82,6 @@ READ = {
 }
 UNKNOWN = {
     "by a learned temperature": lambda q, k, v, m: by_hand(q, k, v, lambda z: 0.5 * m.temperature * z),
-    "by a buffer": lambda q, k, v, m: by_hand(q, k, v, lambda z: z * m.scale),
     "by what is computed from the data": lambda q, k, v, _: by_hand(q * q.mean(), k, v, lambda z: z),
     "past a nonlinearity": lambda q, k, v, _: by_hand(torch.tanh(0.1 * q), k, v, lambda z: z),
     "two scales in a sum": lambda q, k, v, _: by_hand(q * 0.5 + q.flip(-1), k, v, lambda z: z),
@@ -95,24 +96,24 @@ def traced(attend):
 @pytest.mark.parametrize("kind", READ)
 def test_a_constant_factor_is_read(kind):
     scale, attend = READ[kind]
-    graph = traced(attend)
-    assert head_sizes(graph) == (HEAD,)
-    assert logit_scales(graph) == (pytest.approx(scale, rel=1e-12),)
+    (found,) = attentions(traced(attend))
+    assert found.head_size == HEAD
+    assert found.scale == pytest.approx(scale, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_cannot_be_read_is_unknown(kind):
-    graph = traced(UNKNOWN[kind])
-    assert head_sizes(graph) == (HEAD,)
-    assert logit_scales(graph) == (None,)
+    (found,) = attentions(traced(UNKNOWN[kind]))
+    assert (found.head_size, found.scale) == (HEAD, None)
 
 
 def test_torchs_own_module_divides_by_the_root_of_the_head_size():
-    def graph(weights):
+    def scale(weights):
         class Own(nn.MultiheadAttention):
             def forward(self, x):
                 return super().forward(x, x, x, need_weights=weights)[0]
 
-        return trace(Own(16, 2, batch_first=True), (torch.zeros(1, 3, 16),))
+        (found,) = attentions(trace(Own(16, 2, batch_first=True), (torch.zeros(1, 3, 16),)))
+        return found.scale
 
-    assert [logit_scales(graph(weights)) for weights in (False, True)] == [(pytest.approx(ROOT, rel=1e-12),)] * 2
+    assert [scale(weights) for weights in (False, True)] == pytest.approx([ROOT] * 2, rel=1e-12)

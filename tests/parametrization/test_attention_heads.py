@@ -1,5 +1,6 @@
 """Heads may grow in number or in size: in size, attention is to be q.k / d_head, relative to the base."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,12 +8,20 @@ import torch
 from small_nets import seeded, text_batches, tokens_in, train, transformer
 from torch import nn
 
-from isoscale import parametrize, shapes
+from isoscale import parametrize, rules, shapes
 from isoscale.errors import PlanError
 from isoscale.models import GPT
 
 HEAD, BASE_HEAD, LR, DECAY, EPS = 16, 4, 0.01, 0.1, 1e-4
 C = (HEAD / BASE_HEAD) ** -0.5
+
+
+def of_queries(plan):
+    """What the plan folds into each query weight: its init beside that of its keys, made of the same features."""
+    inits = {entry.name: entry.init for entry in plan.entries}
+    return [inits[name] / inits[name.replace("q.weight", "k.weight")] for name in inits if name.endswith("q.weight")]
+
+
 SETTINGS = {"lr": LR, "weight_decay": DECAY, "eps": EPS, "example_inputs": tokens_in()}
 
 
@@ -60,11 +69,11 @@ def test_training_is_that_of_logits_divided_by_the_head_size():
 def test_heads_that_grow_in_number_ask_for_nothing():
     model, base = transformer(16, 2, heads=4), transformer(8, 2, seed=7, heads=2)
     plan = parametrize(model, base, "mup", **SETTINGS)
-    assert plan.scaling.multiplier_of_logits() == 1
+    assert of_queries(plan) == [1.0, 1.0]
 
 
 def test_sp_leaves_the_logits_alone():
-    assert parametrize(*model_and_base(), "sp", **SETTINGS).scaling.multiplier_of_logits() == 1
+    assert of_queries(parametrize(*model_and_base(), "sp", **SETTINGS)) == [1.0, 1.0]
 
 
 class Packed(nn.Module):
@@ -98,12 +107,41 @@ def test_packed_attention_whose_heads_grow_in_size_is_refused_by_name():
     parametrize(model, base, "sp", lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
 
 
-def test_heads_in_no_one_ratio_are_refused():
-    def make(first, second):
-        return nn.Sequential(Packed(8, first), nn.Linear(3, 5), Packed(8, second))
+class TwoAttentions(nn.Module):
+    """Attentions with heads of two sizes, each run a number of times."""
 
-    with pytest.raises(PlanError, match=r"head sizes .* are in no one ratio"):
-        parametrize(make(2, 4), make(2, 2), lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+    def __init__(self, first, second, depth=1, shared=False):
+        super().__init__()
+        self.input, self.readout, self.heads = nn.Linear(5, 16), nn.Linear(16, 3), (first, second)
+        self.layers = nn.ModuleList(nn.ModuleDict({k: nn.Linear(16, 16) for k in "qkv"}) for _ in range(2 * depth))
+        if shared:
+            self.layers = nn.ModuleList([self.layers[0], self.layers[0]])
+
+    def forward(self, x):
+        h = self.input(x)
+        half = len(self.layers) // 2
+        for i, layer in enumerate(self.layers):
+            size = self.heads[i >= half]
+            q, k, v = (layer[key](h).unflatten(-1, (-1, size)).transpose(1, 2) for key in "qkv")
+            h = h + nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.readout(h)
+
+
+def test_each_attention_is_compared_with_its_own_counterpart():
+    inputs = {"example_inputs": (torch.zeros(1, 4, 5),), "lr": LR}
+    same = parametrize(TwoAttentions(2, 8, depth=4), TwoAttentions(2, 8, depth=2), "mup", **inputs)
+    assert (same.ratios["head_size"], set(of_queries(same))) == (1.0, {1.0})
+    with pytest.raises(PlanError, match=r"head sizes \[2, 16\] and, in the base, \[2, 8\] are in no one ratio"):
+        parametrize(TwoAttentions(2, 16, depth=4), TwoAttentions(2, 8, depth=2), "mup", **inputs)
+    grown = parametrize(TwoAttentions(2, 8), TwoAttentions(2, 2), "mup", **inputs)
+    assert of_queries(grown) == pytest.approx([1.0, 0.5])
+    assert grown.forward_multipliers == {"layers.1.q.weight (logits)": pytest.approx((2**-0.5, 8**-0.5))}
+
+
+def test_one_weight_for_two_head_sizes_is_refused_by_name():
+    base, model = TwoAttentions(2, 2, shared=True), TwoAttentions(2, 8, shared=True)
+    with pytest.raises(PlanError, match=r"`layers\.0\.q\.\w+`.* head sizes that grow by x1 and x4"):
+        parametrize(model, base, "mup", lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
 
 
 def test_the_head_size_travels_in_the_shapes_of_a_base():
@@ -145,7 +183,9 @@ def test_a_forward_that_divides_by_the_head_size_is_left_alone(width):
 
     plan = parametrize(gpt(width), gpt(16), "mup", lr=LR, example_inputs=tokens_in())
     assert plan.scaling.head_size == width / 16
-    assert plan.scaling.multiplier_of_logits() == 1
+    assert plan.forward_multipliers == {
+        f"blocks.{i}.attention.qkv.weight (logits)": pytest.approx((1 / 4, 4 / width)) for i in range(2)
+    }
     assert not plan.open_items
 
 
@@ -161,13 +201,19 @@ def test_a_forward_that_divides_by_the_head_size_is_left_alone(width):
 )
 def test_the_queries_take_what_the_forward_lacks(scale, base_scale, missing):
     plan = scaled_plan(scale, base_scale)
-    assert plan.scaling.multiplier_of_logits() == pytest.approx(missing, rel=1e-12)
+    assert of_queries(plan) == pytest.approx([missing], rel=1e-12)
     assert {entry.name for entry in plan.entries if entry.attention} == {"q.weight", "q.bias"}
-    assert scaled_plan(scale, base_scale, "sp").scaling.multiplier_of_logits() == 1
+    assert of_queries(scaled_plan(scale, base_scale, "sp")) == [1.0]
+
+
+@pytest.mark.parametrize(("scale", "base_scale", "missing"), [(None, None, 1.0), (1 / 12, 1 / 4, 3**0.5)])
+def test_a_rule_may_keep_one_over_the_root_of_the_head_size(scale, base_scale, missing):
+    rule = dataclasses.replace(rules.get("mup"), name="mup-sqrt", head_size=0.0)
+    assert of_queries(scaled_plan(scale, base_scale, rule)) == pytest.approx([missing], rel=1e-12)
 
 
 def test_torchs_own_scale_is_the_power_to_the_last_bit():
-    assert scaled_plan(None, None).scaling.logits == 3**-0.5
+    assert {entry.logits for entry in scaled_plan(None, None).entries if entry.attention} == {3**-0.5}
 
 
 def test_the_logits_scale_travels_in_the_shapes_of_a_base():
@@ -176,17 +222,18 @@ def test_the_logits_scale_travels_in_the_shapes_of_a_base():
     written = json.loads(json.dumps(shapes(base, inputs)))
     assert written["logit_scales"] == [0.25]
     settings = {"rule": "mup", "lr": LR, "example_inputs": inputs}
-    assert parametrize(Scaled(48, 1 / 12), written, **settings).scaling.multiplier_of_logits() == 1
+    assert of_queries(parametrize(Scaled(48, 1 / 12), written, **settings)) == [1.0]
     older = {key: value for key, value in written.items() if key != "logit_scales"}
-    assert parametrize(Scaled(48, 1 / 12), older, **settings).scaling.logits == 3**-0.5
+    assert of_queries(parametrize(Scaled(48, 1 / 12), older, **settings)) == pytest.approx([3**-0.5])
     for damaged in ([0.0], [float("inf")], ["x"], 3):
         with pytest.raises(PlanError, match="logit_scales"):
             parametrize(Scaled(48), written | {"logit_scales": damaged}, **settings)
 
 
-def test_logit_scales_in_no_one_ratio_are_refused():
+def test_each_attention_takes_what_its_own_logits_lack():
     def make(width, first, second):
         return nn.Sequential(Scaled(width, first), nn.Linear(3, 5), Scaled(width, second))
 
-    with pytest.raises(PlanError, match=r"multiplies attention logits by 0\.1, 0\.2 and, in the base, by 0\.1, which"):
-        parametrize(make(32, 0.1, 0.2), make(16, 0.1, 0.1), lr=LR, example_inputs=(torch.zeros(1, 4, 5),))
+    inputs = (torch.zeros(1, 4, 5),)
+    plan = parametrize(make(32, 0.1, 0.2), make(16, 0.1, 0.1), "mup", lr=LR, example_inputs=inputs)
+    assert of_queries(plan) == pytest.approx([1 / 2, 1 / 4])

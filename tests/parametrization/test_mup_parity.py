@@ -112,6 +112,25 @@ def test_same_trajectory(kind, optimizer):
     assert expected[-1] < 0.9 * expected[0]  # it did train
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_that_was_written_for_mup_may_stay_as_it_is(kind, optimizer):
+    """MuReadout and 1/d attention stay in the forward: with the plan's groups it trains as under mup's optimizer."""
+    theirs, ours = _mups(kind), _mups(kind)
+    extra = {"base_head": BASE // 2} if kind == "transformer" else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        base = MODELS[kind](BASE, mup.MuReadout, **extra).double()
+    mup.set_base_shapes(base, base)
+    _, cls, tuned, more = OPTIMIZERS[optimizer]
+    plan = isoscale.parametrize(ours, base, "mup", optimizer, example_inputs=(_batch(kind)[0],), **tuned)
+    assert plan.forward_multipliers["readout.weight"] == pytest.approx((1.0, 1 / M))
+    assert {entry.multiplier for entry in plan.entries} == {1.0}
+    ours.load_state_dict(theirs.state_dict())
+    own = _losses(ours, cls(plan.param_groups(), **more), kind)
+    torch.testing.assert_close(own, _losses(theirs, _mu_optimizer(optimizer, theirs), kind), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_another_rule_has_another_trajectory(kind):
     """The comparison is sharp: from the same function, sp's learning rates part at once."""

@@ -91,6 +91,9 @@ def test_any_text_is_a_plan_error(tmp_path_factory, text):
         (lambda d: d["entries"][0].update(role="king"), r"`entries\[0\]\.role` must be a role, got 'king'"),
         (lambda d: d["scaling"].update(depth="deep"), r"`scaling\.depth` must be float, got 'deep'"),
         (lambda d: d["settings"].update(optimizer="adamv"), r"`settings\.optimizer` must be one of 'sgd'"),
+        (lambda d: d["entries"][1].update(uses=0.0), r"`entries\[1\]\.uses` must be a ratio > 0"),
+        (lambda d: d["entries"][1].update(forward=0.0), r"`entries\[1\]\.forward` must be a ratio other than 0"),
+        (lambda d: d.update(forward_multipliers={"a": [1.0]}), r"`forward_multipliers\.a` must have 2 items"),
         (lambda d: d["scaling"].update(rule="none"), r"`scaling\.rule`: no rule named 'none'"),
     ],
 )

@@ -170,6 +170,17 @@ def test_sp_is_torchs_default(role, optimizer):
     assert rules.get("sp").factors(role, optimizer, width=M, depth=R) == Factors(init_std=0.5 if shrinks else 1.0)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_sp_embedding_differs_from_sp_in_adams_rate_of_embeddings_alone(optimizer):
+    for role in Role:
+        found = rules.get("sp-embedding").factors(role, optimizer, width=M, depth=R, fan_out=M)
+        entrywise = role is Role.INPUT and optimizer != "sgd"
+        expected = rules.get("sp").factors(role, optimizer, width=M, depth=R, fan_out=M).lr * (M if entrywise else 1)
+        assert found.lr == expected
+    packed = rules.get("sp-embedding").factors(Role.HIDDEN, optimizer, width=M, fan_out=1.0)
+    assert packed == rules.get("sp").factors(Role.HIDDEN, optimizer, width=M, fan_out=1.0)
+
+
 def test_ntp_is_the_kernel_regime():
     ntp = rules.get("ntp")
     assert ntp.factors(Role.INPUT, "sgd", width=M) == Factors()

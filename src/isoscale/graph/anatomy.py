@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from isoscale.errors import PlanError, unknown
-from isoscale.graph.attention import head_sizes, logit_scales, query_parameters
+from isoscale.graph.attention import Attention, attentions
 from isoscale.graph.branches import Branch, residual_branches
+from isoscale.graph.factors import ForwardFactors, end_of_branch, forward_factors, numbers_of_uses
 from isoscale.graph.graph import Graph, Node, Use, members
 from isoscale.graph.missed import blocks_outside
 from isoscale.graph.products import Product, products
@@ -78,33 +79,33 @@ class Anatomy:
         parts: By parameter name, in the order of `named_parameters`.
         blocks: Module paths of the residual blocks.
         depth: Number of residual branches that the forward runs through; of layers before the readout if it has none.
-        head_sizes: Size of each attention's heads, in the order of execution.
-        logit_scales: What the forward itself multiplies each attention's logits q.k by, in the same order; None where
-            it cannot be read.
+        attentions: Every attention, in the order of execution.
+        factors: What else the forward itself multiplies by.
+        uses: How often each parameter acts.
         products: Sums of products of two activations.
         nested: Numbers of residual additions inside the branches, each that occurs once, in rising order.
         outside: Blocks that look residual, or whose equals are, and that lie in no branch.
         post_normed: Whether norms stand on the stream, one after each residual addition.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
-        packed: Parameters that hold queries and keys in one tensor, so that no logit multiplier can be folded.
-        branch_multipliers, readout_multipliers, logit_multipliers: Names of `Multiplier` modules at these places.
+        stuck_places: By block, the place of that branch among the factors.
+        branch_multipliers, readout_multipliers: Names of `Multiplier` modules at these places.
         traced: Whether all this was read off a trace.
     """
 
     parts: Mapping[str, Part]
     blocks: tuple[str, ...] = ()
     depth: int = 1
-    head_sizes: tuple[int, ...] = ()
-    logit_scales: tuple[float | None, ...] = ()
+    attentions: tuple[Attention, ...] = ()
+    factors: ForwardFactors = field(default_factory=ForwardFactors)
+    uses: Mapping[str, float] = field(default_factory=dict)
     products: tuple[Product, ...] = ()
     nested: tuple[int, ...] = ()
     outside: tuple[str, ...] = ()
     post_normed: bool = False
     stuck: Mapping[str, str] = field(default_factory=dict)
-    packed: tuple[str, ...] = ()
+    stuck_places: Mapping[str, str] = field(default_factory=dict)
     branch_multipliers: tuple[str, ...] = ()
     readout_multipliers: tuple[str, ...] = ()
-    logit_multipliers: tuple[str, ...] = ()
     traced: bool = False
 
 
@@ -119,7 +120,10 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     given = matched(overrides or {}, parameters)
     branches = residual_branches(graph)
     blocks = [_block_name(graph, branch) for branch in branches]
-    queries, packed = query_parameters(graph)
+    heads = attentions(graph)
+    queries: set[str] = set()
+    for attention in heads:
+        queries |= attention.foldable_into
 
     reader = _RoleReader(graph, branches, blocks, parameters)
     parts: dict[str, Part] = {}
@@ -130,25 +134,27 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
     multipliers = {node.multiplier for node in graph.nodes if node.multiplier}
     in_branches: set[str] = set()
     stuck: dict[str, str] = {}
+    stuck_places: dict[str, str] = {}
     for block, branch in zip(blocks, branches, strict=True):
         in_branches |= multipliers & branch.foldable_into
         if branch.unfoldable:
             stuck[block] = branch.unfoldable
+            stuck_places[block] = end_of_branch(graph, branch)
     return Anatomy(
         parts=parts,
         blocks=tuple(dict.fromkeys(blocks)),
         depth=depth(graph, branches),
-        head_sizes=head_sizes(graph),
-        logit_scales=logit_scales(graph),
+        attentions=heads,
+        factors=forward_factors(graph, branches, heads),
+        uses=numbers_of_uses(graph),
         products=products(graph),
         nested=nested(branches),
         outside=blocks_outside(graph, branches, parameters),
         post_normed=bool(branches) and all(branch.post_normed for branch in branches),
         stuck=stuck,
-        packed=tuple(name for name in parameters if name in packed),
+        stuck_places=stuck_places,
         branch_multipliers=tuple(sorted(in_branches)),
         readout_multipliers=tuple(sorted(_beside_readouts(graph))),
-        logit_multipliers=tuple(sorted(multipliers & queries)),
         traced=True,
     )
 

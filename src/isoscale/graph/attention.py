@@ -9,68 +9,109 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from isoscale.graph.constants import product
 from isoscale.graph.folding import Folding
 from isoscale.graph.graph import Graph, Kind, Node, bits, members
 
 
-def head_sizes(graph: Graph) -> tuple[int, ...]:
-    """Size of each attention's heads, in the order of execution."""
-    sizes: list[int] = []
-    for attention in _attentions(graph):
-        queries = graph.nodes[attention.queries]
-        sizes.append(queries.shape[-1])
-    return tuple(sizes)
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """One attention of a forward.
+
+    Attributes:
+        name: Name of the weight that made its queries, by which it is known; empty if no weight did.
+        head_size: Size of its heads.
+        scale: What its logits q.k are multiplied by; None where that cannot be read.
+        foldable_into: Parameters, or `Multiplier` modules, that a multiplier of its logits can be folded into.
+        packed: Parameters that hold queries and keys as well, into which none can be folded.
+        nodes: Where its logits are made: from queries and keys to the softmax, as a bit set.
+    """
+
+    name: str
+    head_size: int
+    scale: float | None
+    foldable_into: frozenset[str] = frozenset()
+    packed: frozenset[str] = frozenset()
+    nodes: int = 0
 
 
 def logit_nodes(graph: Graph) -> set[int]:
     """The nodes at which queries meet keys."""
-    return {attention.node.index for attention in _attentions(graph)}
+    return {place.node.index for place in _places(graph)}
 
 
-def logit_scales(graph: Graph) -> tuple[float | None, ...]:
-    """What each attention's logits q.k are multiplied by, in the order of execution; None where it cannot be read."""
-    gathered = _GatheredFactors(graph)
-    scales: list[float | None] = []
-    for attention in _attentions(graph):
-        # s = (factor of q) (factor of k) (factor of the product) (factors on the way to the softmax)
-        factors = [gathered.of(attention.queries), gathered.of(attention.keys), attention.node.factor]
-        for step in attention.to_softmax:
-            # A learned temperature may be anything.
-            learned = _is_product(step) or _has(step, "gain")
-            factors.append(None if learned else _own_factor(step))
-        scales.append(_product(factors))
-    return tuple(scales)
-
-
-def query_parameters(graph: Graph) -> tuple[set[str], set[str]]:
-    """Parameters that a multiplier of the logits can be folded into; and those that hold keys as well, and cannot."""
+def attentions(graph: Graph) -> tuple[Attention, ...]:
+    """All of them, in the order of execution."""
     folding = Folding(graph, within=bits(range(len(graph.nodes))))
-    queries: set[str] = set()
-    packed: set[str] = set()
-    for attention in _attentions(graph):
-        node = attention.node
-        found = folding.into(attention.queries)
-        # What scales the queries may scale neither the keys nor the values.
-        shared = found.obstacle is not None or len(node.inputs) == 1
-        if not shared:
-            scales_keys = found.nodes & graph.above[attention.keys]
-            others = [folding.into(other).names for other in node.inputs[1:]]
-            shared = bool(scales_keys) or any(found.names & names for names in others)
-        if not shared:
-            queries |= found.names
-        elif found.names:
-            packed |= found.names
-        else:
-            # Something in between is in the way; the linear layer that made the queries is what can be changed.
-            above = list(members(graph.above[attention.queries] & graph.maps))
-            if above:
-                nearest = graph.nodes[above[-1]]
-                packed |= {use.name for use in nearest.uses}
-    return queries, packed
+    found: list[Attention] = []
+    for place in _places(graph):
+        gathered = _GatheredFactors(graph)
+        # s = (factor of q) (factor of k) (factor of the product) (factors on the way to the softmax)
+        factors = [gathered.of(place.queries), gathered.of(place.keys), place.node.factor]
+        for step in place.to_softmax:
+            # A learned temperature may be anything.
+            learned = is_product(step) or has(step, "gain")
+            factors.append(None if learned else own_factor(step))
+        foldable_into, packed = _query_parameters(graph, place, folding)
+        attention = Attention(
+            name=_name(graph, place),
+            head_size=graph.nodes[place.queries].shape[-1],
+            scale=product(factors),
+            foldable_into=foldable_into,
+            packed=packed,
+            nodes=gathered.passed | bits((place.node.index, *(step.index for step in place.to_softmax))),
+        )
+        found.append(attention)
+    return tuple(found)
+
+
+def own_factor(node: Node) -> float | None:
+    """The factor of one operation; what a plan sets is no part of the forward."""
+    return 1.0 if node.multiplier else node.factor
+
+
+def is_product(node: Node) -> bool:
+    """Whether activations are multiplied with each other."""
+    multiplies = node.row.multiplies or node.row.contraction is not None
+    return multiplies and len(node.inputs) > 1
+
+
+def has(node: Node, kind: Kind) -> bool:
+    """Whether a parameter enters in this way."""
+    return any(use.kind == kind for use in node.uses)
+
+
+def _name(graph: Graph, place: _Place) -> str:
+    """The last weight matrix that the queries depend on."""
+    above = list(members(graph.above[place.queries] & graph.maps))
+    if not above:
+        return ""
+    nearest = graph.nodes[above[-1]]
+    return next(use.name for use in nearest.uses if use.kind == "map")
+
+
+def _query_parameters(graph: Graph, place: _Place, folding: Folding) -> tuple[frozenset[str], frozenset[str]]:
+    """What a multiplier of the logits can be folded into; and what holds keys as well, so that it cannot."""
+    node = place.node
+    found = folding.into(place.queries)
+    # What scales the queries may scale neither the keys nor the values.
+    shared = found.obstacle is not None or len(node.inputs) == 1
+    if not shared:
+        scales_keys = found.nodes & graph.above[place.keys]
+        others = [folding.into(other).names for other in node.inputs[1:]]
+        shared = bool(scales_keys) or any(found.names & names for names in others)
+    if not shared:
+        return found.names, frozenset()
+    if found.names:
+        return frozenset(), found.names
+    # Something in between is in the way; the linear layer that made the queries is what can be changed.
+    above = list(members(graph.above[place.queries] & graph.maps))
+    nearest = graph.nodes[above[-1]].uses if above else []
+    return frozenset(), frozenset(use.name for use in nearest)
 
 
 @dataclass(frozen=True)
-class _Attention:
+class _Place:
     """A node at which queries meet keys, and the linear operations between it and its softmax."""
 
     node: Node
@@ -86,11 +127,11 @@ class _Attention:
         return self.node.inputs[min(1, len(self.node.inputs) - 1)]
 
 
-def _attentions(graph: Graph) -> Iterator[_Attention]:
+def _places(graph: Graph) -> Iterator[_Place]:
     """All of them, in the order of execution: fused ones, and products of activations that a softmax reads."""
     for node in graph.nodes:
         if node.row.effect == "attention":
-            yield _Attention(node, [])
+            yield _Place(node, [])
             continue
         contraction = node.row.contraction
         if contraction is None or not contraction.batched:
@@ -99,7 +140,7 @@ def _attentions(graph: Graph) -> Iterator[_Attention]:
             continue
         to_softmax = _to_softmax(graph, node)
         if to_softmax is not None:
-            yield _Attention(node, to_softmax)
+            yield _Place(node, to_softmax)
 
 
 def _to_softmax(graph: Graph, node: Node) -> list[Node] | None:
@@ -122,6 +163,8 @@ class _GatheredFactors:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._found: dict[int, float | None] = {}
+        # Operations that were walked past, as a bit set.
+        self.passed = 0
 
     def of(self, index: int) -> float | None:
         """The factor of a node's result; None if it is unknown."""
@@ -131,42 +174,17 @@ class _GatheredFactors:
 
     def _walk(self, node: Node) -> float | None:
         made_here = node.is_entry or node.row.is_norm or not node.inputs
-        if made_here or _has(node, "gain"):
+        if made_here or has(node, "gain"):
             return 1.0
-        if not node.row.is_linear or _is_product(node):
+        if not node.row.is_linear or is_product(node):
             return None
         # Of a sum, as in rotary embeddings, all terms must have gathered the same.
         terms: set[float | None] = set()
         for parent in node.inputs:
             if self._graph.nodes[parent].is_float:
                 terms.add(self.of(parent))
-        if _has(node, "bias") or _has(node, "other"):
+        if has(node, "bias") or has(node, "other"):
             terms.add(1.0)
         if len(terms) != 1:
             return None
-        return _product([*terms, _own_factor(node)])
-
-
-def _own_factor(node: Node) -> float | None:
-    """The factor of one operation; what a plan sets is no part of the forward."""
-    return 1.0 if node.multiplier else node.factor
-
-
-def _is_product(node: Node) -> bool:
-    """Whether activations are multiplied with each other."""
-    multiplies = node.row.multiplies or node.row.contraction is not None
-    return multiplies and len(node.inputs) > 1
-
-
-def _has(node: Node, kind: Kind) -> bool:
-    """Whether a parameter enters in this way."""
-    return any(use.kind == kind for use in node.uses)
-
-
-def _product(factors: list[float | None]) -> float | None:
-    product = 1.0
-    for factor in factors:
-        if not factor:  # unknown, or logits that are all zero
-            return None
-        product *= factor
-    return product
+        return product([*terms, own_factor(node)])

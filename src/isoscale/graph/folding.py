@@ -68,6 +68,9 @@ class Folding:
         has_parameters = node.is_map or (node.row.is_norm and node.uses)
         if has_parameters and not node.obstacle:
             return _own(node, "map", "gain", "bias")
+        # The rows of c E are c times those of E, and learned queries are theirs.
+        if any(use.kind in ("embedding", "source") for use in node.uses):
+            return _own(node, "embedding", "source")
         found = self._through(node)
         if found.obstacle:
             # c (g z) = (c g) z, where z takes nothing.

@@ -33,6 +33,8 @@ class Use:
         axes: For each dimension of the tensor that entered, the parameter's own axes that it holds, if they are known.
         in_groups: Whether an axis of fan_in counts the inputs of several groups, of which each output sees one.
         offset: The number that is added to it before it acts: 1, if a norm's scale is stored as its distance from 1.
+        factor: What the parameter was multiplied by before it acts here; None if unknown.
+        share: How much of the parameter acts here, of 1: a packed projection's queries are a third.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Use:
     axes: tuple[frozenset[int], ...] | None = None
     in_groups: bool = False
     offset: float = 0.0
+    factor: float | None = 1.0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class Recorder(TorchDispatchMode):
         self._stacks: dict[int, int] = {}
         self._recurrent = RecurrentCalls(self._recurrence)
         self._paused = False
+        # Number of entries of each parameter.
+        self._entries: dict[str, int] = {}
         self._module_inputs: dict[str, int] = {}
         self._module_outputs: dict[str, int] = {}
 
@@ -78,9 +80,11 @@ class Recorder(TorchDispatchMode):
     def add_parameter(self, name: str, tensor: Tensor) -> None:
         self._offsets[id(tensor)] = 0.0
         self._know(tensor, Weight.of(name, tensor.dim()))
+        self._entries[name] = tensor.numel()
 
-    def add_buffer(self, tensor: Tensor) -> None:
-        self._constants.forget(tensor)
+    def add_buffer(self, tensor: Tensor, own: Tensor) -> None:
+        """A buffer: what stands for it in the trace, and the model's own with its numbers."""
+        self._constants.add_buffer(tensor, own)
 
     def add_input(self, tensor: Tensor) -> None:
         self._know(tensor, self._add_node("input", [], tensor))
@@ -158,6 +162,9 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _record(self, step: Step) -> None:
+        if step.row.adds and step.kwargs.get("alpha", 1) != 1:
+            scaled = self._scaled(step.args[1], float(step.kwargs["alpha"]))
+            step = replace(step, args=(step.args[0], scaled, *step.args[2:]))
         weights, inputs = self._sorted(step)
         if step.row.name == "derivative":
             weights = []
@@ -167,8 +174,9 @@ class Recorder(TorchDispatchMode):
             return
         if not inputs:
             known = [(tuple(tensor.shape), weight) for tensor, weight in weights]
+            factor = self._factor(step.row, step.args, step.kwargs)
             for result in step.results:
-                self._know(result, derive(step.row, step.args, known, tuple(result.shape)))
+                self._know(result, derive(step.row, step.args, known, tuple(result.shape)).times(factor))
             self._alone.see(step)
             self._follow_offset(step.row, step.args, step.results)
             return
@@ -223,7 +231,8 @@ class Recorder(TorchDispatchMode):
             self._stacks[made] = _axis(args, 1, results[0].dim())
         for tensor, weight in weights:
             for use in uses_of(row, args, tensor, weight):
-                node.uses.append(self._with_offset(use, tensor))
+                share = min(1.0, tensor.numel() / self._entries[use.name])
+                node.uses.append(replace(self._with_offset(use, tensor), share=share))
         before = args[0].shape if args and isinstance(args[0], Tensor) else ()
         self._dot_products.see(node, row, args, tuple(before))
         node.summed_products = self._summed_products(node, row, args)
@@ -393,6 +402,20 @@ class Recorder(TorchDispatchMode):
     def _origin_of(self, value: Any) -> Origin:
         """The origin of a tensor; none of a number."""
         return self._origin(value) if isinstance(value, Tensor) else None
+
+    def _scaled(self, value: Any, factor: float) -> Any:
+        """A factor on one term of a sum, as a product of its own: x + c y is x + (c y)."""
+        origin = self._origin(value) if isinstance(value, Tensor) else None
+        if origin is None:
+            return value
+        scaled = value.detach()
+        if isinstance(origin, Weight):
+            self._know(scaled, origin.times(factor))
+            return scaled
+        made = self._add_node("mul", [origin], scaled)
+        self._nodes[made].factor = factor
+        self._know(scaled, made)
+        return scaled
 
     def _is_constant(self, value: Any) -> bool:
         if isinstance(value, Tensor):

@@ -232,14 +232,18 @@ def _run(call: _Call, stand_in: Callable[[Tensor], Tensor], recorder: Recorder |
 
     of_model = differentiable if differentiates else stand_in
     state = _state(model)
-    tensors = {name: of_model(tensor) for name, tensor in state.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        tensors[name] = of_model(tensor)
+        # What somebody has attached to a tensor, as mup its base shape, a forward may read.
+        vars(tensors[name]).update(vars(tensor))
     args, kwargs = with_stand_ins((call.args, call.kwargs), differentiable)
     if recorder is not None:
         own = {id(tensor): name for name, tensor in state.items()}
         for name, parameter in named_parameters(model).items():
             recorder.add_parameter(name, tensors[own[id(parameter)]])
-        for name, _ in model.named_buffers():
-            recorder.add_buffer(tensors[name])
+        for name, buffer in model.named_buffers():
+            recorder.add_buffer(tensors[name], buffer)
         for tensor in tensors_in((args, kwargs)):
             recorder.add_input(tensor)
     with (

@@ -50,7 +50,7 @@ def _use(row: Operation, tensor: Tensor, held: Held, kind: Kind, summed: tuple[i
     axes: Axes | None = None
     if held.axes is not None:
         axes = tuple(without_ones(axis, size) for axis, size in zip(held.axes, tensor.shape, strict=True))
-    return Use(held.name, kind, fan_in, fan_out, held.computed_by, axes)
+    return Use(held.name, kind, fan_in, fan_out, held.computed_by, axes, factor=held.factor)
 
 
 def held_axes(held: Held) -> tuple[int, ...]:

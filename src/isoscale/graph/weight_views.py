@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from isoscale.graph.constants import product
 from isoscale.graph.ops import Operation
 
 Axes = tuple[frozenset[int], ...]
@@ -25,11 +26,13 @@ class Held:
         axes: For each dimension of the tensor the axes of the parameter that it holds; None once they are lost.
         computed_by: The first operation on the way that is not linear in the parameter.
         scales: Whether it is the scale of a norm that another parameter has passed.
+        factor: What the parameter was multiplied by on the way; None if unknown.
     """
 
     name: str
     axes: Axes | None
     computed_by: str | None = None
+    factor: float | None = 1.0
     scales: bool = False
 
 
@@ -38,6 +41,10 @@ class Weight:
     """A tensor computed from parameters alone: what it holds of each of them."""
 
     held: tuple[Held, ...]
+
+    def times(self, factor: float | None) -> Weight:
+        """The same multiplied by a number; None if that is unknown."""
+        return Weight(tuple(replace(one, factor=product([one.factor, factor])) for one in self.held))
 
     @classmethod
     def of(cls, name: str, dimensions: int) -> Weight:

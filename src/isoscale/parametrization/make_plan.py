@@ -19,11 +19,13 @@ from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, Trac
 from isoscale.graph import anatomy as anatomies
 from isoscale.graph.anatomy import BILINEAR, GIVEN, Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
+from isoscale.graph.factors import READOUT
 from isoscale.graph.ops import operation
 from isoscale.graph.products import grown
 from isoscale.graph.trace import trace
 from isoscale.graph.unwrapping import check_initialised, named_parameters, unwrapped
-from isoscale.parametrization import depth_reading, sizes
+from isoscale.parametrization import depth_reading, forwards, sizes
+from isoscale.parametrization.forwards import Comparison
 from isoscale.parametrization.plan import Plan
 from isoscale.parametrization.sizes import Base, Shape
 from isoscale.scaling import budget as budgets
@@ -62,7 +64,8 @@ def parametrize(
     """Give a model the init and the optimizer groups with which it trains like its tuned base.
 
     The model's forward and its `state_dict` stay as they are: its freshly drawn entries are rescaled in place, and
-    `plan.param_groups()` goes to any optimizer. At the base's own shapes nothing changes.
+    `plan.param_groups()` goes to any optimizer. At the base's own shapes nothing changes. What the forward multiplies
+    by already (embeddings x sqrt(width), logits / width, branches / depth) is read off it and counted in.
 
     Args:
         model: A freshly initialised model. On the meta device only the plan is made: `plan.apply(model)` later.
@@ -75,7 +78,8 @@ def parametrize(
         lr, weight_decay, eps: What the base was tuned with. For "muon", lr may be {"muon": ..., "adamw": ...}.
         decay: What stays constant across sizes: "independent" keeps lr x weight_decay, "coupled" weight_decay itself,
             "sqrt" lies half way between; "none" is no decay. Biases, gains and scalars never decay.
-        adjust_lr_fn: Muon's argument of that name, handed on in its groups.
+        adjust_lr_fn: Muon's argument of that name, handed on in its groups; "none" for an optimizer whose updates have
+            spectral norm 1 whatever the shape (SOAP, Shampoo, a Muon of one's own).
         momentum, betas: What the base was tuned with, handed on in the groups; None leaves them to the optimizer.
         budget: How learning rate, decay, eps and betas follow batch and duration: a name of
             `isoscale.rules.budget_names()`, or a BudgetRule. "none" leaves them as they are.
@@ -126,7 +130,7 @@ class Reading:
         facts: One for each parameter, in the model's order.
         also: By name, what else a parameter would be by another of its uses.
         width, depth: Ratios target / base.
-        head_size: Likewise; None if the base's is unknown.
+        forward: What the forwards of the two multiply by.
         init_law: What the model's own init is taken to follow where the base has no numbers.
         by_hand: Whether roles were given instead of traced.
         doubts: Why the depth's ratio may be another.
@@ -138,7 +142,7 @@ class Reading:
     also: Mapping[str, tuple[TensorFacts, ...]]
     width: float
     depth: float
-    head_size: float | None
+    forward: Comparison
     init_law: str
     by_hand: bool
     doubts: tuple[str, ...] = ()
@@ -169,6 +173,9 @@ def read(
     if compared is not None:
         _check_counterparts(facts, pairs, compared)
     _check_products(anatomy, known)
+    forward = forwards.compare(anatomy, known, pairs, facts)
+    facts = [forward.completed(one) for one in facts]
+    also = {name: tuple(forward.completed(one) for one in others) for name, others in also.items()}
     return Reading(
         anatomy=anatomy,
         base=known,
@@ -176,7 +183,7 @@ def read(
         also=also,
         width=width,
         depth=sizes.depth_ratio(anatomy, known, pairs),
-        head_size=sizes.head_ratio(anatomy, known),
+        forward=forward,
         init_law=_init_law(facts, parameters),
         by_hand=not anatomy.traced and roles is not None,
         doubts=tuple(depth_reading.doubts(anatomy, known, pairs)) if compared is not None else (),
@@ -189,17 +196,15 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
     Raises:
         PlanError: An item is open, and the plan was not forced.
     """
-    head = 1.0 if reading.head_size is None else reading.head_size
     scaling = Scaling(
         rule=rule,
         width=reading.width,
         depth=reading.depth,
-        head_size=head,
-        logits=sizes.logit_ratio(reading.anatomy, reading.base, head),
+        head_size=reading.forward.head_size,
         init_law=reading.init_law,
         budget=budget,
     )
-    open_items = tuple(_open_items(reading.anatomy, reading.facts, scaling))
+    open_items = tuple(_open_items(reading, scaling))
     if rule.depth != DepthRow():
         open_items += reading.doubts
     if open_items and not force:
@@ -215,9 +220,10 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
         scaling=scaling,
         settings=settings,
         entries=entries,
-        multipliers=_multipliers(reading.anatomy, reading.facts, scaling),
+        multipliers=_multipliers(reading, scaling),
+        forward_multipliers=reading.forward.multipliers,
         open_items=open_items,
-        notes=(*_notes(reading), *_budget_notes(scaling, settings)),
+        notes=(*_notes(reading, rule), *_budget_notes(scaling, settings)),
     )
 
 
@@ -506,49 +512,67 @@ def _init_law(facts: Sequence[TensorFacts], parameters: Mapping[str, Tensor]) ->
 
 
 # --- the whole ---
-def _multipliers(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> dict[str, float]:
-    readout = _readout_multiplier(facts, scaling)
-    return (
-        dict.fromkeys(anatomy.branch_multipliers, scaling.multiplier_of_branches())
-        | dict.fromkeys(anatomy.logit_multipliers, scaling.multiplier_of_logits())
-        | dict.fromkeys(anatomy.readout_multipliers, readout)
-    )
+def _multipliers(reading: Reading, scaling: Scaling) -> dict[str, float]:
+    """Factor of each Multiplier module of the model."""
+    found: dict[str, float] = {}
+    for name in reading.anatomy.branch_multipliers:
+        found[name] = scaling.multiplier_of_branches(reading.forward.ratio(name))
+    parameters = {facts.name for facts in reading.facts}
+    for one in reading.forward.logits:
+        for name in sorted(one.attention.foldable_into - parameters):
+            found[name] = scaling.multiplier_of_logits(one.head_size, one.forward)
+    return found | dict.fromkeys(reading.anatomy.readout_multipliers, _readout_multiplier(reading, scaling))
 
 
-def _readout_multiplier(facts: tuple[TensorFacts, ...], scaling: Scaling) -> float:
-    """What stands before a readout in the forward."""
-    ratios = [entry.fan_in for entry in facts if entry.role is Role.OUTPUT]
-    ratios += [entry.fan_out for entry in facts if entry.tied]
-    width = ratios[0] if ratios else 1.0
-    return scaling.rule.factors(Role.OUTPUT, "sgd", width=width).multiplier
+def _readout_multiplier(reading: Reading, scaling: Scaling) -> float:
+    """What stands before a readout in the forward, beside what stands there already."""
+    for facts in reading.facts:
+        if facts.role is Role.OUTPUT:
+            wanted = scaling.rule.factors(Role.OUTPUT, "sgd", width=facts.fan_in).multiplier
+            return scaling.missing(wanted, facts.forward)
+    for facts in reading.facts:
+        if facts.tied:
+            wanted = scaling.rule.factors(Role.OUTPUT, "sgd", width=facts.fan_out).multiplier
+            # The embedding takes back what the forward multiplies it by, and with it the readout.
+            ratio = reading.forward.ratio(facts.name + READOUT) / facts.forward
+            return scaling.missing(wanted, ratio)
+    return 1.0
 
 
-def _open_items(anatomy: Anatomy, facts: tuple[TensorFacts, ...], scaling: Scaling) -> Iterator[str]:
-    multiplier = _readout_multiplier(facts, scaling)
-    for entry in facts:
+def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
+    anatomy = reading.anatomy
+    multiplier = _readout_multiplier(reading, scaling)
+    for entry in reading.facts:
         if entry.tied and multiplier != 1 and not anatomy.readout_multipliers:
             yield (
                 f"`{entry.name}` is embedding and readout at once: the readout needs an explicit multiplier "
                 f"{multiplier:g}. Put isoscale.Multiplier before it: `isoscale.Multiplier.before(model.lm_head)`, or "
                 "untie the two"
             )
-    if (branch := scaling.multiplier_of_branches()) != 1:
-        for block, why in anatomy.stuck.items():
+    for block, why in anatomy.stuck.items():
+        place = anatomy.stuck_places[block]
+        branch = scaling.multiplier_of_branches(reading.forward.ratio(place))
+        if branch != 1:
             yield (
                 f"a branch of `{block}` ends in {why}: its multiplier {branch:g} cannot be folded into a weight. "
                 "Let the branch end in an isoscale.Multiplier(), or put one behind the module that ends it: "
                 "`isoscale.Multiplier.after(module)`"
             )
-    if scaling.multiplier_of_logits() != 1:
-        for name in anatomy.packed:
+    packed: dict[str, float] = {}
+    for one in reading.forward.logits:
+        multiplier = scaling.multiplier_of_logits(one.head_size, one.forward)
+        if multiplier != 1:
+            packed |= dict.fromkeys(sorted(one.attention.packed), multiplier)
+    for facts in reading.facts:
+        if facts.name in packed:
             yield (
-                f"`{name}` holds queries and keys in one: the logits' multiplier {scaling.multiplier_of_logits():g} "
+                f"`{facts.name}` holds queries and keys in one: the logits' multiplier {packed[facts.name]:g} "
                 "(the heads' size changed) cannot be folded. Keep the head size and scale the number of heads, or put "
                 "an isoscale.Multiplier on the queries (`isoscale.Multiplier.after(module)`, where a module makes them)"
             )
 
 
-def _notes(reading: Reading) -> Iterator[str]:
+def _notes(reading: Reading, rule: Rule) -> Iterator[str]:
     if reading.anatomy.traced and not reading.anatomy.blocks and reading.depth != 1:
         yield (
             f"the forward has no residual branch: depth x{reading.depth:g} is that of its layers one after the other, "
@@ -560,12 +584,17 @@ def _notes(reading: Reading) -> Iterator[str]:
             "their gains and biases down with depth, and their changes add up; prefer pre-norm (docs/choose-a-rule.md)"
         )
     if reading.by_hand:
-        yield "roles were given by hand: attention heads are taken to keep their size"
-    if reading.head_size is None:
+        yield (
+            "roles were given by hand: attention heads are taken to keep their size, and the forward to multiply by "
+            "nothing that depends on the size"
+        )
+    if reading.anatomy.attentions and not reading.base.head_sizes:
         yield (
             "the base's head size is unknown: taken to be the target's. "
             "Give the base as a module, or isoscale.shapes(base, example_inputs)"
         )
+    yield from reading.forward.notes
+    yield from _notes_on_branches(reading, rule)
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
     unused = [facts.name for facts in reading.facts if facts.unused]
@@ -594,3 +623,26 @@ def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:
         yield f"the budget changes the betas: the base's are taken to be torch's, {settings.base_betas}. Else: `betas=`"
     for cap in factors.capped(settings.base_betas):
         yield f"{scaling.budget.rule.name}: {cap}"
+
+
+def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
+    """What branches have in their forward, and blocks that run several times."""
+    in_branches = [facts for facts in reading.facts if facts.role.in_branch]
+    multiplied = [facts for facts in in_branches if facts.carries and facts.forward != 1]
+    if multiplied and reading.depth != 1 and not rule.counts_branches and rule.counts_forward:
+        first = multiplied[0]
+        yield (
+            f"the forward multiplies branches by x{first.forward:g} (`{first.name}`): left as it is, {rule.name} says "
+            "nothing of the depth"
+        )
+    shared = [facts for facts in reading.facts if facts.uses != 1]
+    if shared:
+        yield (
+            f"`{shared[0].name}` acts x{shared[0].uses:g} as often as in the base, and its gradient is the sum over "
+            "its uses: learning rates of SGD and eps of Adam follow"
+        )
+    if any(facts.role.in_branch for facts in shared) and rule.depth.branch > -1:
+        yield (
+            f"one block that runs several times adds up in phase: under {rule.name} the stream grows with the depth, "
+            "under completep it does not"
+        )

@@ -30,6 +30,7 @@ class Plan(ScalingPlan):
         settings: The base's own learning rate, weight decay and eps, and the optimizer's family.
         entries: One for each parameter, in the model's order, with its numbers.
         multipliers: Factor of each `isoscale.Multiplier` module, by name.
+        forward_multipliers: By place, what the forward itself multiplies by at base and target, where the two differ.
         open_items: What must be fixed before the plan is right; empty unless it was forced.
         notes: What was assumed.
     """

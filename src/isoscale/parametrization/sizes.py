@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, PlanError
 from isoscale.graph.anatomy import Anatomy, block_pattern, depth, from_graph, nested
-from isoscale.graph.attention import head_sizes, logit_scales
+from isoscale.graph.attention import attentions
 from isoscale.graph.branches import residual_branches
+from isoscale.graph.factors import forward_factors, numbers_of_uses
 from isoscale.graph.graph import Graph
 from isoscale.graph.products import products
 from isoscale.graph.trace import trace
@@ -31,6 +32,11 @@ Shape = tuple[int, ...]
 # Of what a file may claim: beyond these, ratios leave the numbers.
 _LARGEST = 2**48
 _SMALLEST_RMS = 1e-30
+
+# Of a base that was not traced.
+_UNKNOWN: dict[str, Any] = dict.fromkeys(
+    ("roles", "logit_scales", "products", "nested", "queries", "factors", "uses"), None
+) | {"elsewhere": ()}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class Base:
         products: Of each sum of products of two activations its number of terms, and what the forward multiplies it
             by; None if it was not traced.
         nested: Numbers of residual additions inside its branches, each that occurs once; None if it was not traced.
+        queries: Name of the weight that makes the queries of each attention; None if it was not traced.
+        factors: What its forward multiplies by, by place (`isoscale.graph.factors`); None if it was not traced.
+        elsewhere: What it multiplies by where no parameter takes it.
+        uses: How often each parameter acts in one forward; None if it was not traced.
     """
 
     shapes: Mapping[str, Shape]
@@ -58,6 +68,10 @@ class Base:
     logit_scales: tuple[float | None, ...] | None = None
     products: tuple[tuple[int, float], ...] | None = None
     nested: tuple[int, ...] | None = None
+    queries: tuple[str, ...] | None = None
+    factors: Mapping[str, float | None] | None = None
+    elsewhere: tuple[float, ...] = ()
+    uses: Mapping[str, float] | None = None
 
 
 def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
@@ -66,12 +80,12 @@ def shapes(model: nn.Module, example_inputs: Any = None) -> dict[str, Any]:
     Args:
         model: The tuned model, freshly initialised; it may live on the meta device, but then nothing is known of
             its init.
-        example_inputs: Arguments of its forward; with them the depth and the head sizes are read off its trace
-            and need not be guessed from names.
+        example_inputs: Arguments of its forward; with them the depth, the head sizes and what the forward multiplies
+            by are read off its trace and need not be guessed.
 
     Returns:
         {"shapes": {name: [sizes]}, "rms": {name: number or None}, "depth": ..., "head_sizes": ..., "logit_scales": ...,
-        "products": ..., "nested": ..., "roles": ...}
+        "products": ..., "nested": ..., "roles": ..., "queries": ..., "factors": ..., "elsewhere": ..., "uses": ...}
 
     >>> shapes(nn.Linear(3, 2, device="meta"))["shapes"]
     {'weight': [2, 3], 'bias': [2]}
@@ -84,17 +98,28 @@ def describe(model: nn.Module, example_inputs: Any = None) -> Base:
     """The same as an object."""
     check_initialised(model)
     parameters = named_parameters(model)
-    graph = None if example_inputs is None else trace(model, example_inputs)
-    branches = residual_branches(graph) if graph else []
-    return Base(
+    untraced = Base(
         shapes={name: tuple(parameter.shape) for name, parameter in parameters.items()},
         rms={name: rms(parameter) for name, parameter in parameters.items()},
-        depth=depth(graph, branches) if graph else None,
-        head_sizes=head_sizes(graph) if graph else None,
-        roles=_roles(graph, parameters) if graph else None,
-        logit_scales=logit_scales(graph) if graph else None,
-        products=tuple((one.size, one.factor) for one in products(graph)) if graph else None,
-        nested=nested(branches) if graph else None,
+    )
+    if example_inputs is None:
+        return untraced
+    graph = trace(model, example_inputs)
+    branches = residual_branches(graph)
+    heads = attentions(graph)
+    factors = forward_factors(graph, branches, heads)
+    return replace(
+        untraced,
+        depth=depth(graph, branches),
+        head_sizes=tuple(one.head_size for one in heads),
+        roles=_roles(graph, parameters),
+        logit_scales=tuple(one.scale for one in heads),
+        queries=tuple(one.name for one in heads),
+        factors=factors.places,
+        elsewhere=factors.elsewhere,
+        uses=numbers_of_uses(graph),
+        products=tuple((one.size, one.factor) for one in products(graph)),
+        nested=nested(branches),
     )
 
 
@@ -118,9 +143,8 @@ def read(value: Any) -> Base:
         )
     if "shapes" not in value:
         value = {"shapes": value, "rms": dict.fromkeys(value), "depth": None, "head_sizes": None}
-    # Bases that were written before forwards were asked for their logits' scales know none.
-    known = {"logit_scales": None, "products": None, "roles": None, "nested": None}
-    base = record(Base, {**known, **value}, "base")
+    # Bases that were written before forwards were asked for what they multiply by know none of it.
+    base = record(Base, {**_UNKNOWN, **value}, "base")
     sizes = [size for shape in base.shapes.values() for size in shape]
     sizes += [1 if base.depth is None else base.depth, *(base.head_sizes or ())]
     if not base.shapes or not all(1 <= size <= _LARGEST for size in sizes):
@@ -131,12 +155,19 @@ def read(value: Any) -> Base:
         )
     if base.roles is not None and base.roles.keys() != base.shapes.keys():
         raise PlanError("`base.roles` must name the parameters of `base.shapes`, each once")
-    for scale in base.logit_scales or ():
-        if scale is not None and not _SMALLEST_RMS <= abs(scale) <= 1 / _SMALLEST_RMS:
-            raise PlanError(
-                f"`base.logit_scales` must hold what logits are multiplied by, between {_SMALLEST_RMS} and "
-                f"{1 / _SMALLEST_RMS} in size, or None; got {scale}"
-            )
+    factors = {
+        "logit_scales": base.logit_scales or (),
+        "factors": (base.factors or {}).values(),
+        "elsewhere": base.elsewhere,
+        "uses": (base.uses or {}).values(),
+    }
+    for key, known in factors.items():
+        for factor in known:
+            if factor is not None and not _SMALLEST_RMS <= abs(factor) <= 1 / _SMALLEST_RMS:
+                raise PlanError(
+                    f"`base.{key}` must hold factors between {_SMALLEST_RMS} and {1 / _SMALLEST_RMS} in size, or None; "
+                    f"got {factor}"
+                )
     return replace(base, rms={name: base.rms.get(name) for name in base.shapes})
 
 
@@ -346,57 +377,3 @@ def _layers(anatomy: Anatomy, base: Base, pairs: Mapping[str, str]) -> float:
 def ratio(axes: Sequence[int], shape: Shape, base_shape: Shape) -> float:
     """Target / base size over these axes of a parameter."""
     return math.prod(shape[axis] for axis in axes) / math.prod(base_shape[axis] for axis in axes)
-
-
-def head_ratio(anatomy: Anatomy, base: Base) -> float | None:
-    """Target / base head size; None if the base's is unknown.
-
-    Raises:
-        PlanError: The ratio differs between attentions.
-    """
-    if not anatomy.head_sizes:
-        return 1.0
-    if not base.head_sizes:
-        return None
-    if len(anatomy.head_sizes) == len(base.head_sizes):
-        ratios = {a / b for a, b in zip(anatomy.head_sizes, base.head_sizes, strict=True)}
-    else:
-        ratios = {a / b for a in set(anatomy.head_sizes) for b in set(base.head_sizes)}
-    if len(ratios) > 1:
-        raise PlanError(
-            f"head sizes {sorted(set(anatomy.head_sizes))} and, in the base, {sorted(set(base.head_sizes))} are in no "
-            "one ratio: scale all heads alike, or keep the head size and scale their number"
-        )
-    return ratios.pop()
-
-
-def logit_ratio(anatomy: Anatomy, base: Base, head_ratio: float) -> float:
-    """Target / base of what the forward itself multiplies attention logits by.
-
-    Attentions correspond in order, from the first. Where a scale cannot be read, it is taken to be torch's own,
-    1/sqrt(head size).
-
-    Raises:
-        PlanError: The ratio differs between attentions.
-    """
-    default = head_ratio**-0.5
-    ratios: list[float] = []
-    for scale, base_scale in zip(anatomy.logit_scales, base.logit_scales or (), strict=False):
-        ratios.append(default if scale is None or base_scale is None else scale / base_scale)
-    if not ratios:
-        return default
-    first = ratios[0]
-    if not all(math.isclose(ratio, first, rel_tol=1e-6) for ratio in ratios):
-        raise PlanError(
-            f"the forward multiplies attention logits by {_distinct(anatomy.logit_scales)} and, in the base, by "
-            f"{_distinct(base.logit_scales or ())}, which are in no one ratio: scale all logits alike"
-        )
-    # A power of the head size's ratio is that power to the last bit, so that what is already there asks for nothing.
-    for power in (-0.5, -1.0, 0.0):
-        if math.isclose(first, head_ratio**power, rel_tol=1e-9):
-            return head_ratio**power
-    return first
-
-
-def _distinct(scales: Sequence[float | None]) -> str:
-    return ", ".join(dict.fromkeys("1/sqrt(head size)" if scale is None else f"{scale:.4g}" for scale in scales))

@@ -24,8 +24,9 @@ from isoscale.scaling.tensor import Scaling, Settings, TensorPlan, decide
 if TYPE_CHECKING:
     import pandas as pd
 
-# Format 2 holds numbers. Format 1 held a rule's name and ratios, from which any isoscale made its own numbers.
-FORMAT = 2
+# Format 3 holds numbers, those of the forward too, which format 2 did not know. Format 1 held a rule's name and ratios,
+# from which any isoscale made its own numbers.
+FORMAT = 3
 
 # What two plans of the same sizes agree on; `init_std` is left out because it follows from a random draw.
 _COMPARED = (
@@ -46,6 +47,10 @@ class ScalingPlan:
         settings: What the base was tuned with, and the optimizer's family.
         entries: One for each parameter, in the model's order.
         multipliers: Factor of each `isoscale.Multiplier` module, by name.
+        forward_multipliers: By place, what the forward itself multiplies by at base and target, where the two differ:
+            a parameter's name for what multiplies it, "NAME (logits)" for the attention logits of the queries that it
+            makes, "NAME (readout)" for a tied embedding as readout, "NAME (branch)" for a branch that ends in it. All
+            of this is counted in.
         open_items: What must be fixed before the plan is right; empty unless it was forced.
         notes: What was assumed.
     """
@@ -54,6 +59,7 @@ class ScalingPlan:
     settings: Settings
     entries: tuple[TensorPlan, ...]
     multipliers: Mapping[str, float] = field(default_factory=dict)
+    forward_multipliers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     open_items: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -203,20 +209,16 @@ class ScalingPlan:
         for i, entry in enumerate(entries):
             _check_numbers(entry, f"entries[{i}]")
         return cls(
-            scaling=decoding.record(Scaling, _with_budget(parts["scaling"]), "scaling"),
+            scaling=decoding.record(Scaling, parts["scaling"], "scaling"),
             settings=decoding.record(Settings, parts["settings"], "settings"),
             entries=entries,
             multipliers=decoding.decoded(dict[str, float], parts["multipliers"], "multipliers"),
+            forward_multipliers=decoding.decoded(
+                dict[str, tuple[float, float]], parts["forward_multipliers"], "forward_multipliers"
+            ),
             open_items=decoding.decoded(tuple[str, ...], parts["open_items"], "open_items"),
             notes=decoding.decoded(tuple[str, ...], parts["notes"], "notes"),
         )
-
-
-def _with_budget(scaling: Any) -> Any:
-    """Plans that were written before there were budgets have none."""
-    if not isinstance(scaling, Mapping):
-        return scaling
-    return {"budget": {"rule": "none", "batch": 1.0, "tokens": 1.0}, **scaling}
 
 
 def _same(this: object, that: object) -> bool:
@@ -231,6 +233,12 @@ def _check_numbers(entry: TensorPlan, where: str) -> None:
         value = getattr(entry, name)
         if value is not None and value < 0:
             raise PlanError(f"`{where}.{name}` must be >= 0, got {value:g}")
+    for name in ("head_size", "uses"):
+        if not getattr(entry, name) > 0:
+            raise PlanError(f"`{where}.{name}` must be a ratio > 0, got {getattr(entry, name):g}")
+    for name in ("forward", "logits"):
+        if getattr(entry, name) == 0:
+            raise PlanError(f"`{where}.{name}` must be a ratio other than 0")
 
 
 def _plain(value: Any) -> Any:

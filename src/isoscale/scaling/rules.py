@@ -143,7 +143,11 @@ class Rule:
         source: The paper.
         width: Its width table.
         depth: Its row of the depth table.
+        embedding: Power of the width ratio in the learning rate of input maps and embeddings where a step is entrywise,
+            beside the width table.
         head_size: Power of the head-size ratio that multiplies attention logits, beside torch's own 1/sqrt(head size).
+        counts_forward: Whether numbers in the forward that depend on the size count as multipliers, so that the rule
+            holds for the two together. Without, the forward is left to the user.
     """
 
     name: str
@@ -151,12 +155,19 @@ class Rule:
     source: str
     width: Mapping[Role, WidthRow]
     depth: DepthRow = DepthRow()
+    embedding: float = 0.0
     head_size: float = -0.5
+    counts_forward: bool = True
 
     @property
     def is_named(self) -> bool:
         """Whether `get` returns this very rule for its name."""
         return _RULES.get(self.name) == self or (bool(_FAMILY.fullmatch(self.name)) and get(self.name) == self)
+
+    @property
+    def counts_branches(self) -> bool:
+        """Whether the rule multiplies branches, so that what a forward multiplies them by at its depth counts."""
+        return self.counts_forward and self.depth.branch != 0
 
     def factors(
         self,
@@ -191,6 +202,10 @@ class Rule:
         m = _ratio("width", width)
         r = _ratio("depth", depth)
         by_depth = self.depth.exponents(role, row).at(r)
+        if role is Role.INPUT and row.answer == "entrywise":
+            grown = m if fan_out is None else _ratio("fan_out", fan_out)
+            decay = -self.embedding if row.keeps_lr_times_decay else 0.0
+            by_depth = by_depth * Exponents(lr=self.embedding, weight_decay=decay).at(grown)
         if fan_out is not None:
             return self._by_sides(role, row, m, _ratio("fan_out", fan_out)) * by_depth
         return self._of_width(role, row).at(m) * by_depth
@@ -222,6 +237,16 @@ _ROWS = (
         source="standard parametrization",
         width=_TORCH,
         head_size=0.0,
+        counts_forward=False,
+    ),
+    Rule(
+        name="sp-embedding",
+        keeps="nothing; embeddings keep pace where the one rate is tuned at each width",
+        source="docs/theory.md, section 5.2",
+        width=_TORCH,
+        embedding=1.0,
+        head_size=0.0,
+        counts_forward=False,
     ),
     Rule(
         name="ntp",
@@ -229,6 +254,7 @@ _ROWS = (
         source="Jacot et al., arXiv 1806.07572",
         width=_KERNEL,
         head_size=0.0,
+        counts_forward=False,
     ),
     Rule(name="mup", keeps="feature learning at every width", source="TP5, arXiv 2203.03466", width=_MUP),
     Rule(
@@ -268,7 +294,7 @@ def names() -> list[str]:
     """The named rules, sorted.
 
     >>> names()
-    ['am-mup', 'completep', 'depth-mup', 'depth-mup-corrected', 'mup', 'ntp', 'sp']
+    ['am-mup', 'completep', 'depth-mup', 'depth-mup-corrected', 'mup', 'ntp', 'sp', 'sp-embedding']
     """
     return sorted(_RULES)
 

@@ -21,10 +21,13 @@ from isoscale.scaling.optimizers import FAMILIES, Family, OptimizerFamily, stepp
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
 
-MuonAdjustment = Literal["original", "match_rms_adamw"]
+MuonAdjustment = Literal["original", "match_rms_adamw", "none"]
 
 # torch's own factor on Muon's update under adjust_lr_fn="match_rms_adamw", beside sqrt(max(rows, columns)).
 MATCHED_RMS = 0.2
+
+# Of numbers that a forward may hold in single precision.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,7 @@ class Scaling:
         rule: The rule.
         width: Ratio of the widths: the ratio that most weight matrices grow by.
         depth: Ratio of the numbers of residual branches.
-        head_size: Ratio of the sizes of attention heads.
-        logits: What the forward itself multiplies attention logits by, target relative to base.
+        head_size: Ratio of the sizes of attention heads; of most of them, if they differ.
         init_law: What the model's own init is taken to follow where the base has no numbers.
         budget: Batch and duration, and the rule that the settings follow them by.
     """
@@ -45,24 +47,42 @@ class Scaling:
     width: float = 1.0
     depth: float = 1.0
     head_size: float = 1.0
-    logits: float = 1.0
     init_law: str = "1/sqrt(fan_in)"
     budget: Budget = NO_BUDGET
 
-    def multiplier_of_branches(self) -> float:
-        """What a residual branch is multiplied by."""
-        return self.rule.factors(Role.BRANCH_LAST, "sgd", depth=self.depth).multiplier
+    def missing(self, wanted: float, forward: float) -> float:
+        """What is still to be multiplied by where the rule wants one factor and the forward has another.
 
-    def multiplier_of_logits(self) -> float:
+        A rule that leaves the forward to the user takes it as it is.
+        """
+        if not self.rule.counts_forward:
+            return wanted
+        missing = wanted / forward
+        # The forward may hold its number in single precision.
+        return 1.0 if math.isclose(missing, 1.0, rel_tol=_ROUNDING) else missing
+
+    def multiplier_of_branches(self, forward: float = 1.0) -> float:
+        """What a residual branch is multiplied by, beside what the forward does already.
+
+        A rule without a multiplier for branches leaves those that a deeper forward has.
+        """
+        wanted = self.rule.factors(Role.BRANCH_LAST, "sgd", depth=self.depth).multiplier
+        if self.depth != 1 and not self.rule.counts_branches:
+            return wanted
+        return self.missing(wanted, forward)
+
+    def multiplier_of_logits(self, head_size: float, forward: float) -> float:
         """What attention logits are multiplied by, beside what the forward does already.
 
-        A rule's power of the head size stands beside torch's own 1/sqrt(head size). A rule without such a power
-        leaves the forward alone, whatever it divides by.
+        A rule's power of the head size stands beside torch's own 1/sqrt(head size).
+
+        Args:
+            head_size: Size of the heads, target / base.
+            forward: What the forward multiplies the logits by, target / base.
         """
-        if self.rule.head_size == 0:
+        if not self.rule.counts_forward:
             return 1.0
-        wanted = self.head_size ** (self.rule.head_size - 0.5)
-        return wanted / self.logits
+        return self.missing(head_size ** (self.rule.head_size - 0.5), forward)
 
     def budget_factors(self, settings: Settings) -> BudgetFactors:
         """What batch and duration do to the base's settings.
@@ -122,6 +142,10 @@ class TensorFacts:
         frozen: Whether it is not trained: then it is in no group.
         unused: Whether the forward does not use it: then it is left as it is, at the base's learning rate.
         offset: The number that the forward adds to it before it acts; what is said of its entries is said of the sum.
+        forward: What the forward multiplies it by, target / base.
+        head_size, logits: Of the attention that it makes the queries of: size of the heads, and what the forward
+            multiplies the logits by; target / base.
+        uses: How often it acts in one forward, target / base: more often if one block runs at every depth.
         base_rms: Root mean square of the base's entries; None if unknown.
     """
 
@@ -142,6 +166,10 @@ class TensorFacts:
     frozen: bool = False
     unused: bool = False
     offset: float = 0.0
+    forward: float = 1.0
+    head_size: float = 1.0
+    logits: float = 1.0
+    uses: float = 1.0
     base_rms: float | None = None
 
     @property
@@ -310,26 +338,44 @@ def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> 
         found = rule.factors(role, family, width=facts.fan_out, depth=depth)
     else:
         found = rule.factors(role, family, width=facts.fan_in, depth=depth, fan_out=facts.fan_out)
+    found = found * _of_uses(facts.uses, FAMILIES[family])
     if facts.explicit:
         return replace(found, multiplier=1.0)
     # The table puts a branch's multiplier on its last linear layer. Where the trace found that something else
     # carries it (a norm after that layer), it stands there instead.
-    branch = scaling.multiplier_of_branches()
-    multiplier = found.multiplier / (branch if role is Role.BRANCH_LAST else 1.0)
-    multiplier *= branch if facts.carries else 1.0
-    multiplier *= scaling.multiplier_of_logits() if facts.attention else 1.0
+    multiplier = found.multiplier
+    if role is Role.BRANCH_LAST:
+        multiplier /= scaling.multiplier_of_branches()
+    if facts.carries:
+        multiplier *= scaling.multiplier_of_branches(facts.forward)
+    else:
+        multiplier = scaling.missing(multiplier, facts.forward)
+    if facts.attention:
+        multiplier *= scaling.multiplier_of_logits(facts.head_size, facts.logits)
     return replace(found, multiplier=multiplier)
 
 
+def _of_uses(uses: float, row: Family) -> Factors:
+    """A gradient that is the sum over more uses: the step is to be that of one (docs/theory.md, section 5.2)."""
+    if row.answer == "linear":
+        return Factors(lr=1 / uses, weight_decay=uses)
+    return Factors(eps=uses) if row.has_eps else Factors()
+
+
 def muon_scale(rows: int, columns: int, adjust_lr_fn: MuonAdjustment) -> float:
-    """What torch's Muon multiplies the orthogonalised update of a matrix by."""
+    """What torch's Muon multiplies the orthogonalised update of a matrix by; "none" is a Muon without a factor."""
+    if adjust_lr_fn == "none":
+        return 1.0
     if adjust_lr_fn == "match_rms_adamw":
         return MATCHED_RMS * math.sqrt(max(rows, columns))
     return math.sqrt(max(1.0, rows / columns))
 
 
 def _muon_adjustment(facts: TensorFacts, adjust_lr_fn: MuonAdjustment) -> float:
-    """Torch scales Muon's step by the shape; its spectral norm must grow like sqrt(fan_out / fan_in) instead."""
+    """Torch scales Muon's step by the shape; its spectral norm must grow like sqrt(fan_out / fan_in) instead.
+
+    Source: docs/theory.md, section 5.4.
+    """
     rows, columns = facts.shape
     base_rows, base_columns = facts.base_shape
     wanted = math.sqrt(facts.fan_out / facts.fan_in)
@@ -363,10 +409,14 @@ def _reasons(
         yield "not used by the forward: left as it is"
         return
     yield from _sizes(facts, scaling)
-    if facts.carries and scaling.multiplier_of_branches() != 1:
-        yield f"branch multiplier {_times(scaling.multiplier_of_branches())} folded in"
-    if facts.attention and scaling.multiplier_of_logits() != 1:
-        yield f"logit multiplier {_times(scaling.multiplier_of_logits())} folded in"
+    if facts.forward != 1 and scaling.rule.counts_forward:
+        yield f"the forward already multiplies by {_times(facts.forward)}"
+    if facts.carries and scaling.multiplier_of_branches(facts.forward) != 1:
+        yield f"branch multiplier {_times(scaling.multiplier_of_branches(facts.forward))} folded in"
+    if facts.attention:
+        logits = scaling.multiplier_of_logits(facts.head_size, facts.logits)
+        if logits != 1:
+            yield f"logit multiplier {_times(logits)} folded in"
     if facts.role is Role.OUTPUT and unfolded.multiplier != 1:
         yield f"output multiplier {_times(unfolded.multiplier)} folded in"
     if facts.tied:
@@ -413,6 +463,8 @@ def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
         yield "from the width to a fixed size: init as an output layer"
     if facts.role.in_branch and scaling.depth != 1:
         yield f"depth {_times(scaling.depth)}"
+    if facts.uses != 1:
+        yield f"used {_times(facts.uses)} as often"
 
 
 def _times(factor: float) -> str:
