@@ -113,7 +113,8 @@ def test_depth_and_roles(kind):
     make, inputs, wanted = CASES[kind]
     plan = planned(make, inputs)
     assert plan.ratios["depth"] == 4
-    assert not plan.notes
+    # A block that is used again and again is said to be.
+    assert all("as often as in the base" in note for note in plan.notes)
     expected = {f"{name.format(i)}.weight" for i in range(8) for name in wanted}
     entries = {entry.name: entry for entry in plan.entries}
     assert {name for name, entry in entries.items() if entry.role is Role.BRANCH_LAST} == expected

@@ -77,6 +77,9 @@ def end_of_branch(graph: Graph, branch: Branch) -> str:
     names: list[str] = []
     for index in members(branch.nodes & graph.maps):
         names += _maps(graph.nodes[index])
+    if not names:
+        # A branch without a weight matrix is known by its place among the operations.
+        names.append(f"{graph.nodes[branch.end].op} {branch.end}")
     return names[-1] + BRANCH
 
 

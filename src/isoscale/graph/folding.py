@@ -114,9 +114,16 @@ class Folding:
         return found
 
     def _feel_one_another(self, nodes: int) -> bool:
-        """Whether what one of these nodes takes reaches another; past a norm nothing is left of it."""
+        """Whether what one of these nodes takes reaches another; past a norm nothing is left of it.
+
+        What is only added takes the factor beside the value that it is added to, and hands it on to nothing.
+        """
         seen = 0
         pending = 0
+        for index in members(nodes):
+            node = self._graph.nodes[index]
+            if node.uses and not node.multiplier and all(use.kind == "bias" for use in node.uses):
+                nodes ^= 1 << index
         for index in members(nodes):
             pending |= bits(self._graph.sources[index])
         while pending:
