@@ -1,0 +1,266 @@
+"""What an optimizer's first step does at one size: to the value that each tensor makes, and to the loss.
+
+The effect on the value "directly after the tensor acts" is taken where a tensor meets data, whatever the operation
+is: a linear layer, a convolution, an einsum, a gain of a norm, a fused recurrent layer. The operations of one forward
+pass are watched as torch dispatches them; an operation that reads both data and parameters runs again with each of
+its parameters moved along its step, while everything else stays. No trace and no role is asked for, so that what is
+misread there shows here.
+
+What a parameter makes before it meets data (a transposed view, an exponential, a product with another parameter) moves
+with it. A number that the value is multiplied by right afterwards (logits / width, branches / depth) counts as part of
+the action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from isoscale.measure.tools.passes import call, mean_square, parameters
+
+aten = torch.ops.aten
+
+# A share of the tensor's own size: central differences are exact where the operation is linear in the tensor, and err
+# by the square of this where it is not.
+_MOVED = 0.1
+
+# What a value may pass after it was made and still be the same value.
+_SAME = {
+    aten.view,
+    aten._unsafe_view,
+    aten.reshape,
+    aten.t,
+    aten.transpose,
+    aten.permute,
+    aten.unsqueeze,
+    aten.squeeze,
+    aten.expand,
+    aten.clone,
+    aten.alias,
+    aten.detach,
+    aten._to_copy,
+}
+_TIMES = {aten.mul, aten.mul_}
+_OVER = {aten.div, aten.div_, aten.true_divide}
+
+
+@dataclass
+class Action:
+    """One place where a tensor meets data.
+
+    Attributes:
+        name: The parameter's.
+        change: Mean square of what the step changes there, the tensor's input as it is.
+        size: Mean square of the value itself.
+    """
+
+    name: str
+    change: float
+    size: float
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """What one step does to one network.
+
+    Attributes:
+        update: Of each tensor, the root mean square of what its step changes in the values that it makes.
+        start: Of each tensor, the root mean square of those values before the step.
+        order: The tensors in the order in which they meet data.
+        missed: Why the action of a tensor could not be followed, by name.
+    """
+
+    update: dict[str, float]
+    start: dict[str, float]
+    order: tuple[str, ...]
+    missed: dict[str, str]
+
+
+def first_step(model: nn.Module, inputs: Any, steps: Mapping[str, Tensor], seed: int = 0) -> FirstStep:
+    """The direct effect of a step on what each tensor makes, and the size of that before the step.
+
+    Args:
+        model: Any module; it is left as it was.
+        inputs: Arguments of its forward pass: a tuple, or a mapping of keyword arguments.
+        steps: The change of each tensor, by name.
+        seed: Of dropout.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> found = first_step(model, (torch.tensor([[1.0, 2.0]]),), {"weight": torch.ones(1, 2)})
+    >>> round(found.update["weight"], 4)
+    3.0
+    """
+    params = parameters(model)
+    watch = _Watch(params, steps)
+    for buffer in model.buffers():
+        watch.add_constant(buffer)
+    with torch.no_grad(), watch:
+        call(model, params, inputs, seed)
+    update: dict[str, float] = {}
+    start: dict[str, float] = {}
+    for name, actions in watch.by_name().items():
+        update[name] = math.sqrt(sum(action.change for action in actions) / len(actions))
+        start[name] = math.sqrt(sum(action.size for action in actions) / len(actions))
+    order = tuple(dict.fromkeys(action.name for action in watch.actions))
+    return FirstStep(update=update, start=start, order=order, missed=watch.missed)
+
+
+# --- watching ---
+Origin = Literal["data", "constant"]
+
+
+class _Watch(TorchDispatchMode):
+    """Inside this context, operations are watched.
+
+    Every tensor has an origin: the data; or parameters and nothing else, and then it has a change by parameter; or
+    neither. A tensor from outside that is no parameter and no buffer is data, however it was handed in.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.actions: list[Action] = []
+        self.missed: dict[str, str] = {}
+        self._origins = WeakIdKeyDictionary()
+        # The change of what parameters alone made: {name: change}.
+        self._changes = WeakIdKeyDictionary()
+        # Actions whose value is this tensor, up to views and numbers.
+        self._made = WeakIdKeyDictionary()
+        # What a view is a view of: writing into one writes into the other.
+        self._viewed = WeakIdKeyDictionary()
+        for name, tensor in params.items():
+            self._changes[tensor] = {name: steps[name]} if name in steps else {}
+
+    def add_constant(self, tensor: Tensor) -> None:
+        self._origins[tensor] = "constant"
+
+    def by_name(self) -> dict[str, list[Action]]:
+        found: dict[str, list[Action]] = defaultdict(list)
+        for action in self.actions:
+            found[action.name].append(action)
+        return found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = list(_tensors((args, kwargs)))
+        reads_data = any(self._is_data(tensor) for tensor in given)
+        moving = [tensor for tensor in given if self._changes.get(tensor)]
+        writes = func._schema.is_mutable
+        # Parameters written into a constant: the constant is what the rest of the network reads.
+        acts = bool(moving) and (reads_data or (writes and args[0] not in self._changes))
+        changes: dict[str, Tensor] = {}
+        # Before the operation itself, which may write into what it reads.
+        for name in dict.fromkeys(name for tensor in moving for name in self._changes[tensor]):
+            try:
+                changes[name] = self._moved(func, args, kwargs, name)
+            except Exception as error:  # an operation of the user's own may fail in any way
+                self.missed[name] = f"{func}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        out = func(*args, **kwargs)
+        result = next(_tensors(out), None)
+        if result is None:
+            return out
+        if acts:
+            size = float(mean_square(result))
+            made = []
+            for name, change in changes.items():
+                action = Action(name, float(mean_square(change)), size)
+                made.append(action)
+            self.actions += made
+            self._made[result] = made
+        for tensor in _tensors(out):
+            if reads_data or acts:
+                self._origins[tensor] = "data"
+                self._changes.pop(tensor, None)
+            elif any(tensor_in in self._changes for tensor_in in given):
+                self._changes[tensor] = changes if tensor is result else {}
+            else:
+                self._origins[tensor] = "constant"
+        self._follow(func, args, given, result)
+        if writes and (reads_data or acts):
+            self._spread(args[0])
+        return out
+
+    def _is_data(self, tensor: Tensor) -> bool:
+        return tensor not in self._changes and self._origins.get(tensor) != "constant"
+
+    def _moved(self, func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
+        """The operation's change while everything that comes from one parameter moves along its step."""
+        size = moved = 0.0
+        for tensor in _tensors((args, kwargs)):
+            change = self._changes.get(tensor, {}).get(name)
+            if change is not None:
+                size += float(tensor.float().square().sum())
+                moved += float(change.float().square().sum())
+        if moved == 0:
+            shift = 1.0
+        else:
+            shift = _MOVED * math.sqrt(size / moved) if size else 1 / math.sqrt(moved)
+
+        def at(sign: float) -> Tensor:
+            def placed(value: Any) -> Any:
+                if not isinstance(value, Tensor):
+                    return value
+                change = self._changes.get(value, {}).get(name)
+                if change is not None:
+                    return value + sign * shift * change
+                return value.clone() if func._schema.is_mutable else value
+
+            found = next(_tensors(func(*tree_map(placed, args), **tree_map(placed, kwargs))))
+            return found
+
+        return (at(1.0) - at(-1.0)) / (2 * shift)
+
+    def _follow(self, func: Any, args: Any, given: list[Tensor], result: Tensor) -> None:
+        """A value that was just made stays itself past views, and past a multiplication by a number."""
+        packet = func.overloadpacket
+        if packet in (aten.lift_fresh, aten.lift):
+            self._origins[result] = "constant"
+        if not args or not isinstance(args[0], Tensor):
+            return
+        if packet in _SAME:
+            self._viewed[result] = args[0]
+            if args[0] in self._made and result not in self._made:
+                self._made[result] = self._made[args[0]]
+            return
+        if packet not in _TIMES and packet not in _OVER:
+            return
+        for value, other in ((args[0], args[1]), (args[1], args[0])):
+            if not isinstance(value, Tensor) or value not in self._made:
+                continue
+            number = self._number(other)
+            if number is None or (packet in _OVER and value is not args[0]):
+                continue
+            factor = 1 / number if packet in _OVER else number
+            actions = self._made[value]
+            for action in actions:
+                action.change *= factor**2
+                action.size *= factor**2
+            self._made[result] = actions
+
+    def _number(self, value: Any) -> float | None:
+        if isinstance(value, (int, float)) and value != 0:
+            return float(value)
+        # A tensor without axes that comes from no parameter and no data is a number as well.
+        if isinstance(value, Tensor) and value.dim() == 0 and self._origins.get(value) == "constant":
+            return float(value) or None
+        return None
+
+    def _spread(self, tensor: Tensor) -> None:
+        while tensor is not None:
+            self._origins[tensor] = "data"
+            self._changes.pop(tensor, None)
+            tensor = self._viewed.get(tensor)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in tree_iter(values):
+        if isinstance(value, Tensor):
+            yield value

@@ -1,0 +1,92 @@
+"""What a rule promises of one optimizer step, as powers of the width and of the depth, from the rule's own table.
+
+With the exponents of the table (init s, multiplier c, learning rate e), the coherent sums of docs/theory.md, section 5,
+and g the power of the gradient at the value z that a tensor makes:
+
+    start    z before the step                 c + s, and 1/2 for a random sum over fan_in
+    update   what the step changes in z        entrywise  c + e,      and 1 for a coherent sum over fan_in
+                                               spectral   c + e
+                                               linear     2c + e + g, and 1 for a coherent sum over fan_in
+    loss     what that changes in the loss     update + g, and 1 for each sum that a kind of tensor has: over the units
+                                               of z (in width) and over its branches (in depth)
+
+In width the gradient at a feature has passed the readout: g = c + s of the output role; at the output itself g = 0. In
+depth the gradient at the end of a branch is free of the depth, and inside it has passed the branch's output projection.
+Everything is flat under muP and CompleteP, but for the readout's start, n^-1/2. Depth-muP promises inner updates that
+fade like L^-1/2, and says so here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from isoscale.scaling.optimizers import stepping
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule, WidthRow
+from isoscale.scaling.tensor import TensorPlan
+
+START, UPDATE, LOSS = "start", "update", "loss"
+QUANTITIES = (START, UPDATE, LOSS)
+Powers = Mapping[str, float]
+
+
+def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str) -> Powers:
+    """The power of each quantity along an axis, "width" or "depth"; along any other every one stays.
+
+    Args:
+        rule: The rule.
+        entry: The tensor.
+        role: What it is taken to do: its own role, or another that is tried.
+        axis: The size that grows.
+
+    >>> from isoscale.scaling import rules
+    >>> class entry: optimizer, carries = "adamw", False
+    >>> promised(rules.get("mup"), entry, Role.HIDDEN, "width")
+    {'start': 0.0, 'update': 0.0, 'loss': 0.0}
+    >>> promised(rules.get("depth-mup"), entry, Role.BRANCH_INTERNAL, "depth")
+    {'start': 0.0, 'update': -0.5, 'loss': 0.0}
+    """
+    if axis == "width":
+        return _in_width(rule, entry, role)
+    if axis == "depth":
+        return _in_depth(rule, entry, role)
+    return dict.fromkeys(QUANTITIES, 0.0)
+
+
+def promises_depth(rule: Rule) -> bool:
+    """Whether the rule promises anything of the depth: only one whose branches shrink does."""
+    return rule.depth.branch < 0
+
+
+def _in_width(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
+    readout = rule.width.get(Role.OUTPUT, WidthRow())
+    table = rule.width.get(role.width_role, WidthRow())
+    row = stepping(entry.optimizer, role)
+    powers = table.exponents(row)
+    sums_inputs = role.is_hidden_map or role is Role.OUTPUT
+    has_units = role not in (Role.OUTPUT, Role.SCALAR)
+    gradient = readout.multiplier + readout.init_std if has_units else 0.0
+    start = powers.multiplier + powers.init_std + 0.5 * sums_inputs
+    update = powers.multiplier + powers.lr
+    if row.answer != "spectral":
+        update += sums_inputs
+    if row.answer == "linear":
+        update += powers.multiplier + gradient
+    return {START: start, UPDATE: update, LOSS: update + gradient + has_units}
+
+
+def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
+    if not role.in_branch:
+        return dict.fromkeys(QUANTITIES, 0.0)
+    table = rule.depth
+    row = stepping(entry.optimizer, role)
+    ends = role is Role.BRANCH_LAST or entry.carries
+    multiplier = table.branch if ends else 0.0
+    # A gradient inside a branch has passed through its end.
+    gradient = 0.0 if ends else table.branch + table.init_last
+    lr = table.exponents(role, row).lr
+    update = multiplier + lr
+    if row.answer == "linear":
+        update += multiplier + gradient
+    drawn = table.exponents(role, row).init_std
+    return {START: multiplier + drawn, UPDATE: update, LOSS: update + gradient + 1}
