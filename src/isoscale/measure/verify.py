@@ -9,7 +9,9 @@ Roles enter through the plan alone: a tensor that was misread got the wrong numb
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,16 +22,24 @@ import torch
 from torch import Tensor, nn
 
 from isoscale import checks
-from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.errors import InvalidValueError
 from isoscale.graph.anatomy import Roles
-from isoscale.graph.unwrapping import unwrapped
 from isoscale.measure.audit import output_from_zero, step_of_plan
 from isoscale.measure.tools.building import Factory, build
 from isoscale.measure.tools.first_step import first_step
 from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import LossFn, loss_gradient
-from isoscale.measure.tools.promises import LOSS, START, UPDATE, promised, promises_depth
-from isoscale.measure.tools.slopes import fit
+from isoscale.measure.tools.promises import (
+    ACTION,
+    GRADIENT,
+    LOSS,
+    QUANTITIES,
+    START,
+    UPDATE,
+    promised,
+    promises_depth,
+)
+from isoscale.measure.tools.slopes import Slope, fit
 from isoscale.parametrization import Plan
 from isoscale.parametrization.make_plan import make as make_plan
 from isoscale.parametrization.make_plan import read, settings
@@ -38,7 +48,7 @@ from isoscale.scaling import rules
 from isoscale.scaling.optimizers import FAMILIES
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.scaling.tensor import TensorPlan, decide, muon_scale
+from isoscale.scaling.tensor import MATCHED_RMS, TensorPlan, decide, muon_scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +64,7 @@ class Measured:
         values: quantity -> kind -> number.
         order: The kinds in the order in which they meet data.
         missed: Kinds whose action could not be followed, and why.
-        ends: Whether the output has the same shape whatever the size: its number of entries.
+        outputs: How many entries the output has.
     """
 
     values: dict[str, dict[str, float]]
@@ -63,11 +73,65 @@ class Measured:
     outputs: int
 
 
+# A gradient that is this much smaller than most is rounding: a key's bias moves no softmax.
+_ROUNDING = 1e-4
+
+
 def measured(
     model: nn.Module, plan: Plan, kinds: Mapping[str, str], batch: Any, loss_fn: LossFn | None, seed: int
 ) -> Measured:
-    """Take the plan's first step in one network, to first order."""
-    inputs, targets = _split(batch, loss_fn)
+    """Take the plan's first step in one network, to first order; the network is left as it was.
+
+    Where a tensor starts at zero and shuts the gradient off from others, the step is taken on it, and the next is
+    measured.
+    """
+    inputs, _ = _split(batch, loss_fn)
+    outputs, grads = _gradient(model, batch, loss_fn, seed)
+    steps = _steps(plan, grads)
+    opened: dict[str, Tensor] = {}
+    if any(not grad.any() for grad in grads.values()):
+        opened = _zeros(model, steps)
+    with _moved(model, opened):
+        if opened:
+            _, grads = _gradient(model, batch, loss_fn, seed)
+            steps = _steps(plan, grads)
+        acted = first_step(model, inputs, steps, seed)
+    sizes = {name: float(grad.double().square().mean().sqrt()) for name, grad in grads.items()}
+    typical = float(np.median(list(sizes.values())))
+    squares: dict[str, dict[str, list[float]]] = {START: {}, UPDATE: {}}
+    losses: dict[str, float] = {}
+    for entry in plan.entries:
+        name = entry.name
+        if name not in steps or not sizes[name] > _ROUNDING * typical:
+            continue
+        kind = kinds[name]
+        change = -float((grads[name].double() * steps[name].double()).sum())
+        losses[kind] = losses.get(kind, 0.0) + change
+        if name in acted.update:
+            squares[UPDATE].setdefault(kind, []).append(acted.update[name])
+            if (entry.role.decays or entry.carries) and name not in opened:
+                squares[START].setdefault(kind, []).append(acted.start[name])
+    values: dict[str, dict[str, float]] = {LOSS: losses, ACTION: {}, GRADIENT: {}}
+    for quantity, by_kind in squares.items():
+        values[quantity] = {kind: _root_mean_square(found) for kind, found in by_kind.items()}
+    families = {kinds[entry.name]: FAMILIES[entry.optimizer] for entry in plan.entries}
+    for kind, update in values[UPDATE].items():
+        gradient = losses[kind] / update if update else math.nan
+        values[GRADIENT][kind] = gradient
+        values[ACTION][kind] = update / gradient if families[kind].answer == "linear" else update
+    order = tuple(dict.fromkeys(kinds[name] for name in acted.order))
+    missed = {kinds[name]: why for name, why in acted.missed.items()}
+    return Measured(values, order, missed, outputs)
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _gradient(
+    model: nn.Module, batch: Any, loss_fn: LossFn | None, seed: int
+) -> tuple[int, dict[str, Tensor]]:
+    """The number of outputs, and the gradient of the loss at output zero."""
     outputs = 0
 
     def loss(output: Any, y: Any) -> Tensor:
@@ -76,34 +140,13 @@ def measured(
         outputs = first.numel()
         if loss_fn is not None:
             return loss_fn(output, y)
-        # A direction drawn once for all sizes: where a loss would push the output, without a loss.
-        signs = torch.randint(2, first.shape, generator=torch.Generator().manual_seed(0))
-        return (first * (2 * signs - 1).to(first)).mean()
+        # Without a loss, a direction that is drawn once for all sizes stands for where one would push the output.
+        signs = 2 * torch.randint(2, first.shape, generator=torch.Generator().manual_seed(0)) - 1
+        return (first * signs.to(first)).mean()
 
     with output_from_zero(model):
-        _, grads = loss_gradient(model, loss, (inputs, targets), seed)
-    steps = step_of_plan(plan, grads)
-    acted = first_step(model, inputs, steps, seed)
-    squares: dict[str, dict[str, list[float]]] = {START: {}, UPDATE: {}}
-    losses: dict[str, float] = {}
-    for entry in plan.entries:
-        kind = kinds[entry.name]
-        if entry.name not in steps:
-            continue
-        change = -float((grads[entry.name].double() * steps[entry.name].double()).sum())
-        losses[kind] = losses.get(kind, 0.0) + change
-        if entry.name in acted.update:
-            squares[UPDATE].setdefault(kind, []).append(acted.update[entry.name])
-            if entry.role.decays:
-                squares[START].setdefault(kind, []).append(acted.start[entry.name])
-    values: dict[str, dict[str, float]] = {LOSS: losses}
-    for quantity, by_kind in squares.items():
-        values[quantity] = {}
-        for kind, sizes in by_kind.items():
-            values[quantity][kind] = float(np.sqrt(np.mean(np.square(sizes))))
-    order = tuple(dict.fromkeys(kinds[name] for name in acted.order))
-    missed = {kinds[name]: why for name, why in acted.missed.items()}
-    return Measured(values, order, missed, outputs)
+        _, grads = loss_gradient(model, loss, _split(batch, loss_fn), seed)
+    return outputs, grads
 
 
 def _split(batch: Any, loss_fn: LossFn | None) -> tuple[Any, Any]:
@@ -115,3 +158,40 @@ def _split(batch: Any, loss_fn: LossFn | None) -> tuple[Any, Any]:
     if not isinstance(inputs, (tuple, Mapping)):
         inputs = (inputs,)
     return inputs, targets
+
+
+def _steps(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plan's first step, with Muon's own scale of it."""
+    steps = step_of_plan(plan, grads)
+    if plan.settings.adjust_lr_fn == "original":
+        return steps
+    for entry in plan.entries:
+        if entry.name in steps and FAMILIES[entry.optimizer].answer == "spectral":
+            rows, columns = entry.shape
+            scale = muon_scale(rows, columns, plan.settings.adjust_lr_fn) / muon_scale(rows, columns, "original")
+            steps[entry.name] = steps[entry.name] * scale
+    return steps
+
+
+def _zeros(model: nn.Module, steps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The steps of the tensors that are zero."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if name in steps and not parameter.any():
+            found[name] = steps[name]
+    return found
+
+
+@contextlib.contextmanager
+def _moved(model: nn.Module, steps: Mapping[str, Tensor]) -> Iterator[None]:
+    """While the context lasts, tensors that are zero have taken these steps."""
+    parameters = dict(model.named_parameters())
+    try:
+        with torch.no_grad():
+            for name, step in steps.items():
+                parameters[name].copy_(step)
+        yield
+    finally:
+        with torch.no_grad():
+            for name in steps:
+                parameters[name].zero_()

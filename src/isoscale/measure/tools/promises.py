@@ -10,6 +10,10 @@ and g the power of the gradient at the value z that a tensor makes:
     loss     what that changes in the loss     update + g, and 1 for each sum that a kind of tensor has: over the units
                                                of z (in width) and over its branches (in depth)
 
+Two of their combinations tell where a deviation comes from. What a tensor's own learning rate and multiplier do is in
+the update where steps know no gradient size, and in update^2 / loss where they are proportional to the gradient: the
+"action". What the rest of the network does with it is in loss / update: the "gradient".
+
 In width the gradient at a feature has passed the readout: g = c + s of the output role; at the output itself g = 0. In
 depth the gradient at the end of a branch is free of the depth, and inside it has passed the branch's output projection.
 Everything is flat under muP and CompleteP, but for the readout's start, n^-1/2. Depth-muP promises inner updates that
@@ -20,13 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from isoscale.scaling.optimizers import stepping
+from isoscale.scaling.optimizers import Family, stepping
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule, WidthRow
 from isoscale.scaling.tensor import TensorPlan
 
 START, UPDATE, LOSS = "start", "update", "loss"
-QUANTITIES = (START, UPDATE, LOSS)
+ACTION, GRADIENT = "action", "gradient"
+QUANTITIES = (START, UPDATE, LOSS, ACTION, GRADIENT)
 Powers = Mapping[str, float]
 
 
@@ -41,10 +46,10 @@ def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str) -> Powers:
 
     >>> from isoscale.scaling import rules
     >>> class entry: optimizer, carries = "adamw", False
-    >>> promised(rules.get("mup"), entry, Role.HIDDEN, "width")
-    {'start': 0.0, 'update': 0.0, 'loss': 0.0}
-    >>> promised(rules.get("depth-mup"), entry, Role.BRANCH_INTERNAL, "depth")
-    {'start': 0.0, 'update': -0.5, 'loss': 0.0}
+    >>> promised(rules.get("mup"), entry, Role.OUTPUT, "width")
+    {'start': -0.5, 'update': 0.0, 'loss': 0.0, 'action': 0.0, 'gradient': 0.0}
+    >>> promised(rules.get("depth-mup"), entry, Role.BRANCH_INTERNAL, "depth")["update"]
+    -0.5
     """
     if axis == "width":
         return _in_width(rule, entry, role)
@@ -72,7 +77,7 @@ def _in_width(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
         update += sums_inputs
     if row.answer == "linear":
         update += powers.multiplier + gradient
-    return {START: start, UPDATE: update, LOSS: update + gradient + has_units}
+    return _all(row, start, update, gradient + has_units)
 
 
 def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
@@ -80,7 +85,8 @@ def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
         return dict.fromkeys(QUANTITIES, 0.0)
     table = rule.depth
     row = stepping(entry.optimizer, role)
-    ends = role is Role.BRANCH_LAST or entry.carries
+    # Where a norm follows the branch's last linear layer, that carries the multiplier.
+    ends = entry.carries
     multiplier = table.branch if ends else 0.0
     # A gradient inside a branch has passed through its end.
     gradient = 0.0 if ends else table.branch + table.init_last
@@ -89,4 +95,15 @@ def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
     if row.answer == "linear":
         update += multiplier + gradient
     drawn = table.exponents(role, row).init_std
-    return {START: multiplier + drawn, UPDATE: update, LOSS: update + gradient + 1}
+    return _all(row, multiplier + drawn, update, gradient + 1)
+
+
+def _all(row: Family, start: float, update: float, gradient: float) -> Powers:
+    linear = row.answer == "linear"
+    return {
+        START: start,
+        UPDATE: update,
+        LOSS: update + gradient,
+        ACTION: update - gradient if linear else update,
+        GRADIENT: gradient,
+    }
