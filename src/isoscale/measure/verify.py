@@ -31,6 +31,7 @@ from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import LossFn, loss_gradient
 from isoscale.measure.tools.promises import (
     ACTION,
+    GAIN,
     GRADIENT,
     LOSS,
     QUANTITIES,
@@ -73,6 +74,9 @@ class Measured:
     outputs: int
 
 
+# The size of the data that a weight matrix meets.
+_DATA = "data"
+
 # A gradient that is this much smaller than most is rounding: a key's bias moves no softmax.
 _ROUNDING = 1e-4
 
@@ -98,7 +102,7 @@ def measured(
         acted = first_step(model, inputs, steps, seed)
     sizes = {name: float(grad.double().square().mean().sqrt()) for name, grad in grads.items()}
     typical = float(np.median(list(sizes.values())))
-    squares: dict[str, dict[str, list[float]]] = {START: {}, UPDATE: {}}
+    squares: dict[str, dict[str, list[float]]] = {START: {}, UPDATE: {}, _DATA: {}}
     losses: dict[str, float] = {}
     for entry in plan.entries:
         name = entry.name
@@ -109,16 +113,23 @@ def measured(
         losses[kind] = losses.get(kind, 0.0) + change
         if name in acted.update:
             squares[UPDATE].setdefault(kind, []).append(acted.update[name])
+            if entry.role.decays:
+                squares[_DATA].setdefault(kind, []).append(acted.data[name])
             if (entry.role.decays or entry.carries) and name not in opened:
                 squares[START].setdefault(kind, []).append(acted.start[name])
-    values: dict[str, dict[str, float]] = {LOSS: losses, ACTION: {}, GRADIENT: {}}
+    values: dict[str, dict[str, float]] = {LOSS: losses, GAIN: {}, ACTION: {}, GRADIENT: {}}
     for quantity, by_kind in squares.items():
         values[quantity] = {kind: _root_mean_square(found) for kind, found in by_kind.items()}
     families = {kinds[entry.name]: FAMILIES[entry.optimizer] for entry in plan.entries}
     for kind, update in values[UPDATE].items():
         gradient = losses[kind] / update if update else math.nan
+        data = values[_DATA].get(kind, 1.0)
         values[GRADIENT][kind] = gradient
-        values[ACTION][kind] = update / gradient if families[kind].answer == "linear" else update
+        values[ACTION][kind] = update / data
+        if families[kind].answer == "linear":
+            values[ACTION][kind] = update / (gradient * data**2)
+        if kind in values[START]:
+            values[GAIN][kind] = values[START][kind] / data
     order = tuple(dict.fromkeys(kinds[name] for name in acted.order))
     missed = {kinds[name]: why for name, why in acted.missed.items()}
     return Measured(values, order, missed, outputs)
@@ -195,3 +206,549 @@ def _moved(model: nn.Module, steps: Mapping[str, Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for name in steps:
                 parameters[name].zero_()
+
+
+# --- over sizes ---
+@dataclass(frozen=True)
+class Cell:
+    """One network to measure.
+
+    Attributes:
+        axis: The size that differs from the base's, as the user calls it.
+        size: How large it is, relative to the base.
+        growth: Ratios by which the rule's promise grows: {"width": 4.0, "depth": 1.0}.
+        seed: Of the draw.
+        model: Makes the network, as its own code draws it.
+        plan: Its plan, bound to no model.
+    """
+
+    axis: str
+    size: float
+    growth: Mapping[str, float]
+    seed: int
+    model: Callable[[], nn.Module]
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """When a measured power is not the promised one.
+
+    Attributes:
+        tolerance: Of the powers; finite width and depth alone make up to 0.2 of them.
+        fades: Of powers that are too small: a part of a network whose gradient is a sum of random signs at the start
+            (a router, a map onto a few tokens) begins to learn late, whatever its plan.
+        level: Of the interval that must leave the promise, too.
+    """
+
+    tolerance: float = 0.3
+    fades: float = 0.4
+    level: float = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What the first step does over the sizes, and what of it was not promised.
+
+    Attributes:
+        exponents: A row for each kind of tensor, quantity and axis: kind, role, quantity, axis, exponent, low, high (95 %
+            interval), promised, verdict.
+        data: Dataset over (kind, network): start, update, loss, action, gradient; with the coordinates axis, size,
+            seed of each network.
+        open_items: What deviates, in words: the tensor, the power, the role that was assumed.
+        notes: What could not be told.
+        seconds: What it took.
+    """
+
+    exponents: pd.DataFrame
+    data: xr.Dataset
+    open_items: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing deviates."""
+        return not self.open_items
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of tensor were measured."""
+        return self.exponents["kind"].nunique()
+
+    def _repr_html_(self) -> str:
+        return self.exponents.to_html(index=False, escape=True, float_format="{:.2f}".format)
+
+
+def verify(
+    make_model: Factory,
+    batch: Any,
+    *,
+    sizes: Mapping[str, Sequence[Any]],
+    loss_fn: LossFn | None = None,
+    rule: str | Rule = "completep",
+    optimizer: str | type = "adamw",
+    lr: float = 1e-3,
+    eps: float = 1e-8,
+    roles: Roles | str | None = None,
+    seeds: int | Sequence[int] = 3,
+    thresholds: Thresholds | None = None,
+    seconds: float = math.inf,
+    progress: Callable[[float], None] | None = None,
+) -> Verified:
+    """Measure whether a plan for a family of networks does what its rule promises, without training.
+
+    Args:
+        make_model: Called with sizes as keyword arguments, and with `seed` if it takes one.
+        batch: Arguments of the forward pass, with numbers: a tensor, a tuple, or a mapping of keyword arguments. With
+            `loss_fn`, a pair (arguments, targets). A few samples: many positions for few units blur the powers.
+        sizes: For each size that grows, its values, the base's first: {"width": [64, 128, 256], "depth": [2, 4, 8]}.
+            Where several keyword arguments grow together, mappings of them: {"width": [{"n_embd": 64, "heads": 4},
+            {"n_embd": 128, "heads": 8}]}. One axis grows while the others stay at the base.
+        loss_fn: loss_fn(model(x), y) is the loss, one number. None: the output is pushed in a fixed random direction.
+        rule, optimizer, lr, eps, roles: As for `isoscale.parametrize`.
+        seeds: How many (0, 1, ...) or which.
+        thresholds: When a power deviates.
+        seconds: A limit. Networks are measured from small to large; those that would exceed it are left out, with a
+            note.
+        progress: Called with the share that is done.
+
+    Returns:
+        `Verified`.
+
+    Raises:
+        InvalidValueError, InvalidTypeError, PlanError, TraceError: As `isoscale.parametrize`; no axis with two sizes.
+
+    Each network costs one gradient and two to three forward passes: less than 4 training steps, 10 where tensors start
+    at zero and shut others off.
+
+    >>> from isoscale.models import ResidualMLP
+    >>> make = lambda width, seed: ResidualMLP(4, 2, width=width, depth=2, seed=seed)
+    >>> x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    >>> verify(make, x, sizes={"width": [32, 64, 128]}).ok
+    True
+    >>> wrong = verify(make, x, sizes={"width": [32, 64, 128]}, roles={"blocks.*.maps.0.weight": Role.INPUT})
+    >>> wrong.open_items[0][:70]
+    '`blocks.*.maps.0.weight`: what its step changes in its output grows li'
+    """
+    began = time.monotonic()
+    fixed, axes = _axes(sizes)
+    known = checks.seeds(seeds)
+    chosen = rules.get(rule)
+    made = settings(optimizer, lr, eps=eps)
+    notes: list[str] = []
+    base = build(make_model, known[0], **fixed)
+    inputs, _ = _split(batch, loss_fn)
+    described = describe(base, inputs)
+    cells: list[Cell] = []
+    for axis, values in axes.items():
+        for number, value in enumerate(values):
+            size = {**fixed, **value}
+            model = build(make_model, known[0], **size)
+            plan = make_plan(read(model, described, inputs, roles), chosen, made, force=True)
+            if number == 0:
+                grows = "depth"
+            elif _same_shapes(base, model):
+                grows = "depth"
+            else:
+                grows = "width"
+            ratio = _ratio(values[0], value, plan, grows)
+            for seed in known:
+                cells.append(
+                    Cell(
+                        axis=axis,
+                        size=ratio,
+                        growth={grows: ratio},
+                        seed=seed,
+                        model=lambda seed=seed, size=size: build(make_model, seed, **size),
+                        plan=plan,
+                    )
+                )
+    deadline = began + seconds
+    return judge_cells(cells, batch, loss_fn, thresholds or Thresholds(), notes, deadline, progress, began)
+
+
+def _axes(sizes: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The base's keyword arguments, and for each axis those of each of its sizes.
+
+    Raises:
+        InvalidValueError: No axis has two sizes.
+    """
+    fixed: dict[str, Any] = {}
+    axes: dict[str, list[dict[str, Any]]] = {}
+    for axis, values in sizes.items():
+        listed = [dict(value) if isinstance(value, Mapping) else {axis: value} for value in values]
+        if not listed:
+            raise InvalidValueError(f"`sizes[{axis!r}]` must hold one size or more, got []")
+        fixed |= listed[0]
+        if len(listed) > 1:
+            axes[axis] = listed
+    if not axes:
+        raise InvalidValueError("`sizes` must hold an axis with two sizes or more: a power needs them")
+    return fixed, axes
+
+
+def _same_shapes(model: nn.Module, other: nn.Module) -> bool:
+    """Whether the tensors that two networks have in common are equally large: then the depth differs."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    return all(shapes.get(name, parameter.shape) == parameter.shape for name, parameter in other.named_parameters())
+
+
+def _ratio(base: Mapping[str, Any], size: Mapping[str, Any], plan: Plan, grows: str) -> float:
+    """How much larger a size is than the base's."""
+    if grows == "width" and plan.scaling.width != 1:
+        return plan.scaling.width
+    ratios = [
+        value / base[name]
+        for name, value in size.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and base.get(name)
+    ]
+    return max(ratios, default=1.0)
+
+
+def judge_cells(
+    cells: Sequence[Cell],
+    batch: Any,
+    loss_fn: LossFn | None,
+    thresholds: Thresholds,
+    notes: Sequence[str],
+    deadline: float = math.inf,
+    progress: Callable[[float], None] | None = None,
+    began: float | None = None,
+) -> Verified:
+    """Measure networks, and judge what is seen over their sizes."""
+    began = time.monotonic() if began is None else began
+    names = _kinds([cell.plan for cell in cells])
+    found: list[tuple[Cell, Measured]] = []
+    left_out: list[Cell] = []
+    # From small to large, so that a limit leaves out the largest; seed by seed at each size.
+    ordered = sorted(cells, key=lambda cell: _parameters(cell.plan))
+    last = (0.0, 0)
+    for number, cell in enumerate(ordered):
+        elapsed, parameters = last
+        expected = elapsed * _parameters(cell.plan) / parameters if parameters else 0.0
+        if time.monotonic() + expected > deadline:
+            left_out.append(cell)
+            continue
+        started = time.monotonic()
+        model = cell.model()
+        plan = cell.plan.apply(model)
+        found.append((cell, measured(model, plan, names, batch, loss_fn, cell.seed)))
+        last = (time.monotonic() - started, _parameters(cell.plan))
+        if progress:
+            progress((number + 1) / len(ordered))
+    table = _Table(found, names, thresholds)
+    said = [*notes, *_left_out(left_out, found), *table.notes()]
+    return Verified(
+        exponents=table.frame(),
+        data=table.dataset(),
+        open_items=tuple(table.open_items()),
+        notes=tuple(said),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _parameters(plan: Plan) -> int:
+    return sum(math.prod(entry.shape) for entry in plan.entries)
+
+
+def _left_out(left_out: Sequence[Cell], found: Sequence[tuple[Cell, Measured]]) -> Iterator[str]:
+    for axis in dict.fromkeys(cell.axis for cell in left_out):
+        reached = max((cell.size for cell, _ in found if cell.axis == axis), default=1.0)
+        yield f"the time limit left out the larger sizes of {axis}: measured up to x{reached:g}"
+
+
+def _kinds(plans: Sequence[Plan]) -> dict[str, str]:
+    """The kind of each tensor by name: its name, with the index of every module open that not all sizes have."""
+    children: dict[str, list[set[str]]] = {}
+    for plan in plans:
+        of_plan: dict[str, set[str]] = {}
+        for entry in plan.entries:
+            steps = entry.name.split(".")
+            for at, step in enumerate(steps[:-1]):
+                of_plan.setdefault(".".join(steps[:at]), set()).add(step)
+        for path, below in of_plan.items():
+            children.setdefault(path, []).append(below)
+    varying = {path for path, sets in children.items() if any(below != sets[0] for below in sets)}
+    kinds: dict[str, str] = {}
+    for plan in plans:
+        for entry in plan.entries:
+            steps = entry.name.split(".")
+            opened = entry.kind.split(".")
+            for at, step in enumerate(steps[:-1]):
+                if step.isdecimal() and ".".join(steps[:at]) in varying:
+                    opened[at] = "*"
+            kinds[entry.name] = ".".join(opened)
+    return kinds
+
+
+# --- the verdict ---
+STAYS = "as promised"
+_BEFORE = "before"
+_SYMBOLS = {"width": "n", "depth": "L"}
+# What a tensor's own numbers decide, and what follows for others.
+_OWN = (GAIN, ACTION)
+_FOLLOWING = (START, GRADIENT)
+_EFFECTS = {
+    GAIN: "its output at the start",
+    ACTION: "what its step changes in its output",
+    START: "its output at the start",
+    GRADIENT: "what its output does to the loss",
+    _BEFORE: "what comes before it changes the loss, and that",
+}
+
+
+@dataclass(frozen=True)
+class _Power:
+    """One quantity of one kind along one axis."""
+
+    kind: str
+    quantity: str
+    axis: str
+    slope: Slope
+    last: float
+    promised: float
+    points: int
+    ratio: float
+
+    @property
+    def off(self) -> float:
+        return self.slope.exponent - self.promised
+
+
+class _Table:
+    """What was measured, by kind, quantity and axis."""
+
+    def __init__(
+        self, found: Sequence[tuple[Cell, Measured]], names: Mapping[str, str], thresholds: Thresholds
+    ) -> None:
+        self.found = found
+        self.thresholds = thresholds
+        largest = max(found, key=lambda pair: _parameters(pair[0].plan))
+        self.order = list(largest[1].order)
+        self.entries: dict[str, TensorPlan] = {}
+        for cell, _ in found:
+            for entry in cell.plan.entries:
+                self.entries.setdefault(names[entry.name], entry)
+        # Of the largest network: what a message shows.
+        self.scaling = largest[0].plan.scaling
+        self.shown = {names[entry.name]: entry for entry in largest[0].plan.entries}
+        self.names = names
+        self.axes = list(dict.fromkeys(cell.axis for cell, _ in found))
+        self.readout = self._readout()
+        self.powers = list(self._powers())
+
+    def _readout(self) -> str | None:
+        """The last weight matrix, if it ends in an output of one shape at every size."""
+        if len({measured.outputs for _, measured in self.found}) > 1:
+            return None
+        matrices = [kind for kind in self.order if self.entries[kind].role.decays]
+        return matrices[-1] if matrices else None
+
+    def _powers(self) -> Iterator[_Power]:
+        for axis in self.axes:
+            pairs = [(cell, values) for cell, values in self.found if cell.axis == axis]
+            sizes = sorted({cell.size for cell, _ in pairs})
+            seeds = sorted({cell.seed for cell, _ in pairs})
+            if len(sizes) < 2:
+                continue
+            grows = next(iter(max(pairs, key=lambda pair: pair[0].size)[0].growth))
+            if grows == "depth" and not promises_depth(self.scaling.rule):
+                continue
+            at = {(cell.size, cell.seed): values for cell, values in pairs}
+            for kind in self.order:
+                for quantity in QUANTITIES:
+                    values = np.array(
+                        [
+                            [at[size, seed].values[quantity].get(kind, math.nan) for seed in seeds if (size, seed) in at]
+                            for size in sizes
+                        ]
+                    )
+                    if not (np.isfinite(values).all() and (values > 0).all()):
+                        continue
+                    yield _Power(
+                        kind=kind,
+                        quantity=quantity,
+                        axis=axis,
+                        slope=fit(sizes, values),
+                        last=fit(sizes[-2:], values[-2:]).exponent,
+                        promised=self._promise(kind, grows)[quantity],
+                        points=len(sizes),
+                        ratio=sizes[-1] / sizes[0],
+                    )
+
+    def _promise(self, kind: str, grows: str, role: Role | None = None) -> dict[str, float]:
+        entry = self.entries[kind]
+        role = role or entry.role
+        found = dict(promised(self.scaling.rule, entry, role, grows))
+        if kind == self.readout and grows == "width":
+            # Whatever it is taken for, the network's output begins as a readout's.
+            found[START] = promised(self.scaling.rule, entry, Role.OUTPUT, grows)[START]
+        return found
+
+    # --- what deviates ---
+    def deviates(self, power: _Power) -> bool:
+        """Whether a power is further from its promise than chance and finite size explain."""
+        if power.quantity not in _EFFECTS:
+            return False
+        # A gradient that fades is how parts begin whose signals have random signs.
+        if power.quantity == GRADIENT and power.off < 0:
+            return False
+        allowed = self.thresholds.tolerance if power.off > 0 else self.thresholds.fades
+        sign = math.copysign(1, power.off)
+        if sign * power.off <= allowed or sign * (power.last - power.promised) <= allowed:
+            return False
+        low, high = power.slope.interval(self.thresholds.level)
+        return not low <= power.promised <= high
+
+    def open_items(self) -> Iterator[str]:
+        """Each tensor whose own numbers deviate; what follows from it downstream and upstream is not repeated."""
+        for axis in self.axes:
+            off = [power for power in self.powers if power.axis == axis and self.deviates(power)]
+            own = [power for power in off if power.quantity in _OWN]
+            following = [power for power in off if power.quantity in _FOLLOWING]
+            kinds = sorted({power.kind for power in own}, key=self.order.index)
+            for kind in kinds:
+                yield self._item([power for power in own if power.kind == kind])
+            if not own and following:
+                yield self._from_what_follows(following)
+
+    def _from_what_follows(self, powers: Sequence[_Power]) -> str:
+        """An item where no tensor's own numbers show a cause: it lies between those that deviate and the next."""
+        axis = powers[0].axis
+        worst = max(powers, key=lambda power: abs(power.off))
+        kinds = {power.kind for power in powers}
+        if all(power.quantity == GRADIENT for power in powers):
+            # A gradient that is too large comes from what follows: the first weight matrix behind all of them.
+            last = max(self.order.index(kind) for kind in kinds)
+            behind = [kind for kind in self.order[last + 1 :] if self.entries[kind].role.decays]
+            if behind:
+                cause = behind[0]
+                words = f"`{cause}`: {self._in_words(replace(worst, quantity=_BEFORE))}"
+                words += f" ({len(kinds)} kinds of tensor, as `{worst.kind}`)"
+                return words + self._assumed(cause, axis, worst)
+        return self._item([worst]) + f" ({len(kinds)} kinds of tensor so)"
+
+    def _item(self, powers: Sequence[_Power]) -> str:
+        kind, axis = powers[0].kind, powers[0].axis
+        parts = [self._in_words(power) for power in powers]
+        return f"`{kind}`: {' and '.join(parts)}" + self._assumed(kind, axis, None)
+
+    def _assumed(self, kind: str, axis: str, gradient: _Power | None) -> str:
+        """The role that a tensor was taken for, and the one that would explain what is seen."""
+        words = f". Taken as {self._taken(self.shown.get(kind, self.entries[kind]))}"
+        better = self._better(kind, axis, gradient)
+        if better is not None:
+            words += f"; as {better} it would be flat: roles={{{kind!r}: {str(better)!r}}}"
+        return words
+
+    def _in_words(self, power: _Power) -> str:
+        low, high = power.slope.interval()
+        symbol = self._symbol(power.axis)
+        how = "grows" if power.slope.exponent > 0 else "fades"
+        return (
+            f"{_EFFECTS[power.quantity]} {how} like {symbol}^{power.slope.exponent:.2f} [{low:.2f}, {high:.2f}] "
+            f"where {self.scaling.rule.name} promises {symbol}^{power.promised:g}"
+        )
+
+    def _symbol(self, axis: str) -> str:
+        return _SYMBOLS.get(axis, axis)
+
+    def _taken(self, entry: TensorPlan) -> str:
+        role = str(entry.role).replace("_", " ")
+        place = f", {entry.place}" if entry.place else ""
+        base = " x ".join(map(str, entry.base_shape))
+        shape = " x ".join(map(str, entry.shape))
+        return f"{role}{place} ({base} -> {shape})"
+
+    def _better(self, kind: str, axis: str, gradient: _Power | None) -> Role | None:
+        """The role under which every power of a kind would be as that role promises.
+
+        Args:
+            kind, axis: Of the tensor.
+            gradient: What deviates before it, where its own powers do not.
+        """
+        cell = max((cell for cell, _ in self.found if cell.axis == axis), key=lambda cell: cell.size)
+        grows = next(iter(cell.growth))
+        own = [entry for entry in cell.plan.entries if self.names[entry.name] == kind]
+        powers = {power.quantity: power for power in self.powers if power.kind == kind and power.axis == axis}
+        for role in self._candidates(own[0]) if own else ():
+            tried = decide(replace(own[0], role=role), cell.plan.scaling, cell.plan.settings)
+            if tried.optimizer != own[0].optimizer:
+                continue
+            scale = math.log(cell.size)
+            shifts = {ACTION: math.log(tried.lr / own[0].lr) / scale, GAIN: math.log(tried.init / own[0].init) / scale}
+            promise = self._promise(kind, grows, role)
+            left: list[float] = []
+            for quantity, shift in shifts.items():
+                # The few numbers of an output are too noisy to tell; what comes before it tells more.
+                if quantity in powers and not (quantity == GAIN and gradient is not None):
+                    left.append(powers[quantity].slope.exponent + shift - promise[quantity])
+            if gradient is not None:
+                left.append(gradient.off + shifts[GAIN])
+            changes = any(abs(shift) > self.thresholds.tolerance for shift in shifts.values())
+            if changes and all(abs(value) <= self.thresholds.tolerance for value in left):
+                return role
+        return None
+
+    def _candidates(self, entry: TensorPlan) -> list[Role]:
+        """The roles that a tensor of its kind may have, its own left out; the likelier first."""
+        roles = [role for role in Role if role is not entry.role and role.decays == entry.role.decays]
+        return sorted(roles, key=lambda role: (role is Role.BRANCH_LAST) != entry.carries)
+
+    # --- as data ---
+    def notes(self) -> Iterator[str]:
+        missed = {kind: why for _, measured in self.found for kind, why in measured.missed.items()}
+        for kind, why in missed.items():
+            yield f"`{kind}`: what its step does could not be followed ({why})"
+        told = {power.kind for power in self.powers if power.quantity == ACTION}
+        untold = [kind for kind in self.entries if kind not in told and not self.entries[kind].frozen]
+        if untold and self.powers:
+            shown = ", ".join(f"`{kind}`" for kind in untold[:3]) + (", ..." if len(untold) > 3 else "")
+            yield f"no gradient reaches {len(untold)} kinds of tensor at the start ({shown}): not verified"
+        for axis in self.axes:
+            if not any(power.axis == axis for power in self.powers):
+                yield f"{self.scaling.rule.name} promises nothing along {axis}: not verified"
+
+    def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for power in self.powers:
+            low, high = power.slope.interval()
+            verdict = STAYS
+            if self.deviates(power):
+                verdict = "grows" if power.off > 0 else "fades"
+            rows.append(
+                {
+                    "kind": power.kind,
+                    "role": str(self.entries[power.kind].role),
+                    "quantity": power.quantity,
+                    "axis": power.axis,
+                    "exponent": power.slope.exponent,
+                    "low": low,
+                    "high": high,
+                    "promised": power.promised,
+                    "verdict": verdict,
+                }
+            )
+        columns = ["kind", "role", "quantity", "axis", "exponent", "low", "high", "promised", "verdict"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def dataset(self) -> xr.Dataset:
+        import xarray as xr
+
+        kinds = list(self.order)
+        data = {}
+        for quantity in QUANTITIES:
+            values = [[seen.values[quantity].get(kind, math.nan) for _, seen in self.found] for kind in kinds]
+            data[quantity] = (("kind", "network"), np.array(values), {"units": "1"})
+        return xr.Dataset(
+            data,
+            coords={
+                "kind": kinds,
+                "axis": ("network", [cell.axis for cell, _ in self.found]),
+                "size": ("network", [cell.size for cell, _ in self.found]),
+                "seed": ("network", [cell.seed for cell, _ in self.found]),
+            },
+        )

@@ -61,11 +61,13 @@ class Action:
         name: The parameter's.
         change: Mean square of what the step changes there, the tensor's input as it is.
         size: Mean square of the value itself.
+        data: Mean square of the data that it meets; 1 where those are whole numbers, as an embedding's are.
     """
 
     name: str
     change: float
     size: float
+    data: float
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ class FirstStep:
     Attributes:
         update: Of each tensor, the root mean square of what its step changes in the values that it makes.
         start: Of each tensor, the root mean square of those values before the step.
+        data: Of each tensor, that of the data that it meets.
         order: The tensors in the order in which they meet data.
         missed: Why the action of a tensor could not be followed, by name.
     """
 
     update: dict[str, float]
     start: dict[str, float]
+    data: dict[str, float]
     order: tuple[str, ...]
     missed: dict[str, str]
 
@@ -107,11 +111,14 @@ def first_step(model: nn.Module, inputs: Any, steps: Mapping[str, Tensor], seed:
         call(model, params, inputs, seed)
     update: dict[str, float] = {}
     start: dict[str, float] = {}
+    data: dict[str, float] = {}
     for name, actions in watch.by_name().items():
+        # A tensor that acts several times has the mean over its uses.
         update[name] = math.sqrt(sum(action.change for action in actions) / len(actions))
         start[name] = math.sqrt(sum(action.size for action in actions) / len(actions))
+        data[name] = math.sqrt(sum(action.data for action in actions) / len(actions))
     order = tuple(dict.fromkeys(action.name for action in watch.actions))
-    return FirstStep(update=update, start=start, order=order, missed=watch.missed)
+    return FirstStep(update=update, start=start, data=data, order=order, missed=watch.missed)
 
 
 # --- watching ---
@@ -169,9 +176,11 @@ class _Watch(TorchDispatchMode):
             return out
         if acts:
             size = float(mean_square(result))
+            met = [tensor for tensor in given if self._is_data(tensor) and tensor.is_floating_point()]
+            data = float(mean_square(met[0])) if met and met[0] is not result else 1.0
             made = []
             for name, change in changes.items():
-                action = Action(name, float(mean_square(change)), size)
+                action = Action(name, float(mean_square(change)), size, data)
                 made.append(action)
             self.actions += made
             self._made[result] = made

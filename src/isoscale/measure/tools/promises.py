@@ -10,9 +10,10 @@ and g the power of the gradient at the value z that a tensor makes:
     loss     what that changes in the loss     update + g, and 1 for each sum that a kind of tensor has: over the units
                                                of z (in width) and over its branches (in depth)
 
-Two of their combinations tell where a deviation comes from. What a tensor's own learning rate and multiplier do is in
-the update where steps know no gradient size, and in update^2 / loss where they are proportional to the gradient: the
-"action". What the rest of the network does with it is in loss / update: the "gradient".
+Their combinations tell where a deviation comes from. The "gain" is the start over the size of the data that a weight
+matrix meets. The "action", what a tensor's own learning rate and multiplier do, is the update over that size, and where
+steps are proportional to the gradient once more over it and over the gradient. The "gradient" is loss / update, what
+the rest of the network does with a change.
 
 In width the gradient at a feature has passed the readout: g = c + s of the output role; at the output itself g = 0. In
 depth the gradient at the end of a branch is free of the depth, and inside it has passed the branch's output projection.
@@ -30,8 +31,8 @@ from isoscale.scaling.rules import Rule, WidthRow
 from isoscale.scaling.tensor import TensorPlan
 
 START, UPDATE, LOSS = "start", "update", "loss"
-ACTION, GRADIENT = "action", "gradient"
-QUANTITIES = (START, UPDATE, LOSS, ACTION, GRADIENT)
+GAIN, ACTION, GRADIENT = "gain", "action", "gradient"
+QUANTITIES = (START, UPDATE, LOSS, GAIN, ACTION, GRADIENT)
 Powers = Mapping[str, float]
 
 
@@ -47,7 +48,7 @@ def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str) -> Powers:
     >>> from isoscale.scaling import rules
     >>> class entry: optimizer, carries = "adamw", False
     >>> promised(rules.get("mup"), entry, Role.OUTPUT, "width")
-    {'start': -0.5, 'update': 0.0, 'loss': 0.0, 'action': 0.0, 'gradient': 0.0}
+    {'start': -0.5, 'gain': -0.5, 'update': 0.0, 'loss': 0.0, 'action': 0.0, 'gradient': 0.0}
     >>> promised(rules.get("depth-mup"), entry, Role.BRANCH_INTERNAL, "depth")["update"]
     -0.5
     """
@@ -102,6 +103,7 @@ def _all(row: Family, start: float, update: float, gradient: float) -> Powers:
     linear = row.answer == "linear"
     return {
         START: start,
+        GAIN: start,
         UPDATE: update,
         LOSS: update + gradient,
         ACTION: update - gradient if linear else update,
