@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +48,9 @@ from isoscale.scaling import rules
 from isoscale.scaling.optimizers import FAMILIES
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule
-from isoscale.scaling.tensor import MATCHED_RMS, TensorPlan, decide, muon_scale
+from isoscale.scaling.tensor import Settings, TensorPlan, decide, muon_scale
+from isoscale.stats.least_squares import normal_quantile, t_quantile
+from isoscale.stats.summary import LEVEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,15 +219,15 @@ class Cell:
         size: How large it is, relative to the base.
         growth: Ratios by which the rule's promise grows: {"width": 4.0, "depth": 1.0}.
         seed: Of the draw.
-        model: Makes the network, as its own code draws it.
-        plan: Its plan, bound to no model.
+        draw: Makes the network with the plan's init.
+        plan: Its plan.
     """
 
     axis: str
     size: float
     growth: Mapping[str, float]
     seed: int
-    model: Callable[[], nn.Module]
+    draw: Callable[[], nn.Module]
     plan: Plan
 
 
@@ -331,41 +332,62 @@ def verify(
     >>> wrong.open_items[0][:70]
     '`blocks.*.maps.0.weight`: what its step changes in its output grows li'
     """
-    began = time.monotonic()
+    deadline = time.monotonic() + seconds
+    cells = cells_of(
+        make_model,
+        _split(batch, loss_fn)[0],
+        sizes=sizes,
+        rule=rules.get(rule),
+        made=settings(optimizer, lr, eps=eps),
+        roles=roles,
+        seeds=checks.seeds(seeds),
+    )
+    return judged(cells, batch, loss_fn, thresholds or Thresholds(), deadline=deadline, progress=progress)
+
+
+def cells_of(
+    make_model: Factory,
+    inputs: Any,
+    *,
+    sizes: Mapping[str, Sequence[Any]],
+    rule: Rule,
+    made: Settings,
+    roles: Roles | str | None,
+    seeds: Sequence[int],
+) -> list[Cell]:
+    """The networks to measure, each with its plan; arguments as for `verify`."""
     fixed, axes = _axes(sizes)
-    known = checks.seeds(seeds)
-    chosen = rules.get(rule)
-    made = settings(optimizer, lr, eps=eps)
-    notes: list[str] = []
-    base = build(make_model, known[0], **fixed)
-    inputs, _ = _split(batch, loss_fn)
+    base = build(make_model, seeds[0], **fixed)
     described = describe(base, inputs)
     cells: list[Cell] = []
     for axis, values in axes.items():
-        for number, value in enumerate(values):
+        for value in values:
             size = {**fixed, **value}
-            model = build(make_model, known[0], **size)
-            plan = make_plan(read(model, described, inputs, roles), chosen, made, force=True)
-            if number == 0:
-                grows = "depth"
-            elif _same_shapes(base, model):
-                grows = "depth"
-            else:
-                grows = "width"
+            model = build(make_model, seeds[0], **size)
+            plan = make_plan(read(model, described, inputs, roles), rule, made, force=True)
+            grows = "depth" if _same_shapes(base, model) else "width"
             ratio = _ratio(values[0], value, plan, grows)
-            for seed in known:
+            for seed in seeds:
                 cells.append(
                     Cell(
                         axis=axis,
                         size=ratio,
                         growth={grows: ratio},
                         seed=seed,
-                        model=lambda seed=seed, size=size: build(make_model, seed, **size),
+                        draw=_drawn(make_model, size, seed, plan),
                         plan=plan,
                     )
                 )
-    deadline = began + seconds
-    return judge_cells(cells, batch, loss_fn, thresholds or Thresholds(), notes, deadline, progress, began)
+    return cells
+
+
+def _drawn(make_model: Factory, size: Mapping[str, Any], seed: int, plan: Plan) -> Callable[[], nn.Module]:
+    def draw() -> nn.Module:
+        model = build(make_model, seed, **size)
+        plan.apply(model)
+        return model
+
+    return draw
 
 
 def _axes(sizes: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
@@ -406,18 +428,17 @@ def _ratio(base: Mapping[str, Any], size: Mapping[str, Any], plan: Plan, grows: 
     return max(ratios, default=1.0)
 
 
-def judge_cells(
+def judged(
     cells: Sequence[Cell],
     batch: Any,
     loss_fn: LossFn | None,
     thresholds: Thresholds,
-    notes: Sequence[str],
+    *,
     deadline: float = math.inf,
     progress: Callable[[float], None] | None = None,
-    began: float | None = None,
 ) -> Verified:
     """Measure networks, and judge what is seen over their sizes."""
-    began = time.monotonic() if began is None else began
+    began = time.monotonic()
     names = _kinds([cell.plan for cell in cells])
     found: list[tuple[Cell, Measured]] = []
     left_out: list[Cell] = []
@@ -431,14 +452,13 @@ def judge_cells(
             left_out.append(cell)
             continue
         started = time.monotonic()
-        model = cell.model()
-        plan = cell.plan.apply(model)
-        found.append((cell, measured(model, plan, names, batch, loss_fn, cell.seed)))
+        seen = measured(cell.draw(), cell.plan, names, batch, loss_fn, cell.seed)
+        found.append((cell, seen))
         last = (time.monotonic() - started, _parameters(cell.plan))
         if progress:
             progress((number + 1) / len(ordered))
     table = _Table(found, names, thresholds)
-    said = [*notes, *_left_out(left_out, found), *table.notes()]
+    said = [*_left_out(left_out, found), *table.notes()]
     return Verified(
         exponents=table.frame(),
         data=table.dataset(),
@@ -508,12 +528,35 @@ class _Power:
     slope: Slope
     last: float
     promised: float
-    points: int
-    ratio: float
+    usual: float = 0.0
 
     @property
     def off(self) -> float:
         return self.slope.exponent - self.promised
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """By its own error, and no narrower than the error that is usual for the quantity makes it.
+
+        A few seeds may scatter little by chance. With very few of them, Student's law would tell nothing at all: its
+        quantile is bounded.
+        """
+        by_own = min(t_quantile(self.slope.freedom, level), _LARGEST_QUANTILE) * self.slope.se
+        by_usual = normal_quantile(level) * self.usual
+        half = max(by_own, by_usual)
+        return self.slope.exponent - half, self.slope.exponent + half
+
+
+_LARGEST_QUANTILE = 5.0
+
+
+def _with_usual_errors(powers: Sequence[_Power]) -> Iterator[_Power]:
+    """The powers, each with the median error of its quantity over all kinds of tensor."""
+    errors: dict[tuple[str, str], list[float]] = {}
+    for power in powers:
+        errors.setdefault((power.quantity, power.axis), []).append(power.slope.se)
+    for power in powers:
+        usual = float(np.median(errors[power.quantity, power.axis]))
+        yield replace(power, usual=usual)
 
 
 class _Table:
@@ -536,7 +579,7 @@ class _Table:
         self.names = names
         self.axes = list(dict.fromkeys(cell.axis for cell, _ in found))
         self.readout = self._readout()
-        self.powers = list(self._powers())
+        self.powers = list(_with_usual_errors(list(self._powers())))
 
     def _readout(self) -> str | None:
         """The last weight matrix, if it ends in an output of one shape at every size."""
@@ -552,8 +595,8 @@ class _Table:
             seeds = sorted({cell.seed for cell, _ in pairs})
             if len(sizes) < 2:
                 continue
-            grows = next(iter(max(pairs, key=lambda pair: pair[0].size)[0].growth))
-            if grows == "depth" and not promises_depth(self.scaling.rule):
+            growth = max(pairs, key=lambda pair: pair[0].size)[0].growth
+            if growth.get("depth", 1.0) != 1 and not promises_depth(self.scaling.rule):
                 continue
             at = {(cell.size, cell.seed): values for cell, values in pairs}
             for kind in self.order:
@@ -572,19 +615,24 @@ class _Table:
                         axis=axis,
                         slope=fit(sizes, values),
                         last=fit(sizes[-2:], values[-2:]).exponent,
-                        promised=self._promise(kind, grows)[quantity],
-                        points=len(sizes),
-                        ratio=sizes[-1] / sizes[0],
+                        promised=self._promise(kind, growth)[quantity],
                     )
 
-    def _promise(self, kind: str, grows: str, role: Role | None = None) -> dict[str, float]:
+    def _promise(self, kind: str, growth: Mapping[str, float], role: Role | None = None) -> dict[str, float]:
+        """The powers that the rule promises of what grows most, where several sizes may grow at once."""
         entry = self.entries[kind]
         role = role or entry.role
-        found = dict(promised(self.scaling.rule, entry, role, grows))
-        if kind == self.readout and grows == "width":
-            # Whatever it is taken for, the network's output begins as a readout's.
-            found[START] = promised(self.scaling.rule, entry, Role.OUTPUT, grows)[START]
-        return found
+        total = dict.fromkeys(QUANTITIES, 0.0)
+        scale = math.log(max(growth.values()))
+        for axis, ratio in growth.items():
+            powers = dict(promised(self.scaling.rule, entry, role, axis))
+            if kind == self.readout and axis == "width":
+                # Whatever it is taken for, the network's output begins as a readout's.
+                of_readout = promised(self.scaling.rule, entry, Role.OUTPUT, axis)
+                powers |= {START: of_readout[START], GAIN: of_readout[GAIN]}
+            for quantity, power in powers.items():
+                total[quantity] += power * math.log(ratio) / scale
+        return total
 
     # --- what deviates ---
     def deviates(self, power: _Power) -> bool:
@@ -598,8 +646,9 @@ class _Table:
         sign = math.copysign(1, power.off)
         if sign * power.off <= allowed or sign * (power.last - power.promised) <= allowed:
             return False
-        low, high = power.slope.interval(self.thresholds.level)
-        return not low <= power.promised <= high
+        low, high = power.interval(self.thresholds.level)
+        # Without points to spare nothing is known of the error.
+        return power.promised < low or power.promised > high
 
     def open_items(self) -> Iterator[str]:
         """Each tensor whose own numbers deviate; what follows from it downstream and upstream is not repeated."""
@@ -643,7 +692,7 @@ class _Table:
         return words
 
     def _in_words(self, power: _Power) -> str:
-        low, high = power.slope.interval()
+        low, high = power.interval()
         symbol = self._symbol(power.axis)
         how = "grows" if power.slope.exponent > 0 else "fades"
         return (
@@ -669,16 +718,16 @@ class _Table:
             gradient: What deviates before it, where its own powers do not.
         """
         cell = max((cell for cell, _ in self.found if cell.axis == axis), key=lambda cell: cell.size)
-        grows = next(iter(cell.growth))
         own = [entry for entry in cell.plan.entries if self.names[entry.name] == kind]
         powers = {power.quantity: power for power in self.powers if power.kind == kind and power.axis == axis}
         for role in self._candidates(own[0]) if own else ():
             tried = decide(replace(own[0], role=role), cell.plan.scaling, cell.plan.settings)
-            if tried.optimizer != own[0].optimizer:
-                continue
             scale = math.log(cell.size)
-            shifts = {ACTION: math.log(tried.lr / own[0].lr) / scale, GAIN: math.log(tried.init / own[0].init) / scale}
-            promise = self._promise(kind, grows, role)
+            shifts = {GAIN: math.log(tried.init / own[0].init) / scale}
+            # Learning rates of different optimizers cannot be compared.
+            if tried.optimizer == own[0].optimizer:
+                shifts[ACTION] = math.log(tried.lr / own[0].lr) / scale
+            promise = self._promise(kind, cell.growth, role)
             left: list[float] = []
             for quantity, shift in shifts.items():
                 # The few numbers of an output are too noisy to tell; what comes before it tells more.
@@ -715,7 +764,7 @@ class _Table:
 
         rows = []
         for power in self.powers:
-            low, high = power.slope.interval()
+            low, high = power.interval()
             verdict = STAYS
             if self.deviates(power):
                 verdict = "grows" if power.off > 0 else "fades"
