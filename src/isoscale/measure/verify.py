@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from isoscale import checks
 from isoscale.errors import InvalidValueError
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.audit import output_from_zero, step_of_plan
-from isoscale.measure.tools.building import Factory, build
+from isoscale.measure.tools.building import Factory, build, pair
 from isoscale.measure.tools.first_step import first_step
 from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import LossFn, loss_gradient
@@ -75,8 +76,9 @@ class Measured:
     outputs: int
 
 
-# The size of the data that a weight matrix meets.
+# The size of the data that a tensor multiplies.
 _DATA = "data"
+_BIAS = "bias"
 
 # A gradient that is this much smaller than most is rounding: a key's bias moves no softmax.
 _ROUNDING = 1e-4
@@ -90,7 +92,7 @@ def measured(
     Where a tensor starts at zero and shuts the gradient off from others, the step is taken on it, and the next is
     measured.
     """
-    inputs, _ = _split(batch, loss_fn)
+    inputs = arguments(batch, loss_fn)
     outputs, grads = _gradient(model, batch, loss_fn, seed)
     steps = _steps(plan, grads)
     opened: dict[str, Tensor] = {}
@@ -114,23 +116,29 @@ def measured(
         losses[kind] = losses.get(kind, 0.0) + change
         if name in acted.update:
             squares[UPDATE].setdefault(kind, []).append(acted.update[name])
-            if entry.role.decays:
-                squares[_DATA].setdefault(kind, []).append(acted.data[name])
+            # A bias is beside what its layer makes of the data.
+            if entry.place == _BIAS:
+                continue
+            squares[_DATA].setdefault(kind, []).append(acted.data[name])
             if (entry.role.decays or entry.carries) and name not in opened:
                 squares[START].setdefault(kind, []).append(acted.start[name])
     values: dict[str, dict[str, float]] = {LOSS: losses, GAIN: {}, ACTION: {}, GRADIENT: {}}
     for quantity, by_kind in squares.items():
         values[quantity] = {kind: _root_mean_square(found) for kind, found in by_kind.items()}
     families = {kinds[entry.name]: FAMILIES[entry.optimizer] for entry in plan.entries}
+    gains = {kinds[entry.name] for entry in plan.entries if not entry.role.decays}
     for kind, update in values[UPDATE].items():
-        gradient = losses[kind] / update if update else math.nan
         data = values[_DATA].get(kind, 1.0)
+        # The gradient of a gain is a product with its data, whose size is no news of the gain's.
+        if kind in gains:
+            update, data = update / data, 1.0
+        gradient = losses[kind] / update if update else math.nan
         values[GRADIENT][kind] = gradient
         values[ACTION][kind] = update / data
         if families[kind].answer == "linear":
             values[ACTION][kind] = update / (gradient * data**2)
         if kind in values[START]:
-            values[GAIN][kind] = values[START][kind] / data
+            values[GAIN][kind] = values[START][kind] / values[_DATA][kind]
     order = tuple(dict.fromkeys(kinds[name] for name in acted.order))
     missed = {kinds[name]: why for name, why in acted.missed.items()}
     return Measured(values, order, missed, outputs)
@@ -162,14 +170,24 @@ def _gradient(
 
 
 def _split(batch: Any, loss_fn: LossFn | None) -> tuple[Any, Any]:
-    """The forward's arguments, a tuple or a mapping, and the targets."""
+    """The forward's arguments, a tuple or a mapping, and the targets.
+
+    Raises:
+        InvalidTypeError: A loss, and no pair.
+    """
     targets = None
     inputs = batch
     if loss_fn is not None:
-        inputs, targets = batch
+        inputs, targets = pair(batch, "with `loss_fn`, the batch must be a pair (arguments, targets)")
     if not isinstance(inputs, (tuple, Mapping)):
         inputs = (inputs,)
     return inputs, targets
+
+
+def arguments(batch: Any, loss_fn: LossFn | None = None) -> Any:
+    """The forward's arguments in a batch, a tuple or a mapping."""
+    inputs, _ = _split(batch, loss_fn)
+    return inputs
 
 
 def _steps(plan: Plan, grads: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -330,12 +348,12 @@ def verify(
     True
     >>> wrong = verify(make, x, sizes={"width": [32, 64, 128]}, roles={"blocks.*.maps.0.weight": Role.INPUT})
     >>> wrong.open_items[0][:70]
-    '`blocks.*.maps.0.weight`: what its step changes in its output grows li'
+    '`blocks.*.maps.0.weight`: its output at the start grows like n^0.50 [0'
     """
     deadline = time.monotonic() + seconds
     cells = cells_of(
         make_model,
-        _split(batch, loss_fn)[0],
+        arguments(batch, loss_fn),
         sizes=sizes,
         rule=rules.get(rule),
         made=settings(optimizer, lr, eps=eps),
@@ -591,11 +609,13 @@ class _Table:
     def _powers(self) -> Iterator[_Power]:
         for axis in self.axes:
             pairs = [(cell, values) for cell, values in self.found if cell.axis == axis]
-            sizes = sorted({cell.size for cell, _ in pairs})
             seeds = sorted({cell.seed for cell, _ in pairs})
+            counts = Counter(cell.size for cell, _ in pairs)
+            # A size that the time limit cut short is left out.
+            sizes = sorted(size for size, count in counts.items() if count == len(seeds))
             if len(sizes) < 2:
                 continue
-            growth = max(pairs, key=lambda pair: pair[0].size)[0].growth
+            growth = next(cell.growth for cell, _ in pairs if cell.size == sizes[-1])
             if growth.get("depth", 1.0) != 1 and not promises_depth(self.scaling.rule):
                 continue
             at = {(cell.size, cell.seed): values for cell, values in pairs}
@@ -603,8 +623,7 @@ class _Table:
                 for quantity in QUANTITIES:
                     values = np.array(
                         [
-                            [at[size, seed].values[quantity].get(kind, math.nan) for seed in seeds if (size, seed) in at]
-                            for size in sizes
+                            [at[size, seed].values[quantity].get(kind, math.nan) for seed in seeds] for size in sizes
                         ]
                     )
                     if not (np.isfinite(values).all() and (values > 0).all()):
@@ -625,22 +644,39 @@ class _Table:
         total = dict.fromkeys(QUANTITIES, 0.0)
         scale = math.log(max(growth.values()))
         for axis, ratio in growth.items():
-            powers = dict(promised(self.scaling.rule, entry, role, axis))
-            if kind == self.readout and axis == "width":
-                # Whatever it is taken for, the network's output begins as a readout's.
-                of_readout = promised(self.scaling.rule, entry, Role.OUTPUT, axis)
-                powers |= {START: of_readout[START], GAIN: of_readout[GAIN]}
+            as_role = self._of_width(kind, role) if axis == "width" else role
+            powers = promised(self.scaling.rule, entry, as_role, axis)
             for quantity, power in powers.items():
                 total[quantity] += power * math.log(ratio) / scale
         return total
 
+    def _of_width(self, kind: str, role: Role) -> Role:
+        """The row of the width's promises: a hidden layer that sums over a fixed size is an input layer, and only a
+        layer onto a fixed size may begin small, as readouts do."""
+        entry = self.shown.get(kind, self.entries[kind])
+        if role.is_hidden_map and entry.fan_in == 1 and entry.fan_out != 1:
+            return Role.INPUT
+        if role is Role.OUTPUT and entry.fan_out != 1:
+            return Role.HIDDEN
+        return role
+
+    def _is_told(self, power: _Power) -> bool:
+        """Whether a power of a tensor's own can be judged."""
+        # The few numbers that a readout makes say little of it; what they do to all that comes before says more.
+        if power.kind == self.readout and power.quantity in (GAIN, START):
+            return False
+        # A tensor that is the embedding and the readout at once has two promises.
+        if self.entries[power.kind].tied and power.quantity in _OWN:
+            return False
+        return power.quantity in _EFFECTS
+
     # --- what deviates ---
     def deviates(self, power: _Power) -> bool:
         """Whether a power is further from its promise than chance and finite size explain."""
-        if power.quantity not in _EFFECTS:
+        if not self._is_told(power):
             return False
-        # A gradient that fades is how parts begin whose signals have random signs.
-        if power.quantity == GRADIENT and power.off < 0:
+        # What fades by the work of others is how parts begin whose signals have random signs.
+        if power.quantity in _FOLLOWING and power.off < 0:
             return False
         allowed = self.thresholds.tolerance if power.off > 0 else self.thresholds.fades
         sign = math.copysign(1, power.off)
@@ -663,20 +699,22 @@ class _Table:
                 yield self._from_what_follows(following)
 
     def _from_what_follows(self, powers: Sequence[_Power]) -> str:
-        """An item where no tensor's own numbers show a cause: it lies between those that deviate and the next."""
+        """An item where no tensor's own numbers show a cause."""
         axis = powers[0].axis
         worst = max(powers, key=lambda power: abs(power.off))
         kinds = {power.kind for power in powers}
-        if all(power.quantity == GRADIENT for power in powers):
-            # A gradient that is too large comes from what follows: the first weight matrix behind all of them.
-            last = max(self.order.index(kind) for kind in kinds)
-            behind = [kind for kind in self.order[last + 1 :] if self.entries[kind].role.decays]
-            if behind:
-                cause = behind[0]
-                words = f"`{cause}`: {self._in_words(replace(worst, quantity=_BEFORE))}"
-                words += f" ({len(kinds)} kinds of tensor, as `{worst.kind}`)"
-                return words + self._assumed(cause, axis, worst)
-        return self._item([worst]) + f" ({len(kinds)} kinds of tensor so)"
+        also = f" (and {len(kinds) - 1} other kinds of tensor)" if len(kinds) > 1 else ""
+        # In depth a gradient grows with the number of tensors that are no branches': they are the cause themselves. In
+        # width one that is too large comes from what follows: the first weight matrix behind all that feel it.
+        in_depth = any(cell.growth.get("depth", 1.0) != 1 for cell, _ in self.found if cell.axis == axis)
+        if in_depth or any(power.quantity != GRADIENT for power in powers):
+            return self._item([worst]) + also
+        last = max(self.order.index(kind) for kind in kinds)
+        behind = [kind for kind in self.order[last + 1 :] if self.entries[kind].role.decays]
+        if not behind:
+            return self._item([worst]) + also
+        words = f"`{behind[0]}`: {self._in_words(replace(worst, quantity=_BEFORE))} (as `{worst.kind}`{also})"
+        return words + self._assumed(behind[0], axis, worst)
 
     def _item(self, powers: Sequence[_Power]) -> str:
         kind, axis = powers[0].kind, powers[0].axis

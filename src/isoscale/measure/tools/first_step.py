@@ -33,6 +33,17 @@ aten = torch.ops.aten
 # by the square of this where it is not.
 _MOVED = 0.1
 
+# What is added to data, or multiplies them once they are normed, does not feel their size.
+_FREE_OF_DATA = {
+    aten.add,
+    aten.add_,
+    aten.sub,
+    aten.native_layer_norm,
+    aten.native_batch_norm,
+    aten.native_group_norm,
+    aten._fused_rms_norm,
+}
+
 # What a value may pass after it was made and still be the same value.
 _SAME = {
     aten.view,
@@ -61,7 +72,7 @@ class Action:
         name: The parameter's.
         change: Mean square of what the step changes there, the tensor's input as it is.
         size: Mean square of the value itself.
-        data: Mean square of the data that it meets; 1 where those are whole numbers, as an embedding's are.
+        data: Mean square of the data that it multiplies; 1 where there are none, or whole numbers as an embedding's.
     """
 
     name: str
@@ -176,8 +187,10 @@ class _Watch(TorchDispatchMode):
             return out
         if acts:
             size = float(mean_square(result))
+            data = 1.0
             met = [tensor for tensor in given if self._is_data(tensor) and tensor.is_floating_point()]
-            data = float(mean_square(met[0])) if met and met[0] is not result else 1.0
+            if met and met[0] is not result and func.overloadpacket not in _FREE_OF_DATA:
+                data = float(mean_square(met[0]))
             made = []
             for name, change in changes.items():
                 action = Action(name, float(mean_square(change)), size, data)
