@@ -7,8 +7,8 @@ its parameters moved along its step, while everything else stays. No trace and n
 misread there shows here.
 
 What a parameter makes before it meets data (a transposed view, an exponential, a product with another parameter) moves
-with it. A number that the value is multiplied by right afterwards (logits / width, branches / depth) counts as part of
-the action.
+with it. A number that the forward multiplies by counts as part of the action of the weight matrix that it follows
+(logits / width, branches / depth); where it follows none, of the one that it precedes (a readout of features / width).
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ from isoscale.measure.tools.passes import call, mean_square, parameters
 
 aten = torch.ops.aten
 
-# A share of the tensor's own size: central differences are exact where the operation is linear in the tensor, and err
-# by the square of this where it is not.
+# A share of the tensor's own size: differences are exact where the operation is linear in the tensor, and off by about
+# this share where it is not, at every size alike.
 _MOVED = 0.1
+
+# Before the name of a tensor that moves along itself.
+_ITSELF = "itself:"
 
 # What is added to data, or multiplies them once they are normed, does not feel their size.
 _FREE_OF_DATA = {
@@ -71,7 +74,7 @@ class Action:
     Attributes:
         name: The parameter's.
         change: Mean square of what the step changes there, the tensor's input as it is.
-        size: Mean square of the value itself.
+        size: Mean square of the value itself; of a weight matrix, without its layer's bias.
         data: Mean square of the data that it multiplies; 1 where there are none, or whole numbers as an embedding's.
     """
 
@@ -152,10 +155,15 @@ class _Watch(TorchDispatchMode):
         self._changes = WeakIdKeyDictionary()
         # Actions whose value is this tensor, up to views and numbers.
         self._made = WeakIdKeyDictionary()
+        # What data were multiplied by, where that is no part of the action before.
+        self._numbers = WeakIdKeyDictionary()
         # What a view is a view of: writing into one writes into the other.
         self._viewed = WeakIdKeyDictionary()
         for name, tensor in params.items():
             self._changes[tensor] = {name: steps[name]} if name in steps else {}
+            # What a weight matrix makes by itself, without a bias that its layer adds, is what a share more of it adds.
+            if name in steps and tensor.dim() > 1 and tensor.any():
+                self._changes[tensor][_ITSELF + name] = tensor
 
     def add_constant(self, tensor: Tensor) -> None:
         self._origins[tensor] = "constant"
@@ -174,29 +182,32 @@ class _Watch(TorchDispatchMode):
         writes = func._schema.is_mutable
         # Parameters written into a constant: the constant is what the rest of the network reads.
         acts = bool(moving) and (reads_data or (writes and args[0] not in self._changes))
-        changes: dict[str, Tensor] = {}
+        moved: dict[str, tuple[Tensor, float]] = {}
         # Before the operation itself, which may write into what it reads.
         for name in dict.fromkeys(name for tensor in moving for name in self._changes[tensor]):
             try:
-                changes[name] = self._moved(func, args, kwargs, name)
+                moved[name] = self._moved(func, args, kwargs, name)
             except Exception as error:  # an operation of the user's own may fail in any way
-                self.missed[name] = f"{func}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+                self.missed[name.removeprefix(_ITSELF)] = f"{func}: {why}"
         out = func(*args, **kwargs)
         result = next(_tensors(out), None)
         if result is None:
             return out
+        changes = {name: (value - result) / shift for name, (value, shift) in moved.items()}
         if acts:
-            size = float(mean_square(result))
             data = 1.0
             met = [tensor for tensor in given if self._is_data(tensor) and tensor.is_floating_point()]
             if met and met[0] is not result and func.overloadpacket not in _FREE_OF_DATA:
-                data = float(mean_square(met[0]))
+                data = float(mean_square(met[0])) / self._numbers.get(met[0], 1.0) ** 2
             made = []
             for name, change in changes.items():
-                action = Action(name, float(mean_square(change)), size, data)
-                made.append(action)
+                if not name.startswith(_ITSELF):
+                    value = changes.get(_ITSELF + name, result)
+                    made.append(Action(name, float(mean_square(change)), float(mean_square(value)), data))
             self.actions += made
-            self._made[result] = made
+            if func.overloadpacket not in _FREE_OF_DATA | _TIMES:
+                self._made[result] = made
         for tensor in _tensors(out):
             if reads_data or acts:
                 self._origins[tensor] = "data"
@@ -213,8 +224,8 @@ class _Watch(TorchDispatchMode):
     def _is_data(self, tensor: Tensor) -> bool:
         return tensor not in self._changes and self._origins.get(tensor) != "constant"
 
-    def _moved(self, func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
-        """The operation's change while everything that comes from one parameter moves along its step."""
+    def _moved(self, func: Any, args: Any, kwargs: Any, name: str) -> tuple[Tensor, float]:
+        """The operation's result with all that comes from one parameter moved along its step, and by how much of it."""
         size = moved = 0.0
         for tensor in _tensors((args, kwargs)):
             change = self._changes.get(tensor, {}).get(name)
@@ -226,19 +237,15 @@ class _Watch(TorchDispatchMode):
         else:
             shift = _MOVED * math.sqrt(size / moved) if size else 1 / math.sqrt(moved)
 
-        def at(sign: float) -> Tensor:
-            def placed(value: Any) -> Any:
-                if not isinstance(value, Tensor):
-                    return value
-                change = self._changes.get(value, {}).get(name)
-                if change is not None:
-                    return value + sign * shift * change
-                return value.clone() if func._schema.is_mutable else value
+        def placed(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            change = self._changes.get(value, {}).get(name)
+            if change is not None:
+                return value + shift * change
+            return value.clone() if func._schema.is_mutable else value
 
-            found = next(_tensors(func(*tree_map(placed, args), **tree_map(placed, kwargs))))
-            return found
-
-        return (at(1.0) - at(-1.0)) / (2 * shift)
+        return next(_tensors(func(*tree_map(placed, args), **tree_map(placed, kwargs)))), shift
 
     def _follow(self, func: Any, args: Any, given: list[Tensor], result: Tensor) -> None:
         """A value that was just made stays itself past views, and past a multiplication by a number."""
@@ -249,25 +256,30 @@ class _Watch(TorchDispatchMode):
             return
         if packet in _SAME:
             self._viewed[result] = args[0]
-            if args[0] in self._made and result not in self._made:
-                self._made[result] = self._made[args[0]]
+            if result not in self._made:
+                for known in (self._made, self._numbers):
+                    if args[0] in known:
+                        known[result] = known[args[0]]
             return
         if packet not in _TIMES and packet not in _OVER:
             return
         for value, other in ((args[0], args[1]), (args[1], args[0])):
-            if not isinstance(value, Tensor) or value not in self._made:
-                continue
             number = self._number(other)
-            if number is None or (packet in _OVER and value is not args[0]):
+            if not isinstance(value, Tensor) or number is None or (packet in _OVER and value is not args[0]):
                 continue
             factor = 1 / number if packet in _OVER else number
-            actions = self._made[value]
+            actions = self._made.get(value)
+            if actions is None:
+                self._numbers[result] = factor * self._numbers.get(value, 1.0)
+                return
             for action in actions:
                 action.change *= factor**2
                 action.size *= factor**2
             self._made[result] = actions
+            return
 
     def _number(self, value: Any) -> float | None:
+        """The number that something is; None if it is none, or 0."""
         if isinstance(value, (int, float)) and value != 0:
             return float(value)
         # A tensor without axes that comes from no parameter and no data is a number as well.

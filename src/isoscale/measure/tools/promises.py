@@ -24,8 +24,9 @@ fade like L^-1/2, and says so here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from isoscale.scaling.optimizers import Family, stepping
+from isoscale.scaling.optimizers import stepping
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule, WidthRow
 from isoscale.scaling.tensor import TensorPlan
@@ -36,7 +37,7 @@ QUANTITIES = (START, UPDATE, LOSS, GAIN, ACTION, GRADIENT)
 Powers = Mapping[str, float]
 
 
-def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str) -> Powers:
+def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str, *, tied: bool = False) -> Powers:
     """The power of each quantity along an axis, "width" or "depth"; along any other every one stays.
 
     Args:
@@ -44,16 +45,17 @@ def promised(rule: Rule, entry: TensorPlan, role: Role, axis: str) -> Powers:
         entry: The tensor.
         role: What it is taken to do: its own role, or another that is tried.
         axis: The size that grows.
+        tied: Whether the readout is the embedding, and starts like one.
 
     >>> from isoscale.scaling import rules
-    >>> class entry: optimizer, carries = "adamw", False
-    >>> promised(rules.get("mup"), entry, Role.OUTPUT, "width")
-    {'start': -0.5, 'gain': -0.5, 'update': 0.0, 'loss': 0.0, 'action': 0.0, 'gradient': 0.0}
+    >>> class entry: optimizer, carries, fan_in, fan_out = "adamw", False, 4.0, 4.0
+    >>> promised(rules.get("mup"), entry, Role.HIDDEN, "width")["update"]
+    0.0
     >>> promised(rules.get("depth-mup"), entry, Role.BRANCH_INTERNAL, "depth")["update"]
     -0.5
     """
     if axis == "width":
-        return _in_width(rule, entry, role)
+        return _in_width(rule, entry, role, tied)
     if axis == "depth":
         return _in_depth(rule, entry, role)
     return dict.fromkeys(QUANTITIES, 0.0)
@@ -64,21 +66,42 @@ def promises_depth(rule: Rule) -> bool:
     return rule.depth.branch < 0
 
 
-def _in_width(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
+def _in_width(rule: Rule, entry: TensorPlan, role: Role, tied: bool) -> Powers:
     readout = rule.width.get(Role.OUTPUT, WidthRow())
-    table = rule.width.get(role.width_role, WidthRow())
+    drawn_as = rule.width.get(Role.INPUT, WidthRow()) if tied else readout
+    role = _row_of(entry, role)
     row = stepping(entry.optimizer, role)
-    powers = table.exponents(row)
+    powers = rule.width.get(role.width_role, WidthRow()).exponents(row)
     sums_inputs = role.is_hidden_map or role is Role.OUTPUT
     has_units = role not in (Role.OUTPUT, Role.SCALAR)
-    gradient = readout.multiplier + readout.init_std if has_units else 0.0
+    if role.is_hidden_map and entry.fan_out == 1 and entry.fan_in != 1:
+        # A hidden layer onto a fixed size has its fan_in's share of the row, and a fixed number of units.
+        outward = rule.width.get(Role.INPUT, WidthRow()).exponents(row)
+        powers = replace(powers, init_std=powers.init_std - outward.init_std, lr=powers.lr - outward.lr)
+        units = 0.0
+    else:
+        units = float(has_units)
+    # The gradient at a feature has passed the readout, and every unit has one.
+    gradient = readout.multiplier + drawn_as.init_std if has_units else 0.0
     start = powers.multiplier + powers.init_std + 0.5 * sums_inputs
     update = powers.multiplier + powers.lr
     if row.answer != "spectral":
         update += sums_inputs
+    action = update
     if row.answer == "linear":
+        action += powers.multiplier - units
         update += powers.multiplier + gradient
-    return _all(row, start, update, gradient + has_units)
+    return _all(start, update, action, gradient + has_units)
+
+
+def _row_of(entry: TensorPlan, role: Role) -> Role:
+    """The row that the sizes of a tensor leave of its role: a hidden layer that sums over a fixed size is an input
+    layer, and only a layer onto a fixed size may begin small, as readouts do."""
+    if role.is_hidden_map and entry.fan_in == 1 and entry.fan_out != 1:
+        return Role.INPUT
+    if role is Role.OUTPUT and entry.fan_out != 1:
+        return Role.HIDDEN
+    return role
 
 
 def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
@@ -93,19 +116,21 @@ def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
     gradient = 0.0 if ends else table.branch + table.init_last
     lr = table.exponents(role, row).lr
     update = multiplier + lr
+    action = update
     if row.answer == "linear":
+        # As many tensors as blocks: the gradient of the kind has one power more than that of each.
+        action += multiplier - 1
         update += multiplier + gradient
     drawn = table.exponents(role, row).init_std
-    return _all(row, multiplier + drawn, update, gradient + 1)
+    return _all(multiplier + drawn, update, action, gradient + 1)
 
 
-def _all(row: Family, start: float, update: float, gradient: float) -> Powers:
-    linear = row.answer == "linear"
+def _all(start: float, update: float, action: float, gradient: float) -> Powers:
     return {
         START: start,
         GAIN: start,
         UPDATE: update,
         LOSS: update + gradient,
-        ACTION: update - gradient if linear else update,
+        ACTION: action,
         GRADIENT: gradient,
     }
