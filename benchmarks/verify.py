@@ -7,7 +7,6 @@ its own. A correct plan must show no open item. A fault must be found, and the t
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json
 import math
 import random
@@ -17,23 +16,22 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parametrization"))
-from zoo import ZOO, Specimen  # noqa: E402
+from zoo import ZOO, Specimen
 
-from isoscale.measure.verify import Cell, Thresholds, Verified, cells_of, judged  # noqa: E402
-from isoscale.parametrization.make_plan import settings  # noqa: E402
-from isoscale.scaling import rules  # noqa: E402
-from isoscale.scaling.roles import Role  # noqa: E402
-from isoscale.scaling.rules import Rule  # noqa: E402
+from isoscale.measure.verify import Cell, Thresholds, cells_of, judged
+from isoscale.parametrization.make_plan import settings
+from isoscale.scaling import rules
+from isoscale.scaling.roles import Role
+from isoscale.scaling.rules import Rule
 
 OPTIMIZERS = ("sgd", "adamw", "muon")
 RATE = 1e-3
@@ -225,15 +223,15 @@ def measure(case: Case) -> Result | None:
 def wrong(cell: Cell, rule: Rule, scaled: str | None) -> Cell:
     plan = replace(cell.plan, scaling=replace(cell.plan.scaling, rule=rule))
 
-    def draw() -> nn.Module:
-        model = cell.draw()
+    def built() -> nn.Module:
+        model = cell.build()
         if scaled is not None:
             factor = math.sqrt(cell.size)
             owner = next(entry.name for entry in plan.entries if entry.kind == scaled).rpartition(".")[0]
             model.get_submodule(owner).register_forward_hook(lambda module, args, out: out * factor)
         return model
 
-    return replace(cell, plan=plan, draw=draw)
+    return replace(cell, plan=plan, build=built)
 
 
 def differ(right: Sequence[Cell], faulty: Sequence[Cell]) -> bool:

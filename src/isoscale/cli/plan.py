@@ -130,9 +130,7 @@ class PlanCommand:
         )
         flat = found.kinds - len(found.open_items)
         out.print(f"  as promised   {flat} of {found.kinds} kinds of tensor   ({found.seconds:.0f} s)")
-        return replace(
-            plan, open_items=(*plan.open_items, *found.open_items), notes=(*plan.notes, *found.notes)
-        )
+        return replace(plan, open_items=(*plan.open_items, *found.open_items), notes=(*plan.notes, *found.notes))
 
     def _plan(self, model: nn.Module, base: nn.Module, inputs: Any) -> Plan:
         from isoscale.parametrization import parametrize

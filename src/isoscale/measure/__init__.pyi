@@ -7,6 +7,8 @@ from .coordinates import CoordinateCheck as CoordinateCheck
 from .coordinates import coordinate_check as coordinate_check
 from .depth import effective_depth as effective_depth
 from .depth import path_sum as path_sum
+from .exponents import MeasuredRule as MeasuredRule
+from .exponents import exponents as exponents
 from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .max_update import MaxUpdate as MaxUpdate

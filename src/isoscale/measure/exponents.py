@@ -18,15 +18,14 @@ the width, CompleteP for the depth (docs/measured-rules.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from isoscale import checks
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import PlanError, unknown
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory
 from isoscale.measure.tools.passes import LossFn
@@ -189,8 +188,15 @@ def exponents(
     for axis in dict.fromkeys(cell.axis for cell in cells):
         along = [cell for cell in cells if cell.axis == axis]
         base[axis] = _base_of(axis, sizes[axis][0])
-        powers[axis] = _Axis(along, kinds, batch, loss_fn).solved()
+        powers[axis] = powers_along(along, kinds, batch, loss_fn)
     return MeasuredRule(powers=powers, base=base, optimizer=made.optimizer)
+
+
+def powers_along(
+    cells: Sequence[Cell], kinds: Mapping[str, str], batch: Any, loss_fn: LossFn | None
+) -> dict[str, Powers]:
+    """The powers of each kind of tensor, from networks along one axis."""
+    return _Axis(cells, kinds, batch, loss_fn).solved()
 
 
 def _base_of(axis: str, value: Any) -> float:
@@ -203,9 +209,7 @@ def _base_of(axis: str, value: Any) -> float:
 class _Axis:
     """The networks along one axis, and the powers that are found in turn."""
 
-    def __init__(
-        self, cells: Sequence[Cell], kinds: Mapping[str, str], batch: Any, loss_fn: LossFn | None
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], kinds: Mapping[str, str], batch: Any, loss_fn: LossFn | None) -> None:
         self.cells = cells
         self.kinds = kinds
         self.batch = batch
@@ -234,7 +238,126 @@ class _Axis:
         return found
 
     def _own_law(self) -> dict[str, Powers]:
-        """How the factory's own init follows the size: where the search begins."""
-        seen = [(cell, self._measure(cell, cell.plan.unscaled)) for cell in self.cells]
+        """How the factory's own init follows the size, from which the search begins."""
+        seen = [(cell, self._measure(cell, None)) for cell in self.cells]
         entries = self._fitted(seen, ENTRIES)
         return {kind: Powers(init=entries[kind].exponent if kind in entries else 0.0) for kind in self.entries}
+
+    def _slopes(self, powers: Mapping[str, Powers]) -> dict[str, dict[str, Slope]]:
+        """quantity -> kind -> its power over the sizes, with these powers on init and learning rate."""
+        seen = []
+        for cell in self.cells:
+            at = {kind: _at(power, cell.size) for kind, power in powers.items()}
+            seen.append((cell, self._measure(cell, at)))
+        quantities = (GAIN, UPDATE, LOSS, GRADIENT, ENTRY_GRADIENT)
+        return {quantity: self._fitted(seen, quantity) for quantity in quantities}
+
+    def _measure(self, cell: Cell, factors: Mapping[str, Powers] | None) -> Measured:
+        """One network with these factors; None: as the factory makes it."""
+        if factors is None:
+            return measured(cell.build(), cell.plan, self.kinds, self.batch, self.loss_fn, cell.seed)
+        plan = with_factors(cell.plan, factors, self.kinds)
+        model = cell.build()
+        plan.apply(model)
+        return measured(model, plan, self.kinds, self.batch, self.loss_fn, cell.seed)
+
+    def _fitted(self, seen: Sequence[tuple[Cell, Measured]], quantity: str) -> dict[str, Slope]:
+        sizes = sorted({cell.size for cell, _ in seen})
+        seeds = sorted({cell.seed for cell, _ in seen})
+        at = {(cell.size, cell.seed): found.values[quantity] for cell, found in seen}
+        slopes: dict[str, Slope] = {}
+        for kind in self.entries:
+            rows = [[at[size, seed].get(kind, math.nan) for seed in seeds] for size in sizes]
+            values = np.array(rows)
+            # What gets no gradient, or is zero, has no power.
+            if np.isfinite(values).all() and (values > 0).all():
+                slopes[kind] = fit(sizes, values)
+        return slopes
+
+    def _corrected(self, powers: Mapping[str, Powers], slopes: Mapping[str, Mapping[str, Slope]]) -> dict[str, Powers]:
+        """The powers after one more round."""
+        gates = self._gates()
+        through = self._through(gates, slopes)
+        found: dict[str, Powers] = {}
+        for kind, power in powers.items():
+            gain, loss = slopes[GAIN].get(kind), slopes[LOSS].get(kind)
+            init, lr = power.init, power.lr
+            if kind in gates:
+                init -= through
+            elif gain is not None and self.entries[kind].role.decays:
+                init -= gain.exponent
+            if loss is not None:
+                lr -= loss.exponent
+            found[kind] = replace(power, init=init, lr=lr)
+        return found
+
+    def _gates(self) -> set[str]:
+        """What the gradients of all else pass through: in depth the ends of the branches, else the readout."""
+        trained = {kind: entry for kind, entry in self.entries.items() if not entry.frozen}
+        if self.in_depth:
+            return {kind for kind, entry in trained.items() if entry.carries}
+        return {kind for kind, entry in trained.items() if entry.role is Role.OUTPUT}
+
+    def _through(self, gates: set[str], slopes: Mapping[str, Mapping[str, Slope]]) -> float:
+        """The power of the gradient that the gates let pass."""
+        behind = []
+        for kind, slope in slopes[GRADIENT].items():
+            entry = self.entries[kind]
+            # In depth, of what lies inside the branches.
+            if kind not in gates and entry.role.decays and (entry.role.in_branch or not self.in_depth):
+                behind.append(slope.exponent)
+        return float(np.median(behind)) if behind and gates else 0.0
+
+
+def matched(names: Sequence[str], kinds: Sequence[str]) -> dict[str, str]:
+    """The measured kind of each tensor, by name: the indices that were open when it was measured may be any.
+
+    Raises:
+        PlanError: A tensor that was not measured.
+
+    >>> matched(["experts.7.weight"], ["experts.*.weight"])
+    {'experts.7.weight': 'experts.*.weight'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        steps = name.split(".")
+        for kind in kinds:
+            pattern = kind.split(".")
+            if len(pattern) == len(steps) and all(map(_fits, steps, pattern)):
+                found[name] = kind
+        if name not in found:
+            raise PlanError(f"`{name}` is of no kind that was measured; measured were {', '.join(kinds)}")
+    return found
+
+
+def _fits(step: str, pattern: str) -> bool:
+    return step == pattern or (pattern == "*" and step.isdecimal())
+
+
+def _at(power: Powers, ratio: float) -> Powers:
+    return replace(power, init=ratio**power.init, lr=ratio**power.lr, eps=ratio**power.eps)
+
+
+def with_factors(plan: Plan, factors: Mapping[str, Powers], kinds: Mapping[str, str]) -> Plan:
+    """A plan with other factors on init, learning rate and eps, by kind of tensor; lr x weight_decay stays."""
+    entries: list[TensorPlan] = []
+    for entry in plan.entries:
+        found = factors.get(kinds[entry.name])
+        if found is None or entry.frozen:
+            entries.append(entry)
+            continue
+        row = FAMILIES[entry.optimizer]
+        decay = entry.weight_decay
+        if row.keeps_lr_times_decay and plan.settings.decay == "independent":
+            decay /= found.lr
+        entries.append(
+            replace(
+                entry,
+                init=found.init,
+                lr=entry.lr * found.lr,
+                weight_decay=decay,
+                eps=None if entry.eps is None else entry.eps * found.eps,
+                reason=f"measured: init x{found.init:.3g}, lr x{found.lr:.3g}",
+            )
+        )
+    return replace(plan, entries=tuple(entries))

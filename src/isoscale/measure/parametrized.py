@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from torch import nn
 
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError
 from isoscale.graph.unwrapping import unwrapped
+from isoscale.measure.exponents import UNCHANGED, MeasuredRule, Powers, matched, powers_along, with_factors
 from isoscale.measure.tools.passes import LossFn
-from isoscale.measure.verify import Cell, Thresholds, Verified, arguments, judged
+from isoscale.measure.verify import Cell, Thresholds, Verified, arguments, judged, kinds_of
 from isoscale.parametrization import Plan
 from isoscale.parametrization import parametrize as planned
-from isoscale.parametrization.make_plan import make, read
+from isoscale.parametrization.make_plan import make, read, settings
 from isoscale.parametrization.sizes import describe
 from isoscale.scaling.rules import Rule
+from isoscale.scaling.tensor import Settings
 
 # Draws of each of the two networks.
 _SEEDS = 3
@@ -32,6 +35,7 @@ def parametrize(
     *,
     verify: Any = None,
     loss_fn: LossFn | None = None,
+    measured: Mapping[str, Powers] | None = None,
     force: bool = False,
     **options: Any,
 ) -> Plan:
@@ -43,13 +47,15 @@ def parametrize(
     Args:
         model: A freshly initialised model. On the meta device only the plan is made: `plan.apply(model)` later.
         base: The same architecture at the size that was tuned, freshly initialised; or `isoscale.shapes(base)`.
-        rule: A name of `isoscale.rules.names()`, or a Rule.
+        rule: A name of `isoscale.rules.names()`, or a Rule; or "measured".
         optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon".
         verify: Arguments of the forward pass, with numbers (a tensor, a tuple, or a mapping of keyword arguments); with
             `loss_fn`, a pair (arguments, targets). The plan is then checked as by `isoscale.measure.verify`, on the two
             networks that are at hand, and what deviates is an open item. They are drawn anew by exchanging the entries
             of each tensor among themselves. A few samples will do. None: the plan is not checked.
         loss_fn: loss_fn(model(x), y), for `verify`; None: the output is pushed in a fixed random direction.
+        measured: For the rule "measured" its factors at the model's size, `found.at(rank=64)` of what
+            `isoscale.measure.exponents` found. None: they are measured with `verify`, on the model and its base.
         force: Return a plan that has open items instead of raising.
         **options: lr (required), weight_decay, eps, decay, adjust_lr_fn, momentum, betas, example_inputs, roles: see
             `isoscale.parametrization.parametrize`. `example_inputs` are those of `verify` unless they are given.
@@ -70,8 +76,16 @@ def parametrize(
     >>> plan.notes[-1][:46]
     'verified at two sizes, the base and width x4, '
     """
-    if verify is None:
+    if measured is not None and rule != "measured":
+        raise InvalidValueError(f'`measured` goes with rule="measured", got rule={rule!r}')
+    if verify is None and rule != "measured":
         return planned(model, base, rule, optimizer, force=force, **options)
+    if rule == "measured" and measured is not None:
+        reading = read(model, base, options.pop("example_inputs", None), options.pop("roles", None))
+        plan = make(reading, *_asked(optimizer, options), force=force)
+        return _with_measured(plan, measured).apply(model)
+    if verify is None:
+        raise InvalidValueError('rule="measured" needs `measured`, or `verify` to measure with')
     if not isinstance(base, nn.Module):
         raise InvalidTypeError(f"`verify` takes a step in the base too: give it as a module, got {type(base).__name__}")
     for name, network in (("model", model), ("base", base)):
@@ -80,6 +94,8 @@ def parametrize(
     inputs = arguments(verify, loss_fn)
     if options.get("example_inputs") is None and options.get("roles") is None:
         options["example_inputs"] = inputs
+    if rule == "measured":
+        return _measured_at_hand(model, base, verify, loss_fn, optimizer, options, force=force)
     plan = planned(model, base, rule, optimizer, force=force, **options)
     found = verified(plan, model, base, verify, loss_fn, options)
     plan = replace(
@@ -103,31 +119,73 @@ def verified(
     options: Mapping[str, Any],
 ) -> Verified:
     """Check an applied plan on its model and its base; arguments as for `parametrize`."""
+    return judged(_cells(plan, model, base, options), batch, loss_fn, Thresholds())
+
+
+def _cells(plan: Plan, model: nn.Module, base: nn.Module, options: Mapping[str, Any]) -> list[Cell]:
+    """Some draws of the two networks at hand, each with its plan."""
     inputs, roles = options.get("example_inputs"), options.get("roles")
     described = describe(unwrapped(base), None if isinstance(roles, str) else inputs)
     own = make(read(base, described, inputs, roles), plan.scaling.rule, plan.settings, force=True)
     growth = {"width": plan.scaling.width, "depth": plan.scaling.depth}
+    alone = dict.fromkeys(growth, 1.0)
     cells: list[Cell] = []
-    for network, its_plan, size, grown in (
-        (base, own, 1.0, dict.fromkeys(growth, 1.0)),
-        (model, plan, max(growth.values()), growth),
-    ):
-        for seed in range(_SEEDS):
+    for seed in range(_SEEDS):
+        for network, its_plan, grown in ((base, own, alone), (model, plan, growth)):
             cells.append(
                 Cell(
                     axis="size",
-                    size=size,
+                    size=max(grown.values()),
                     growth=grown,
                     seed=seed,
-                    draw=_draw(network, seed),
+                    build=partial(redrawn, unwrapped(network), seed),
                     plan=its_plan,
                 )
             )
-    return judged(cells, batch, loss_fn, Thresholds())
+    return cells
 
 
-def _draw(network: nn.Module, seed: int) -> Callable[[], nn.Module]:
-    return lambda: redrawn(unwrapped(network), seed)
+# --- the rule "measured" ---
+def _measured_at_hand(
+    model: nn.Module,
+    base: nn.Module,
+    batch: Any,
+    loss_fn: LossFn | None,
+    optimizer: str | type,
+    options: dict[str, Any],
+    *,
+    force: bool,
+) -> Plan:
+    """The plan whose powers are measured on the model and its base."""
+    rest = {name: value for name, value in options.items() if name not in ("example_inputs", "roles")}
+    reading = read(model, base, options.get("example_inputs"), options.get("roles"))
+    plan = make(reading, *_asked(optimizer, rest), force=force)
+    cells = _cells(plan, model, base, options)
+    ratio = cells[-1].size
+    if ratio == 1:
+        raise InvalidValueError('rule="measured": the model is as large as its base, and no power can be measured')
+    powers = powers_along(cells, kinds_of([cell.plan for cell in cells]), batch, loss_fn)
+    found = MeasuredRule(powers={"size": powers}, base={"size": 1.0}, optimizer=plan.settings.optimizer)
+    note = (
+        f"powers measured at two sizes, {_SEEDS} draws each: `isoscale.measure.exponents` with more tells their errors"
+    )
+    plan = _with_measured(plan, found.at(size=ratio))
+    return replace(plan, notes=(*plan.notes, note)).apply(model)
+
+
+def _asked(optimizer: str | type, options: Mapping[str, Any]) -> tuple[Rule, Settings]:
+    """The rule that changes nothing, and what the base was tuned with."""
+    return UNCHANGED, settings(optimizer, **options)
+
+
+def _with_measured(plan: Plan, factors: Mapping[str, Powers]) -> Plan:
+    """The plan with measured factors, for every tensor.
+
+    Raises:
+        PlanError: A tensor that was not measured.
+    """
+    kinds = matched([entry.name for entry in plan.entries], list(factors))
+    return with_factors(plan, factors, kinds)
 
 
 def redrawn(model: nn.Module, seed: int) -> nn.Module:

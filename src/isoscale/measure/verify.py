@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,9 +156,7 @@ def _root_mean_square(values: Sequence[float]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _gradient(
-    model: nn.Module, batch: Any, loss_fn: LossFn | None, seed: int
-) -> tuple[int, dict[str, Tensor]]:
+def _gradient(model: nn.Module, batch: Any, loss_fn: LossFn | None, seed: int) -> tuple[int, dict[str, Tensor]]:
     """The number of outputs, and the gradient of the loss at output zero."""
     outputs = 0
 
@@ -244,7 +243,7 @@ class Cell:
         size: How large it is, relative to the base.
         growth: Ratios by which the rule's promise grows: {"width": 4.0, "depth": 1.0}.
         seed: Of the draw.
-        draw: Makes the network with the plan's init.
+        build: Makes the network as its own code draws it.
         plan: Its plan.
     """
 
@@ -252,7 +251,7 @@ class Cell:
     size: float
     growth: Mapping[str, float]
     seed: int
-    draw: Callable[[], nn.Module]
+    build: Callable[[], nn.Module]
     plan: Plan
 
 
@@ -401,20 +400,11 @@ def cells_of(
                         size=ratio,
                         growth={grows: ratio},
                         seed=seed,
-                        draw=_drawn(make_model, size, seed, plan),
+                        build=partial(build, make_model, seed, **size),
                         plan=plan,
                     )
                 )
     return cells
-
-
-def _drawn(make_model: Factory, size: Mapping[str, Any], seed: int, plan: Plan) -> Callable[[], nn.Module]:
-    def draw() -> nn.Module:
-        model = build(make_model, seed, **size)
-        plan.apply(model)
-        return model
-
-    return draw
 
 
 def _axes(sizes: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
@@ -479,7 +469,9 @@ def judged(
             left_out.append(cell)
             continue
         started = time.monotonic()
-        seen = measured(cell.draw(), cell.plan, names, batch, loss_fn, cell.seed)
+        model = cell.build()
+        cell.plan.apply(model)
+        seen = measured(model, cell.plan, names, batch, loss_fn, cell.seed)
         found.append((cell, seen))
         last = (time.monotonic() - started, _parameters(cell.plan))
         if progress:
@@ -636,9 +628,7 @@ class _Table:
             for kind in self.order:
                 for quantity in QUANTITIES:
                     values = np.array(
-                        [
-                            [at[size, seed].values[quantity].get(kind, math.nan) for seed in seeds] for size in sizes
-                        ]
+                        [[at[size, seed].values[quantity].get(kind, math.nan) for seed in seeds] for size in sizes]
                     )
                     if not (np.isfinite(values).all() and (values > 0).all()):
                         continue
