@@ -202,6 +202,9 @@ def measure(case: Case) -> Result | None:
         entries = [entry for entry in right[-1].plan.entries if entry.role is fault.of and not entry.tied]
         if fault.rule is not FAULTS["output taken for hidden"].rule and fault.of is Role.BRANCH_LAST:
             entries = [entry for entry in entries if entry.carries]
+        if fault.times:
+            # What a module makes of it can be multiplied; a table of the network's own cannot.
+            entries = [entry for entry in entries if "." in entry.name]
         if fault.roles is Role.OUTPUT:
             # A layer onto a fixed size, as a router's, is rightly taken for one.
             entries = [entry for entry in entries if entry.fan_out != 1]

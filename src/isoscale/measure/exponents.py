@@ -94,7 +94,7 @@ class MeasuredRule:
     optimizer: str
 
     def table(self) -> pd.DataFrame:
-        """A row for each kind and axis: kind, axis, init, init_low, init_high, lr, lr_low, lr_high, eps, update (95 %)."""
+        """A row for each kind and axis: kind, axis, init, lr, each with _low and _high (95 %), eps, update."""
         import pandas as pd
 
         rows = []

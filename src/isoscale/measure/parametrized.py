@@ -66,8 +66,8 @@ def parametrize(
     Raises:
         TraceError: The forward cannot be traced; the message names the operation.
         PlanError: Model and base differ in architecture, a parameter has no role, or an item is open.
-        InvalidValueError, InvalidTypeError: An argument that makes no sense; `verify` on the meta device, or with a base
-            that is no module.
+        InvalidValueError, InvalidTypeError: An argument that makes no sense; `verify` on the meta device, or with a
+            base that is no module.
 
     >>> from isoscale.models import ResidualMLP
     >>> base, model = ResidualMLP(8, 2, width=16, depth=2), ResidualMLP(8, 2, width=64, depth=8)

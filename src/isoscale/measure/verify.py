@@ -278,8 +278,8 @@ class Verified:
     """What the first step does over the sizes, and what of it was not promised.
 
     Attributes:
-        exponents: A row for each kind of tensor, quantity and axis: kind, role, quantity, axis, exponent, low, high (95 %
-            interval), promised, verdict.
+        exponents: A row for each kind of tensor, quantity and axis: kind, role, quantity, axis, exponent, low, high
+            (95 % interval), promised, verdict.
         data: Dataset over (kind, network): start, update, loss, action, gradient; with the coordinates axis, size,
             seed of each network.
         open_items: What deviates, in words: the tensor, the power, the role that was assumed.
@@ -465,7 +465,7 @@ def judged(
     for number, cell in enumerate(ordered):
         elapsed, parameters = last
         expected = elapsed * _parameters(cell.plan) / parameters if parameters else 0.0
-        if time.monotonic() + expected > deadline:
+        if found and time.monotonic() + expected > deadline:
             left_out.append(cell)
             continue
         started = time.monotonic()
@@ -667,8 +667,9 @@ class _Table:
         """Whether a power is further from its promise than chance and finite size explain."""
         if not self._is_told(power):
             return False
-        # Opened gates are as large as their own steps, which a rule may let grow.
-        if power.quantity == GRADIENT and self.opened and self.steps_grow:
+        # Gates that were opened are as large as their own step, which a rule may let grow: then so does all that
+        # passes them.
+        if power.quantity != ACTION and self.opened and self.steps_grow:
             return False
         # What fades by the work of others is how parts begin whose signals have random signs.
         if power.quantity in _FOLLOWING and power.off < 0:

@@ -232,9 +232,8 @@ class _Watch(TorchDispatchMode):
             if change is not None:
                 size += float(tensor.float().square().sum())
                 moved += float(change.float().square().sum())
-        if moved == 0:
-            shift = 1.0
-        else:
+        shift = 1.0
+        if moved:
             shift = _MOVED * math.sqrt(size / moved) if size else 1 / math.sqrt(moved)
 
         def placed(value: Any) -> Any:
