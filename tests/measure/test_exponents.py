@@ -80,6 +80,7 @@ class Quiet(nn.Module):
 
 
 IN, UP, DOWN, OUT = "input.weight", "blocks.*.maps.0.weight", "blocks.*.maps.1.weight", "readout.weight"
+INNER, OUTER = "experts.*.0.weight", "experts.*.2.weight"
 WIDTHS = {"width": [64, 128, 256, 512]}
 RANKS = {"rank": [8, 16, 32, 64]}
 EXPERTS = {"experts": [4, 8, 16, 32]}
@@ -96,10 +97,10 @@ KNOWN: Mapping[str, tuple[Any, Mapping[str, Sequence[int]], str, Mapping[str, fl
     "LoRA, alpha / sqrt(r)": (partial(LoRA, scale=lambda r: r**-0.5), RANKS, "adamw", {"a": 0, "b": -0.5}),
     "LoRA, alpha / r, SGD": (partial(LoRA, scale=lambda r: 8 / r), RANKS, "sgd", {"a": 1, "b": 1}),
     # Each of E experts is 1 of E in the mean: so is its gradient, and all of them together move the output.
-    "experts, mean, Adam": (partial(Experts, mean=True), EXPERTS, "adamw", {"experts.*.0.weight": 0, "experts.*.2.weight": 0}),
-    "experts, mean, SGD": (partial(Experts, mean=True), EXPERTS, "sgd", {"experts.*.0.weight": 1, "experts.*.2.weight": 1}),
-    "experts, sum, Adam": (partial(Experts, mean=False), EXPERTS, "adamw", {"experts.*.2.weight": -1}),
-}  # fmt: skip
+    "experts, mean, Adam": (partial(Experts, mean=True), EXPERTS, "adamw", {INNER: 0, OUTER: 0}),
+    "experts, mean, SGD": (partial(Experts, mean=True), EXPERTS, "sgd", {INNER: 1, OUTER: 1}),
+    "experts, sum, Adam": (partial(Experts, mean=False), EXPERTS, "adamw", {INNER: -1, OUTER: -1}),
+}
 
 
 @pytest.mark.nightly

@@ -139,7 +139,7 @@ def test_a_correct_plan_passes(optimizer: str) -> None:
 MISREAD = {
     "blocks.*.maps.0.weight": ("width", Role.INPUT, "hidden"),
     "blocks.*.maps.1.weight": ("depth", Role.HIDDEN, "branch_last"),
-    "readout.weight": ("width", Role.HIDDEN, "output"),
+    "readout.weight": ("width", Role.INPUT, "output"),
 }
 
 

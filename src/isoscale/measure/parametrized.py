@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from isoscale.parametrization import Plan
 from isoscale.parametrization import parametrize as planned
 from isoscale.parametrization.make_plan import make, read, settings
 from isoscale.parametrization.sizes import describe
+from isoscale.scaling.budget import NO_BUDGET
 from isoscale.scaling.rules import Rule
 from isoscale.scaling.tensor import Settings
 
@@ -31,7 +32,7 @@ def parametrize(
     model: nn.Module,
     base: nn.Module | Mapping[str, Any],
     rule: str | Rule = "completep",
-    optimizer: str | type = "adamw",
+    optimizer: str | Callable[..., Any] = "adamw",
     *,
     verify: Any = None,
     loss_fn: LossFn | None = None,
@@ -57,8 +58,9 @@ def parametrize(
         measured: For the rule "measured" its factors at the model's size, `found.at(rank=64)` of what
             `isoscale.measure.exponents` found. None: they are measured with `verify`, on the model and its base.
         force: Return a plan that has open items instead of raising.
-        **options: lr (required), weight_decay, eps, decay, adjust_lr_fn, momentum, betas, example_inputs, roles: see
-            `isoscale.parametrization.parametrize`. `example_inputs` are those of `verify` unless they are given.
+        **options: lr (required), weight_decay, eps, decay, adjust_lr_fn, momentum, betas, budget, batch, tokens,
+            example_inputs, roles: see `isoscale.parametrization.parametrize`. `example_inputs` are those of `verify`
+            unless they are given.
 
     Returns:
         The plan, bound to the model.
@@ -126,7 +128,11 @@ def _cells(plan: Plan, model: nn.Module, base: nn.Module, options: Mapping[str, 
     """Some draws of the two networks at hand, each with its plan."""
     inputs, roles = options.get("example_inputs"), options.get("roles")
     described = describe(unwrapped(base), None if isinstance(roles, str) else inputs)
-    own = make(read(base, described, inputs, roles), plan.scaling.rule, plan.settings, force=True)
+    rule = plan.scaling.rule
+    own = make(read(base, described, inputs, roles), rule, plan.settings, force=True)
+    # What batch and duration do to all learning rates alike is no matter of sizes.
+    if plan.scaling.budget != NO_BUDGET:
+        plan = make(read(model, described, inputs, roles), rule, plan.settings, force=True)
     growth = {"width": plan.scaling.width, "depth": plan.scaling.depth}
     alone = dict.fromkeys(growth, 1.0)
     cells: list[Cell] = []
@@ -151,7 +157,7 @@ def _measured_at_hand(
     base: nn.Module,
     batch: Any,
     loss_fn: LossFn | None,
-    optimizer: str | type,
+    optimizer: str | Callable[..., Any],
     options: dict[str, Any],
     *,
     force: bool,
@@ -173,7 +179,7 @@ def _measured_at_hand(
     return replace(plan, notes=(*plan.notes, note)).apply(model)
 
 
-def _asked(optimizer: str | type, options: Mapping[str, Any]) -> tuple[Rule, Settings]:
+def _asked(optimizer: str | Callable[..., Any], options: Mapping[str, Any]) -> tuple[Rule, Settings]:
     """The rule that changes nothing, and what the base was tuned with."""
     return UNCHANGED, settings(optimizer, **options)
 

@@ -755,7 +755,7 @@ class _Table:
         own = [entry for entry in cell.plan.entries if self.names[entry.name] == kind]
         powers = {power.quantity: power for power in self.powers if power.kind == kind and power.axis == axis}
         for role in self._candidates(own[0]) if own else ():
-            tried = decide(replace(own[0], role=role), cell.plan.scaling, cell.plan.settings)
+            tried = decide(replace(own[0], role=role, given=True), cell.plan.scaling, cell.plan.settings)
             scale = math.log(cell.size)
             shifts = {GAIN: math.log(tried.init / own[0].init) / scale}
             # Learning rates of different optimizers cannot be compared.
@@ -776,8 +776,13 @@ class _Table:
 
     def _candidates(self, entry: TensorPlan) -> list[Role]:
         """The roles that a tensor of its kind may have, its own left out; the likelier first."""
+        onto_fixed_size = entry.fan_in != 1 and entry.fan_out == 1
+
+        def unlikely(role: Role) -> int:
+            return ((role is Role.BRANCH_LAST) != entry.carries) + ((role is Role.OUTPUT) != onto_fixed_size)
+
         roles = [role for role in Role if role is not entry.role and role.decays == entry.role.decays]
-        return sorted(roles, key=lambda role: (role is Role.BRANCH_LAST) != entry.carries)
+        return sorted(roles, key=unlikely)
 
     # --- as data ---
     def notes(self) -> Iterator[str]:

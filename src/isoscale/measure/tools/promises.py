@@ -24,7 +24,6 @@ fade like L^-1/2, and says so here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from isoscale.scaling.optimizers import stepping
 from isoscale.scaling.roles import Role
@@ -74,13 +73,6 @@ def _in_width(rule: Rule, entry: TensorPlan, role: Role, tied: bool) -> Powers:
     powers = rule.width.get(role.width_role, WidthRow()).exponents(row)
     sums_inputs = role.is_hidden_map or role is Role.OUTPUT
     has_units = role not in (Role.OUTPUT, Role.SCALAR)
-    if role.is_hidden_map and entry.fan_out == 1 and entry.fan_in != 1:
-        # A hidden layer onto a fixed size has its fan_in's share of the row, and a fixed number of units.
-        outward = rule.width.get(Role.INPUT, WidthRow()).exponents(row)
-        powers = replace(powers, init_std=powers.init_std - outward.init_std, lr=powers.lr - outward.lr)
-        units = 0.0
-    else:
-        units = float(has_units)
     # The gradient at a feature has passed the readout, and every unit has one.
     gradient = readout.multiplier + drawn_as.init_std if has_units else 0.0
     start = powers.multiplier + powers.init_std + 0.5 * sums_inputs
@@ -89,16 +81,19 @@ def _in_width(rule: Rule, entry: TensorPlan, role: Role, tied: bool) -> Powers:
         update += sums_inputs
     action = update
     if row.answer == "linear":
-        action += powers.multiplier - units
+        action += powers.multiplier - has_units
         update += powers.multiplier + gradient
     return _all(start, update, action, gradient + has_units)
 
 
 def _row_of(entry: TensorPlan, role: Role) -> Role:
-    """The row that the sizes of a tensor leave of its role: a hidden layer that sums over a fixed size is an input
-    layer, and only a layer onto a fixed size may begin small, as readouts do."""
-    if role.is_hidden_map and entry.fan_in == 1 and entry.fan_out != 1:
-        return Role.INPUT
+    """The row that the two sides of a matrix leave of its role: one that sums over a fixed size is an input layer, one
+    onto a fixed size an output layer, and only that may begin small."""
+    if role.is_hidden_map and entry.fan_in != entry.fan_out:
+        if entry.fan_in == 1:
+            return Role.INPUT
+        if entry.fan_out == 1:
+            return Role.OUTPUT
     if role is Role.OUTPUT and entry.fan_out != 1:
         return Role.HIDDEN
     return role
