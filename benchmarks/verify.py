@@ -27,7 +27,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parametrization"))
 from zoo import ZOO, Specimen
 
-from isoscale.measure.verify import Cell, Thresholds, cells_of, judged
+from isoscale.measure.tools.deviations import Cell, Thresholds
+from isoscale.measure.verify import cells_of, judged
 from isoscale.parametrization.make_plan import settings
 from isoscale.scaling import rules
 from isoscale.scaling.roles import Role

@@ -28,10 +28,12 @@ from isoscale import checks
 from isoscale.errors import PlanError, unknown
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.tools.building import Factory
+from isoscale.measure.tools.by_kind import ENTRIES, ENTRY_GRADIENT, Measured, arguments, measured
+from isoscale.measure.tools.deviations import Cell, kinds_of
 from isoscale.measure.tools.passes import LossFn
 from isoscale.measure.tools.promises import GAIN, GRADIENT, LOSS, UPDATE
 from isoscale.measure.tools.slopes import Slope, fit
-from isoscale.measure.verify import ENTRIES, ENTRY_GRADIENT, Cell, Measured, arguments, cells_of, kinds_of, measured
+from isoscale.measure.verify import cells_of
 from isoscale.parametrization import Plan
 from isoscale.parametrization.make_plan import settings
 from isoscale.scaling.optimizers import FAMILIES

@@ -14,8 +14,10 @@ from torch import nn
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError
 from isoscale.graph.unwrapping import unwrapped
 from isoscale.measure.exponents import UNCHANGED, MeasuredRule, Powers, matched, powers_along, with_factors
+from isoscale.measure.tools.by_kind import arguments
+from isoscale.measure.tools.deviations import Cell, Thresholds, kinds_of
 from isoscale.measure.tools.passes import LossFn
-from isoscale.measure.verify import Cell, Thresholds, Verified, arguments, judged, kinds_of
+from isoscale.measure.verify import Verified, judged
 from isoscale.parametrization import Plan
 from isoscale.parametrization import parametrize as planned
 from isoscale.parametrization.make_plan import make, read, settings
