@@ -101,6 +101,8 @@ def parametrize(
     if rule == "measured":
         return _measured_at_hand(model, base, verify, loss_fn, optimizer, options, force=force)
     plan = planned(model, base, rule, optimizer, force=force, **options)
+    if max(plan.scaling.width, plan.scaling.depth) <= 1:
+        return replace(plan, notes=(*plan.notes, "not verified: the model is no larger than its base"))
     found = verified(plan, model, base, verify, loss_fn, options)
     plan = replace(
         plan,
@@ -170,8 +172,8 @@ def _measured_at_hand(
     plan = make(reading, *_asked(optimizer, rest), force=force)
     cells = _cells(plan, model, base, options)
     ratio = cells[-1].size
-    if ratio == 1:
-        raise InvalidValueError('rule="measured": the model is as large as its base, and no power can be measured')
+    if ratio <= 1:
+        raise InvalidValueError('rule="measured": the model is no larger than its base, and no power can be measured')
     powers = powers_along(cells, kinds_of([cell.plan for cell in cells]), batch, loss_fn)
     found = MeasuredRule(powers={"size": powers}, base={"size": 1.0}, optimizer=plan.settings.optimizer)
     note = (
@@ -226,8 +228,6 @@ def _statement(plan: Plan, found: Verified) -> str:
     """What was checked, in words."""
     ratios = {"width": plan.scaling.width, "depth": plan.scaling.depth}
     grown = ", ".join(f"{name} x{ratio:g}" for name, ratio in ratios.items() if ratio != 1)
-    if not grown:
-        return "not verified: the model is as large as its base"
     if not found.kinds:
         return f"not verified: {plan.scaling.rule.name} promises nothing of {grown}"
     return (

@@ -27,8 +27,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from isoscale.measure.tools.passes import call, mean_square, parameters
 
-aten = torch.ops.aten
-
 # A share of the tensor's own size: differences are exact where the operation is linear in the tensor, and off by about
 # this share where it is not, at every size alike.
 _MOVED = 0.1
@@ -38,33 +36,36 @@ _ITSELF = "itself:"
 
 # What is added to data, or multiplies them once they are normed, does not feel their size.
 _FREE_OF_DATA = {
-    aten.add,
-    aten.add_,
-    aten.sub,
-    aten.native_layer_norm,
-    aten.native_batch_norm,
-    aten.native_group_norm,
-    aten._fused_rms_norm,
+    "aten.add",
+    "aten.add_",
+    "aten.sub",
+    "aten.native_layer_norm",
+    "aten.native_batch_norm",
+    "aten.native_group_norm",
+    "aten._fused_rms_norm",
 }
+
+# Tensors that the forward makes of numbers.
+_FROM_NUMBERS = {"aten.lift_fresh", "aten.lift"}
 
 # What a value may pass after it was made and still be the same value.
 _SAME = {
-    aten.view,
-    aten._unsafe_view,
-    aten.reshape,
-    aten.t,
-    aten.transpose,
-    aten.permute,
-    aten.unsqueeze,
-    aten.squeeze,
-    aten.expand,
-    aten.clone,
-    aten.alias,
-    aten.detach,
-    aten._to_copy,
+    "aten.view",
+    "aten._unsafe_view",
+    "aten.reshape",
+    "aten.t",
+    "aten.transpose",
+    "aten.permute",
+    "aten.unsqueeze",
+    "aten.squeeze",
+    "aten.expand",
+    "aten.clone",
+    "aten.alias",
+    "aten.detach",
+    "aten._to_copy",
 }
-_TIMES = {aten.mul, aten.mul_}
-_OVER = {aten.div, aten.div_, aten.true_divide}
+_TIMES = {"aten.mul", "aten.mul_"}
+_OVER = {"aten.div", "aten.div_", "aten.true_divide"}
 
 
 @dataclass
@@ -198,7 +199,7 @@ class _Watch(TorchDispatchMode):
         if acts:
             data = 1.0
             met = [tensor for tensor in given if self._is_data(tensor) and tensor.is_floating_point()]
-            if met and met[0] is not result and func.overloadpacket not in _FREE_OF_DATA:
+            if met and met[0] is not result and str(func.overloadpacket) not in _FREE_OF_DATA:
                 data = float(mean_square(met[0])) / self._numbers.get(met[0], 1.0) ** 2
             made = []
             for name, change in changes.items():
@@ -206,7 +207,7 @@ class _Watch(TorchDispatchMode):
                     value = changes.get(_ITSELF + name, result)
                     made.append(Action(name, float(mean_square(change)), float(mean_square(value)), data))
             self.actions += made
-            if func.overloadpacket not in _FREE_OF_DATA | _TIMES:
+            if str(func.overloadpacket) not in _FREE_OF_DATA | _TIMES:
                 self._made[result] = made
         for tensor in _tensors(out):
             if reads_data or acts:
@@ -248,8 +249,8 @@ class _Watch(TorchDispatchMode):
 
     def _follow(self, func: Any, args: Any, given: list[Tensor], result: Tensor) -> None:
         """A value that was just made stays itself past views, and past a multiplication by a number."""
-        packet = func.overloadpacket
-        if packet in (aten.lift_fresh, aten.lift):
+        packet = str(func.overloadpacket)
+        if packet in _FROM_NUMBERS:
             self._origins[result] = "constant"
         if not args or not isinstance(args[0], Tensor):
             return
