@@ -99,7 +99,8 @@ KNOWN: Mapping[str, tuple[Any, Mapping[str, Sequence[int]], str, Mapping[str, fl
     # Each of E experts is 1 of E in the mean: so is its gradient, and all of them together move the output.
     "experts, mean, Adam": (partial(Experts, mean=True), EXPERTS, "adamw", {INNER: 0, OUTER: 0}),
     "experts, mean, SGD": (partial(Experts, mean=True), EXPERTS, "sgd", {INNER: 1, OUTER: 1}),
-    "experts, sum, Adam": (partial(Experts, mean=False), EXPERTS, "adamw", {INNER: -1, OUTER: -1}),
+    # A sum of residual experts is a sum of branches: the mean comes out, its 1 / E folded into the last layers.
+    "experts, sum, Adam": (partial(Experts, mean=False), EXPERTS, "adamw", {INNER: 0, OUTER: -1}),
 }
 
 
