@@ -178,7 +178,7 @@ def axes_between(made: Factory, base: dict[str, Any], target: dict[str, Any]) ->
         before = base.get(name)
         if isinstance(size, int) and isinstance(before, int) and not isinstance(size, bool) and size > before > 0:
             grown.append(name)
-    shapes = _shapes(made, base)
+    shapes = _shapes(made, base) or {}
     together: list[str] = []
     groups: list[list[str]] = []
     for name in grown:
