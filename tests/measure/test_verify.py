@@ -125,6 +125,16 @@ def test_mup_and_completep_are_flat_by_their_own_table(optimizer: str) -> None:
         assert set(in_depth) == set(QUANTITIES)
 
 
+def test_muon_on_a_layer_onto_a_fixed_size() -> None:
+    """A router under Muon: its step is flat under every rule whose hidden layers' are."""
+
+    class Router:
+        optimizer, carries, fan_in, fan_out = "muon", False, 4.0, 1.0
+
+    for rule in ("mup", "sp"):
+        assert promised(rules.get(rule), Router(), Role.BRANCH_INTERNAL, "width")["action"] == 0
+
+
 # --- verdicts ---
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_correct_plan_passes(optimizer: str) -> None:

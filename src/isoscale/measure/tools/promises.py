@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from isoscale.scaling.optimizers import stepping
+from isoscale.scaling.optimizers import FAMILIES
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import Rule, WidthRow
 from isoscale.scaling.tensor import TensorPlan
@@ -69,7 +69,7 @@ def _in_width(rule: Rule, entry: TensorPlan, role: Role, tied: bool) -> Powers:
     readout = rule.width.get(Role.OUTPUT, WidthRow())
     drawn_as = rule.width.get(Role.INPUT, WidthRow()) if tied else readout
     role = _row_of(entry, role)
-    row = stepping(entry.optimizer, role)
+    row = FAMILIES[entry.optimizer]
     powers = rule.width.get(role.width_role, WidthRow()).exponents(row)
     sums_inputs = role.is_hidden_map or role is Role.OUTPUT
     has_units = role not in (Role.OUTPUT, Role.SCALAR)
@@ -77,7 +77,10 @@ def _in_width(rule: Rule, entry: TensorPlan, role: Role, tied: bool) -> Powers:
     gradient = readout.multiplier + drawn_as.init_std if has_units else 0.0
     start = powers.multiplier + powers.init_std + 0.5 * sums_inputs
     update = powers.multiplier + powers.lr
-    if row.answer != "spectral":
+    if row.answer == "spectral":
+        # Whatever the sides of a matrix, its step has a spectral norm of the right size.
+        update = rule.width.get(Role.HIDDEN, WidthRow()).exponents(row).lr
+    else:
         update += sums_inputs
     action = update
     if row.answer == "linear":
@@ -103,7 +106,7 @@ def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
     if not role.in_branch:
         return dict.fromkeys(QUANTITIES, 0.0)
     table = rule.depth
-    row = stepping(entry.optimizer, role)
+    row = FAMILIES[entry.optimizer]
     # Where a norm follows the branch's last linear layer, that carries the multiplier.
     ends = entry.carries
     multiplier = table.branch if ends else 0.0
