@@ -9,7 +9,7 @@ from . import report as report
 from . import rules as rules
 from . import training as training
 from .graph.multiplier import Multiplier as Multiplier
-from .parametrization.make_plan import parametrize as parametrize
+from .measure.parametrized import parametrize as parametrize
 from .parametrization.plan import Plan as Plan
 from .parametrization.sizes import shapes as shapes
 from .runs.driver import sweep as sweep

@@ -99,3 +99,41 @@ def test_bad_input(factory: str, arguments: list[str], said: str, capsys: pytest
     assert run(*arguments) == 2
     assert said in capsys.readouterr().err
     assert not Path("plan.json").exists()
+
+
+ROOT = FACTORY.replace("h = self.embed(tokens)", "h = Root.apply(self.embed(tokens))").replace(
+    "from torch import nn",
+    """import torch
+from torch import nn
+
+class Root(torch.autograd.Function):
+    \"\"\"x sqrt(width), as an operation of its own.\"\"\"
+    @staticmethod
+    def forward(ctx, x):
+        ctx.factor = x.shape[-1] ** 0.5
+        return x * ctx.factor
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor""",
+)
+
+
+def test_a_plan_is_checked_by_measurement(factory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model", factory, *SIZES, "--inputs", "int:2x5", "--verify-seconds", "30") == 0
+    out = capsys.readouterr().out
+    assert "Measuring the plan's first step: depth 2, 4, 8; width 8, 16, 32; at most 30 s" in out
+    assert "as promised: 6 of 6 kinds of tensor" in out
+
+
+def test_no_verify(factory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model", factory, *SIZES, "--inputs", "int:2x5", "--no-verify") == 0
+    assert "Measuring" not in capsys.readouterr().out
+
+
+def test_what_deviates_is_a_thing_to_fix(factory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.py").write_text(ROOT)
+    assert run("--model", factory, *SIZES, "--inputs", "int:2x5") == 1
+    out = capsys.readouterr().out
+    assert "to fix: `embed.weight`: its output at the start grows like n^" in out
+    assert not Path("plan.json").exists()

@@ -52,6 +52,12 @@ class Factory:
                 return self._called(sizes)
         return self._called(sizes)
 
+    def build_from_seed(self, seed: int, **sizes: Any) -> nn.Module:
+        """The model of these sizes and seed."""
+        from isoscale.measure import build
+
+        return build(self.make, seed, **sizes)
+
     def _called(self, sizes: dict[str, Any]) -> nn.Module:
         from torch import nn
 
@@ -150,3 +156,75 @@ def _zeros(spec: str) -> Any:
             sizes = [int(size) for size in shape.split("x")]
             return torch.zeros(sizes, dtype=dtype)
     raise InvalidValueError(f"`--inputs` is written dtype:shape, as float:2x3x32x32 or int:2x16, got {spec!r}")
+
+
+# --- sizes between two, and inputs with numbers ---
+# Networks up to this much larger than the base come before the target itself, which may be out of reach.
+_FACTORS = (1, 2, 4)
+
+
+def axes_between(made: Factory, base: dict[str, Any], target: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The sizes that grow, by what they change: each number of layers on its own, all widths together.
+
+    Returns:
+        By the name of an argument, keyword arguments of some sizes from the base's to the target's.
+
+    >>> made = factory("residual-mlp")
+    >>> axes_between(made, {"width": 8, "depth": 2}, {"width": 64, "depth": 4})["depth"]
+    [{'depth': 2}, {'depth': 4}]
+    """
+    grown: list[str] = []
+    for name, size in target.items():
+        before = base.get(name)
+        if isinstance(size, int) and isinstance(before, int) and not isinstance(size, bool) and size > before > 0:
+            grown.append(name)
+    shapes = _shapes(made, base) or {}
+    together: list[str] = []
+    groups: list[list[str]] = []
+    for name in grown:
+        # A number of layers changes no tensor that is there already, and a size that cannot change alone is a width.
+        alone = _shapes(made, base | {name: target[name]})
+        if alone is not None and all(shapes.get(key, shape) == shape for key, shape in alone.items()):
+            groups.append([name])
+        else:
+            together.append(name)
+    if together:
+        groups.append(together)
+    axes: dict[str, list[dict[str, Any]]] = {}
+    for names in groups:
+        values: list[dict[str, Any]] = []
+        for factor in _FACTORS:
+            if all(base[name] * factor < target[name] for name in names) or factor == 1:
+                values.append({name: base[name] * factor for name in names})
+        values.append({name: target[name] for name in names})
+        axes[names[0]] = values
+    return axes
+
+
+def _shapes(made: Factory, sizes: dict[str, Any]) -> dict[str, Any] | None:
+    """Of each parameter of a model, by name; None if there is no model of these sizes."""
+    with contextlib.suppress(InvalidValueError):
+        model = made.build(sizes, meta=True)
+        return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return None
+
+
+def with_numbers(inputs: Any, model: nn.Module, seed: int = 0) -> Any:
+    """Arguments of forward in which whatever was the same number throughout is drawn: normal, or token numbers."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    tables = [module.num_embeddings for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    tokens = min(tables, default=2)
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dtype is torch.bool or value.is_complex():
+            return value
+        if not value.is_meta and value.numel() and value.flatten().ne(value.flatten()[0]).any():
+            return value
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.dtype)
+        return torch.randint(tokens, value.shape, generator=generator).to(value.dtype)
+
+    return tree_map(drawn, inputs)

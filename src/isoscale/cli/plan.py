@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
-from isoscale.cli.terminal import console, counted, framed, print_labelled, print_notes
+from isoscale.cli.terminal import console, counted, duration, framed, print_labelled, print_notes
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import nn
 
+    from isoscale.cli.factory import Factory
     from isoscale.parametrization import Plan
     from isoscale.scaling.tensor import TensorPlan
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 class PlanCommand:
     """Plan the init and the optimizer groups of a large model from its tuned base.
 
-    Prints one line a kind of tensor and writes the plan as JSON, for `isoscale.Plan.load(...).apply(model)`.
-    The large model is made on the meta device, so it needs no memory.
+    Prints one line a kind of tensor, checks the plan by measurement, and writes it as JSON, for
+    `isoscale.Plan.load(...).apply(model)`. To plan, the large model is made on the meta device and needs no memory.
     """
 
     model: str
@@ -54,6 +56,11 @@ class PlanCommand:
     """Target / base samples (tokens) seen in all: x4."""
     inputs: tuple[str, ...] = ()
     """Arguments of forward as dtype:shape: float:2x3x32x32, int:2x16."""
+    verify: bool = True
+    """Measure what the plan's first step does at the base's size, in between and at the target's; what is not as the
+    rule promises is a thing to fix."""
+    verify_seconds: float = 60.0
+    """Time limit for that: larger sizes are left out."""
     out: str = "plan.json"
     """File for the plan."""
     force: bool = False
@@ -76,6 +83,8 @@ class PlanCommand:
         out = console(quiet=self.quiet or self.json)
         out.print(_summary(plan, model, _ratios(base_sizes, sizes)))
         out.print(framed(["tensor", "role", "init std", "lr", "decay", "eps", "why"], _rows(plan)))
+        if self.verify:
+            plan = self._verified(plan, made, (base_sizes, sizes), (base, inputs), out)
         # A plan with unresolved issues would train something else than the rule: it is not left lying about.
         written = self.force or not plan.open_items
         if written:
@@ -87,6 +96,45 @@ class PlanCommand:
         print_notes(out, plan.notes)
         out.print(_ending(plan, self.out, written), style="bold", soft_wrap=True)
         return 0 if written else 1
+
+    def _verified(
+        self,
+        plan: Plan,
+        made: Factory,
+        sizes: tuple[dict[str, Any], dict[str, Any]],
+        base: tuple[nn.Module, Any],
+        out: Console,
+    ) -> Plan:
+        """The plan with the open items and notes of its check."""
+        from isoscale.cli.factory import axes_between, with_numbers
+        from isoscale.measure import verify
+
+        network, inputs = base
+        given = network.example_inputs if inputs is None else inputs
+        axes = axes_between(made, *sizes)
+        if not axes:
+            return replace(plan, notes=(*plan.notes, "not verified: no size grows"))
+        grown = "; ".join(f"{name} " + ", ".join(str(value[name]) for value in values) for name, values in axes.items())
+        limit = f"at most {duration(self.verify_seconds)} (--verify-seconds, --no-verify)"
+        out.print(f"Measuring the plan's first step: {grown}; {limit}")
+        fixed = {name: [value] for name, value in sizes[0].items()}
+        try:
+            found = verify(
+                made.build_from_seed,
+                with_numbers(given, network),
+                sizes=fixed | axes,
+                rule=self.rule,
+                optimizer=self.optimizer,
+                lr=self.lr,
+                eps=self.eps,
+                seconds=self.verify_seconds,
+            )
+        except Exception as error:  # code that can be planned need not run on this machine
+            why = " ".join(str(error).split()) or type(error).__name__
+            return replace(plan, notes=(*plan.notes, f"not verified: {why}"))
+        flat = max(0, found.kinds - len(found.open_items))
+        out.print(f"  as promised: {flat} of {counted(found.kinds, 'kind')} of tensor ({found.seconds:.0f} s)")
+        return replace(plan, open_items=(*plan.open_items, *found.open_items), notes=(*plan.notes, *found.notes))
 
     def _plan(self, model: nn.Module, base: nn.Module, inputs: Any) -> Plan:
         from isoscale.parametrization import parametrize

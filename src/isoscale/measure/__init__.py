@@ -2,6 +2,8 @@
 
     max_update_lr            the learning rate at which pre-activations change by one unit a step, without a sweep
     race_lr                  a learning rate after a few hundred steps, without a sweep; how far off: race_error
+    verify                   whether a plan's first step does at every size what its rule promises
+    exponents                the powers of any size that keep what a step does: a rule by measurement
     feature_speed            how fast each layer learns: by its own update, and by what it inherits
     gradient_independence    a real network trained with reused and with independent backward weights
     optimizer_step           the direction in which an optimizer of a family moves each tensor

@@ -7,10 +7,13 @@ from .coordinates import CoordinateCheck as CoordinateCheck
 from .coordinates import coordinate_check as coordinate_check
 from .depth import effective_depth as effective_depth
 from .depth import path_sum as path_sum
+from .exponents import MeasuredRule as MeasuredRule
+from .exponents import exponents as exponents
 from .features import feature_speed as feature_speed
 from .independence import gradient_independence as gradient_independence
 from .max_update import MaxUpdate as MaxUpdate
 from .max_update import max_update_lr as max_update_lr
+from .parametrized import parametrize as parametrize
 from .race import RACE_BATCHES as RACE_BATCHES
 from .race import Race as Race
 from .race import RaceError as RaceError
@@ -23,3 +26,5 @@ from .tools.building import build as build
 from .tools.jvp import Jvp as Jvp
 from .tools.jvp import forward_jvp as forward_jvp
 from .tools.slopes import Thresholds as Thresholds
+from .verify import Verified as Verified
+from .verify import verify as verify

@@ -227,7 +227,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
     roles = {label: entries[0].role for label, entries in groups.items()}
     carried = {label for label, entries in groups.items() if all(_ends_branch(entry) for entry in entries)}
     batch = experiment.batches[0]
-    with _output_from_zero(model):
+    with output_from_zero(model):
         _, grads = loss_gradient(model, experiment.loss_fn, batch, seed)
     # A forward pass that overflows has no step to follow: its effects are beyond all numbers.
     for grad in grads.values():
@@ -256,7 +256,7 @@ def _network(experiment: Experiment, by: By, seed: int, size: Size) -> _Network:
 
 
 @contextlib.contextmanager
-def _output_from_zero(model: nn.Module) -> Iterator[None]:
+def output_from_zero(model: nn.Module) -> Iterator[None]:
     """The gradient of the loss at output 0, where a wide network starts: the output's own start, a random number
     that shrinks with the width, would make the errors of small networks larger than those of large ones."""
 

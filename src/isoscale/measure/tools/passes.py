@@ -40,7 +40,7 @@ def seeded(seed: int) -> Generator[None, None, None]:
 def call(
     model: nn.Module,
     params: Mapping[str, Tensor],
-    inputs: tuple[Any, ...],
+    inputs: tuple[Any, ...] | Mapping[str, Any],
     seed: int,
     **casts: Any,
 ) -> Any:
@@ -49,7 +49,7 @@ def call(
     Args:
         model: The network.
         params: Every parameter, by name.
-        inputs: Positional arguments of the forward pass.
+        inputs: Arguments of the forward pass: a tuple, or a mapping of keyword arguments.
         seed: Equal seeds give equal dropout masks.
         **casts: What the copies of floating-point buffers are turned into, as in `Tensor.to`.
     """
@@ -61,6 +61,8 @@ def call(
             copied = copied.to(**casts)
         tensors[name] = copied
     with seeded(seed), plain_attention(), swapped(model, tensors):
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
         return model(*inputs)
 
 
@@ -82,13 +84,14 @@ def loss_gradient(
         InvalidValueError: No parameter requires a gradient, or the loss depends on none of them.
     """
     x, y = batch
+    inputs = x if isinstance(x, (tuple, Mapping)) else (x,)
     # Leaves of their own: the model's `.grad` is not touched.
     params = parameters(model)
     trained = [name for name, param in model.named_parameters() if param.requires_grad]
     leaves = [params[name].requires_grad_() for name in trained]
     # A caller's `no_grad` or `inference_mode` must not switch the gradient off.
     with torch.inference_mode(False), torch.enable_grad():
-        output = call(model, params, (x,), seed)
+        output = call(model, params, inputs, seed)
         loss = one_number(loss_fn(output, y))
         if not loss.requires_grad:
             raise InvalidValueError("the loss depends on no parameter that requires a gradient: nothing can be trained")
