@@ -168,28 +168,17 @@ def test_a_misreading_is_named_with_the_role_that_would_be_right(name: str) -> N
 
 
 def test_a_number_that_no_plan_knows_of_is_named() -> None:
-    """The embedding times sqrt(width), put there after the plan was made."""
+    """The embedding times sqrt(width) in training alone, which no trace for inference sees."""
     right = partial(Tokens, root=False)
     assert verify(lambda width, seed: right(width, seed=seed), TEXT, sizes={"width": WIDTHS}).ok
 
     def hooked(width: int, seed: int) -> nn.Module:
         model = Tokens(width, seed=seed)
-        model.embed.register_forward_hook(lambda module, args, out: _Unseen.apply(out, math.sqrt(width)))
+        model.embed.register_forward_hook(lambda module, args, out: out * math.sqrt(width) if module.training else out)
         return model
 
     found = verify(hooked, TEXT, sizes={"width": WIDTHS})
     assert any("`embed.weight`" in item or "`blocks.*.0.weight`" in item for item in found.open_items)
-
-
-class _Unseen(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x * factor
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad * ctx.factor, None
 
 
 def test_cost_in_training_steps() -> None:
