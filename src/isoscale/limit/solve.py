@@ -171,7 +171,7 @@ def solve(
             **found.attrs,
             "seconds": time.perf_counter() - begin,
             "tolerance": tolerance,
-            "tolerance_met": int(found.attrs["error"] <= tolerance),
+            "tolerance_met": int(found.error <= tolerance),
             "diverged_step": results.diverged_step(found.diverged),
             **results.settings(
                 steps=steps,

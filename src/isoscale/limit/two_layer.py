@@ -74,9 +74,10 @@ class Sampling:
 
 @dataclasses.dataclass
 class Found:
-    """Values with errors, layer times, and attributes of the result."""
+    """Values with errors, the loss's error at its worst step, layer times, and attributes of the result."""
 
     values: Arrays
+    error: float
     times: np.ndarray
     attrs: dict[str, object]
     diverged: int | None
@@ -233,7 +234,7 @@ def _equations(
     attrs: dict[str, object] = {"method": "kernel equations", "points": points, "error": error}
     if solver is lazy_ode:
         attrs["method"] = "ordinary differential equation"
-    return Found(values=values, times=times, attrs=attrs, diverged=found.diverged)
+    return Found(values=values, error=error, times=times, attrs=attrs, diverged=found.diverged)
 
 
 def _times(kernels: Kernels) -> np.ndarray:
@@ -303,7 +304,7 @@ def _sampled(problem: Problem, training: Training, sampling: Sampling, kernels: 
         "error": error,
         "ladder_error": ladder_error,
     }
-    return Found(values=values, times=np.array(layers) / depths[0], attrs=attrs, diverged=diverged)
+    return Found(values=values, error=error, times=np.array(layers) / depths[0], attrs=attrs, diverged=diverged)
 
 
 def _populations(

@@ -376,9 +376,8 @@ class Sweep:
         rule = budgets.budget(self.budget)
         if rule.name == "none":
             return NO_BUDGET
-        lengths = self.steps if isinstance(self.steps, tuple) else (self.steps,)
         base_batch = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
-        base_steps = self.base_sizes.get("steps", min(lengths))
+        base_steps = self.base_sizes.get("steps", min(self._every_length))
         batch = (batch_size or self.batch_size) / base_batch
         return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base_steps)
 
@@ -468,7 +467,12 @@ class Sweep:
     @property
     def longest(self) -> int:
         """The length of its longest runs, in steps."""
-        return max(self.steps) if isinstance(self.steps, tuple) else self.steps
+        return max(self._every_length)
+
+    @property
+    def _every_length(self) -> tuple[int, ...]:
+        """The lengths of its runs, in steps."""
+        return (self.steps,) if isinstance(self.steps, int) else tuple(self.steps)
 
     @property
     def groups(self) -> list[tuple[dict[str, Any], tuple[float, ...]]]:
@@ -480,8 +484,8 @@ class Sweep:
         """
         cells = self.cells
         if self.search != "random":
-            return [(cell, self.lrs) for cell in cells]
-        found = []
+            return [(cell, tuple(self.lrs)) for cell in cells]
+        found: list[tuple[dict[str, Any], tuple[float, ...]]] = []
         for cell in cells:
             for point in self.drawn:
                 others = {name: value for name, value in point.items() if name != "lr"}
@@ -644,7 +648,7 @@ class Sweep:
         at = [point for point in self.drawn if point["lr"] == lr]
         if at:
             return {name: (value,) for name, value in at[0].items() if name != "lr"}
-        return dict(self.hyperparameters)
+        return {name: tuple(values) for name, values in self.hyperparameters.items()}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Sweep:

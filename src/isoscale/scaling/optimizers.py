@@ -169,19 +169,20 @@ def family_of(optimizer: Any) -> OptimizerFamily:
     if isinstance(optimizer, str):
         return family(optimizer).name
     options: list[Mapping[str, Any]] = []
+    made: Any = optimizer
     if isinstance(optimizer, functools.partial):
         options.append(optimizer.keywords)
-        optimizer = optimizer.func
+        made = optimizer.func
     elif not isinstance(optimizer, type):
         options += getattr(optimizer, "param_groups", [])
-        optimizer = type(optimizer)
-    row = FAMILIES[_of_class(optimizer)]
+        made = type(optimizer)
+    row = FAMILIES[_of_class(made)]
     decoupled: set[bool] = set()
     for told in options:
         decoupled |= {bool(told[name]) for name in _DECOUPLED if name in told}
     if len(decoupled) > 1:
         raise PlanError(
-            f"some groups of {optimizer.__name__} decouple the decay and others do not: give all of them one "
+            f"some groups of {made.__name__} decouple the decay and others do not: give all of them one "
             f"`{_DECOUPLED[0]}`"
         )
     if row.other_decay and decoupled == {row.coupled_decay}:

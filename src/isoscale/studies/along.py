@@ -90,7 +90,7 @@ def usable(table: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str]]:
 def octaves_of(table: pd.DataFrame, name: str) -> int:
     """How many different values a hyperparameter has that octaves lie between; 0 of texts."""
     values = table[name]
-    if not np.issubdtype(values.dtype, np.number):
+    if values.dtype.kind not in "iuf":
         return 0
     numbers = values.dropna().to_numpy(float)
     octaves = in_octaves(name, numbers)

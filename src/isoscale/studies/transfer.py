@@ -358,7 +358,7 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     table = result.runs_table()
     table = table[table["status"] != "failed"]
     loss = table["loss"].where(table["status"] != "diverged", np.inf)
-    columns = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
+    columns: dict[str, Any] = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
     columns |= {name: table[name] for name in spec.hyperparameters}
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
     sizes = table[many]
