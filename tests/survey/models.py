@@ -34,8 +34,8 @@ class Subject:
         make: (width, depth) -> model, freshly initialised.
         inputs: Arguments of its forward.
         width, depth: The base's sizes.
-        deeper: By what the number of residual branches grows where `depth` grows by four, if not by four: blocks
-            beside those that the depth counts.
+        deeper: By what the number of residual branches grows where `depth` grows by four: not by four if there are
+            blocks that the depth does not count, or if a stage's first block has no skip.
     """
 
     package: str
@@ -43,12 +43,13 @@ class Subject:
     inputs: Callable[[], Inputs]
     width: int = 32
     depth: int = 2
+    deeper: float = 4
 
 
 SUBJECTS: dict[str, Subject] = {}
 
 
-def subject(package: str, inputs: Callable[[], Inputs], **sizes: int) -> Callable[[Make], Make]:
+def subject(package: str, inputs: Callable[[], Inputs], **sizes: Any) -> Callable[[Make], Make]:
     """Enter a factory under its own name."""
 
     def enter(make: Make) -> Make:
@@ -416,7 +417,6 @@ def _t5_sizes(width: int, depth: int) -> dict[str, Any]:
         "num_heads": width // HEAD,
         "vocab_size": VOCABULARY,
         "decoder_start_token_id": 0,
-        "tie_word_embeddings": False,
         "use_cache": False,
     }
 
@@ -607,7 +607,7 @@ def videomae(width: int, depth: int) -> nn.Module:
 @subject("transformers", large_image)
 def detr(width: int, depth: int) -> nn.Module:
     transformers = package("transformers")
-    stages = {"embedding_size": width, "hidden_sizes": [width, width], "depths": [1, 1], "out_features": ["stage2"]}
+    stages = {"embedding_size": width, "hidden_sizes": [width, width], "depths": [depth, depth], "out_features": ["stage2"]}
     sizes = _bart_sizes(width, depth) | {"num_queries": 5, "num_labels": CLASSES}
     for text_only in ("vocab_size", "max_position_embeddings", "use_cache", "decoder_start_token_id", *SPECIAL_TOKENS):
         del sizes[text_only]

@@ -78,7 +78,7 @@ def timm_convnext(width: int, depth: int) -> nn.Module:
 @subject("timm", large_image)
 def timm_resnet(width: int, depth: int) -> nn.Module:
     resnet = package("timm.models.resnet")
-    sizes = {"layers": (depth,) * 4, "channels": (width,) * 4, "stem_width": width}
+    sizes = {"layers": (depth,) * 4, "channels": (width,) * 4, "stem_width": width // 2, "stem_type": "deep"}
     return resnet.ResNet(resnet.BasicBlock, num_classes=CLASSES, **sizes)
 
 
@@ -97,7 +97,7 @@ def timm_nfnet(width: int, depth: int) -> nn.Module:
     return nfnet.NormFreeNet(nfnet.NfCfg(**sizes), num_classes=CLASSES)
 
 
-@subject("timm", larger_image)
+@subject("timm", larger_image, deeper=5)
 def timm_efficientnet(width: int, depth: int) -> nn.Module:
     """Inverted bottlenecks with squeeze and excitation, and fused ones without."""
     efficientnet = package("timm.models.efficientnet")
@@ -108,7 +108,7 @@ def timm_efficientnet(width: int, depth: int) -> nn.Module:
     )
 
 
-@subject("timm", larger_image)
+@subject("timm", larger_image, deeper=5)
 def timm_mobilenetv3(width: int, depth: int) -> nn.Module:
     mobilenet = package("timm.models.mobilenetv3")
     builder = package("timm.models._efficientnet_builder")
@@ -121,7 +121,7 @@ def timm_mobilenetv3(width: int, depth: int) -> nn.Module:
 def timm_regnet(width: int, depth: int) -> nn.Module:
     """Of the ResNet family by configuration: grouped convolutions, squeeze and excitation."""
     byobnet = package("timm.models.byobnet")
-    options = {"type": "bottle", "d": depth, "gs": HEAD, "attn_layer": "se"}
+    options = {"type": "bottle", "d": depth, "gs": HEAD, "attn_layer": "se", "attn_kwargs": {"rd_ratio": 0.25}}
     blocks = tuple(byobnet.ByoBlockCfg(c=k * width, **options) for k in (1, 2))
     sizes = {"stem_chs": width, "stem_pool": "", "zero_init_last": False}
     return byobnet.ByobNet(byobnet.ByoModelCfg(blocks=blocks, **sizes), num_classes=CLASSES)
@@ -162,8 +162,8 @@ def timm_densenet(width: int, depth: int) -> nn.Module:
 def timm_res2net(width: int, depth: int) -> nn.Module:
     """Each of four parts of a block's channels takes the one before it in."""
     resnet, res2net = package("timm.models.resnet"), package("timm.models.res2net")
-    sizes = {"layers": (depth,) * 4, "channels": (width // 2,) * 4, "stem_width": width, "base_width": 32}
-    return resnet.ResNet(res2net.Bottle2neck, **sizes, block_args={"scale": 4}, num_classes=CLASSES)
+    sizes = {"layers": (depth,) * 4, "channels": (width,) * 4, "stem_width": width // 2, "stem_type": "deep"}
+    return resnet.ResNet(res2net.Bottle2neck, **sizes, base_width=64, block_args={"scale": 4}, num_classes=CLASSES)
 
 
 @subject("timm", larger_image)
@@ -207,7 +207,7 @@ def torchvision_convnext(width: int, depth: int) -> nn.Module:
     return convnext.ConvNeXt(stages, num_classes=CLASSES)
 
 
-@subject("torchvision", larger_image)
+@subject("torchvision", larger_image, deeper=5)
 def torchvision_mobilenetv2(width: int, depth: int) -> nn.Module:
     mobilenet = package("torchvision.models.mobilenetv2")
     stages = [[1, 16, 1, 1], [4, 16, depth, 1], [4, 32, depth, 2]]
@@ -341,7 +341,7 @@ def noisy_image() -> Inputs:
     return {"sample": normal(3, PIXELS, PIXELS), "timestep": torch.tensor([1, 7])}
 
 
-@subject("diffusers", noisy_image)
+@subject("diffusers", noisy_image, deeper=3)
 def diffusers_unet(width: int, depth: int) -> nn.Module:
     diffusers = package("diffusers")
     options = {"in_channels": 3, "out_channels": 3, "norm_num_groups": 4, "attention_head_dim": HEAD}
@@ -369,7 +369,7 @@ def diffusers_unetcondition(width: int, depth: int) -> nn.Module:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=5,
-        attention_head_dim=HEAD,
+        attention_head_dim=(width // HEAD, 2 * width // HEAD),  # the number of heads, by an old misnomer
         norm_num_groups=4,
     )
 
@@ -421,16 +421,6 @@ def litgpt_gemma2(width: int, depth: int) -> nn.Module:
     options |= {"post_attention_norm": True, "post_mlp_norm": True, "scale_embeddings": True}
     options |= {"attention_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     return _litgpt(width, depth, parallel_residual=False, head_size=HEAD, **options)
-
-
-# --- segmentation-models-pytorch ---
-@subject("segmentation-models-pytorch", large_image, depth=1)
-def smp_unet(width: int, depth: int) -> nn.Module:
-    """A U-Net's decoder on a plain encoder of fixed size; the decoder's channels grow."""
-    smp = package("segmentation_models_pytorch")
-    channels = (2 * width, width, width)
-    options = {"encoder_depth": 3, "encoder_weights": None, "classes": CLASSES}
-    return smp.Unet("resnet18", decoder_channels=channels, **options)
 
 
 # --- torch ---
