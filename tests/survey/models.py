@@ -10,7 +10,7 @@ A factory imports its package when it is called, so that a package that is not i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -607,7 +607,12 @@ def videomae(width: int, depth: int) -> nn.Module:
 @subject("transformers", large_image)
 def detr(width: int, depth: int) -> nn.Module:
     transformers = package("transformers")
-    stages = {"embedding_size": width, "hidden_sizes": [width, width], "depths": [depth, depth], "out_features": ["stage2"]}
+    stages = {
+        "embedding_size": width,
+        "hidden_sizes": [width, width],
+        "depths": [depth, depth],
+        "out_features": ["stage2"],
+    }
     sizes = _bart_sizes(width, depth) | {"num_queries": 5, "num_labels": CLASSES}
     for text_only in ("vocab_size", "max_position_embeddings", "use_cache", "decoder_start_token_id", *SPECIAL_TOKENS):
         del sizes[text_only]

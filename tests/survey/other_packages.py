@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+
 from models import (
     CLASSES,
     HEAD,
@@ -18,7 +20,6 @@ from models import (
     subject,
     tokens,
 )
-from torch import nn
 
 
 # --- timm ---
@@ -50,7 +51,13 @@ def timm_eva(width: int, depth: int) -> nn.Module:
     eva = package("timm.models.eva")
     sizes = {"embed_dim": width, "depth": depth, "num_heads": width // HEAD, "mlp_ratio": 2.0}
     return eva.Eva(
-        img_size=PIXELS, patch_size=4, num_classes=CLASSES, swiglu_mlp=True, scale_mlp=True, use_rot_pos_emb=True, **sizes
+        img_size=PIXELS,
+        patch_size=4,
+        num_classes=CLASSES,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        use_rot_pos_emb=True,
+        **sizes,
     )
 
 
@@ -384,7 +391,7 @@ def tabtransformer(width: int, depth: int) -> nn.Module:
     tables = package("tab_transformer_pytorch")
     sizes = {"dim": width, "depth": depth, "heads": width // HEAD, "dim_head": HEAD}
     options = {"categories": (3, 3, 3), "num_continuous": 4, "num_residual_streams": 1, "dim_out": CLASSES}
-    return tables.TabTransformer(**sizes, **options)
+    return tables.TabTransformer(**sizes, **options, mlp_act=nn.ReLU())
 
 
 @subject("tab-transformer-pytorch", row)
