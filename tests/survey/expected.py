@@ -5,11 +5,12 @@ A row says of the tensors that a pattern matches ({last} and {third} stand for i
 their learning rate and their init must have under completep and AdamW, all multipliers folded in. Of several patterns
 that match a name the last counts, and each tensor must have one. Learning rates come from docs/theory.md, section 5:
 
-    input layers, embeddings, vectors    1           hidden layers, inner projections    1 / fan_in
-    readouts                  1 / fan_in             output projections       1 / (fan_in r), and biases beside them 1 / r
+    input layers, embeddings, vectors    1           hidden layers, inner layers         1 / fan_in
+    readouts                  1 / fan_in             output projections       1 / (fan_in r), their biases 1 / r
 
-A fan_in that does not grow (a depthwise kernel, the samples' features, a fixed state) counts as 1. A norm or a scale
-that ends a branch carries the branch's factor 1 / r in the place of the output projection. A layer from the width to a
+A fan_in that does not grow (a depthwise kernel, the samples' features, a fixed state) counts as 1. A norm that
+ends a branch carries the branch's factor 1 / r in the place of the output projection, as a scale does where no layer
+stands before it. A layer from the width to a
 fixed size within the net (routers, latents) is a readout: TP5, section 4.
 """
 
@@ -50,6 +51,8 @@ def _kind(*roles: str, lr: Powers = (0.0, 0.0), init: Powers = (0.0, 0.0)) -> Ex
 
 # Embeddings, and tables and tokens that are added or joined: SGD's and Adam's columns are those of vectors.
 INPUT = _kind("input", "vector", "branch_vector")
+# From features of a fixed size.
+FROM_TABLE = _kind("input", "hidden")
 # An embedding that the forward multiplies by the width's root, or by one over it.
 TIMES_ROOT = replace(INPUT, lr=(-0.5, 0.0), init=(-0.5, 0.0))
 OVER_ROOT = replace(INPUT, lr=(0.5, 0.0), init=(0.5, 0.0))
@@ -58,7 +61,8 @@ OUTPUT = _kind("output", lr=(-1.0, 0.0), init=(-1.0, 0.0))
 VECTOR = _kind("vector", "input")
 # Norms between blocks, on the stream itself: under completep Adam's numbers are the same within and without.
 ON_STREAM = _kind("vector", "branch_vector")
-SCALAR = _kind("scalar")
+# Sizes that stay: whether one calls it a scalar or a vector of fixed size.
+SCALAR = _kind("scalar", "vector")
 
 # A depthwise kernel outside of all branches.
 WINDOW = _kind("hidden", "input", "branch_internal")
@@ -308,7 +312,7 @@ _TWO_LAYERS = (("classifier.out_proj",), ("classifier.dense",))
 EXPECTED["bert"] = _bert("bert", ("classifier",), ("bert.pooler.dense",))
 EXPECTED["roberta"] = _bert("roberta", *_TWO_LAYERS)
 # Embeddings of a fixed size, then a layer to the width.
-_PROJECTED = {"*.embeddings_project.weight": INPUT, "*.embeddings_project.bias": VECTOR}
+_PROJECTED = {"*.embeddings_project.weight": FROM_TABLE, "*.embeddings_project.bias": VECTOR}
 EXPECTED["electra"] = _bert("electra", *_TWO_LAYERS) | _PROJECTED
 EXPECTED["roformer"] = _bert("roformer", *_TWO_LAYERS) | _PROJECTED | {"roformer.encoder.embed_positions.*": FROZEN}
 EXPECTED["mpnet"] = _bert("mpnet", *_TWO_LAYERS) | {"mpnet.encoder.relative_attention_bias.weight": INPUT}
@@ -327,7 +331,7 @@ EXPECTED["debertav2"] = EXPECTED["deberta"] | {"deberta.encoder.LayerNorm.*": VE
 # The Fourier branch has no weight at all.
 EXPECTED["fnet"] = _bert("fnet", ("classifier",), ("fnet.pooler.dense", "fnet.embeddings.projection"))
 EXPECTED["albert"] = ends(
-    ("albert.embeddings.*_embeddings", "albert.encoder.embedding_hidden_mapping_in"),
+    ("albert.embeddings.*_embeddings",),
     ("classifier",),
     ("albert.embeddings.LayerNorm",),
     ("albert.pooler",),
@@ -353,7 +357,7 @@ EXPECTED["distilbert"] = ends(
 )
 # Blocks within blocks: a bottleneck, and in it as many additions as ever. Only the outer one is repeated.
 EXPECTED["mobilebert"] = ends(
-    ("mobilebert.embeddings.*_embeddings", "mobilebert.embeddings.embedding_transformation"),
+    ("mobilebert.embeddings.*_embeddings",),
     ("classifier",),
     ("mobilebert.embeddings.LayerNorm",),
     ("mobilebert.pooler.dense",),
@@ -363,6 +367,10 @@ EXPECTED["mobilebert"] = ends(
     last=("output.bottleneck.dense",),
     on_stream=("output.bottleneck.LayerNorm.",),
 )
+EXPECTED["mobilebert"] |= {
+    "*.embedding_transformation.weight": FROM_TABLE,
+    "*.embedding_transformation.bias": VECTOR,
+}
 EXPECTED["xlnet"] = (
     ends(("transformer.word_embedding",), ("logits_proj",), (), ("sequence_summary.summary",))
     | blocks(
@@ -455,12 +463,12 @@ EXPECTED["audiospectrogram"] = _vit("audio_spectrogram_transformer.layers.*.", *
     (), ("classifier.dense",), ("audio_spectrogram_transformer.layernorm", "classifier.layernorm")
 )
 EXPECTED["beit"] = (
-    _vit("beit.layers.*.", **_NAMES, carriers=("lambda_?",))
+    _vit("beit.layers.*.", **_NAMES)
     | _CLASSIFIER
     | {"beit.pooler.layernorm.*": VECTOR, "*.relative_position_bias_table": INPUT}
 )
 EXPECTED["dinov2"] = (
-    _vit("dinov2.encoder.layer.*.", **_NAMES, carriers=("layer_scale?.",))
+    _vit("dinov2.encoder.layer.*.", **_NAMES)
     | _CLASSIFIER
     | {"dinov2.layernorm.*": VECTOR, "dinov2.embeddings.mask_token": UNUSED}
 )
@@ -504,12 +512,7 @@ EXPECTED["clip"] = (
 EXPECTED["convnext_hf"] = (
     ends(("convnext.embeddings.patch_embeddings",), ("classifier",), ("convnext.embeddings.layernorm",))
     | {"convnext.layernorm.*": VECTOR, "*.downsampling_layer.*": VECTOR, "*.downsampling_layer.1.weight": HIDDEN}
-    | blocks(
-        "convnext.encoder.stages.*.layers.*.",
-        inner=("pwconv1",),
-        last=("pwconv2",),
-        carriers=("layer_scale_parameter",),
-    )
+    | blocks("convnext.encoder.stages.*.layers.*.", inner=("pwconv1",), last=("pwconv2",))
     | {"*.dwconv.weight": FROM_FIXED}
 )
 EXPECTED["convnextv2_hf"] = (
@@ -583,13 +586,15 @@ EXPECTED["segformer"] = (
     | {"*.dwconv.weight": FROM_FIXED}
 )
 # A pooling branch has no weight but its norm's and its scale.
-EXPECTED["poolformer_hf"] = ends(
-    ("poolformer.encoder.patch_embeddings.0.projection",),
-    ("classifier",),
-    ("norm.",),
-    ("poolformer.encoder.patch_embeddings.1.projection",),
-) | blocks(
-    "poolformer.encoder.block.*.", inner=("*.output.conv1",), last=("*.output.conv2",), carriers=("*.layer_scale_?",)
+EXPECTED["poolformer_hf"] = (
+    ends(
+        ("poolformer.encoder.patch_embeddings.0.projection",),
+        ("classifier",),
+        ("norm.",),
+        ("poolformer.encoder.patch_embeddings.1.projection",),
+    )
+    | blocks("poolformer.encoder.block.*.", inner=("*.output.conv1",), last=("*.output.conv2",))
+    | {"*.layer_scale_1": CARRIES}
 )
 EXPECTED["pvt"] = (
     ends(
@@ -630,17 +635,14 @@ EXPECTED["decisiontransformer"] = (
 _TIMM = {"inner": ("attn.qkv", "mlp.fc1"), "last": ("attn.proj", "mlp.fc2")}
 _TIMM_ENDS = ends((), ("head", "head.fc"), ("norm.", "fc_norm.", "head.norm."))
 EXPECTED["timm_vit"] = _vit("blocks.*.", **_TIMM) | _TIMM_ENDS
-EXPECTED["timm_deit3"] = _vit("blocks.*.", **_TIMM, carriers=("ls?.",)) | _TIMM_ENDS
-EXPECTED["timm_beit"] = (
-    _vit("blocks.*.", **_TIMM, carriers=("gamma_?",)) | _TIMM_ENDS | {"*.relative_position_bias_table": INPUT}
-)
+EXPECTED["timm_deit3"] = _vit("blocks.*.", **_TIMM) | _TIMM_ENDS
+EXPECTED["timm_beit"] = _vit("blocks.*.", **_TIMM) | _TIMM_ENDS | {"*.relative_position_bias_table": INPUT}
 EXPECTED["timm_eva"] = _vit("blocks.*.", inner=("attn.qkv", "mlp.fc1_?"), last=("attn.proj", "mlp.fc2")) | _TIMM_ENDS
 EXPECTED["timm_cait"] = (
     _vit(
         "blocks*.*.",
         inner=("attn.qkv", "attn.[qkv]", "attn.proj_?", "mlp.fc1"),
         last=("attn.proj", "mlp.fc2"),
-        carriers=("gamma_?",),
     )
     | _TIMM_ENDS
 )
@@ -655,7 +657,7 @@ EXPECTED["timm_convnext"] = (
     ends(("stem.0",), (), ("stem.1",))
     | _TIMM_ENDS
     | {"stages.*.downsample.*": VECTOR, "stages.*.downsample.1.weight": HIDDEN}
-    | blocks("stages.*.blocks.*.", inner=("mlp.fc1",), last=("mlp.fc2",), carriers=("gamma",))
+    | blocks("stages.*.blocks.*.", inner=("mlp.fc1",), last=("mlp.fc2",))
     | {"*.conv_dw.weight": FROM_FIXED}
 )
 _DEEP_STEM = {"conv1.*": VECTOR, "conv1.0.weight": INPUT, "conv1.[36].weight": HIDDEN, "bn1.*": VECTOR}
@@ -716,7 +718,8 @@ EXPECTED["timm_poolformer"] = (
     ends(("stem.conv",), (), ("stem.norm",))
     | _TIMM_ENDS
     | {"stages.*.downsample.*": VECTOR, "stages.*.downsample.conv.weight": HIDDEN}
-    | blocks("stages.*.blocks.*.", inner=("mlp.fc1",), last=("mlp.fc2",), carriers=("layer_scale?.",))
+    | blocks("stages.*.blocks.*.", inner=("mlp.fc1",), last=("mlp.fc2",))
+    | {"*.layer_scale1.scale": CARRIES}
 )
 # The second stage scales its skips: those scales stand on the stream.
 EXPECTED["timm_caformer"] = (
@@ -770,7 +773,7 @@ EXPECTED["torchvision_swin"] = (
 EXPECTED["torchvision_convnext"] = (
     ends(("features.0.0",), ("classifier.2",), ("features.0.1", "classifier.0"))
     | {"features.2.*": VECTOR, "features.2.1.weight": HIDDEN}
-    | blocks("features.[13].*.", inner=("block.3",), last=("block.5",), carriers=("layer_scale",))
+    | blocks("features.[13].*.", inner=("block.3",), last=("block.5",))
     | {"features.[13].*.block.0.weight": FROM_FIXED}
 )
 EXPECTED["torchvision_regnet"] = (
@@ -780,7 +783,7 @@ EXPECTED["torchvision_regnet"] = (
 )
 # A stage's first block has no skip where the shape changes: here the first of all, and the first of the third stage.
 EXPECTED["torchvision_mobilenetv2"] = (
-    {"features.*": VECTOR, "features.0.0.weight": INPUT, "features.*.0.weight": HIDDEN}
+    {"features.*": VECTOR, "features.*.0.weight": HIDDEN, "features.0.0.weight": INPUT}
     | ends((), ("classifier.1",))
     | blocks("features.*.conv.", inner=("0.0",), last=("2",), carriers=("3.",))
     | {"features.*.conv.1.0.weight": FROM_FIXED}
@@ -842,8 +845,8 @@ EXPECTED["pyg_gin"] = {
     "convs.*.weight": HIDDEN,
     "convs.0.nn.lins.0.weight": INPUT,
     "convs.{last}.nn.lins.0.weight": TO_FIXED,
-    "convs.{last}.nn.lins.0.bias": INPUT,
-    "convs.{last}.nn.lins.1.weight": INPUT,
+    "convs.{last}.nn.lins.0.bias": SCALAR,
+    "convs.{last}.nn.lins.1.weight": replace(FROM_TABLE, roles=frozenset({"input", "hidden", "output"})),
     "convs.{last}.nn.lins.1.bias": SCALAR,
 }
 EXPECTED["pyg_sage"] = EXPECTED["pyg_gcn"] | {

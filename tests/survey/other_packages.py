@@ -366,7 +366,7 @@ def noisy_latent() -> Inputs:
     return {"sample": normal(4, 8, 8), "encoder_hidden_states": normal(TOKENS, 5)} | times
 
 
-@subject("diffusers", noisy_latent)
+@subject("diffusers", noisy_latent, deeper=3)
 def diffusers_unetcondition(width: int, depth: int) -> nn.Module:
     """Stable Diffusion's: transformers, each a branch with residual blocks of its own inside."""
     diffusers = package("diffusers")
