@@ -53,6 +53,8 @@ def _kind(*roles: str, lr: Powers = (0.0, 0.0), init: Powers = (0.0, 0.0)) -> Ex
 INPUT = _kind("input", "vector", "branch_vector")
 # From features of a fixed size.
 FROM_TABLE = _kind("input", "hidden")
+# No side grows.
+FIXED = _kind("input", "hidden", "output", "vector", "scalar")
 # An embedding that the forward multiplies by the width's root, or by one over it.
 TIMES_ROOT = replace(INPUT, lr=(-0.5, 0.0), init=(-0.5, 0.0))
 OVER_ROOT = replace(INPUT, lr=(0.5, 0.0), init=(0.5, 0.0))
@@ -70,7 +72,9 @@ WINDOW = _kind("hidden", "input", "branch_internal")
 # Within a residual branch.
 INNER = _kind("branch_internal", lr=(-1.0, 0.0), init=(-0.5, 0.0))
 FROM_FIXED = _kind("branch_internal", "input")
-TO_FIXED = _kind("output", "branch_internal", "branch_vector", "hidden", lr=(-1.0, 0.0), init=(-1.0, 0.0))
+TO_FIXED = _kind(
+    "output", "branch_internal", "branch_last", "branch_vector", "hidden", lr=(-1.0, 0.0), init=(-1.0, 0.0)
+)
 GATE = _kind("branch_internal", "branch_last", lr=(-1.0, 0.0), init=(-0.5, 0.0))
 LAST = _kind("branch_last", lr=(-1.0, -1.0), init=(-0.5, -1.0))
 LAST_UNDER_NORM = _kind("branch_last", lr=(-1.0, 0.0), init=(-0.5, 0.0))
@@ -261,7 +265,27 @@ EXPECTED["openaigpt"] = ends(("transformer.tokens_embed", "transformer.positions
     "transformer.h.*.", inner=("attn.c_attn", "mlp.c_fc"), last=("attn.c_proj", "mlp.c_proj"), on_stream=("ln_?.",)
 )
 
+EXPECTED["nanochat"] = _LLAMA_ENDS | blocks(
+    "model.layers.*.", inner=("self_attn.?_proj", "mlp.fc1"), last=("self_attn.o_proj", "mlp.fc2")
+)
+EXPECTED["reformer"] = ends(
+    ("reformer.embeddings.word_embeddings", "reformer.embeddings.position_embeddings.embedding"),
+    ("lm_head.decoder",),
+    ("reformer.encoder.layer_norm",),
+) | blocks(
+    "reformer.encoder.layers.*.",
+    inner=("attention.self_attention.*", "feed_forward.dense.dense"),
+    last=("attention.output.dense", "feed_forward.output.dense"),
+)
+EXPECTED["reformer"] |= {"lm_head.bias": SCALAR}
+
 # --- transformers: recurrences and state spaces ---
+EXPECTED["lfm2"] = ends(("model.embed_tokens",), ("lm_head",), ("model.embedding_norm",)) | blocks(
+    "model.layers.*.",
+    inner=("conv.in_proj", "self_attn.?_proj", "feed_forward.w[13]"),
+    last=("conv.out_proj", "self_attn.out_proj", "feed_forward.w2"),
+)
+EXPECTED["lfm2"] |= {"*.conv.conv.weight": FROM_FIXED}
 _STATES = ends(("backbone.embeddings",), ("lm_head",), ("backbone.norm_f",)) | blocks(
     "backbone.layers.*.", inner=("mixer.in_proj",), last=("mixer.out_proj",)
 )
@@ -341,6 +365,10 @@ EXPECTED["albert"] = ends(
     last=("attention.dense", "ffn_output"),
     on_stream=("*LayerNorm.", "*layer_norm."),
 )
+EXPECTED["albert"] |= {
+    "*.embedding_hidden_mapping_in.weight": FROM_TABLE,
+    "*.embedding_hidden_mapping_in.bias": VECTOR,
+}
 EXPECTED["modernbert"] = ends(
     ("model.embeddings.tok_embeddings",),
     ("classifier",),
@@ -498,7 +526,12 @@ EXPECTED["timesformer"] = (
         last=("attention.output.dense", "temporal_dense", "output.dense"),
     )
     | _CLASSIFIER
-    | {"timesformer.layernorm.*": VECTOR, "timesformer.embeddings.time_embeddings": INPUT}
+    | {
+        "*.temporal_attention.output.dense.weight": INNER,
+        "*.temporal_attention.output.dense.bias": IN_BRANCH,
+        "timesformer.layernorm.*": VECTOR,
+        "timesformer.embeddings.time_embeddings": INPUT,
+    }
 )
 # Both towers' projections end in a product of features that grow: hidden, not readouts.
 _TOWER = {"inner": ("self_attn.?_proj", "mlp.fc1"), "last": ("self_attn.out_proj", "mlp.fc2")}
@@ -585,7 +618,7 @@ EXPECTED["segformer"] = (
     )
     | {"*.dwconv.weight": FROM_FIXED}
 )
-# A pooling branch has no weight but its norm's and its scale.
+# A pooling branch has no weight but its norm's and its scale, and is linear: the factor stands on the norm.
 EXPECTED["poolformer_hf"] = (
     ends(
         ("poolformer.encoder.patch_embeddings.0.projection",),
@@ -594,8 +627,9 @@ EXPECTED["poolformer_hf"] = (
         ("poolformer.encoder.patch_embeddings.1.projection",),
     )
     | blocks("poolformer.encoder.block.*.", inner=("*.output.conv1",), last=("*.output.conv2",))
-    | {"*.layer_scale_1": CARRIES}
+    | {"*.before_norm.*": CARRIES}
 )
+EXPECTED["poolformer_hf"] |= {"*.before_norm.*": CARRIES}
 EXPECTED["pvt"] = (
     ends(
         ("pvt.encoder.patch_embeddings.0.projection", "pvt.encoder.patch_embeddings.?.position_embeddings"),
@@ -719,7 +753,7 @@ EXPECTED["timm_poolformer"] = (
     | _TIMM_ENDS
     | {"stages.*.downsample.*": VECTOR, "stages.*.downsample.conv.weight": HIDDEN}
     | blocks("stages.*.blocks.*.", inner=("mlp.fc1",), last=("mlp.fc2",))
-    | {"*.layer_scale1.scale": CARRIES}
+    | {"stages.*.norm1.*": CARRIES}
 )
 # The second stage scales its skips: those scales stand on the stream.
 EXPECTED["timm_caformer"] = (
@@ -839,14 +873,18 @@ EXPECTED["pyg_gcn"] = {
     "convs.{last}.bias": SCALAR,
 }
 # An attention's vector turns each head's features into one number.
-EXPECTED["pyg_gat"] = EXPECTED["pyg_gcn"] | {"convs.*.att_???": TO_FIXED, "convs.{last}.att_???": INPUT}
+EXPECTED["pyg_gat"] = EXPECTED["pyg_gcn"] | {
+    "convs.*.att_???": TO_FIXED,
+    "convs.{last}.att_???": FIXED,
+    "convs.{last}.lin.weight": TO_FIXED,
+}
 EXPECTED["pyg_gin"] = {
     "convs.*.bias": VECTOR,
     "convs.*.weight": HIDDEN,
     "convs.0.nn.lins.0.weight": INPUT,
     "convs.{last}.nn.lins.0.weight": TO_FIXED,
     "convs.{last}.nn.lins.0.bias": SCALAR,
-    "convs.{last}.nn.lins.1.weight": replace(FROM_TABLE, roles=frozenset({"input", "hidden", "output"})),
+    "convs.{last}.nn.lins.1.weight": FIXED,
     "convs.{last}.nn.lins.1.bias": SCALAR,
 }
 EXPECTED["pyg_sage"] = EXPECTED["pyg_gcn"] | {
@@ -854,6 +892,11 @@ EXPECTED["pyg_sage"] = EXPECTED["pyg_gcn"] | {
     "convs.{last}.lin_?.weight": OUTPUT,
     "convs.{last}.lin_l.bias": SCALAR,
 }
+
+EXPECTED["pyg_schnet"] = ends(("embedding",), ("lin2",), (), ("lin1",)) | blocks(
+    "interactions.*.", inner=("mlp.2", "conv.lin?"), last=("lin",)
+)
+EXPECTED["pyg_schnet"] |= {"interactions.*.mlp.0.weight": FROM_FIXED}
 
 # --- diffusers ---
 # A map of time and class gives a block's shifts, scales and gates; it feeds two branches, and the first one the end.
@@ -872,6 +915,7 @@ EXPECTED["diffusers_dit"] = (
 # The sinusoids of time are as many as the width.
 _UNET = (
     ends(("conv_in",), ("conv_out",), ("conv_norm_out",), ("time_embedding.linear_?",))
+    | {"time_embedding.linear_1.weight": replace(HIDDEN, roles=frozenset({"hidden", "input"}))}
     | blocks(
         "*_block*.resnets.*.",
         inner=("conv1", "time_emb_proj"),
@@ -914,6 +958,11 @@ EXPECTED["litgpt_gemma2"] = (
     _LITGPT_ENDS
     | blocks("transformer.h.*.", **_LITGPT_NAMES, carriers=("post_attention_norm", "post_mlp_norm"))
     | {"transformer.wte.weight": TIMES_ROOT}
+)
+
+# --- performer-pytorch ---
+EXPECTED["performer"] = ends(("token_emb", "pos_emb.emb"), ("to_out",), ("norm.",)) | blocks(
+    "performer.net.layers.*.", inner=("*.to_[qkv]", "*.w1"), last=("*.to_out", "*.w2")
 )
 
 # --- torch ---

@@ -374,6 +374,30 @@ def rwkv(width: int, depth: int) -> nn.Module:
     return _transformers("RwkvForCausalLM", "Rwkv", **sizes)
 
 
+@subject("transformers", text)
+def nanochat(width: int, depth: int) -> nn.Module:
+    """Norms without scales, squared ReLU, soft-capped logits."""
+    return _transformers("NanoChatForCausalLM", "NanoChat", **_grouped(width, depth))
+
+
+@subject("transformers", text)
+def lfm2(width: int, depth: int) -> nn.Module:
+    """Gated short convolutions and attention, half and half."""
+    kinds = ["conv", "full_attention"] * (depth // 2)
+    sizes = _grouped(width, depth) | {"layer_types": kinds, "block_auto_adjust_ff_dim": False}
+    return _transformers("Lfm2ForCausalLM", "Lfm2", **sizes)
+
+
+@subject("transformers", text)
+def reformer(width: int, depth: int) -> nn.Module:
+    """Reversible: two streams, each the other's branch."""
+    sizes = {"hidden_size": width, "attn_layers": ["local"] * depth, "feed_forward_size": 2 * width}
+    sizes |= {"num_attention_heads": width // HEAD, "attention_head_size": HEAD, "vocab_size": VOCABULARY}
+    sizes |= {"axial_pos_embds": False, "max_position_embeddings": 24, "local_attn_chunk_length": TOKENS}
+    sizes |= {"is_decoder": True, "use_cache": False, "tie_word_embeddings": False} | SPECIAL_TOKENS
+    return _transformers("ReformerModelWithLMHead", "Reformer", **sizes)
+
+
 _encoder("Bert")
 _encoder("Roberta")
 _encoder("Electra", embedding_size=16)

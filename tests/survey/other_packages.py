@@ -330,6 +330,26 @@ def pyg_sage(width: int, depth: int) -> nn.Module:
     return nets.GraphSAGE(5, width, num_layers=depth + 1, out_channels=CLASSES)
 
 
+def molecule() -> Inputs:
+    return (torch.tensor([6, 1, 1, 8]), normal(2, 3).reshape(4, 3))
+
+
+def _all_pairs(positions: torch.Tensor, _batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every atom sees every other, so that no compiled neighbour search is needed."""
+    count = len(positions)
+    pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
+    edges = torch.tensor(pairs).T
+    return edges, (positions[edges[0]] - positions[edges[1]]).norm(dim=-1)
+
+
+@subject("torch_geometric", molecule)
+def pyg_schnet(width: int, depth: int) -> nn.Module:
+    """Each interaction's filter network is registered under two names."""
+    nets = package("torch_geometric.nn.models")
+    sizes = {"hidden_channels": width, "num_filters": width, "num_interactions": depth, "num_gaussians": 5}
+    return nets.SchNet(**sizes, interaction_graph=_all_pairs)
+
+
 # --- diffusers ---
 def noise_at_times() -> Inputs:
     return {"hidden_states": normal(3, 8, 8), "timestep": torch.tensor([1, 7]), "class_labels": torch.tensor([0, 2])}
@@ -428,6 +448,16 @@ def litgpt_gemma2(width: int, depth: int) -> nn.Module:
     options |= {"post_attention_norm": True, "post_mlp_norm": True, "scale_embeddings": True}
     options |= {"attention_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     return _litgpt(width, depth, parallel_residual=False, head_size=HEAD, **options)
+
+
+# --- performer-pytorch ---
+@subject("performer-pytorch", token_ids)
+def performer(width: int, depth: int) -> nn.Module:
+    """Attention through random features, whose number follows from the head's size."""
+    performers = package("performer_pytorch")
+    sizes = {"dim": width, "depth": depth, "heads": width // HEAD, "dim_head": HEAD}
+    options = {"num_tokens": VOCABULARY, "max_seq_len": 4 * TOKENS, "rotary_position_emb": False}
+    return performers.PerformerLM(**sizes, **options)
 
 
 # --- torch ---
