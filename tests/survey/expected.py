@@ -277,7 +277,7 @@ EXPECTED["reformer"] = ends(
     inner=("attention.self_attention.*", "feed_forward.dense.dense"),
     last=("attention.output.dense", "feed_forward.output.dense"),
 )
-EXPECTED["reformer"] |= {"lm_head.bias": SCALAR}
+EXPECTED["reformer"] |= {"lm_head.bias": UNUSED}
 
 # --- transformers: recurrences and state spaces ---
 EXPECTED["lfm2"] = ends(("model.embed_tokens",), ("lm_head",), ("model.embedding_norm",)) | blocks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +29,13 @@ class Verdict:
         word: "right", "refused", "wrong" or "crashed".
         why: The refusal, the error, or the tensors that are wrong.
         tensors: Number of the target's parameters.
-        notes: The plan's own.
+        seconds: Processor time that the plan took.
     """
 
     word: str
     why: str = ""
     tensors: int = 0
-    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def drawn(subject: Subject, width: int, depth: int) -> nn.Module:
@@ -61,20 +62,24 @@ def verdict(name: str, *, deep: bool = True, way_out: WayOut | None = None) -> V
         options = way_out(model)
         way_out(base)
     before = [dict(each.named_parameters()) for each in (model, base)]
-    count = len(before[0])
+    word, why = "right", ""
+    started = time.process_time()
     try:
         plan = isoscale.parametrize(
             model, base, "completep", "adamw", lr=1.0, example_inputs=subject.inputs(), **options
         )
     except IsoscaleError as refusal:
-        lost = _lost(before, model, base)
-        return Verdict(word="crashed" if lost else "refused", why=lost or str(refusal), tensors=count)
+        word, why = "refused", str(refusal)
     except Exception as error:
-        return Verdict(word="crashed", why=f"{type(error).__name__}: {error}", tensors=count)
+        word, why = "crashed", f"{type(error).__name__}: {error}"
+    else:
+        wrong = list(_wrong(name, plan, depth, subject.deeper if deep else 1))
+        if wrong:
+            word, why = "wrong", "; ".join(wrong)
+    seconds = time.process_time() - started
     if lost := _lost(before, model, base):
-        return Verdict(word="crashed", why=lost, tensors=count)
-    wrong = list(_wrong(name, plan, depth, subject.deeper if deep else 1))
-    return Verdict(word="wrong" if wrong else "right", why="; ".join(wrong), tensors=count, notes=plan.notes)
+        word, why = "crashed", lost
+    return Verdict(word=word, why=why, tensors=len(before[0]), seconds=seconds)
 
 
 def _lost(before: list[dict[str, nn.Parameter]], *models: nn.Module) -> str:
@@ -102,7 +107,7 @@ def _wrong(name: str, plan: isoscale.Plan, depth: int, deeper: float) -> Iterato
             yield f"`{entry.name}` is not in the table"
             continue
         fault = _fault(entry, row, deeper)
-        kind = isoscale_kind(entry.name)
+        kind = kind_of(entry.name)
         if fault and f"{kind} {fault}" not in said:
             said.add(f"{kind} {fault}")
             yield f"`{kind}`: {fault}"
@@ -117,7 +122,7 @@ def expected_of(tensor: str, rows: dict[str, Expected]) -> Expected | None:
     return found
 
 
-def isoscale_kind(tensor: str) -> str:
+def kind_of(tensor: str) -> str:
     """A name with its indices left open."""
     return ".".join("*" if step.isdecimal() else step for step in tensor.split("."))
 

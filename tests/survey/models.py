@@ -45,6 +45,11 @@ class Subject:
     depth: int = 2
     deeper: float = 4
 
+    @property
+    def module(self) -> str:
+        """What one imports of the package."""
+        return self.package.replace("-", "_")
+
 
 SUBJECTS: dict[str, Subject] = {}
 
