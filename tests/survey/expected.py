@@ -136,21 +136,11 @@ EXPECTED: dict[str, Rows] = {}
 # --- transformers: decoders ---
 _LLAMA_ENDS = ends(("model.embed_tokens",), ("lm_head",), ("model.norm", "model.final_layernorm"))
 _LLAMA = _LLAMA_ENDS | blocks("model.layers.*.", inner=("*_proj",), last=("*.o_proj", "mlp.down_proj"))
-for _name in [
-    "llama",
-    "mistral",
-    "qwen2",
-    "stablelm",
-    "olmo",
-    "granite",
-    "nemotron",
-    "smollm3",
-    "qwen3",
-    "helium",
-    "phi3",
-    "cohere",
-    "cohere2",
-]:
+_PLAIN = (
+    "llama", "mistral", "qwen2", "stablelm", "olmo", "granite", "nemotron", "smollm3", "qwen3", "helium", "phi3",
+    "cohere", "cohere2",
+)  # fmt: skip
+for _name in _PLAIN:
     EXPECTED[_name] = _LLAMA
 EXPECTED["gemma"] = _LLAMA | {"model.embed_tokens.weight": TIMES_ROOT}
 EXPECTED["starcoder2"] = _LLAMA_ENDS | blocks(

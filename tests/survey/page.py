@@ -17,16 +17,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "survey.md"
 _HEAD = """\
 # Survey of public models
 
-{models} unmodified models of {packages} packages, drawn from their configurations at width {width} and depth {depth} (where their column
-says nothing else), then at four times the width and four times the depth, and at four times the width alone. Each is given to
-`isoscale.parametrize` with `rule="completep"`, `optimizer="adamw"` and nothing but example inputs. Heads keep their size, so that
-their number grows; what users do not grow (vocabulary, classes, experts, kernels, states) stays.
+{models} unmodified models of {packages} packages, drawn from their configurations at width {width} and depth {depth}
+(where the column "checked" names no others), then at four times the width and four times the depth, and at four
+times the width alone. Each is given to `isoscale.parametrize` with `rule="completep"`, `optimizer="adamw"` and
+nothing else but example inputs. Heads keep their size, so that their number grows; what users do not grow
+(vocabulary, classes, experts, kernels, states) stays.
 
-* **right**: the role, the learning rate and the init of *every* tensor, and the depth's ratio, are those of a table that was written
-  from the architectures (`tests/survey/expected.py`), at both sizes.
-* **refused**: a `PlanError` that names the tensor or the branch; with the way out of the last column the plan is right.
-* **measured**: besides, one step of Adam was measured to do the same to the stream and to the output at x1 and x4, in width and in
-  depth apart, and to do more under `sp` (`tests/survey/test_survey.py`).
+* **right**: the role, the learning rate and the init of *every* tensor, and the depth's ratio, are those of a table
+  that was written from the architectures (`tests/survey/expected.py`), at both sizes.
+* **refused**: an error that names the tensor or the branch; with the way out of the last column the plan is right.
+* **measured**: one step of Adam was also measured to do the same to the stream and to the output at x1 and x4, in
+  width and in depth apart, and to do more under `sp` (`tests/survey/test_survey.py`).
 
 After each trace the model's parameters are still the same objects. `make survey` repeats all of this.
 

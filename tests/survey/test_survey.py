@@ -29,30 +29,11 @@ SECONDS = 3.0
 TOLERANCE, RESOLUTION, GROWTH = 0.15, 0.3, 0.25
 SIZES = {"width": ((64, 2), (256, 2)), "depth": ((64, 4), (64, 16))}
 # Of each family one, norms on the stream left out: no rule slows those down with the depth.
-MEASURED = [
-    "llama",
-    "gemma2",
-    "cohere",
-    "deepseekv3",
-    "gptoss",
-    "gpt2",
-    "biogpt",
-    "mamba2",
-    "lfm2",
-    "nanochat",
-    "whisper",
-    "vit",
-    "dinov2",
-    "timesformer",
-    "swin_hf",
-    "timm_caformer",
-    "lucid_parallelvit",
-    "x_palm",
-    "litgpt_pythia",
-    "diffusers_dit",
-    "torch_encoder",
-    "pyg_schnet",
-]
+MEASURED = (
+    "llama", "gemma2", "cohere", "deepseekv3", "gptoss", "gpt2", "biogpt", "mamba2", "lfm2", "nanochat", "whisper",
+    "vit", "dinov2", "timesformer", "swin_hf", "timm_caformer", "lucid_parallelvit", "x_palm", "litgpt_pythia",
+    "diffusers_dit", "torch_encoder", "pyg_schnet",
+)  # fmt: skip
 
 
 def _explained(name: str, found: Verdict) -> None:
