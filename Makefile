@@ -18,8 +18,8 @@ lint: .venv/tested
 	$(BIN)/lint-imports
 
 # Public models of many packages, planned and compared with what their architectures ask for: docs/survey.md.
-survey: .venv/surveyed
-	HYPOTHESIS_PROFILE=nightly HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m nightly tests/survey
+survey: .venv-survey/installed
+	HYPOTHESIS_PROFILE=nightly HF_HUB_OFFLINE=1 .venv-survey/bin/python -m pytest -m nightly tests/survey
 
 bench: .venv/tested
 	$(BIN)/python benchmarks/ensemble.py
@@ -32,7 +32,7 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv isoscale-report isoscale-law
+	rm -rf .venv .venv-survey isoscale-report isoscale-law
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -45,8 +45,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mup
 	touch $@
 
+# An environment of its own: beside torchvision, whose kernels do not load with torch's CPU build, mup cannot be imported.
 # litgpt asks for an older huggingface-hub than the others do, and needs it only to download.
-.venv/surveyed: .venv/tested
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[survey]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps litgpt
+.venv-survey/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-survey
+	.venv-survey/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,survey]'
+	.venv-survey/bin/python -m pip install --quiet --constraint constraints.txt --no-deps litgpt
 	touch $@
