@@ -77,6 +77,7 @@ TO_FIXED = _kind(
 )
 GATE = _kind("branch_internal", "branch_last", lr=(-1.0, 0.0), init=(-0.5, 0.0))
 LAST = _kind("branch_last", lr=(-1.0, -1.0), init=(-0.5, -1.0))
+LAST_TO_FIXED = replace(LAST, init=(-1.0, -1.0))
 LAST_UNDER_NORM = _kind("branch_last", lr=(-1.0, 0.0), init=(-0.5, 0.0))
 IN_BRANCH = _kind("branch_vector", "scalar")
 CARRIES = _kind("branch_vector", lr=(0.0, -1.0), init=(0.0, -1.0))
@@ -523,10 +524,14 @@ EXPECTED["timesformer"] = (
         "timesformer.embeddings.time_embeddings": INPUT,
     }
 )
-# Both towers' projections end in a product of features that grow: hidden, not readouts.
+# Both towers' projections end in a product of features that grow: hidden, whatever their name: both sides grow.
 _TOWER = {"inner": ("self_attn.?_proj", "mlp.fc1"), "last": ("self_attn.out_proj", "mlp.fc2")}
 EXPECTED["clip"] = (
-    {"logit_scale": SCALAR, "*_projection.weight": HIDDEN, "*_model.embeddings.*": INPUT}
+    {
+        "logit_scale": SCALAR,
+        "*_projection.weight": replace(HIDDEN, roles=frozenset({"hidden", "output"})),
+        "*_model.embeddings.*": INPUT,
+    }
     | {"*_model.*norm.*": VECTOR}
     | blocks("*_model.encoder.layers.*.", **_TOWER)
 )
@@ -670,12 +675,12 @@ EXPECTED["timm_cait"] = (
     )
     | _TIMM_ENDS
 )
-# From the fixed number of patches to the width, and back.
+# Tokens are mixed from the fixed number of patches to the width, and back.
 EXPECTED["timm_mixer"] = (
     ends(("stem.proj",), ())
     | _TIMM_ENDS
     | blocks("blocks.*.", inner=("mlp_*.fc1",), last=("mlp_*.fc2",))
-    | {"blocks.*.mlp_tokens.fc1.weight": FROM_FIXED}
+    | {"blocks.*.mlp_tokens.fc1.weight": FROM_FIXED, "blocks.*.mlp_tokens.fc2.weight": LAST_TO_FIXED}
 )
 EXPECTED["timm_convnext"] = (
     ends(("stem.0",), (), ("stem.1",))
@@ -699,15 +704,17 @@ EXPECTED["timm_res2net"] = (
     | blocks("layer?.*.", inner=("conv1", "convs.?"), last=("conv3",), carriers=("bn3",))
     | _DOWNSAMPLE
 )
-_STANDARDISED = blocks("stages.*.blocks.*.", inner=("conv[12]",), last=("conv3",))
 EXPECTED["timm_resnetv2"] = (
-    ends(("stem.conv",), ("head.fc",), ("norm.",)) | _STANDARDISED | {"*.downsample.conv.weight": HIDDEN}
+    ends(("stem.conv",), ("head.fc",), ("norm.",))
+    | blocks("stages.*.blocks.*.", inner=("conv[12]",), last=("conv3",))
+    | {"*.conv3.weight": LAST_UNDER_NORM, "*.downsample.conv.weight": HIDDEN}
 )
+# Weights are standardised: their gains carry the branch's factor.
 EXPECTED["timm_nfnet"] = (
     ends(("stem.conv",), ("head.fc",))
     | {"stem.conv.gain": VECTOR}
     | blocks("stages.*.*.", inner=("conv1",), last=("conv3",))
-    | {"*.conv2*.weight": FROM_FIXED, "*.conv3.gain": CARRIES}
+    | {"*.conv2*.weight": FROM_FIXED, "*.conv3.weight": LAST_UNDER_NORM, "*.conv3.gain": CARRIES}
     | {"*.downsample.conv.weight": HIDDEN, "*.downsample.conv.bias": VECTOR, "*.downsample.conv.gain": VECTOR}
 )
 # Inverted bottlenecks. Where the shape changes there is no skip: hidden layers.

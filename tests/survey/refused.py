@@ -41,6 +41,28 @@ def _multiplier_before(*modules: str) -> Callable[[nn.Module], dict[str, Any]]:
     return way_out
 
 
+def _multiplier_after(*modules: str) -> Callable[[nn.Module], dict[str, Any]]:
+    """A Multiplier after every module whose name ends so."""
+
+    def way_out(model: nn.Module) -> dict[str, Any]:
+        for name, module in list(model.named_modules()):
+            if name.endswith(modules):
+                isoscale.Multiplier.after(module)
+        return {}
+
+    return way_out
+
+
+def _roles(**roles: str) -> Callable[[nn.Module], dict[str, Any]]:
+    return lambda _: {"roles": {f"*.{name}": role for name, role in roles.items()}}
+
+
+_WEIGHT_NORM = Refusal(
+    reason="its effective weight is computed",
+    why="weight norm",
+    way_out=_roles(**{"original0": "scalar", "original1": "hidden"}),
+    how='`roles={"*.original0": "scalar", "*.original1": "hidden"}`',
+)
 _TIED = Refusal(
     reason="is embedding and readout at once",
     why="embedding and readout are one tensor",
@@ -57,5 +79,13 @@ REFUSED: dict[str, Refusal] = {
         why="the Fourier branch has no weight",
         way_out=_multiplier_before("fourier.output"),
         how="`Multiplier.before(layer.fourier.output)` in each layer",
+    ),
+    "wav2vec2": _WEIGHT_NORM,
+    "hubert": _WEIGHT_NORM,
+    "timm_resnetv2": Refusal(
+        reason="cannot be folded into a weight",
+        why="branches end in standardised weights without a gain",
+        way_out=_multiplier_after(".conv3"),
+        how="`Multiplier.after(block.conv3)` in each block",
     ),
 }
