@@ -287,13 +287,14 @@ EXPECTED["mamba"] = EXPECTED["mamba2"] | {
 }
 # Gates by blocks of the heads' size; keys and values of one head, whose size stays.
 EXPECTED["recurrentgemma"] = (
-    ends(("model.embed_tokens",), ("lm_head",), ("model.final_norm",))
+    ends((), ("lm_head",), ("model.final_norm",))
     | blocks(
         "model.layers.*.",
         inner=("temporal_block.linear_?", "temporal_block.?_proj", "mlp_block.*_proj"),
         last=("temporal_block.linear_out", "temporal_block.o_proj", "mlp_block.down_proj"),
     )
     | {
+        "model.embed_tokens.weight": TIMES_ROOT,
         "model.layers.*.conv_1d.weight": FROM_FIXED,
         "model.layers.*.rg_lru.*_gate_weight": FROM_FIXED,
         "model.layers.*.temporal_block.[kv]_proj.weight": TO_FIXED,
