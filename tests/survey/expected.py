@@ -28,6 +28,7 @@ class Expected:
     Attributes:
         roles: Names of roles that are right; more than one where the tables of section 5 make no difference.
         lr, init: Powers of (width, depth).
+        deeper: What lr and init are multiplied by at four times the depth, for a number in the forward that follows it.
         by_shape: Whether the width's ratio is that of the tensor's own fan_in, axes 1 and up: where sizes grow with
             the depth as well.
         frozen: Whether it is not trained.
@@ -37,6 +38,7 @@ class Expected:
     roles: frozenset[str]
     lr: Powers = (0.0, 0.0)
     init: Powers = (0.0, 0.0)
+    deeper: float = 1.0
     by_shape: bool = False
     frozen: bool = False
     unused: bool = False
@@ -525,6 +527,8 @@ EXPECTED["timesformer"] = (
         "timesformer.embeddings.time_embeddings": INPUT,
     }
 )
+# The last layer's outputs grow, whatever its name.
+EXPECTED["siglipvision"] |= {"head.mlp.fc2.weight": replace(HIDDEN, roles=frozenset({"hidden", "output"}))}
 # Both towers' projections end in a product of features that grow: hidden, whatever their name: both sides grow.
 _TOWER = {"inner": ("self_attn.?_proj", "mlp.fc1"), "last": ("self_attn.out_proj", "mlp.fc2")}
 EXPECTED["clip"] = (
@@ -655,6 +659,12 @@ EXPECTED["detr"] = (
         on_stream=("*_layer_norm.",),
     )
 )
+# The decoder's stream begins with zeros, to which the first attention, one of positions alone, adds: no branch yet.
+EXPECTED["detr"] |= {
+    "model.decoder.layers.0.self_attn.*.bias": VECTOR,
+    "model.decoder.layers.0.self_attn.*.weight": HIDDEN,
+    "model.decoder.layers.0.self_attn.v_proj.weight": UNUSED,
+}
 EXPECTED["decisiontransformer"] = (
     ends(("embed_*",), ("predict_state", "predict_action.0", "predict_return"), ("encoder.ln_f", "embed_ln"))
     | blocks("encoder.h.*.", inner=("attn.c_attn", "mlp.c_fc"), last=("attn.c_proj", "mlp.c_proj"))
@@ -676,6 +686,13 @@ EXPECTED["timm_cait"] = (
     )
     | _TIMM_ENDS
 )
+# The class token's stream begins with its first attention, which adds to a learned token: no branch yet.
+EXPECTED["timm_cait"] |= {
+    "blocks_token_only.0.gamma_1": VECTOR,
+    "blocks_token_only.0.norm1.*": VECTOR,
+    "blocks_token_only.0.attn.*.bias": VECTOR,
+    "blocks_token_only.0.attn.*.weight": HIDDEN,
+}
 # Tokens are mixed from the fixed number of patches to the width, and back.
 EXPECTED["timm_mixer"] = (
     ends(("stem.proj",), ())
@@ -710,7 +727,8 @@ EXPECTED["timm_resnetv2"] = (
     | blocks("stages.*.blocks.*.", inner=("conv[12]",), last=("conv3",))
     | {"*.conv3.weight": LAST_UNDER_NORM, "*.downsample.conv.weight": HIDDEN}
 )
-# Weights are standardised: their gains carry the branch's factor.
+# Weights are standardised: their gains carry the branch's factor. A stage's first block divides by the deviation that
+# its stage's blocks before are expected to have brought it to: of 1 + 0.2^2 a block, two blocks or eight.
 EXPECTED["timm_nfnet"] = (
     ends(("stem.conv",), ("head.fc",))
     | {"stem.conv.gain": VECTOR}
@@ -718,6 +736,9 @@ EXPECTED["timm_nfnet"] = (
     | {"*.conv2*.weight": FROM_FIXED, "*.conv3.weight": LAST_UNDER_NORM, "*.conv3.gain": CARRIES}
     | {"*.downsample.conv.weight": HIDDEN, "*.downsample.conv.bias": VECTOR, "*.downsample.conv.gain": VECTOR}
 )
+EXPECTED["timm_nfnet"] |= {
+    "stages.1.0.downsample.conv.weight": replace(HIDDEN, deeper=(1 + 0.04 * 8) ** 0.5 / (1 + 0.04 * 2) ** 0.5)
+}
 # Inverted bottlenecks. Where the shape changes there is no skip: hidden layers.
 _SQUEEZE = ("se.conv_reduce", "se.conv_expand")
 _NO_SKIP = {
@@ -907,7 +928,7 @@ EXPECTED["diffusers_dit"] = (
         "transformer_blocks.*.norm?.linear.weight": _CONDITION,
         "transformer_blocks.*.timestep_embedder.linear_1.weight": FROM_FIXED,
         "transformer_blocks.*.timestep_embedder.linear_2.weight": _CONDITION,
-        "transformer_blocks.*.class_embedder.*": FROM_FIXED,
+        "transformer_blocks.*.class_embedder.*": _kind("branch_internal", "input", "branch_vector"),
     }
 )
 # The sinusoids of time are as many as the width.

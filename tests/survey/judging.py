@@ -141,6 +141,7 @@ def _fault(entry: Any, row: Expected, deeper: float) -> str:
         faults.append(f"{entry.role}, should be {' or '.join(sorted(row.roles))}")
     for what, found, powers in (("lr", entry.lr, row.lr), ("init", entry.init, row.init)):
         right = width ** powers[0] * deeper ** powers[1]
+        right *= row.deeper if deeper != 1 else 1.0
         if not math.isclose(found, right, rel_tol=1e-6):
             faults.append(f"{what} x{found:.4g}, should be x{right:.4g}")
     return ", ".join(faults)

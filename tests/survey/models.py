@@ -633,7 +633,7 @@ def videomae(width: int, depth: int) -> nn.Module:
     return _transformers("VideoMAEForVideoClassification", "VideoMAE", **sizes, num_labels=CLASSES)
 
 
-@subject("transformers", large_image)
+@subject("transformers", large_image, depth=3, deeper=83 / 20)
 def detr(width: int, depth: int) -> nn.Module:
     transformers = package("transformers")
     stages = {

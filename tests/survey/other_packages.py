@@ -61,9 +61,9 @@ def timm_eva(width: int, depth: int) -> nn.Module:
     )
 
 
-@subject("timm", image)
+@subject("timm", image, deeper=31 / 7)
 def timm_cait(width: int, depth: int) -> nn.Module:
-    """Talking heads; the blocks for the class token are counted with the others."""
+    """Talking heads; blocks for the class token alone, whose first attention begins its stream."""
     cait = package("timm.models.cait")
     sizes = {"embed_dim": width, "depth": depth, "depth_token_only": depth, "num_heads": width // HEAD}
     return cait.Cait(img_size=PIXELS, patch_size=4, num_classes=CLASSES, init_values=0.1, **sizes)
