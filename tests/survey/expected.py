@@ -463,7 +463,7 @@ EXPECTED["wav2vec2"] = EXPECTED["hubert"] = (
         ("*.feature_extractor.conv_layers.1.conv", "*.feature_projection.projection"),
     )
     | _SPEECH
-    | {"*.masked_spec_embed": UNUSED, "*.pos_conv_embed.conv.bias": VECTOR}
+    | {"*.masked_spec_embed": UNUSED, "*.pos_conv_embed.conv.bias": VECTOR, "*.pos_conv_embed.conv.weight": HIDDEN}
 )
 
 
@@ -726,6 +726,7 @@ EXPECTED["timm_resnetv2"] = (
     ends(("stem.conv",), ("head.fc",), ("norm.",))
     | blocks("stages.*.blocks.*.", inner=("conv[12]",), last=("conv3",))
     | {"*.conv3.weight": LAST_UNDER_NORM, "*.downsample.conv.weight": HIDDEN}
+    | {"stages.*.blocks.0.norm1.*": ON_STREAM}
 )
 # Weights are standardised: their gains carry the branch's factor. A stage's first block divides by the deviation that
 # its stage's blocks before are expected to have brought it to: of 1 + 0.2^2 a block, two blocks or eight.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 import isoscale
 
@@ -53,15 +54,18 @@ def _multiplier_after(*modules: str) -> Callable[[nn.Module], dict[str, Any]]:
     return way_out
 
 
-def _roles(**roles: str) -> Callable[[nn.Module], dict[str, Any]]:
-    return lambda _: {"roles": {f"*.{name}": role for name, role in roles.items()}}
+def _without_weight_norm(model: nn.Module) -> dict[str, Any]:
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+    return {}
 
 
 _WEIGHT_NORM = Refusal(
     reason="its effective weight is computed",
     why="weight norm",
-    way_out=_roles(**{"original0": "scalar", "original1": "hidden"}),
-    how='`roles={"*.original0": "scalar", "*.original1": "hidden"}`',
+    way_out=_without_weight_norm,
+    how='`torch.nn.utils.parametrize.remove_parametrizations(conv, "weight")`',
 )
 _TIED = Refusal(
     reason="is embedding and readout at once",
@@ -82,6 +86,12 @@ REFUSED: dict[str, Refusal] = {
     ),
     "wav2vec2": _WEIGHT_NORM,
     "hubert": _WEIGHT_NORM,
+    "detr": Refusal(
+        reason="ends in the addition of a constant",
+        why="frozen batch norms of the backbone add constants to its branches",
+        way_out=_multiplier_after(".layer"),
+        how="`Multiplier.after(layer.layer)` in each layer of the backbone",
+    ),
     "timm_resnetv2": Refusal(
         reason="cannot be folded into a weight",
         why="branches end in standardised weights without a gain",
