@@ -29,11 +29,12 @@ nothing else but example inputs. Heads keep their size, so that their number gro
 * **measured**: one step of Adam was also measured to do the same to the stream and to the output at x1 and x4, in
   width and in depth apart, and to do more under `sp` (`tests/survey/test_survey.py`).
 
-Where plan and table first differed, the model's source was read again. Most often the plan was wrong, and was mended;
-in these rows the table was: RecurrentGemma's embedding (multiplied by the width's root), the Mixer's token layers (from a
-width to a fixed number), where the branch's factor stands at LayerScale and in pooling and NFNet blocks (several places
-train alike), the norm before a projecting block of a pre-activation ResNet, and the first attention of CaiT's class token
-and of DETR's decoder, whose streams begin there with a learned token or with zeros and which is no branch yet.
+Where plan and table first differed, the model's source was read again. Most often the plan was wrong, and was mended.
+In these rows the table was: RecurrentGemma's embedding, which is multiplied by the width's root; the Mixer's token
+layers, from the width to a fixed number; the norm before a projecting block of a pre-activation ResNet; where the
+branch's factor stands at LayerScale, in pooling and in NFNet blocks, where several places train alike; and the first
+attention of CaiT's class token and of DETR's decoder, whose streams begin there with a learned token or with zeros, so
+that it is no branch yet.
 
 After each trace the model's parameters are still the same objects. `make survey` repeats all of this.
 
