@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint survey bench clean
 
 demo: .venv/installed
 	$(BIN)/isoscale transfer
@@ -17,6 +17,10 @@ lint: .venv/tested
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
+# Public models of many packages, planned and compared with what their architectures ask for: docs/survey.md.
+survey: .venv-survey/installed
+	HYPOTHESIS_PROFILE=nightly HF_HUB_OFFLINE=1 .venv-survey/bin/python -m pytest -m nightly tests/survey
+
 bench: .venv/tested
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/conv_ensemble.py
@@ -28,7 +32,7 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv isoscale-report isoscale-law
+	rm -rf .venv .venv-survey isoscale-report isoscale-law
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -39,4 +43,12 @@ clean:
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mup
+	touch $@
+
+# An environment of its own: beside torchvision, whose kernels do not load with torch's CPU build, mup cannot be imported.
+# litgpt asks for an older huggingface-hub than the others do, and needs it only to download.
+.venv-survey/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-survey
+	.venv-survey/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test,survey]'
+	.venv-survey/bin/python -m pip install --quiet --constraint constraints.txt --no-deps litgpt
 	touch $@

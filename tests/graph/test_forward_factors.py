@@ -340,3 +340,42 @@ def test_uses_of_parts_are_no_further_uses():
 
     plan = parametrize(Cut(64), Cut(16), "mup", "sgd", lr=1.0, example_inputs=(torch.zeros(2, 8),))
     assert {entry.uses for entry in plan.entries} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda h: F.normalize(h, dim=-1) * h.shape[-1] ** 0.5,
+        lambda h: h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5,
+        lambda h: h / h.norm(dim=-1, keepdim=True).clamp(min=1e-6) * h.shape[-1] ** 0.5,
+    ],
+)
+def test_an_l2_norm_times_the_root_of_its_size_is_an_rms_norm(norm):
+    """The root only makes up for the l2 norm's own, and is no multiplier."""
+
+    def rates(leave):
+        base, model = Net(BASE_WIDTH, BASE_DEPTH, leave=leave), Net(leave=leave)
+        return parametrize(model, base, "completep", "adamw", lr=1.0, **INPUTS).table().set_index("name").lr
+
+    assert rates(lambda net, h: net.head(norm(h))).equals(rates(lambda net, h: net.head(F.rms_norm(h, h.shape[-1:]))))
+
+
+class Standardised(nn.Module):
+    """A convolution of standardised weights with a gain, times fan_in^-1/2, as in NFNets."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.enter, self.leave = nn.Conv1d(3, width, 1), nn.Linear(width, 2)
+        self.weight, self.gain = nn.Parameter(torch.randn(width, width, 1)), nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, x):
+        scale = (self.gain * self.weight[0].numel() ** -0.5).flatten()
+        rows = self.weight.flatten(1)[None]
+        weight = F.batch_norm(rows, None, None, weight=scale, training=True).reshape(self.weight.shape)
+        return self.leave(F.conv1d(self.enter(x).relu(), weight).relu().mean(-1))
+
+
+def test_the_size_of_a_standardised_weight_is_no_multiplier():
+    base, model = Standardised(16), Standardised(64)
+    plan = parametrize(model, base, "mup", "adamw", lr=1.0, example_inputs=(torch.zeros(2, 3, 4),))
+    assert plan.table().set_index("name").lr[["weight", "gain"]].tolist() == [1 / 4, 1.0]

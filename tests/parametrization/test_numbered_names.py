@@ -90,3 +90,19 @@ def test_a_block_of_a_kind_that_the_base_lacks_is_told_by_what_it_has(name):
 def test_a_name_of_one_of_the_two_is_named():
     with pytest.raises(PlanError, match=r"only the target has `body\.layer_1`"):
         planned(Net(32, 8, "layer_{}"), Net(8, 2, "block_{}"))
+
+
+def test_stages_of_one_sequential_answer_to_their_own():
+    """Blocks of two widths in one Sequential, as in MobileNet: a block answers to one of its own stage."""
+    base = {f"{i}.w": (2 if i < 2 else 4, 2) for i in range(4)}
+    target = {f"{i}.w": (8 if i < 6 else 16, 8) for i in range(12)}
+    pairs = counterparts(target, base)
+    assert {pairs[f"{i}.w"] for i in range(6)} == {"0.w", "1.w"}
+    assert {pairs[f"{i}.w"] for i in range(6, 12)} == {"2.w", "3.w"}
+
+
+def test_a_base_without_a_stage_has_one_run():
+    """Where the runs do not match, the first answers to the first, the last to the last."""
+    target = {"0.w": (8, 3), "1.w": (8, 8), "2.w": (8, 8), "3.w": (5, 8)}
+    base = {"0.w": (2, 3), "1.w": (5, 2)}
+    assert counterparts(target, base) == {"0.w": "0.w", "1.w": "0.w", "2.w": "0.w", "3.w": "1.w"}

@@ -18,7 +18,7 @@ from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import Attention, attentions
 from isoscale.graph.branches import Branch, residual_branches
 from isoscale.graph.factors import ForwardFactors, end_of_branch, forward_factors, numbers_of_uses
-from isoscale.graph.graph import Graph, Node, Use, members
+from isoscale.graph.graph import Graph, Node, Use, bits, members
 from isoscale.graph.missed import blocks_outside
 from isoscale.graph.products import Product, products
 from isoscale.scaling.names import indices, starred
@@ -188,8 +188,19 @@ class _RoleReader:
         self._blocks = blocks
         self._parameters = parameters
         self._uses: dict[str, list[tuple[Node, Use]]] = {name: [] for name in parameters}
+        alive = bits(graph.outputs)
+        for output in graph.outputs:
+            alive |= graph.above[output]
+        dead: list[tuple[Node, Use]] = []
         for node, use in graph.uses():
-            self._uses[use.name].append((node, use))
+            if alive >> node.index & 1:
+                self._uses[use.name].append((node, use))
+            else:
+                dead.append((node, use))
+        # What reaches no output (a state for a step that is not taken) says something only of what acts nowhere else.
+        for node, use in dead:
+            if not any(alive >> other.index & 1 for other, _ in self._uses[use.name]):
+                self._uses[use.name].append((node, use))
 
     def part(self, name: str, given: Role | None) -> Part:
         """What a parameter is, from all of its uses; `given` is what the user says that it is."""

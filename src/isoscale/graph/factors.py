@@ -50,10 +50,13 @@ def forward_factors(graph: Graph, branches: Sequence[Branch], attentions: Iterab
     # By name and node, since one tensor may act at several nodes.
     acting: dict[tuple[str, int], float | None] = {}
     for node, use in graph.uses():
-        acting[use.name, node.index] = product([use.factor])
+        # A number on the gain of a standardised weight, as fan_in^(-1/2), is the weight's own size, which its init
+        # would be otherwise.
+        of_weight = use.kind == "gain" and node.is_map
+        acting[use.name, node.index] = 1.0 if of_weight else product([use.factor])
     elsewhere: set[float] = set()
     for node in graph.nodes:
-        factor = own_factor(node)
+        factor = product([own_factor(node), _of_l2_norm(graph, node)])
         if factor == 1 or logits >> node.index & 1 or not node.is_float:
             continue
         found = owners.of(node)
@@ -62,6 +65,22 @@ def forward_factors(graph: Graph, branches: Sequence[Branch], attentions: Iterab
         if not found and factor:
             elsewhere.add(abs(factor))
     return ForwardFactors(places=_by_place(graph, acting), elsewhere=tuple(sorted(elsewhere)))
+
+
+def _of_l2_norm(graph: Graph, node: Node) -> float:
+    """Of a division by the value's own l2 norm, size^(-1/2); 1 of any other operation.
+
+    The l2 norm of n entries is n^(1/2) times their root mean square: x / |x| n^(1/2) is what an RMS norm gives.
+    """
+    if node.row.name != "div" or len(node.inputs) != 2:
+        return 1.0
+    value, divisor = node.inputs
+    at = graph.nodes[divisor]
+    while at.inputs and (at.row.is_view or at.row.name in ("clamp", "clamp_min")):
+        at = graph.nodes[at.inputs[0]]
+    if at.row.name != "linalg_vector_norm" or at.inputs != (value,):
+        return 1.0
+    return math.sqrt(math.prod(at.shape) / math.prod(node.shape))
 
 
 def numbers_of_uses(graph: Graph) -> dict[str, float]:

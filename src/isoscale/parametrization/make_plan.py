@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -212,14 +212,16 @@ def make(reading: Reading, rule: Rule, settings: Settings, budget: Budget = NO_B
             f"{len(open_items)} thing{'s' * (len(open_items) > 1)} to fix before this plan is right:\n  - "
             + "\n  - ".join(open_items)
         )
-    entries = tuple(decide(facts, scaling, settings) for facts in reading.facts)
-    for entry in entries:
-        for other in reading.also.get(entry.name, ()):
-            _check_same(entry, decide(other, scaling, settings))
+    entries: list[TensorPlan] = []
+    for facts in reading.facts:
+        entry = decide(facts, scaling, settings)
+        for other in reading.also.get(facts.name, ()):
+            entry = _of_both_uses(entry, decide(other, scaling, settings))
+        entries.append(entry)
     return Plan(
         scaling=scaling,
         settings=settings,
-        entries=entries,
+        entries=tuple(entries),
         multipliers=_multipliers(reading, scaling),
         forward_multipliers=reading.forward.multipliers,
         open_items=open_items,
@@ -358,7 +360,7 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     _check_sides(name, part, shape, base_shape, (fan_in, fan_out))
     return TensorFacts(
         name=name,
-        role=part.role,
+        role=_role(part, fan_out),
         shape=shape,
         base_shape=base_shape,
         fan_in=fan_in,
@@ -378,14 +380,23 @@ def _facts(name: str, part: Part, parameter: Tensor, base: Base, counterpart: st
     )
 
 
+def _role(part: Part, size: float) -> Role:
+    """A readout's bias is as long as the readout has outputs: where these grow, as of embeddings, it is a vector."""
+    grows = part.role is Role.SCALAR and size != 1
+    return Role.VECTOR if grows and not part.unused and part.place != GIVEN else part.role
+
+
 def _of_sum(rms: float | None, offset: float) -> float | None:
     """Root mean square of a parameter and a number that is added to it, the parameter's mean being zero."""
     return None if rms is None else math.hypot(rms, offset)
 
 
-def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
-    """A tensor that serves twice is fine where both uses ask for the same numbers."""
-    for what in ("optimizer", "init", "lr", "weight_decay", "eps", "multiplier"):
+def _of_both_uses(entry: TensorPlan, other: TensorPlan) -> TensorPlan:
+    """A tensor that serves twice is fine where both uses ask for the same numbers.
+
+    Its gradient is the sum of both, of the size of the larger, which eps follows.
+    """
+    for what in ("optimizer", "init", "lr", "weight_decay", "multiplier"):
         this, that = getattr(entry, what), getattr(other, what)
         are_close = isinstance(this, float) and isinstance(that, float) and math.isclose(this, that, rel_tol=1e-9)
         if this != that and not are_close:
@@ -395,6 +406,9 @@ def _check_same(entry: TensorPlan, other: TensorPlan) -> None:
                 f"its {what} would be {this} and {that}. Untie it, or choose: "
                 f"`roles={{{entry.name!r}: isoscale.Role.{entry.role.name}}}`"
             )
+    if entry.eps is None or other.eps is None:
+        return entry
+    return replace(entry, eps=max(entry.eps, other.eps))
 
 
 def _check_counterparts(facts: Iterable[TensorFacts], pairs: Mapping[str, str], base_roles: Mapping[str, Role]) -> None:

@@ -6,6 +6,7 @@ another depth), the first corresponds to the first, the last to the last, and on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -206,7 +207,7 @@ def counterparts(
     pairs: dict[str, str] = {}
     if roles is None or base_roles is None:
         roles = base_roles = {}
-    _Matching(roles, base_roles, pairs).match(_tree(target), _tree(base), "", "")
+    _Matching(target, base, roles, base_roles, pairs).match(_tree(target), _tree(base), "", "")
     for name, other in pairs.items():
         if len(target[name]) != len(base[other]):
             raise PlanError(
@@ -231,6 +232,8 @@ def _tree(names: Mapping[str, Shape]) -> dict[str, Any]:
 class _Matching:
     """Walks two trees of names side by side; `pairs` is what it finds."""
 
+    shapes: Mapping[str, Shape]
+    base_shapes: Mapping[str, Shape]
     roles: Mapping[str, Role]
     base_roles: Mapping[str, Role]
     pairs: dict[str, str]
@@ -255,13 +258,27 @@ class _Matching:
             if set(steps) == set(others):
                 pairs += [(step, step) for step in steps]
             elif numbered(steps[0]) and others:
-                pairs += [(step, self._answering(step, steps, others, target, base, path)) for step in steps]
+                for stage, base_stage in self._stages(steps, others, target, base):
+                    pairs += [(step, self._answering(step, stage, base_stage, target, base, path)) for step in stage]
             else:
                 raise _only_in("target", f"{path}{steps[0]}")
         for family, others in base_families.items():
             if family not in families:
                 raise _only_in("base", f"{base_path}{others[0]}")
         return pairs
+
+    def _stages(
+        self, steps: list[str], others: list[str], target: dict[str, Any], base: dict[str, Any]
+    ) -> list[tuple[list[str], list[str]]]:
+        """Numbered children and the base's, stage by stage: a stage is a run of children whose tensors have the same
+        shapes. A single stage unless both have as many, of the same kinds in the same order."""
+        stages = _runs(steps, target, self.shapes)
+        base_stages = _runs(others, base, self.base_shapes)
+        kinds = [_signature(target[stage[0]]) for stage in stages]
+        base_kinds = [_signature(base[stage[0]]) for stage in base_stages]
+        if kinds != base_kinds:
+            return [(steps, others)]
+        return list(zip(stages, base_stages, strict=True))
 
     def _answering(
         self, step: str, steps: list[str], others: list[str], target: dict[str, Any], base: dict[str, Any], path: str
@@ -323,6 +340,19 @@ def _only_in(where: str, name: str) -> PlanError:
         f"target and base differ: only the {where} has `{name}`. They must be the same architecture at two sizes, with "
         "blocks that are told apart by numbers in their names, as in a ModuleList or Sequential"
     )
+
+
+def _runs(steps: list[str], tree: Mapping[str, Any], shapes: Mapping[str, Shape]) -> list[list[str]]:
+    """Neighbours whose tensors have the same names and shapes, in groups."""
+    groups = itertools.groupby(steps, lambda step: _shapes_below(tree[step], shapes))
+    return [list(group) for _, group in groups]
+
+
+def _shapes_below(tree: Any, shapes: Mapping[str, Shape], prefix: str = "") -> list[tuple[str, Shape]]:
+    """The names below a module, with their shapes."""
+    if isinstance(tree, str):
+        return [(prefix, shapes[tree])]
+    return [one for step, child in tree.items() for one in _shapes_below(child, shapes, f"{prefix}{step}.")]
 
 
 def _signature(tree: Any, prefix: str = "") -> list[str]:
