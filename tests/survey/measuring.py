@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from expected import FROM_TABLE, INPUT, Rows, rows_of
+from expected import FROM_TABLE, INPUT, TIMES_ROOT, Rows, rows_of
 from judging import expected_of
 from scipy import stats
 from torch import Tensor, nn
@@ -72,10 +72,15 @@ def _drawn(name: str, size: tuple[int, int], seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _draw_input_layers(model: nn.Module, rows: Rows) -> None:
-    """Standard deviation one for tables and tokens, one over the root of fan_in for layers."""
+    """Standard deviation 1 for tables and tokens, 1 over the width's root where the forward multiplies by it, and 1
+    over the root of fan_in for layers.
+    """
     for name, parameter in model.named_parameters():
         row = expected_of(name, rows)
-        if row not in (INPUT, FROM_TABLE) or not parameter.requires_grad:
+        if row not in (INPUT, TIMES_ROOT, FROM_TABLE) or not parameter.requires_grad:
+            continue
+        if row == TIMES_ROOT:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
             continue
         module = model.get_submodule(name.rpartition(".")[0])
         is_layer = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
