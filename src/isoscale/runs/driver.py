@@ -216,7 +216,7 @@ class Job:
         """What must run: what the store does not have, once; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
             return self.twins.first(_costliest_first(self.shards))
-        with Store(self._runner.store) as store:
+        with Store(self._runner.store, read_only=True) as store:
             return self.twins.first(missing(self.shards, store))
 
     def run(
