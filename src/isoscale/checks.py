@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    import torch
 
 # SQLite and NumPy hold no larger whole numbers.
 LARGEST = 2**63 - 1
@@ -107,3 +111,22 @@ def sizes(name: str, values: Sequence[int] | None) -> list[int] | None:
     if not values:
         raise InvalidValueError(f"`{name}` must hold one size or more, got []")
     return sorted(set(values))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """`device`, if torch can compute on it here and hand back what it found.
+
+    Raises:
+        InvalidValueError: There is none of that name, or it holds no numbers (`meta`).
+
+    >>> usable_device("cpu").type
+    'cpu'
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = str(error).splitlines()[0]
+        raise InvalidValueError(f"`device` {str(device)!r} cannot be used: {said}") from error

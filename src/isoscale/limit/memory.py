@@ -44,6 +44,11 @@ def available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def check_words(words: int, remedy: str) -> None:
+    """Raise before so many float64 are allocated that cannot fit."""
+    check_memory(int(SAFETY * 8 * words), remedy)
+
+
 def check_memory(needed: int, remedy: str) -> None:
     """Raise before a run that cannot fit."""
     available = available_bytes()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
-from isoscale.checks import whole
+from isoscale.checks import usable_device, whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs.engines.local import LocalEngine, cores
 from isoscale.runs.record import TrialRecord
@@ -148,10 +148,7 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    usable_device(device)
     return device
 
 
