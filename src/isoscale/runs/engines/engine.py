@@ -34,7 +34,13 @@ class Engine(Protocol):
         ...
 
     def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
-        """The trials of a finished shard; raises `WorkerLostError` if the worker died, else what it raised."""
+        """The trials of a finished shard.
+
+        Raises:
+            WorkerLostError: The worker died.
+            NotStartedError: No worker took it.
+            Exception: What the worker raised.
+        """
         ...
 
     def repair(self) -> None:
