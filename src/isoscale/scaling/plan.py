@@ -209,7 +209,7 @@ class ScalingPlan:
         entries = tuple(decoding.record(TensorPlan, entry, f"entries[{i}]") for i, entry in enumerate(listed))
         for i, entry in enumerate(entries):
             _check_numbers(entry, f"entries[{i}]")
-        scaling = decoding.record(Scaling, _with_budget(parts["scaling"]), "scaling")
+        scaling = decoding.record(Scaling, parts["scaling"], "scaling")
         _check_numbers(scaling, "scaling")
         settings = decoding.record(Settings, parts["settings"], "settings")
         _check_numbers(settings, "settings")
