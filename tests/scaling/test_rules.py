@@ -1,7 +1,7 @@
 """The table against docs/theory.md, section 5, and the algebra that any table of powers must obey."""
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -265,3 +265,9 @@ def test_unknown_names_come_with_the_nearest():
 def test_family_refuses_unstable_exponents(alpha, beta):
     with pytest.raises(InvalidValueError, match=r"`(alpha|beta)`"):
         rules.residual_family(alpha, beta)
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\nb", "\x1b[31m"])
+def test_a_name_that_no_page_can_hold_is_refused(name):
+    with pytest.raises(InvalidValueError, match="`name` of a rule must be printable"):
+        replace(rules.get("sp"), name=name)
