@@ -28,6 +28,7 @@ from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidVa
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
 from isoscale.runs.engines.engine import Backend, choose  # noqa: E402
+from isoscale.runs.twins import Twins  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
@@ -171,6 +172,12 @@ def test_the_same_bits_as_local(nodes: Any, alone: SweepResult, ran: Counter[str
     assert not ran
 
 
+def _shards() -> int:
+    """How many run, each that several rules share once."""
+    plan = driver.prepare(SPEC)
+    return len(Twins(plan).first(plan))
+
+
 def test_a_worker_killed(
     nodes: Any, alone: SweepResult, ran: Counter[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -186,7 +193,7 @@ def test_a_worker_killed(
     found = _on_ray(nodes, tmp_path / "s.db", progress=_once(kill, after=4))
     assert killed
     _same(found, alone)
-    assert sum(ran.values()) == len(driver.prepare(SPEC)) + caplog.text.count("Ray worker lost")
+    assert sum(ran.values()) == _shards() + caplog.text.count("Ray worker lost")
     assert max(ran.values()) == 2
 
 
@@ -201,7 +208,7 @@ def test_a_node_removed(
     )
     _same(found, alone)
     lost = caplog.text.count("Ray worker lost")
-    assert sum(ran.values()) == len(driver.prepare(SPEC)) + lost
+    assert sum(ran.values()) == _shards() + lost
     assert found.count("done") == SPEC.trials
     with Store(tmp_path / "s.db") as store:
         assert store.count() == SPEC.trials

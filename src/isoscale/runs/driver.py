@@ -212,12 +212,17 @@ class Job:
         self.twins = Twins(self.shards)
 
     @functools.cached_property
-    def left(self) -> list[AnyShard]:
-        """What must run: what the store does not have, once; a store that is not there yet is not made."""
+    def missing(self) -> list[AnyShard]:
+        """What the store does not have; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
-            return self.twins.first(_costliest_first(self.shards))
+            return _costliest_first(self.shards)
         with Store(self._runner.store, read_only=True) as store:
-            return self.twins.first(missing(self.shards, store))
+            return missing(self.shards, store)
+
+    @functools.cached_property
+    def left(self) -> list[AnyShard]:
+        """What must run: of what is missing the first of each that several rules share."""
+        return self.twins.first(self.missing)
 
     def run(
         self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
