@@ -6,13 +6,16 @@ import itertools
 import os
 import socket
 import time
-from pathlib import Path
 
+from isoscale.extras import needed
 from isoscale.runs.store.database import Database
 
 # A lease is dead when its heartbeat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 LEASE_SECONDS = 30.0
+
+# How far apart two answers to "when did this process start?" may be.
+_ROUNDED_SECONDS = 2
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -58,7 +61,7 @@ class Leases:
 
     def _is_dead(self, shard: str, owner: str, heartbeat: int) -> bool:
         host, pid, started, _ = owner.rsplit(":", 3)
-        if host == socket.gethostname() and _started(int(pid)) != started:
+        if host == socket.gethostname() and not _is_same(_started(int(pid)), started):
             return True
         last_owner, last_heartbeat, since = self._seen.get(shard, ("", -1, 0.0))
         if (owner, heartbeat) != (last_owner, last_heartbeat):
@@ -68,24 +71,22 @@ class Leases:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, "" if it is gone: a number used again is another process."""
+    """When a process of this machine started, in seconds, "" if it is gone."""
+    with needed("sweep", by="keeping trials in a store"):
+        import psutil
+
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return "" if Path("/proc").is_dir() else _signalled(pid)
-    # The name of the program, in parentheses, may hold anything; what follows it is split by spaces.
-    state, *fields = status.rsplit(")", 1)[1].split()
-    if state in "ZX":
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return str(round(process.create_time()))
+    except psutil.Error:
         return ""
-    return fields[18]
 
 
-def _signalled(pid: int) -> str:
-    """The same without /proc: alive or gone is all that can be told."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"
+def _is_same(started: str, then: str) -> bool:
+    """Whether two starts of one number are of one process: a number used again is another process."""
+    if not started or not then.isdecimal():
+        return started == then
+    # The system counts from a boot whose time of day it rounds, and not always the same way.
+    return abs(int(started) - int(then)) <= _ROUNDED_SECONDS
