@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from inline_engine import InlineEngine
 from isoscale.runs.engines import engine
 from isoscale.runs.progress import Progress
+from isoscale.testing import InlineEngine
 
 FILE = """
 def train(trial):

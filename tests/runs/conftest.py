@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inline_engine import InlineEngine
 from isoscale.runs import Sweep, TrialRecord
 from isoscale.runs.engines import engine
+from isoscale.testing import InlineEngine
 
 TINY = {"widths": [8], "depths": [1, 2], "lrs": [0.0625, 0.125], "seeds": 2, "steps": 5, "rule": "depth-mup"}
 

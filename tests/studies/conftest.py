@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from law_networks import NETWORKS
 
-from inline_engine import InlineEngine
 from isoscale.runs.engines import engine as engine_
 from isoscale.studies.depth_law import DepthLaw, depth_law
+from isoscale.testing import InlineEngine
 
 
 @pytest.fixture(scope="module")
