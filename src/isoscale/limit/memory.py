@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
-from isoscale.errors import InvalidValueError
+from isoscale.checks import check_memory
 from isoscale.limit.network import KERNELS, Problem, Size
 
 SAFETY = 1.15
@@ -32,23 +29,6 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
     return int(SAFETY * words * problem.gram.element_size())
 
 
-def available_bytes() -> int:
-    """Memory that can be taken without swapping; without psutil, all that there is."""
-    try:
-        import psutil
-    except ModuleNotFoundError:
-        if not hasattr(os, "sysconf"):  # Windows, which does not say without psutil
-            return sys.maxsize
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return psutil.virtual_memory().available
-
-
-def check_memory(needed: int, remedy: str) -> None:
-    """Raise before a run that cannot fit."""
-    available = available_bytes()
-    if needed > available:
-        need = needed / 2**30
-        have = available / 2**30
-        raise InvalidValueError(
-            f"this run needs about {need:.1f} GiB and the machine has {have:.1f} GiB free. {remedy}"
-        )
+def check_words(words: int, remedy: str) -> None:
+    """Raise before so many float64 are allocated that cannot fit."""
+    check_memory(int(SAFETY * 8 * words), remedy)
