@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -31,10 +32,15 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        pid = os.getpid()
-        self._owner = f"{socket.gethostname()}:{pid}:{_started(pid)}:{next(_serial)}"
+        self._number = next(_serial)
         # Of each shard that another holds: its owner, its heartbeat, and since when both stand still.
         self._seen: dict[str, tuple[str, int, float]] = {}
+
+    @functools.cached_property
+    def _owner(self) -> str:
+        # Asked for by the first lease: who only reads a store needs no psutil.
+        pid = os.getpid()
+        return f"{socket.gethostname()}:{pid}:{_started(pid)}:{self._number}"
 
     def acquire(self, shard: str) -> bool:
         """Take the lease of a shard, if it is free, ours, or its owner is gone."""
