@@ -25,9 +25,11 @@ lint: .venv/tested
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-# The site, in site/index.html: a page that cannot be built, or a link that leads nowhere, is an error.
+# The site; search needs a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
+# nowhere and whatever would be loaded from elsewhere are errors.
 docs: .venv-docs/installed
-	.venv-docs/bin/python docs/build.py
+	.venv-docs/bin/zensical build --clean --strict
+	! grep -rnE '<(script|link|img|iframe)[^>]+(src|href)="(https?:)?//' site --include='*.html'
 
 # The oldest versions that pyproject.toml admits: `make test-lowest PYTHON=python3.13` for another Python.
 test-lowest: .venv-lowest/installed
@@ -78,7 +80,7 @@ clean:
 
 .venv-docs/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt mkdocstrings-python zensical
 	touch $@
 
 .venv-lowest/installed: pyproject.toml constraints.txt .ci/lowest.py
