@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -134,16 +135,14 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def available_bytes() -> int:
-    """Memory that can be taken without swapping."""
+    """Memory that can be taken without swapping; without psutil, all that there is."""
     try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    kibibytes = line.split()[1]
-                    return int(kibibytes) * 1024
-    except OSError:
-        pass  # not Linux: all that there is
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        import psutil
+    except ModuleNotFoundError:
+        if not hasattr(os, "sysconf"):  # Windows, which does not say without psutil
+            return sys.maxsize
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().available
 
 
 def check_memory(needed: int, remedy: str) -> None:

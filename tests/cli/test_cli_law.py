@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inline_engine import InlineEngine
 from isoscale.runs.engines import engine as engine_
+from isoscale.testing import InlineEngine
 
 FLAGS = (
     "--dataset synthetic --dataset-args classes 3 channels 1 size 5 train 100 test 20 --width 4 --depths 1 2 3 "

@@ -50,13 +50,6 @@ def test_a_lease_has_one_holder(store: Store):
         assert other.acquire("another shard")
 
 
-def test_a_lease_that_was_given_back_is_free(store: Store):
-    with Store(store.path) as other:
-        store.acquire("shard")
-        store.release("shard")
-        assert other.acquire("shard")
-
-
 def test_nobody_gives_back_a_lease_of_another(store: Store):
     with Store(store.path) as other, Store(store.path) as third:
         store.acquire("shard")

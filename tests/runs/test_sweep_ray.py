@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts import EngineContract
 
 # Before Ray is imported: its import reads them.
 os.environ |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -27,7 +28,7 @@ from isoscale import cli  # noqa: E402
 from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
-from isoscale.runs.engines.engine import Backend, choose  # noqa: E402
+from isoscale.runs.engines.engine import Backend, Engine, choose  # noqa: E402
 from isoscale.runs.twins import Twins  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
@@ -74,6 +75,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(cluster.RayEngine, "submit", spy)
     return counts
+
+
+class TestRayEngine(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, nodes: Any) -> Iterator[Engine]:
+        with cluster.RayEngine(None, "cpu", 1.0) as opened:
+            yield opened
 
 
 def _on_ray(nodes: Any, store: Path, **run: Any) -> SweepResult:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sqlite3
 import subprocess
 import sys
@@ -26,66 +25,6 @@ from isoscale.runs.store import database
 from isoscale.runs.store.schema import SCHEMA
 
 # --- trials -----------------------------------------------------------------------------------------------------
-
-
-def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    diverged = trial(
-        "b",
-        status="diverged",
-        reason="loss not finite at step 1",
-        curve=np.array([2.0, np.nan], "f4"),
-        test_loss=float("nan"),
-        test_accuracy=float("nan"),
-    )
-    failed = trial("c", status="failed", reason="no memory", curve=np.empty(0, "f4"), test_loss=float("inf"))
-    exact = trial("a", test_loss=5e-324, test_accuracy=-0.0)
-    with Store(tmp_path / "s.db") as store:
-        store.record([exact, diverged, failed])
-    with Store(tmp_path / "s.db") as store:
-        found = {one.key: one for one in store.read(["a", "b", "c", "elsewhere"])}
-    assert set(found) == {"a", "b", "c"}
-    # SQLite has no zero below zero.
-    for wanted in (dataclasses.replace(exact, test_accuracy=0.0), diverged, failed):
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found[wanted.key].created)
-        read = dataclasses.replace(found[wanted.key], created="")
-        np.testing.assert_equal(dataclasses.asdict(read), dataclasses.asdict(wanted))
-
-
-def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status, status=status) for status in ("done", "diverged", "failed")])
-        assert store.finished(["done", "diverged", "failed", "missing"]) == {"done", "diverged"}
-        assert store.finished([]) == set()
-
-
-@pytest.mark.parametrize("finished", ["done", "diverged"])
-def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord], finished: str):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status=finished, test_loss=1.0)])
-        for later in ("done", "diverged", "failed"):
-            store.record([trial(status=later, test_loss=2.0)])
-        (kept,) = store.read(["k"])
-    assert (kept.status, kept.test_loss) == (finished, 1.0)
-
-
-def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status="failed", reason="first", curve=np.empty(0, "f4"))])
-        store.record([trial(status="failed", reason="second", curve=np.empty(0, "f4"))])
-        assert store.read(["k"])[0].reason == "second"
-        store.record([trial()])
-        (kept,) = store.read(["k"])
-    assert (kept.status, kept.reason, kept.curve.tolist()) == ("done", "", [2.0, 1.0])
-
-
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial("old")])
-        with pytest.raises(StoreError, match="CHECK constraint"):
-            store.record([trial("a"), trial("b", status="nonsense")])
-        assert store.finished(["old", "a", "b"]) == {"old"}
-        store.record([trial("a")])  # and the store goes on
-        assert store.finished(["a"]) == {"a"}
 
 
 def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial: Callable[..., TrialRecord]):

@@ -10,17 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
+from isoscale.extras import needed
 from isoscale.report import drawing, formats, numbers, ticks
 from isoscale.report.drawing import POINTS
 from isoscale.report.loss_scale import Scale, Strip, diverged, mean_loss
+
+with needed("report", by="a figure"):
+    from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Inches. The label margin stands to the right of every panel, the left margin to the left of the first.
 LEFT, LABELS, TITLE, PLOT, BELOW = 0.78, 0.5, 1.0, 2.35, 0.74

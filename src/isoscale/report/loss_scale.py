@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import MaxNLocator
 
+from isoscale.extras import needed
 from isoscale.report import formats, numbers
 from isoscale.report.formats import DIVERGED, DONE
 from isoscale.report.ticks import round_numbers
+
+with needed("report", by="a figure"):
+    from matplotlib.ticker import MaxNLocator
 
 ROW = 10.0  # points between the strip's rows of crosses
 _JUDGED = 4.0  # times the rest of the range that a loss at the rate used may take

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from isoscale.report import drawing
 from isoscale.report.files import write_all
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LARGEST = np.iinfo("int32").max
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from isoscale.report import drawing, formats, numbers
 from isoscale.report.loss_figure import Grid
 from isoscale.report.loss_scale import LOG_FROM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Steps are averaged until no more points than that are left.
 POINTS = 100

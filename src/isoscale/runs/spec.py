@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
+from isoscale.extras import needed
 from isoscale.models import names as model_names
 from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
@@ -678,7 +679,8 @@ class Sweep:
 
     def to_toml(self) -> str:
         """The text of a file that `from_toml` reads back as an equal sweep."""
-        import tomli_w
+        with needed("sweep", by="writing TOML"):
+            import tomli_w
 
         return tomli_w.dumps(self.to_mapping())
 

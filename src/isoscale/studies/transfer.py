@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import InvalidValueError, MissingExtraError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
@@ -122,11 +122,14 @@ class Transfer:
         return figures[kind](self.data).axes
 
     def _repr_html_(self) -> str:
-        """The answer, the table and the figure, for a notebook."""
+        """The answer, the table and the figure, for a notebook; without matplotlib no figure."""
         from isoscale import report
 
         table = report.table(self.data).to_html(index=False, escape=True)
-        figure = report.svg(report.loss_curves(self.data))
+        try:
+            figure = report.svg(report.loss_curves(self.data))
+        except MissingExtraError as error:
+            figure = f"<p>{html.escape(str(error))}</p>"
         return f"<p><b>{html.escape(self.answer)}</b></p>{table}{figure}"
 
 

@@ -16,14 +16,16 @@ from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_int64
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import IO, Any, NamedTuple
-
-from pebble import ProcessExpired, ProcessPool
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from isoscale.errors import ClusterError
+from isoscale.extras import needed
 from isoscale.runs import interrupts, worker
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.trainers.registry import Work
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
 
 _CLAIM_SECONDS = 0.05
 
@@ -92,6 +94,8 @@ class LocalEngine:
             TimeoutError: It heard no time limit, and its worker was ended.
             Exception: What the worker raised.
         """
+        from pebble import ProcessExpired
+
         self._futures.discard(future)
         if not isinstance(future.exception(), BrokenProcessPool):
             self._vain_starts = 0
@@ -142,6 +146,9 @@ class LocalEngine:
         self._locks.cleanup()
 
     def _new_pool(self) -> ProcessPool:
+        with needed("sweep", by="the local engine"):
+            from pebble import ProcessPool
+
         return ProcessPool(
             min(self.workers, self._shards),
             context=_Spawn(),

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import socket
 import sqlite3
 import time
-from pathlib import Path
 
+from isoscale.extras import needed
 from isoscale.runs.store.database import Database
 
 # A lease is dead when its heartbeat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 LEASE_SECONDS = 30.0
 
+# How far apart two answers to "when did this process start?" may be.
+_ROUNDED_SECONDS = 2
+
 # Host, process, its start, and which driver in it; what is no text reads as U+FFFD.
-_OWNER = re.compile(r"(?P<host>[^\ufffd]*):(?P<pid>[0-9]+):(?P<started>[0-9]+|alive):[0-9]+", re.DOTALL)
+_OWNER = re.compile(r"(?P<host>[^\ufffd]*):(?P<pid>[0-9]+):(?P<started>[0-9]+):[0-9]+", re.DOTALL)
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -28,10 +32,15 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        pid = os.getpid()
-        self._owner = f"{socket.gethostname()}:{pid}:{_started(pid)}:{next(_serial)}"
+        self._number = next(_serial)
         # Of each shard that another holds: its owner, its heartbeat, and since when both stand still.
         self._seen: dict[str, tuple[str, int, float]] = {}
+
+    @functools.cached_property
+    def _owner(self) -> str:
+        # Asked for by the first lease: who only reads a store needs no psutil.
+        pid = os.getpid()
+        return f"{socket.gethostname()}:{pid}:{_started(pid)}:{self._number}"
 
     def acquire(self, shard: str) -> bool:
         """Take the lease of a shard, if it is free, ours, or its owner is gone."""
@@ -64,8 +73,10 @@ class Leases:
     def _is_dead(self, shard: str, owner: str, heartbeat: int) -> bool:
         named = _OWNER.fullmatch(owner)
         # The owner of a damaged lease cannot be asked for; it cannot show itself either.
-        if named and named["host"] == socket.gethostname() and _started(int(named["pid"])) != named["started"]:
-            return True
+        if named and named["host"] == socket.gethostname():
+            started = _started(int(named["pid"]))
+            if not _is_same(started, named["started"]):
+                return True
         last_owner, last_heartbeat, since = self._seen.get(shard, ("", -1, 0.0))
         if (owner, heartbeat) != (last_owner, last_heartbeat):
             self._seen[shard] = (owner, heartbeat, time.monotonic())
@@ -88,24 +99,22 @@ def _text(stored: bytes) -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this machine started, "" if it is gone: a number used again is another process."""
+    """When a process of this machine started, in seconds, "" if it is gone."""
+    with needed("sweep", by="keeping trials in a store"):
+        import psutil
+
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return "" if Path("/proc").is_dir() else _signalled(pid)
-    # The name of the program, in parentheses, may hold anything; what follows it is split by spaces.
-    state, *fields = status.rsplit(")", 1)[1].split()
-    if state in "ZX":
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return str(round(process.create_time()))
+    except psutil.Error:
         return ""
-    return fields[18]
 
 
-def _signalled(pid: int) -> str:
-    """The same without /proc: alive or gone is all that can be told."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"
+def _is_same(started: str, then: str) -> bool:
+    """Whether two starts of one number are of one process: a number used again is another process."""
+    if not started:
+        return False
+    # The system counts from a boot whose time of day it rounds, and not always the same way.
+    return abs(int(started) - int(then)) <= _ROUNDED_SECONDS
