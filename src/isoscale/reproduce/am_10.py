@@ -16,7 +16,6 @@ from isoscale.stats.summary import mean_and_se
 
 if TYPE_CHECKING:
     import xarray as xr
-
     from torch import nn
 
     from isoscale.reproduce.work import Work
@@ -110,12 +109,12 @@ def decide(data: xr.Dataset) -> Ruling:
 CLAIM = Claim(
     id="am-10",
     alias="cubic",
-    sentence="One step changes the pre-activations of layer l by a mean square S_l that grows like l^3, which gives the "
-    "law L^-3/2.",
+    sentence="One step changes the pre-activations of layer l by a mean square S_l that grows like l^3, which gives "
+    "the law L^-3/2.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule="exponent of S_l against l from layer 4 on is 3 and none of 0, 1, 2, 2.5, 3.5, 4; one exponent a seed.",
-    reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for ReLU and "
-    "one sample; GELU and batches are measured beside it.",
+    reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for ReLU "
+    "and one sample; GELU and batches are measured beside it.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

@@ -27,8 +27,8 @@ def decide(data: xr.Dataset) -> Ruling:
 CLAIM = Claim(
     id="am-3",
     alias="padding",
-    sentence="Zero padding changes the constant of the law eta* = kappa L^-3/2, not its exponent, when the image is much "
-    "larger than the kernel.",
+    sentence="Zero padding changes the constant of the law eta* = kappa L^-3/2, not its exponent, when the image is "
+    "much larger than the kernel.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=f"with both kinds of padding: {depth_laws.RULE}",
     presets=PRESETS,

@@ -72,8 +72,8 @@ CLAIM = Claim(
     sentence="With the exponent -3/2 and the best learning rates of two shallow depths, those of deeper networks are "
     "predicted without a sweep, segment by segment.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6, protocol",
-    rule="in every segment ({3, 4} to 5-9, {10, 11} to 12-16, {18, 20} to 22-30) the mean error over its unseen depths is "
-    "at most half an octave, with its 95 % interval; depths at chance or at a bound do not count, as in am-1.",
+    rule="in every segment ({3, 4} to 5-9, {10, 11} to 12-16, {18, 20} to 22-30) the mean error over its unseen depths "
+    "is at most half an octave, with its 95 % interval; depths at chance or at a bound do not count, as in am-1.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

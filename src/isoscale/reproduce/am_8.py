@@ -75,8 +75,8 @@ CLAIM = Claim(
     alias="which-depth",
     sentence="The minimal depth predicts the best learning rate better than the number of blocks or PathSum do.",
     source="MultiPath, arXiv 2602.07494; PathSum, arXiv 2402.17440; docs/theory.md, section 6",
-    rule="rms residual of -3/2 (constant fitted, each network by itself) in minimal depth is below that in blocks and in "
-    "PathSum^(1/3), by more than the scatter over networks (95 %).",
+    rule="rms residual of -3/2 (constant fitted, each network by itself) in minimal depth is below that in blocks and "
+    "in PathSum^(1/3), by more than the scatter over networks (95 %).",
     presets=PRESETS,
     measure=measure,
     decide=decide,

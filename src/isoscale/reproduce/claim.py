@@ -72,8 +72,8 @@ class Ruling:
 def ruling(parts: Sequence[Part]) -> Ruling:
     """The verdict on a claim from that on its conditions.
 
-    All hold: it holds. Some hold, the others fail or are open: it holds within limits. None holds and one fails: it does
-    not hold. All are open: it cannot be decided.
+    All hold: it holds. Some hold, the others fail or are open: it holds within limits. None holds and one fails: it
+    does not hold. All are open: it cannot be decided.
     """
     found = [part.holds for part in parts]
     if found and all(holds is True for holds in found):

@@ -1,8 +1,8 @@
 """Conditions on measured quantities, the same for all claims: an exponent is the claimed one, a number is in a range.
 
-An exponent "is" the claimed one if its 95 % interval comes within 0.1 of it (finite sizes bend a power law by about that
-much) and excludes every rival: the other multiples of 1/2 from -2 to 1 that theories and protocols lead to. It is not if
-the interval stays further away. Between the two nothing is decided.
+An exponent "is" the claimed one if its 95 % interval comes within 0.1 of it (finite sizes bend a power law by about
+that much) and excludes every rival: the other multiples of 1/2 from -2 to 1 that theories and protocols lead to. It is
+not if the interval stays further away. Between the two nothing is decided.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Depth laws of learning rates: the protocol that claims AM-1 to AM-9, AM-11 and AM-12 share.
 
-Every network is trained by `isoscale.depth_law`. A depth whose optimum is a bound, or at whose optimum the network ends
-at chance (its final loss is above 0.98 of the loss of one that knows nothing), is left out of the law: the same for all.
+Every network is trained by `isoscale.depth_law`. A depth whose optimum is a bound, or at whose optimum the network
+ends at chance (its final loss is above 0.98 of the loss of one that knows nothing), is left out of the law: the same
+for all.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ CHANCE = 0.98
 CLAIMED = -1.5
 
 RULE = (
-    "a depth counts unless its optimum is a bound or the network ends there above 0.98 of chance; an exponent is -3/2 if "
-    "its 95 % interval comes within 0.1 of it and excludes 0, -1/2, -1 and -2."
+    "a depth counts unless its optimum is a bound or the network ends there above 0.98 of chance; an exponent is -3/2 "
+    "if its 95 % interval comes within 0.1 of it and excludes 0, -1/2, -1 and -2."
 )
 
 # What each preset trains. Nothing was chosen by the slope that it gives: sizes were chosen by their cost.

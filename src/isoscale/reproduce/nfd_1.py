@@ -115,8 +115,8 @@ CLAIM = Claim(
     sentence="At initialisation finite networks are within O(1/n) and O(1/L) of their limit, uniformly in depth, and "
     "the two limits commute.",
     source="NFD, arXiv 2512.21075; docs/theory.md, sections 1 to 3",
-    rule="variance ~ n^-1 at the smallest and the largest depth, flat in depth; distance of the mean ~ L^-1; mean square "
-    "~ n^-1 when width and depth double together.",
+    rule="variance ~ n^-1 at the smallest and the largest depth, flat in depth; distance of the mean ~ L^-1; mean "
+    "square ~ n^-1 when width and depth double together.",
     reading="Read as: kernels <h, h> at the end of the stream; error 1/n is the mean square over networks.",
     presets=PRESETS,
     measure=measure,

@@ -1,4 +1,4 @@
-"""In training, networks of finite depth are within O(1/L) of the limit, with backward weights reused and independent."""
+"""In training, networks of depth L are within O(1/L) of the limit, with backward weights reused and independent."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ CLAIM = Claim(
     alias="training-error",
     sentence="In training, the error of a finite depth is O(1/L), with backward weights reused and independent.",
     source="NFD, arXiv 2512.21075; docs/theory.md, sections 2 and 3",
-    rule="c1/L + c2/L^2 fits the changes with each doubling of depth (p >= 0.01), and its exponent at the deepest network "
-    "is -1. One power fitted over all depths is shown, and decides nothing: c2 bends it.",
+    rule="c1/L + c2/L^2 fits the changes with each doubling of depth (p >= 0.01), and its exponent at the deepest "
+    "network is -1. One power fitted over all depths is shown, and decides nothing: c2 bends it.",
     reading="Each mode against its own limit, at infinite width.",
     presets=PRESETS,
     measure=measure,

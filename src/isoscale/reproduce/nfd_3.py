@@ -170,8 +170,8 @@ CLAIM = Claim(
     sentence="In training, the gradient-independence assumption is restored as depth grows: the effect of reusing the "
     "forward weights in the backward pass vanishes.",
     source="NFD, arXiv 2512.21075; docs/theory.md, section 2",
-    rule="one layer's effect ~ L^-1; the accumulated effect falls at least like L^-0.25; the gap in the loss at infinite "
-    "depth is within 0.001 of 0, for every activation and horizon.",
+    rule="one layer's effect ~ L^-1; the accumulated effect falls at least like L^-0.25; the gap in the loss at "
+    "infinite depth is within 0.001 of 0, for every activation and horizon.",
     reading="The paper argues layer by layer. A term of 1/L in each of L layers adds up to what does not depend on L: "
     "both are measured.",
     presets=PRESETS,

@@ -184,8 +184,8 @@ CLAIM = Claim(
     sentence="On CIFAR-10, depth-muP ResNets settle to one loss as depth grows, and training with independent backward "
     "weights comes to agree with backpropagation; without depth scaling, and in plain nets, it does not.",
     source="NFD, arXiv 2512.21075, figure on CIFAR-10; docs/theory.md, section 2",
-    rule="under depth-muP the gap in training loss between independent and standard backward weights falls at least like "
-    "L^-0.25, and the training loss changes by at most 0.1 with the last doubling of depth.",
+    rule="under depth-muP the gap in training loss between independent and standard backward weights falls at least "
+    "like L^-0.25, and the training loss changes by at most 0.1 with the last doubling of depth.",
     reading="Read off the text, since the figure's protocol is not fully stated: fully connected ResNets of one-layer "
     "blocks, SGD at one learning rate for all. A depth at which a seed diverges has no point.",
     presets=PRESETS,

@@ -94,7 +94,7 @@ CLAIM = Claim(
     alias="nondegeneracy",
     sentence="The covariance of all forward and backward vectors stays nondegenerate throughout training.",
     source="NFD, arXiv 2512.21075; docs/theory.md, section 2",
-    rule="the smallest eigenvalue over all steps and layer times is positive at the largest width and flat in the width.",
+    rule="the smallest eigenvalue over all steps and layer times is positive at the largest width and flat in width.",
     reading="Layer times up to 0.75: at t = 1 the backward vector is the readout, the same for every sample.",
     presets=PRESETS,
     measure=measure,

@@ -163,8 +163,8 @@ def decide(data: xr.Dataset) -> Ruling:
 CLAIM = Claim(
     id="nfd-6",
     alias="returns",
-    sentence="Larger networks are better with diminishing returns: the loss approaches that of the infinite network like "
-    "1/L and 1/n, and the trend ends there.",
+    sentence="Larger networks are better with diminishing returns: the loss approaches that of the infinite network "
+    "like 1/L and 1/n, and the trend ends there.",
     source="NFD, arXiv 2512.21075; docs/theory.md, sections 2 and 3",
     rule="distance to the limit ~ L^-1 over the deeper half of the depths (infinite width) and ~ n^-1 in the mean over "
     "networks (second depth); the limit's loss is above 0 by more than its error, so that it is what ends the trend.",

@@ -157,8 +157,8 @@ CLAIM = Claim(
     source="NFD, arXiv 2512.21075 (v1); docs/theory.md, section 4",
     rule="the own update |(W_k - W_0) x_k| / |z_0| of every internal layer ~ L^-1/2 under depth-mup and ~ L^0 under "
     "depth-mup-corrected, after the first step and after the last.",
-    reading="Own update at the input of the moment: the layer's total change hides the collapse, because its input moves "
-    "too. Last layers are not judged: their updates add up over blocks.",
+    reading="Own update at the input of the moment: the layer's total change hides the collapse, because its input "
+    "moves too. Last layers are not judged: their updates add up over blocks.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

@@ -181,8 +181,8 @@ CLAIM = Claim(
     sentence="A depth-aware correction of the learning rate restores its transfer over depth and makes deeper ResNets "
     "stronger than depth-muP does.",
     source="NFD, arXiv 2512.21075 (v1), abstract; docs/theory.md, sections 4 and 5",
-    rule="network by network, at the deepest: the base's rate costs at most 2 % of the loss; the tuned loss is below that "
-    "of depth-mup; and below that of the corrected rule's own shallowest network; each with its 95 % interval.",
+    rule="network by network, at the deepest: the base's rate costs at most 2 % of the loss; the tuned loss is below "
+    "that of depth-mup; and below that of the corrected rule's own shallowest network; each with its 95 % interval.",
     reading="Training loss over the last tenth of the steps. A zero-initialised last layer is not covered.",
     presets=PRESETS,
     measure=measure,

@@ -165,9 +165,9 @@ CLAIM = Claim(
     sentence="depth-muP keeps the forward and the backward pass stable as depth grows, at initialisation and in "
     "training, with blocks of one and of two layers; without depth scaling both grow.",
     source="NFD, arXiv 2512.21075; TP6, arXiv 2310.02244; docs/theory.md, sections 1 and 4",
-    rule="growth |h_L| / |h_0| and |dh_0| / |dh_L| flat in depth (exponent 0) under depth-mup, before and after training; "
-    "exponents of at least 1/2 at the start under mup and sp, which have no depth scaling. Networks that diverge in "
-    "training have no point.",
+    rule="growth |h_L| / |h_0| and |dh_0| / |dh_L| flat in depth (exponent 0) under depth-mup, before and after "
+    "training; exponents of at least 1/2 at the start under mup and sp, which have no depth scaling. Networks that "
+    "diverge in training have no point.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

@@ -1,4 +1,4 @@
-"""The best learning rate of a deep network approaches that of the infinite one, which can be computed and used instead."""
+"""The best learning rate of a deep network approaches that of the infinite one, which can be computed and used."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ CLAIM = Claim(
     sentence="The best learning rate approaches that of the infinite network, which can be computed without training "
     "and serves the finite ones.",
     source="isoscale.limit.optimal_lr; docs/theory.md, section 3",
-    rule="at the deepest network the optimum is within a quarter octave of the infinite one's, and the infinite one's rate "
-    "costs at most 2 % of the loss.",
+    rule="at the deepest network the optimum is within a quarter octave of the infinite one's, and the infinite one's "
+    "rate costs at most 2 % of the loss.",
     reading="At infinite width, depth-muP, blocks of one layer, full-batch SGD; optimum of the final loss.",
     presets=PRESETS,
     measure=measure,
