@@ -107,7 +107,9 @@ class ReproduceCommand:
         value, low, high = found.interval
         first = found.measured["quantity"].values[0]
         out.print(f"{first}: {value:.3g} [{low:.3g}, {high:.3g}]")
-        out.print(f"Verdict: {found.verdict}. {found.ruling.why}", style="bold", soft_wrap=True)
+        for part in found.ruling.parts:
+            out.print(f"  {part.word}: {part.name}: {part.why}", soft_wrap=True)
+        out.print(f"Verdict: {found.verdict}", style="bold")
         out.print(f"Page: {page}")
         return found
 

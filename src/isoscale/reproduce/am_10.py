@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
     from isoscale.reproduce.work import Work
 
-# One sample: the derivation's case. More: their gradients add up, which is not part of it.
-_SHARED = {"phis": ("relu", "gelu"), "batch_sizes": (1, 32), "first": 4, "init": "he", "padding": "circular"}
+# The derivation's case is dense layers, ReLU and one sample; what the law is claimed for is conv nets.
+_NETWORKS = {
+    "dense, relu": {"phi": "relu", "kernel": 1, "is_dense": True},
+    "conv, relu": {"phi": "relu", "kernel": 3, "is_dense": False},
+    "conv, gelu": {"phi": "gelu", "kernel": 3, "is_dense": False},
+}
+_SHARED = {"networks": _NETWORKS, "batch_sizes": (1, 32), "first": 4, "init": "he", "padding": "circular"}
 PRESETS = {
     "quick": Preset(
-        minutes=0.5,
+        minutes=0.8,
         settings=_SHARED | {"dataset": "digits", "width": 64, "depth": 16, "seeds": 6, "batches": 2},
     ),
     "cpu": Preset(
-        minutes=15,
+        minutes=20,
         gibibytes=2,
         settings=_SHARED
         | {
@@ -54,20 +59,20 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
     """S_l(1) against l, averaged over seeds and batches."""
     found = Measured()
     found.panel("one step at learning rate 1", x="layer l", y="S_l / S_1")
-    for phi in settings["phis"]:
+    for kind, network in settings["networks"].items():
         for size in settings["batch_sizes"]:
+            name = f"{kind}, batch of {size}"
             # (seed, layer)
             moments = np.array(
                 work.part(
-                    f"{phi}, batch of {size}",
-                    {**settings, "phis": phi, "batch_sizes": size},
-                    lambda phi=phi, size=size: _moments(settings, phi, size, work.data),
+                    name,
+                    {**settings, "networks": network, "batch_sizes": size},
+                    lambda network=network, size=size: _moments(settings, network, size, work.data),
                 )
             )
             relative = moments / moments[:, :1].mean()
             middle, error = mean_and_se(relative)
             layers = np.arange(1, moments.shape[1] + 1)
-            name = f"{phi}, batch of {size}"
             found.line("one step at learning rate 1", name, layers, middle, error)
             # One exponent a seed: the layers of one network are not independent of one another.
             late = layers >= settings["first"]
@@ -78,15 +83,21 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
     return found
 
 
-def _moments(settings: Mapping[str, Any], phi: str, size: int, folder: str | None) -> list[Any]:
+def _moments(settings: Mapping[str, Any], network: Mapping[str, Any], size: int, folder: str | None) -> list[Any]:
     dataset, batches = inputs.batches({**settings, "batch_size": size}, folder)
-    options = {"init": settings["init"], "padding": settings["padding"], "phi": phi}
+    options = {name: settings[name] for name in ("init", "padding")}
+    options |= {"phi": network["phi"], "kernel": network["kernel"]}
+    in_shape = dataset.in_shape
+    if network["is_dense"]:
+        # Every number a channel, in one place.
+        in_shape = (dataset.in_features, 1, 1)
+        batches = [(x.reshape(len(x), *in_shape), y) for x, y in batches]
 
     def make(seed: int) -> nn.Module:
         return models.build(
             "conv-net",
             options,
-            in_shape=dataset.in_shape,
+            in_shape=in_shape,
             out_features=dataset.classes,
             width=settings["width"],
             depth=settings["depth"],
@@ -113,8 +124,8 @@ CLAIM = Claim(
     "the law L^-3/2.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule="exponent of S_l against l from layer 4 on is 3 and none of 0, 1, 2, 2.5, 3.5, 4; one exponent a seed.",
-    reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for ReLU "
-    "and one sample; GELU and batches are measured beside it.",
+    reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for dense "
+    "layers, ReLU and one sample; conv nets, GELU and batches are measured beside it.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

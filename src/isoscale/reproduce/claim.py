@@ -46,6 +46,13 @@ class Part:
     holds: bool | None
     why: str
 
+    @property
+    def word(self) -> str:
+        """The condition's verdict in a word or two."""
+        if self.holds is None:
+            return "open"
+        return HOLDS if self.holds else FAILS
+
 
 @dataclass(frozen=True)
 class Ruling:

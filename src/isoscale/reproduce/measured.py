@@ -95,13 +95,16 @@ class Measured:
         return self.quantity(name, middle, middle - half, middle + half)
 
     def law(self, name: str, x: ArrayLike, y: ArrayLike, se: ArrayLike | None = None) -> Quantity:
-        """The exponent of y against x; NaN where fewer than two points are positive and finite."""
+        """The exponent of y against x; NaN where fewer than two points are positive and finite.
+
+        With standard errors, points below two of them are left out: a distance that is noise follows no power.
+        """
         xs = np.asarray(x, float)
         ys = np.asarray(y, float)
         errors = None if se is None else np.asarray(se, float)
         usable = np.isfinite(ys) & (ys > 0) & np.isfinite(xs)
         if errors is not None:
-            usable &= np.isfinite(errors) & (errors > 0)
+            usable &= np.isfinite(errors) & (errors > 0) & (ys > 2 * errors)
         if len(np.unique(xs[usable])) < 2:
             return self.quantity(name, math.nan)
         found = stats.fit_power_law(xs[usable], ys[usable], None if errors is None else errors[usable])

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from isoscale.reproduce.work import Work
 
+_CLAIMED = "depth-mup"
 # mup: scaled in width, not in depth.
 _SHARED = {
-    "rules": ("depth-mup", "mup", "sp"),
+    "rules": (_CLAIMED, "mup", "sp"),
     "block_depths": (1, 2),
     "phi": "relu",
     "optimizer": "sgd",
@@ -85,7 +86,12 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
                     panel = f"{pass_} pass, blocks of {block_depth}, {time}"
                     found.panel(panel, x="depth L", y="growth over all blocks")
                     found.line(panel, rule, depths, middle, error)
-                    found.law(f"{rule}, {panel}", depths, middle)
+                    if rule == _CLAIMED:
+                        found.law(f"exponent, {panel}", depths, middle)
+                        continue
+                    # Exponential in depth: no power law, but growth with every doubling, seed by seed.
+                    octaves = np.log2(values[-1] / values[0]) / np.log2(depths[-1] / depths[0])
+                    found.mean(f"octaves a doubling, {rule}, {panel}", octaves.tolist())
     return found
 
 
@@ -144,7 +150,7 @@ def _ends(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
     first, last = stream["first"], stream["last"]
     assert first.grad is not None
     assert last.grad is not None
-    ratios = [float(last.norm() / first.norm()), float(first.grad.norm() / last.grad.norm())]
+    ratios = [float(last.detach().norm() / first.detach().norm()), float(first.grad.norm() / last.grad.norm())]
     return [ratio if np.isfinite(ratio) else np.nan for ratio in ratios]
 
 
@@ -152,7 +158,7 @@ def decide(data: xr.Dataset) -> Ruling:
     """Flat in depth under depth-muP; growing without depth scaling."""
     parts = []
     for name in conditions.named(data, ""):
-        if name.startswith("depth-mup"):
+        if name.startswith("exponent"):
             parts.append(conditions.exponent(data, name, 0.0))
         elif name.endswith("start"):
             parts.append(conditions.within(data, name, low=0.5))
@@ -166,8 +172,9 @@ CLAIM = Claim(
     "training, with blocks of one and of two layers; without depth scaling both grow.",
     source="NFD, arXiv 2512.21075; TP6, arXiv 2310.02244; docs/theory.md, sections 1 and 4",
     rule="growth |h_L| / |h_0| and |dh_0| / |dh_L| flat in depth (exponent 0) under depth-mup, before and after "
-    "training; exponents of at least 1/2 at the start under mup and sp, which have no depth scaling. Networks that "
-    "diverge in training have no point.",
+    "training; under mup and sp, which have no depth scaling, at the start at least half an octave more with each "
+    "doubling of depth, from the shallowest to the deepest (exponential growth is no power law, so it is not fitted as "
+    "one). Networks that diverge in training have no point.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

@@ -23,9 +23,6 @@ Record = dict[str, Any]
 
 INDEX = "index.md"
 
-# Settings that are written out on a line of their own.
-_WORDS = {True: "holds", False: "does not hold", None: "open"}
-
 
 def write(
     record: Record,
@@ -100,7 +97,7 @@ def _section(claim: Claim, record: Record) -> list[str]:
     rows = []
     for name, (value, low, high) in record["quantities"].items():
         rows.append((name, report.with_ends(value, low, high, _form(value))))
-    conditions = [(part["name"], _WORDS[part["holds"]], part["why"]) for part in record["parts"]]
+    conditions = [(part["name"], part["word"], part["why"]) for part in record["parts"]]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     files = [f"[points and quantities]({stem}.csv)"]
     if record["has_runs"]:
@@ -119,7 +116,7 @@ def _section(claim: Claim, record: Record) -> list[str]:
         f"Protocol: {_protocol(record['settings'])}",
         "",
         f"Again: `isoscale reproduce {claim.id} --preset {record['preset']}`. "
-        f"It took {_duration(record['seconds'])} of one core; {versions}.",
+        f"It took {_duration(record['seconds'])} of processor time; {versions}.",
         "",
     ]
 

@@ -42,7 +42,7 @@ class Reproduced:
         measured: Dataset with the points of the figure and the quantities that decide.
         ruling: The verdict and its conditions.
         runs: Every trial of its sweeps; None where it needs none.
-        seconds: Time of all its parts, those computed in earlier runs included.
+        seconds: Processor time of all its parts, those computed in earlier runs included.
     """
 
     claim: Claim
@@ -82,7 +82,7 @@ class Reproduced:
             "preset": self.preset,
             "verdict": self.verdict,
             "why": self.ruling.why,
-            "parts": [dataclasses.asdict(part) for part in self.ruling.parts],
+            "parts": [{**dataclasses.asdict(part), "word": part.word} for part in self.ruling.parts],
             "quantities": quantities,
             "settings": dict(self.claim.presets[self.preset].settings),
             "seconds": round(self.seconds, 1),
