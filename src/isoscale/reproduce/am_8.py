@@ -3,7 +3,6 @@ blocks or PathSum."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +43,14 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
         law = depth_laws.law_of(settings, name, work)
         depth_laws.report(found, name, law)
         counts = depth_laws.counted(law)
+        if not counts.any():
+            continue
         logs = np.log2(np.array(law["lr"], float)[counts])
         for column, words in MEASURES.items():
             sizes = np.log2(np.array(law[column], float)[counts])
             offsets = logs - depth_laws.CLAIMED * sizes
             octaves = offsets - offsets.mean()
-            misses[column].append(float(np.sqrt(np.mean(octaves**2))) if len(octaves) else math.nan)
+            misses[column].append(float(np.sqrt(np.mean(octaves**2))))
             panel = f"residuals of -3/2, {name}"
             found.panel(panel, x="blocks", y="octaves off the law", log=False)
             found.line(panel, words, np.array(law["depth"], float)[counts], octaves)

@@ -86,8 +86,10 @@ class Measured:
         return self._quantities[name]
 
     def mean(self, name: str, values: Sequence[float]) -> Quantity:
-        """The mean of independent draws, with its t-interval; those that are not finite make it NaN."""
+        """The mean of independent draws, with its t-interval; NaN of none, or if one is not finite."""
         array = np.asarray(values, float)
+        if not len(array):
+            return self.quantity(name, math.nan)
         middle = float(array.mean())
         half = math.nan
         if len(array) > 1:

@@ -139,7 +139,7 @@ def _trained(settings: Mapping[str, Any], name: str, depth: int, seed: int, fold
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                curve.append(float(loss))
+                curve.append(loss.item())
                 if not np.isfinite(curve[-1]):
                     break
         last = max(1, settings["steps"] // 10)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from isoscale import measure as measuring
+from isoscale import models
 from isoscale.reproduce import conditions, inputs
 from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
 from isoscale.reproduce.measured import Measured
@@ -103,7 +104,8 @@ def _speed(
     settings: Mapping[str, Any], network: Mapping[str, Any], optimizer: str, rule: str, folder: str | None
 ) -> dict[str, Any]:
     """Own updates relative to the layer's output at the start, over depth, group of layers and step."""
-    dataset, batches = inputs.batches({**settings, **network}, folder)
+    is_flat = models.takes(network["model"]) == "features"
+    dataset, batches = inputs.batches({**settings, **network}, folder, flat=is_flat)
     scaled = inputs.Scaled(
         {key: value for key, value in network.items() if key not in _OWN},
         dataset,
@@ -114,7 +116,7 @@ def _speed(
     )
     speed = measuring.feature_speed(
         scaled.make,
-        [(x, y) for x, y in batches],
+        batches,
         inputs.loss_of,
         depths=settings["depths"],
         seeds=settings["seeds"],
