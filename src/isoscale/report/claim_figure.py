@@ -10,18 +10,20 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.report import drawing
 
 # Inches of a panel's axes and of what stands around them: labels of lines are to the right.
-_LEFT, _RIGHT, _ABOVE, _BELOW = 0.78, 1.5, 0.42, 0.5
+_LEFT, _RIGHT, _ABOVE, _BELOW = 0.78, 1.75, 0.42, 0.5
 _WIDTH, _HEIGHT = 2.35, 1.95
 # "column": one column of a two-column paper.
 _STYLES = {"page": 3, "column": 1}
-_COLUMN = {"left": 0.62, "right": 1.05, "width": 1.68, "height": 1.35}
+_COLUMN = {"left": 0.72, "right": 1.08, "width": 1.55, "height": 1.75}
 
-_LONGEST = {"page": 26, "column": 18}
+# Letters of a label; a title has twice as many.
+_LONGEST = {"page": 25, "column": 16}
 
 
 def claim(data: xr.Dataset, style: str = "page") -> Figure:
@@ -125,10 +127,8 @@ def _log_limits(axes: Axes, seen: np.ndarray) -> None:
     low, high = math.log2(seen.min()), math.log2(seen.max())
     margin = max(0.25, 0.1 * (high - low), (2.0 - (high - low)) / 2)
     axes.set_ylim(2 ** (low - margin), 2 ** (high + margin))
+    # Within a few octaves powers of ten alone would leave an axis without a label.
     span = high - low + 2 * margin
-    if span < 7:
-        step = max(1, round(span / 4))
-        exponents = range(math.ceil(low - margin), math.floor(high + margin) + 1, step)
-        heights = [2.0**exponent for exponent in exponents]
-        axes.set_yticks(heights, [f"{height:.3g}" for height in heights])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 9 else (1,), numticks=7))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()

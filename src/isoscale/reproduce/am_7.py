@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NETWORKS = {"plain": depth_laws.plain(), "pre, he/sqrt(K)": depth_laws.residual(block="pre")}
 
 # The depths of the papers' segments that each preset can afford.
-_QUICK = (3, 4, 5, 7, 9)
+_QUICK = (3, 4, 5, 7)
 _CPU = (3, 4, 5, 7, 9, 10, 11, 12, 14, 16)
 PRESETS = {
     "quick": Preset(minutes=1.2, settings=depth_laws.settings("quick", NETWORKS, depths=_QUICK)),

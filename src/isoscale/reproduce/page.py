@@ -23,6 +23,9 @@ Record = dict[str, Any]
 
 INDEX = "index.md"
 
+# A longer list of settings is written by its ends.
+_MOST = 10
+
 
 def write(
     record: Record,
@@ -122,6 +125,8 @@ def _section(claim: Claim, record: Record) -> list[str]:
 
 
 def _form(value: float) -> str:
+    if value.is_integer():
+        return ".0f"
     return ".3f" if 0.01 <= abs(value) < 1000 else ".2e"
 
 
@@ -137,6 +142,8 @@ def _said(value: Any) -> str:
         inside = ", ".join(f"{key} {_said(item)}" for key, item in value.items())
         return f"({inside})"
     if isinstance(value, (list, tuple)):
+        if len(value) > _MOST:
+            return f"{_said(value[0])} to {_said(value[-1])} ({len(value)})"
         return ", ".join(_said(item) for item in value)
     if isinstance(value, float):
         return f"{value:.4g}"
