@@ -149,7 +149,8 @@ def report(found: Measured, name: str, law: Mapping[str, Any], panel: str = "bes
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return table.to_dict("records")
+    rows: list[Any] = table.to_dict("records")
+    return rows
 
 
 def _classes(spec: Sweep, work: Work) -> int:
