@@ -266,6 +266,7 @@ def test_what_a_backend_says_of_the_cluster(nodes: Any):
         _found("ray", device="cuda:1", address=nodes.address)
 
 
+@pytest.mark.nightly
 def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
     """The cluster is told of two GPUs that are not there: enough to see how many tasks Ray lets run."""
     node = nodes.add_node(num_cpus=8, num_gpus=2)
@@ -324,6 +325,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.nightly
 def test_a_head_that_dies_ends_the_sweep(tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]):
     """A cluster of its own. Ray itself would end the driver a minute later, with its leases held."""
     start(HEAD)
