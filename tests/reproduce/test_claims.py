@@ -210,7 +210,7 @@ def test_refused_before_it_begins(monkeypatch, tmp_path):
         reproduce.run("nfd-1", "paper")
     claim = reproduce.get("nfd-1")
     monkeypatch.setitem(claim.presets, "quick", Preset(minutes=1, gibibytes=1e6, settings={}))
-    with pytest.raises(InvalidValueError, match="GiB of memory"):
+    with pytest.raises(InvalidValueError, match="preset quick: `--preset"):
         reproduce.run("nfd-1")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -51,6 +52,7 @@ class ReproduceCommand:
 
     def run(self) -> int:
         from isoscale import reproduce
+        from isoscale.report.files import check_writable
 
         out = console(quiet=self.quiet or self.json)
         if self.list:
@@ -58,6 +60,7 @@ class ReproduceCommand:
             return 0
         if not self.claim:
             raise InvalidValueError("name a claim (`isoscale reproduce --list` has them), or `all`")
+        check_writable(Path(self.out), flag="--out")
         if self.claim != "all":
             found = self._measure(reproduce.get(self.claim), out)
             if self.json:

@@ -46,8 +46,8 @@ def write(
     known[record["preset"]] = record
     page = render(claim, [known[preset] for preset in reversed(PRESETS) if preset in known])
     files[f"{claim.id}.md"] = page.encode()
-    report.write_all(folder, files)
-    report.write_all(folder, {INDEX: index(folder).encode()})
+    report.write_all(folder, files, flag="--out")
+    report.write_all(folder, {INDEX: index(folder).encode()}, flag="--out")
     return folder / f"{claim.id}.md"
 
 

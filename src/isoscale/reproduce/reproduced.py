@@ -16,8 +16,8 @@ import torch
 
 import isoscale
 from isoscale import data, report
+from isoscale.checks import check_memory
 from isoscale.errors import InvalidValueError, unknown
-from isoscale.limit.memory import available_bytes
 from isoscale.reproduce import page, registry
 from isoscale.reproduce.claim import PRESETS, Claim, Preset, Ruling
 from isoscale.reproduce.measured import Quantity
@@ -177,11 +177,7 @@ def check(claim: Claim, preset: str, runner: Runner, time_limit: float | None = 
             f"{what} takes about {size.minutes / 60:.1f} hours on a large GPU, and here is none: "
             "`--preset cpu` is for this machine, `--device cpu` insists"
         )
-    free = available_bytes() / 2**30
-    if size.gibibytes > free:
-        raise InvalidValueError(
-            f"{what} needs about {size.gibibytes:g} GiB of memory, and {free:.1f} are free: `--preset quick` needs less"
-        )
+    check_memory(int(size.gibibytes * 2**30), f"It is {what}: `--preset quick` needs less.")
 
 
 def data_sets(settings: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

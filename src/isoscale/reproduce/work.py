@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isoscale
+from isoscale.errors import InvalidValueError
 from isoscale.files import replacing
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Work:
             name: Unique within the claim.
             settings: All that determines the value beside this version of isoscale.
             compute: Its value, of what JSON has: numbers, text, lists, dictionaries.
+
+        Raises:
+            InvalidValueError: The part cannot be written, or not be read back.
         """
         path = self._path(name, settings)
         if not path.exists():
@@ -59,11 +63,16 @@ class Work:
             value = compute()
             kept = {"part": name, "seconds": _processor_seconds() - begin, "value": value}
             text = json.dumps(kept, default=_plain)
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as scratch:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 scratch.write_text(text)
         # Read back even if just computed: a resumed run gets the same numbers.
-        kept = json.loads(path.read_text())
+        try:
+            kept = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidValueError(
+                f"{path} cannot be read: {error}. Delete it, and the part is computed again"
+            ) from error
         self.seconds += kept["seconds"]
         return kept["value"]
 
