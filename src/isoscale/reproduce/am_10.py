@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
     from isoscale.reproduce.work import Work
 
-# The derivation's case is dense layers, ReLU and one sample; what the law is claimed for is conv nets.
+# The derivation's case is dense layers, ReLU and one sample; what the law is claimed for is conv nets. Images of one
+# colour show what the places of other images do: with circular padding all places are then alike from the start.
 _NETWORKS = {
-    "dense, relu": {"phi": "relu", "kernel": 1, "is_dense": True},
-    "conv, relu": {"phi": "relu", "kernel": 3, "is_dense": False},
-    "conv, gelu": {"phi": "gelu", "kernel": 3, "is_dense": False},
+    "dense, relu": {"phi": "relu", "kernel": 1, "images": "vectors", "widths": 4},
+    "conv, relu": {"phi": "relu", "kernel": 3, "images": "images", "widths": 1},
+    "conv, gelu": {"phi": "gelu", "kernel": 3, "images": "images", "widths": 1},
+    "conv, relu, one colour": {"phi": "relu", "kernel": 3, "images": "one colour", "widths": 1},
 }
 _SHARED = {"networks": _NETWORKS, "batch_sizes": (1, 32), "first": 4, "init": "he", "padding": "circular"}
 PRESETS = {
@@ -79,7 +81,8 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
             slopes = []
             for row in moments:
                 slopes.append(float(np.polyfit(np.log(layers[late]), np.log(row[late]), 1)[0]))
-            found.mean(f"exponent in l, {name}", slopes)
+            is_judged = network["images"] != "one colour"
+            found.mean(f"exponent in l, {name}" if is_judged else f"not judged: exponent in l, {name}", slopes)
     return found
 
 
@@ -88,10 +91,12 @@ def _moments(settings: Mapping[str, Any], network: Mapping[str, Any], size: int,
     options = {name: settings[name] for name in ("init", "padding")}
     options |= {"phi": network["phi"], "kernel": network["kernel"]}
     in_shape = dataset.in_shape
-    if network["is_dense"]:
+    if network["images"] == "vectors":
         # Every number a channel, in one place.
         in_shape = (dataset.in_features, 1, 1)
         batches = [(x.reshape(len(x), *in_shape), y) for x, y in batches]
+    elif network["images"] == "one colour":
+        batches = [(x.mean((2, 3), keepdim=True).expand(x.shape).contiguous(), y) for x, y in batches]
 
     def make(seed: int) -> nn.Module:
         return models.build(
@@ -99,7 +104,7 @@ def _moments(settings: Mapping[str, Any], network: Mapping[str, Any], size: int,
             options,
             in_shape=in_shape,
             out_features=dataset.classes,
-            width=settings["width"],
+            width=settings["width"] * network["widths"],
             depth=settings["depth"],
             seed=seed,
         )
@@ -125,7 +130,9 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule="exponent of S_l against l from layer 4 on is 3 and none of 0, 1, 2, 2.5, 3.5, 4; one exponent a seed.",
     reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for dense "
-    "layers, ReLU and one sample; conv nets, GELU and batches are measured beside it.",
+    "layers, ReLU and one sample; conv nets, GELU and batches are measured beside it. Why conv nets may differ: their "
+    "places become alike with depth, so that ever more of them push together. On images of one colour they are alike "
+    "from the start; such a net is measured, not judged.",
     presets=PRESETS,
     measure=measure,
     decide=decide,
