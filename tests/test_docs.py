@@ -11,7 +11,7 @@ import torch
 import isoscale
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
-RESULTS = sorted((Path(__file__).parent.parent / "docs/results").glob("*.md"))
+RESULTS = sorted((Path(__file__).parent.parent / "docs/results").rglob("*.md"))
 # What a page may need beyond isoscale's own dependencies.
 OPTIONAL = ("transformers", "mup")
 

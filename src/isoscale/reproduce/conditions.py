@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 TOLERANCE = 0.1
+# More seeds than that many times are no answer.
+_MOST_SEEDS = 30
 RIVALS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -45,7 +47,7 @@ def exponent(data: xr.Dataset, name: str, claimed: float, rivals: Sequence[float
     >>> exponent(of(-1.45, -1.6, -1.3), "law", -1.5).holds, exponent(of(-1.2, -1.3, -1.1), "law", -1.5).holds
     (True, False)
     >>> exponent(of(-1.3, -1.7, -0.9), "law", -1.5).why
-    '-1.30 [-1.70, -0.90], claimed -1.5, not told from -1; excluded: -2, -0.5, 0, 0.5, 1'
+    '-1.30 [-1.70, -0.90], claimed -1.5, not told from -1 (2 times the seeds would tell); excluded: -2, -0.5, 0, 0.5, 1'
     """
     found = quantity(data, name)
     if not math.isfinite(found.low) or not math.isfinite(found.high):
@@ -56,7 +58,7 @@ def exponent(data: xr.Dataset, name: str, claimed: float, rivals: Sequence[float
     is_near = found.low <= claimed + TOLERANCE and found.high >= claimed - TOLERANCE
     why = f"{_words(found)}, claimed {claimed:g}"
     if inside:
-        why += f", not told from {_listed(inside)}"
+        why += f", not told from {_listed(inside)} ({_would_tell(found, inside)})"
     if outside:
         why += f"; excluded: {_listed(outside)}"
     if not is_near:
@@ -75,6 +77,15 @@ def within(data: xr.Dataset, name: str, low: float = -math.inf, high: float = ma
     if found.high < low or found.low > high:
         return Part(name, False, why)
     return Part(name, None, why)
+
+
+def _would_tell(found: Quantity, rivals: Sequence[float]) -> str:
+    """What would shrink the interval until it excludes the nearest rival: it goes like seeds^-1/2."""
+    nearest = min(abs(found.value - rival) for rival in rivals)
+    half = (found.high - found.low) / 2
+    if nearest * _MOST_SEEDS**0.5 < half:
+        return "only a longer range of sizes would tell"
+    return f"{math.ceil((half / nearest) ** 2)} times the seeds would tell"
 
 
 def _words(found: Quantity) -> str:
