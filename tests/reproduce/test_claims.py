@@ -33,7 +33,8 @@ SWEEP = {
 MLP = {"model": "residual-mlp", "block_depth": 2, "width": 8, "internal": ["blocks.*.maps.0"], "dataset": "digits"}
 # What of a claim's quick preset is made smaller.
 TINY = {
-    "nfd-3": {"samples": 2, "steps": 1, "phis": ("tanh",), "horizons": (1.0,), "depths": (2, 4), "particles": 32},
+    "nfd-3": {"samples": 2, "steps": 1, "phis": ("tanh",), "horizons": (1.0,), "depths": (2, 4), "particles": 32}
+    | {"layer_depths": (2, 4)},
     "nfd-7": {"networks": {"MLP": MLP}, "depths": (2, 4), "batch_size": 8, "steps": 2, "seeds": 2, "lr": {"sgd": 0.1}},
     "nfd-9": {"width": 8, "depths": (2, 4), "batch_size": 8, "steps": 1, "seeds": 2, "block_depths": (1,)},
     "am-8": {**SWEEP, "networks": {"plain": depth_laws.plain()}},

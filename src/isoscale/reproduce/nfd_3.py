@@ -24,7 +24,16 @@ PRESETS = {
     "quick": Preset(
         minutes=1.0,
         settings=_SHARED
-        | {"samples": 3, "steps": 3, "depths": (4, 8, 16), "particles": 128, "replicas": 8, "width": 256, "seeds": 6},
+        | {
+            "samples": 3,
+            "steps": 3,
+            "depths": (4, 8, 16),
+            "layer_depths": (4, 8, 16, 32),
+            "particles": 128,
+            "replicas": 8,
+            "width": 256,
+            "seeds": 6,
+        },
     ),
     "cpu": Preset(
         minutes=25,
@@ -34,6 +43,7 @@ PRESETS = {
             "samples": 6,
             "steps": 8,
             "depths": (8, 16, 32, 64),
+            "layer_depths": (8, 16, 32, 64),
             "particles": 384,
             "replicas": 16,
             "width": 512,
@@ -48,6 +58,7 @@ PRESETS = {
             "samples": 16,
             "steps": 10,
             "depths": (8, 16, 32, 64, 128),
+            "layer_depths": (8, 16, 32, 64, 128),
             "particles": 2048,
             "replicas": 16,
             "width": 2048,
@@ -107,7 +118,7 @@ def _by_step(found: Measured, phi: str, data: xr.Dataset) -> None:
 
 def _by_layer(found: Measured, settings: Mapping[str, Any], work: Work, x: Any, y: Any) -> None:
     """Changes of the kernel <h, h> by reuse: what one layer adds, and what all of them add up to."""
-    depths = settings["depths"]
+    depths = settings["layer_depths"]
     single, total = [], []
     for depth in depths:
         gaps = np.array(
