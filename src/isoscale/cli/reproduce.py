@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from isoscale.cli.terminal import console, duration, error_console, framed, print_json
-from isoscale.errors import InvalidValueError
+from isoscale.errors import DataError, InvalidValueError
 
 if TYPE_CHECKING:
     from isoscale.reproduce import Claim, Reproduced
@@ -72,7 +72,7 @@ class ReproduceCommand:
             # One that cannot run here must not keep the others from running.
             try:
                 found.append(self._measure(claim, out))
-            except InvalidValueError as error:
+            except (InvalidValueError, DataError) as error:
                 error_console().print(f"{name} left out: {error}")
         if self.json:
             print_json([each.record() for each in found])
