@@ -65,7 +65,7 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv .venv-* dist site isoscale-report isoscale-law
+	rm -rf .venv .venv-* dist site isoscale-report isoscale-law isoscale-reproduce
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

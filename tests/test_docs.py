@@ -14,7 +14,7 @@ from isoscale.testing import inline
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md")])
-RESULTS = sorted(DOCS.glob("results/*.md"))
+RESULTS = sorted(DOCS.glob("results/**/*.md"))
 REFERENCE = sorted(DOCS.glob("api/*.md"))
 # What a page may need beyond isoscale's own dependencies.
 OPTIONAL = ("transformers", "mup")

@@ -6,6 +6,7 @@ from . import limit as limit
 from . import measure as measure
 from . import models as models
 from . import report as report
+from . import reproduce as reproduce
 from . import rules as rules
 from . import training as training
 from .graph.multiplier import Multiplier as Multiplier

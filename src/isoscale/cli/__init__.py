@@ -24,6 +24,7 @@ from isoscale.cli.law import LawCommand
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
+from isoscale.cli.reproduce import ReproduceCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
@@ -37,6 +38,7 @@ Command = (
     | Annotated[JudgeCommand, tyro.conf.subcommand("judge")]
     | Annotated[LawCommand, tyro.conf.subcommand("law")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
+    | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[CheckCommand, tyro.conf.subcommand("check")]
@@ -47,7 +49,7 @@ Command = (
 )
 
 # Commands whose trials are kept in a store: interrupted, they go on where they were.
-_SWEEPS = (TransferCommand, SweepCommand, LawCommand)
+_SWEEPS = (TransferCommand, SweepCommand, LawCommand, ReproduceCommand)
 
 # Say what happens while it happens; of every command, so none has it as a flag of its own.
 _VERBOSE = ("-v", "--verbose")

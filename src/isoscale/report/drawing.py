@@ -90,9 +90,10 @@ def panel(figure: Figure, *, left: float, bottom: float, width: float, height: f
 
 
 def encoded(figure: Figure, kind: str) -> bytes:
-    """The figure as the bytes of a file: "svg" or "png". The same figure gives the same bytes."""
-    # Matplotlib signs an SVG with the date and a PNG with its own version: neither comes from the data.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    """The figure as the bytes of a file: "svg", "png" or "pdf". The same figure gives the same bytes."""
+    # Matplotlib signs what it writes with the date or with its own version: neither comes from the data.
+    signed = {"svg": "Date", "png": "Software", "pdf": "CreationDate"}
+    metadata = {signed[kind]: None}
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings():
         # A rule's name may hold letters that our font lacks: boxes in the PNG, but right in the SVG.

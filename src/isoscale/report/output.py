@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 LARGEST = np.iinfo("int32").max
 
 
-def images(name: str, figure: Figure) -> dict[str, bytes]:
-    """The files of a figure: SVG for pages and papers, PNG for everything else."""
-    return {
-        f"{name}.svg": drawing.encoded(figure, "svg"),
-        f"{name}.png": drawing.encoded(figure, "png"),
-    }
+def images(name: str, figure: Figure, *, pdf: bool = False) -> dict[str, bytes]:
+    """The files of a figure: SVG for pages, PNG for everything else, and PDF for papers if asked for."""
+    kinds = ("svg", "png", "pdf") if pdf else ("svg", "png")
+    return {f"{name}.{kind}": drawing.encoded(figure, kind) for kind in kinds}
 
 
 def svg(figure: Figure) -> str:
