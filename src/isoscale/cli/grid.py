@@ -91,6 +91,9 @@ class Grid:
     """Depth at which the rules change nothing; the smallest by default."""
     budget: str = "none"
     """Rule by which the settings follow batch size and steps, from the smallest of each on: see `isoscale rules`."""
+    budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] = "steps"
+    """What stays at other sizes: the steps of --steps; the samples seen, steps x batch size (the steps follow
+    --batch-sizes, the batch size follows --steps); or the samples for each parameter of the hidden layers."""
     log2_lr: tuple[float, float] = (-12.0, 0.0)
     """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1
