@@ -341,7 +341,7 @@ def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None, alon
             if _is_incomplete(result, rule, size):
                 failed[rule] = size
     judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed)
-    notes = [*judged.notes, *_said_of_lengths(spec)]
+    notes = [*judged.notes, *said_of_lengths(spec)]
     tuned, left_out = _tuned(table, spec, axis, limits, failed)
     notes += left_out
     drawn = _of_trials(result, axis) if along.name == "lr" else trials_dataset(table, axis, along, spec.axes["rule"])
@@ -370,7 +370,7 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _said_of_lengths(spec: Sweep) -> list[str]:
+def said_of_lengths(spec: Sweep) -> list[str]:
     """What misleads where runs of several lengths are compared."""
     lengths = {spec.spending(cell).steps for cell in spec.cells}
     if len(lengths) < 2 or spec.schedule != "constant" or spec.train is not None or spec.command is not None:
