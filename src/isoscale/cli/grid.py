@@ -32,6 +32,11 @@ _STATED_DATA: dict[str, dict[str, Any]] = {"synthetic": {"accuracy": 0.7, "train
 _ALWAYS_NORMED = ("vit", "gpt")
 
 
+def stated(model: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a model and of a data set that the commands state, unless others are given."""
+    return dict(_STATED.get(model, {})), dict(_STATED_DATA.get(dataset, {}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What to train."""

@@ -24,7 +24,7 @@ from isoscale.stats.optimum import Optimum, t_interval
 from isoscale.stats.power_law import fit_curvature, fit_power_law
 from isoscale.studies.depth_law.zero_shot import tuned_lr
 from isoscale.studies.published import Exponent, exponents
-from isoscale.studies.transfer import asked, said_of_lengths, transfer
+from isoscale.studies.transfer import Transfer, asked, said_of_lengths, transfer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,7 @@ class SizeLaw:
             `regret_low`, `regret_high`, `diverged` seeds.
         runs: Every full trial of the searches.
         axis: The size's name.
+        transfer: The verdict on the same runs: does the smallest size's rate serve the largest?
         notes: What is to be said.
     """
 
@@ -60,6 +61,7 @@ class SizeLaw:
     zero_shot: pd.DataFrame
     runs: pd.DataFrame
     axis: str
+    transfer: Transfer
     notes: tuple[str, ...]
 
     def _repr_html_(self) -> str:
@@ -78,7 +80,7 @@ def size_law(spec: Sweep, *, runner: Runner | None = None, **where: Unpack[RunOp
     Raises:
         InvalidValueError: No axis or several, too few sizes, hyperparameters beside the learning rate.
     """
-    spec, axis = _checked(spec)
+    spec, axis = checked(spec)
     runner = runner or Runner(**where)
     found = transfer(spec, runner=runner)
     result = found.result
@@ -91,11 +93,13 @@ def size_law(spec: Sweep, *, runner: Runner | None = None, **where: Unpack[RunOp
         zero_shot=_zero_shot(spec, axis, optima, rates, result, runner),
         runs=result.runs_table(),
         axis=axis.name,
+        transfer=found,
         notes=tuple(said_of_lengths(spec)),
     )
 
 
-def _checked(spec: Sweep) -> tuple[Sweep, Axis]:
+def checked(spec: Sweep) -> tuple[Sweep, Axis]:
+    """The sweep and its one axis of sizes, after both were seen to have a law; errors as for `size_law`."""
     spec, axis = asked(spec)
     if axis.name not in _SIZES:
         raise InvalidValueError(f"a law along {axis.name} is not one of {', '.join(_SIZES)}: see `isoscale.depth_law`")
