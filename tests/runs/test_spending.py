@@ -118,6 +118,13 @@ def test_bad_budget_axes(changes, says):
         Sweep(**given_ | {"lrs": [0.1], "seeds": 1} | changes)
 
 
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (-0.1, 0.9), (1.5, 0.9)])
+def test_betas_outside_their_range(betas):
+    spec = Sweep(**TINY, dataset="synthetic", optimizer="adamw", betas=betas)
+    with pytest.raises(InvalidValueError, match="`betas` must be in"):
+        spec.trial()
+
+
 def test_a_batch_larger_than_the_data():
     from isoscale.runs.trainers import registry
 
