@@ -33,7 +33,7 @@ class StoreError(IsoscaleError, ValueError):
 
 
 class ClusterError(IsoscaleError, ValueError):
-    """A cluster is gone, or no longer has what a sweep needs; what finished is kept."""
+    """Workers or a cluster are gone, or no longer have what a sweep needs; what finished is kept."""
 
 
 class TraceError(IsoscaleError, ValueError):

@@ -1,7 +1,7 @@
 """The table against docs/theory.md, section 5, and the algebra that any table of powers must obey."""
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -274,3 +274,9 @@ def test_a_matrix_optimizer_is_told_how_to_be_declared():
     assert family_of("NAdam") == "adam"
     with pytest.raises(InvalidValueError, match="no optimizer family named 'lamb'"):
         family_of("lamb")
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\nb", "\x1b[31m"])
+def test_a_name_that_no_page_can_hold_is_refused(name):
+    with pytest.raises(InvalidValueError, match="`name` of a rule must be printable"):
+        replace(rules.get("sp"), name=name)

@@ -7,6 +7,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,9 @@ _DESCRIPTION = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # What a terminal without Unicode cannot show is escaped, as it is on standard error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if given == ["--version"]:
         console().print(f"isoscale {isoscale.__version__}")
         sys.exit(0)

@@ -286,7 +286,7 @@ class LimitCommand:
     def _write(self, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset], out: Console) -> None:
         from isoscale import report
 
-        report.write_figures(Path(self.out), figures, data)
+        report.write_figures(Path(self.out), figures, data, flag="--out")
         out.print(f"Figure and data: {self.out}")
 
     def _progress(self) -> AbstractContextManager[Callable[[str], Callback]]:

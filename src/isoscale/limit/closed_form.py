@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from isoscale.checks import whole
+from isoscale.checks import check_memory, whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.activations import Phi
 from isoscale.limit.expectations import features_and_derivatives
-from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Size
 from isoscale.limit.noise import BasisNoise
 from isoscale.limit.simulate import single_run

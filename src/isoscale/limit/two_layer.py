@@ -23,6 +23,7 @@ from isoscale.limit.activations import Phi
 from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import Norm, kernels_of
@@ -132,7 +133,7 @@ class Blocks:
 def factors_of(schedule: Sequence[float] | None, steps: int) -> np.ndarray:
     """By what each step multiplies the learning rate."""
     if schedule is None:
-        return np.ones(steps)
+        return np.broadcast_to(1.0, (steps,))
     factors = np.array([number("schedule", factor, least=0) for factor in schedule])
     if len(factors) != steps:
         raise InvalidValueError(f"`schedule` must hold one factor for each of the {steps} steps, got {len(factors)}")
@@ -208,6 +209,8 @@ def _equations(
     problem: Problem, phi: Phi, training: Training, tolerance: float, kernels: Kernels, progress: Progress
 ) -> Found:
     """With more and more points in layer time, until two answers agree."""
+    # What each step leaves in each later one's weights.
+    check_words(2 * (problem.steps + 1) ** 2, "Use fewer steps.")
     equations = Equations(
         problem=problem,
         kernels=kernels_of(phi, training.norm),

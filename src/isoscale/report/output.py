@@ -48,12 +48,14 @@ def _is_large(values: xr.DataArray) -> bool:
     return is_integer and bool((abs(values.astype(float)) > LARGEST).any())
 
 
-def write_figures(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
-    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
+def write_figures(
+    folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset], *, flag: str = "--report"
+) -> list[Path]:
+    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all (`write_all`); the paths written."""
     files: dict[str, bytes] = {}
     for name, figure in figures.items():
         files |= images(name, figure)
     for name, dataset in data.items():
         files[f"{name}.nc"] = netcdf(dataset)
-    write_all(folder, files)
+    write_all(folder, files, flag=flag)
     return [folder / name for name in files]

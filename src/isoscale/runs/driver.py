@@ -21,7 +21,7 @@ from isoscale.runs import interrupts, worker
 from isoscale.runs.callbacks import Callback
 from isoscale.runs.cost import Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
-from isoscale.runs.engines.local import WorkerLostError
+from isoscale.runs.engines.local import NotStartedError, WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
@@ -216,7 +216,7 @@ class Job:
         """What must run: what the store does not have, once; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
             return self.twins.first(_costliest_first(self.shards))
-        with Store(self._runner.store) as store:
+        with Store(self._runner.store, read_only=True) as store:
             return self.twins.first(missing(self.shards, store))
 
     def run(
@@ -447,6 +447,9 @@ class _Driver:
             records = engine.result(future)
             self._record(shards, records)
             self._not_together(shards, records)
+        except NotStartedError:
+            # No try of theirs: their turn comes again, as often as the engine starts workers.
+            self.waiting[:0] = shards
         except WorkerLostError as error:
             self._not_together(shards, [])
             for shard in shards:

@@ -159,6 +159,11 @@ class Rule:
     head_size: float = -0.5
     counts_forward: bool = True
 
+    def __post_init__(self) -> None:
+        # It stands in figures, and no page holds control characters.
+        if not self.name.isprintable():
+            raise InvalidValueError(f"`name` of a rule must be printable, got {self.name!r}")
+
     @property
     def is_named(self) -> bool:
         """Whether `get` returns this very rule for its name."""

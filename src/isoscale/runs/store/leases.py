@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
+import sqlite3
 import time
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from isoscale.runs.store.database import Database
 # A lease is dead when its heartbeat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 LEASE_SECONDS = 30.0
+
+# Host, process, its start, and which driver in it; what is no text reads as U+FFFD.
+_OWNER = re.compile(r"(?P<host>[^\ufffd]*):(?P<pid>[0-9]+):(?P<started>[0-9]+|alive):[0-9]+", re.DOTALL)
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -32,9 +37,9 @@ class Leases:
         """Take the lease of a shard, if it is free, ours, or its owner is gone."""
         db = self._database.connection
         with self._database.errors(), self._database.transaction():
-            row = db.execute("SELECT owner, beat FROM leases WHERE shard = ?", (shard,)).fetchone()
+            row = db.execute("SELECT CAST(owner AS BLOB), beat FROM leases WHERE shard = ?", (shard,)).fetchone()
             if row is not None:
-                owner, heartbeat = row
+                owner, heartbeat = _text(row[0]), row[1]
                 if owner != self._owner and not self._is_dead(shard, owner, heartbeat):
                     return False
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, 0)", (shard, self._owner))
@@ -57,14 +62,29 @@ class Leases:
             self._database.connection.execute(statement, arguments)
 
     def _is_dead(self, shard: str, owner: str, heartbeat: int) -> bool:
-        host, pid, started, _ = owner.rsplit(":", 3)
-        if host == socket.gethostname() and _started(int(pid)) != started:
+        named = _OWNER.fullmatch(owner)
+        # The owner of a damaged lease cannot be asked for; it cannot show itself either.
+        if named and named["host"] == socket.gethostname() and _started(int(named["pid"])) != named["started"]:
             return True
         last_owner, last_heartbeat, since = self._seen.get(shard, ("", -1, 0.0))
         if (owner, heartbeat) != (last_owner, last_heartbeat):
             self._seen[shard] = (owner, heartbeat, time.monotonic())
             return False
         return time.monotonic() - since > LEASE_SECONDS
+
+
+def faults(db: sqlite3.Connection) -> list[str]:
+    """Which leases are not what a driver writes."""
+    found = []
+    for shard, owner in db.execute("SELECT CAST(shard AS BLOB), CAST(owner AS BLOB) FROM leases"):
+        if not _OWNER.fullmatch(_text(owner)):
+            found.append(f"the lease of shard {_text(shard)} is damaged: its owner {_text(owner)!r} is no process")
+    return found
+
+
+def _text(stored: bytes) -> str:
+    """What may be damaged, as far as it is text."""
+    return stored.decode("utf-8", "replace")
 
 
 def _started(pid: int) -> str:
