@@ -563,12 +563,23 @@ class Benchmark:
         (FOLDER / "budget.md").write_text(page(kept, self.preset, versions))
         laws = {name: one for name, one in kept.items() if one["study"]["kind"] != "decay"}
         (FOLDER / "budget.svg").write_text(svg(figure(laws)))
-        tables = [pd.DataFrame(one["runs"]).assign(study=name) for name, one in kept.items()]
         text = io.StringIO()
-        pd.concat(tables).to_csv(text, index=False, float_format="%.6g")
+        pd.concat([_all_runs(name, one) for name, one in kept.items()]).to_csv(text, index=False, float_format="%.6g")
         # The same runs give the same bytes.
         content = gzip.compress(text.getvalue().encode(), mtime=0)
         (FOLDER / "budget-runs.csv.gz").write_bytes(content)
+
+
+def _all_runs(name: str, one: dict[str, Any]) -> pd.DataFrame:
+    """Every full trial of a study, with what it spent."""
+    study, sizes, axis = one["study"], dict(one["sizes"]), one["axis"]
+    spent = {axis: sizes["size"], "steps": sizes.get("steps", sizes["size"]), "tokens": sizes["tokens"]}
+    if "batch_size" in sizes:
+        spent["batch_size"] = sizes["batch_size"]
+    runs = pd.DataFrame(one["runs"])
+    runs = runs.merge(pd.DataFrame(spent)[[axis, *(key for key in spent if key not in runs)]], on=axis)
+    named = {"study": name, "dataset": study["task"], "optimizer": study["optimizer"]}
+    return runs.assign(**named, batch_size=runs.get("batch_size", runs["tokens"] // runs["steps"]))
 
 
 def _versions() -> str:

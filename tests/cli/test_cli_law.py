@@ -52,10 +52,43 @@ def test_a_dry_run_trains_nothing(isoscale, engine):
     assert "1 network on synthetic" in out
 
 
-ALONG = (
-    "--axis batch --sizes 4 8 16 --dataset synthetic --dataset-args classes 3 channels 1 size 5 train 100 test 20 "
-    "--width 4 --depths 1 --steps 8 --batch-size 8 --seeds 2 --log2-lr -6 -2 --grid --device cpu"
-).split()
+ALONG = [
+    "--axis",
+    "batch",
+    "--sizes",
+    "4",
+    "8",
+    "16",
+    "--dataset",
+    "synthetic",
+    "--dataset-args",
+    "classes",
+    "3",
+    "channels",
+    "1",
+    "size",
+    "5",
+    "train",
+    "100",
+    "test",
+    "20",
+    "--width",
+    "4",
+    "--depths",
+    "1",
+    "--steps",
+    "8",
+    "--batch-size",
+    "8",
+    "--seeds",
+    "2",
+    "--log2-lr",
+    "-6",
+    "-2",
+    "--grid",
+    "--device",
+    "cpu",
+]
 
 
 def test_a_law_along_batches_from_flags_and_from_its_file(isoscale, engine):
