@@ -32,6 +32,11 @@ _STATED_DATA: dict[str, dict[str, Any]] = {"synthetic": {"accuracy": 0.7, "train
 _ALWAYS_NORMED = ("vit", "gpt")
 
 
+def stated(model: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a model and of a data set that the commands state, unless others are given."""
+    return dict(_STATED.get(model, {})), dict(_STATED_DATA.get(dataset, {}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What to train."""
@@ -91,6 +96,9 @@ class Grid:
     """Depth at which the rules change nothing; the smallest by default."""
     budget: str = "none"
     """Rule by which the settings follow batch size and steps, from the smallest of each on: see `isoscale rules`."""
+    budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] = "steps"
+    """What stays at other sizes: the steps of --steps; the samples seen, steps x batch size (the steps follow
+    --batch-sizes, the batch size follows --steps); or the samples for each parameter of the hidden layers."""
     log2_lr: tuple[float, float] = (-12.0, 0.0)
     """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1

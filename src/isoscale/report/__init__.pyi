@@ -29,4 +29,6 @@ from .output import write_figures as write_figures
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates
+from .size_law_tables import size_law_page as size_law_page
+from .size_law_tables import size_law_tables as size_law_tables
 from .training_figure import training_curves as training_curves

@@ -127,26 +127,24 @@ def config_of(
     rule: str,
     width: int,
     depth: int,
-    batch_size: int | None = None,
-    steps: int | None = None,
-    **tuned: float,
+    **others: Any,
 ) -> TrialConfig:
     """Everything about the trials of a spec at one rule and size but their learning rates and seeds.
 
     Args:
         spec, rule, width, depth: Which.
-        batch_size, steps: On their axes; by default the spec's one.
-        **tuned: Hyperparameters on their axes: weight_decay, momentum, eps, beta1, beta2.
+        **others: Values on the other axes: batch_size, steps, weight_decay, momentum, eps, beta1, beta2.
     """
     assert spec.base_width is not None
     assert spec.base_depth is not None
     beta1, beta2 = spec.betas
+    spent = spec.spending({"width": width, "depth": depth, **others})
     optimizer = Optimizer(
         family=spec.optimizer,  # pyrefly: ignore[bad-argument-type]  checked by the spec
-        momentum=tuned.get("momentum", spec.momentum),
-        betas=(float(tuned.get("beta1", beta1)), float(tuned.get("beta2", beta2))),
-        eps=float(tuned.get("eps", spec.eps)),
-        weight_decay=float(tuned.get("weight_decay", spec.weight_decay)),
+        momentum=others.get("momentum", spec.momentum),
+        betas=(float(others.get("beta1", beta1)), float(others.get("beta2", beta2))),
+        eps=float(others.get("eps", spec.eps)),
+        weight_decay=float(others.get("weight_decay", spec.weight_decay)),
     )
     return TrialConfig(
         model=spec.model,
@@ -157,9 +155,9 @@ def config_of(
         base_depth=spec.base_depth,
         rule=rule,
         optimizer=optimizer,
-        steps=spec.longest if steps is None else steps,
-        batch_size=spec.batch_size if batch_size is None else batch_size,
-        budget=spec.spent(batch_size, steps),
+        steps=spent.steps,
+        batch_size=spent.batch_size,
+        budget=spec.spent(spent.batch_size, spent.steps),
         loop=spec.loop,
     )
 

@@ -19,7 +19,10 @@ from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.extras import needed
+from isoscale.models import hidden_parameters
 from isoscale.models import names as model_names
+from isoscale.runs import spending
+from isoscale.runs.spending import BUDGET_AXES, Spending
 from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
 from isoscale.scaling.budget import NO_BUDGET, Budget
@@ -136,6 +139,10 @@ class Sweep:
         base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each. In
             `base_sizes` also "batch_size" and "steps".
         budget: How the settings follow batch size and steps from there on: a name of `isoscale.rules.budget_names()`.
+        budget_axis: What a trial spends at other sizes than the base's (`isoscale.runs.spending`). "steps": `steps`,
+            whatever the batch. "tokens": as many samples as the base, steps x batch size; along `batch_sizes` the
+            steps follow, along `steps` the batch size does. "tokens-per-parameter": samples in proportion to the
+            parameters of the hidden layers, of isoscale's own networks.
         momentum, betas, eps, weight_decay: Of the optimizer (`isoscale.training.Optimizer`).
 
     Raises:
@@ -183,6 +190,7 @@ class Sweep:
     base_depth: int | None = None
     base_sizes: Mapping[str, Any] = field(default_factory=dict)
     budget: str = "none"
+    budget_axis: str = "steps"
     momentum: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -219,6 +227,7 @@ class Sweep:
         self._check_budget()
         for name in ("model_args", "dataset_args"):
             self._set(name, _options(name, getattr(self, name)))
+        self._check_budget_axis()
         if self.command is not None:
             self._check_command(self.command)
 
@@ -288,6 +297,8 @@ class Sweep:
         for name, default in (("steps", 100), ("batch_size", Sweep.batch_size), ("optimizer", "")):
             if getattr(self, name) != default and name not in needed:
                 needed.append(name)
+        if self.budget_axis != "steps":
+            needed += [name for name in _SPENT if name not in needed]
         known = {*needed, "seed", "steps", "batch_size", "device", "folder"}
         template.check(command, needed, known)
         if self.loss_pattern is not None:
@@ -377,10 +388,63 @@ class Sweep:
         rule = budgets.budget(self.budget)
         if rule.name == "none":
             return NO_BUDGET
-        base_batch = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
-        base_steps = self.base_sizes.get("steps", min(self._every_length))
-        batch = (batch_size or self.batch_size) / base_batch
-        return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base_steps)
+        base = self._base_spending
+        batch = (batch_size or self.batch_size) / base.batch_size
+        return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base.steps)
+
+    @property
+    def _base_spending(self) -> Spending:
+        """What the base spends: the smallest batch size and length, unless `base_sizes` says otherwise."""
+        batch_size = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
+        lengths = (self.steps,) if isinstance(self.steps, int) else self.steps
+        return Spending(batch_size, self.base_sizes.get("steps", min(lengths)))
+
+    def spending(self, cell: Mapping[str, Any]) -> Spending:
+        """Batch size and steps of the trials of one of the `cells`.
+
+        >>> spec = Sweep(batch_sizes=[16, 64], steps=100, budget_axis="tokens")
+        >>> [spec.spending(cell) for cell in spec.cells if cell["depth"] == 4]
+        [Spending(batch_size=16, steps=100), Spending(batch_size=64, steps=25)]
+        """
+        batch_size = cell.get("batch_size", self.batch_size)
+        if self.budget_axis == "steps":
+            return Spending(batch_size, cell.get("steps", self.steps))
+        given = {"steps": cell["steps"]} if "steps" in cell else {"batch_size": batch_size}
+        tokens = self._base_spending.tokens
+        if self.budget_axis == "tokens":
+            return spending.at_tokens(tokens, **given)
+        return spending.near_tokens(tokens * self._parameters(cell) / self._parameters({}), **given)
+
+    def _parameters(self, cell: Mapping[str, Any]) -> int:
+        """Parameters of the hidden layers at a cell's width and depth; by default at the base's."""
+        width, depth = cell.get("width", self.base_width), cell.get("depth", self.base_depth)
+        return hidden_parameters(self.model, self.model_args, width=width, depth=depth)
+
+    def _check_budget_axis(self) -> None:
+        """There is something that follows, and it comes out in whole steps."""
+        if self.budget_axis not in BUDGET_AXES:
+            raise unknown("`budget_axis`", str(self.budget_axis), BUDGET_AXES)
+        if self.budget_axis == "steps":
+            return
+        if self.batch_sizes and isinstance(self.steps, tuple):
+            raise InvalidValueError(
+                f'`budget_axis` "{self.budget_axis}": with several `batch_sizes` and several `steps` there is nothing '
+                "left that could follow. Give one of them"
+            )
+        if self.budget_axis == "tokens":
+            if not self.batch_sizes and not isinstance(self.steps, tuple):
+                raise InvalidValueError(
+                    '`budget_axis` "tokens" says what follows along `batch_sizes` or `steps`: give several of one'
+                )
+            self._spendings()
+        elif self.is_foreign:
+            raise InvalidValueError(
+                '`budget_axis` "tokens-per-parameter" counts the parameters of isoscale\'s own networks: for code of '
+                "your own give each size its `steps`, with `paired`"
+            )
+
+    def _spendings(self) -> list[Spending]:
+        return [self.spending(cell) for cell in self.cells]
 
     def _check_budget(self) -> None:
         """The budget is known, and stated for the optimizer; and something of isoscale's applies it."""
@@ -468,12 +532,16 @@ class Sweep:
     @property
     def longest(self) -> int:
         """The length of its longest runs, in steps."""
-        return max(self._every_length)
+        if self.budget_axis != "steps":
+            return max(spent.steps for spent in self._spendings())
+        return self.steps if isinstance(self.steps, int) else max(self.steps)
 
     @property
-    def _every_length(self) -> tuple[int, ...]:
-        """The lengths of its runs, in steps."""
-        return (self.steps,) if isinstance(self.steps, int) else tuple(self.steps)
+    def largest_batch(self) -> int:
+        """The largest batch size of its trials."""
+        if self.budget_axis != "steps":
+            return max(spent.batch_size for spent in self._spendings())
+        return max(self.batch_sizes, default=self.batch_size)
 
     @property
     def groups(self) -> list[tuple[dict[str, Any], tuple[float, ...]]]:
@@ -532,17 +600,22 @@ class Sweep:
         >>> Sweep(depths=[4, 8]).only({"depth": 8}).axes["depth"]
         (8,)
         """
-        changes: dict[str, Any] = {"paired": False}
+        spent = self.spending(cell)
+        changes: dict[str, Any] = {"paired": False, "budget_axis": "steps", "steps": spent.steps}
+        if "batch_size" not in cell:
+            changes["batch_size"] = spent.batch_size
+        if self.budget != "none":
+            # One size alone would be its own base.
+            base = self._base_spending
+            changes["base_sizes"] = {**self.base_sizes, "batch_size": base.batch_size, "steps": base.steps}
         fields = {"width": "widths", "depth": "depths", "batch_size": "batch_sizes"}
         sizes, tuned = dict(self.sizes), dict(self.hyperparameters)
         for name, value in cell.items():
             if name == "rule":
                 changes["rule"] = (value,)
-            elif name == "steps":
-                changes["steps"] = value
             elif name in fields:
                 changes[fields[name]] = (value,)
-            else:
+            elif name != "steps":
                 (sizes if name in sizes else tuned)[name] = (value,)
         return dataclasses.replace(self, sizes=sizes, hyperparameters=tuned, **changes)
 

@@ -34,7 +34,8 @@ def judge(
     Args:
         runs: Anything that `isoscale.Runs.read` takes: a CSV, Parquet or JSON-lines file, a DataFrame, a W&B export, an
             Optuna study, the result of a sweep. Scattered learning rates and missing seeds are fine.
-        size: The column of sizes, "width", "depth", ...; by default the one that has several values.
+        size: The column of sizes, "width", "depth", "batch_size", "steps", "tokens", ...; by default the one that has
+            several values. Without a column of tokens these are the samples seen, batch_size x steps.
         hyperparameter: What the question is about, "lr" or another positive number. Of beta1, beta2 and momentum
             the octaves are those of 1 - beta.
         base: The tuned size; the smallest by default.
@@ -59,7 +60,11 @@ def judge(
     started = time.monotonic()
     found = Runs.read(runs, columns)
     notes = list(found.notes)
-    table = _held(found.table, hold or {})
+    table = found.table
+    if "tokens" not in table and "tokens" in (size, *(hold or {})):
+        table = _with_tokens(table)
+        notes.append("`tokens` is batch_size x steps: samples seen, not what each is made of")
+    table = _held(table, hold or {})
     size = _size(table, size)
     if hyperparameter not in table:
         raise unknown("hyperparameter", hyperparameter, [str(name) for name in table if name in HYPERPARAMETERS])
@@ -80,6 +85,15 @@ def judge(
 
 
 # --- which runs ---
+def _with_tokens(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in ("batch_size", "steps") if name not in table]
+    if missing:
+        raise InvalidValueError(
+            f"`tokens` is no column of the runs, nor is {' or '.join(missing)}, of which it could be the product"
+        )
+    return table.assign(tokens=table["batch_size"] * table["steps"])
+
+
 def _held(table: pd.DataFrame, hold: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in hold.items():
         if name not in table:
@@ -113,6 +127,11 @@ def _reduced(table: pd.DataFrame, size: str, tuned: Sequence[str]) -> tuple[pd.D
     key = ["rule", size, *tuned, "seed"]
     others = [str(name) for name in table if name not in (*key, "loss")]
     varied = [name for name in others if table[name].nunique(dropna=False) > 1]
+    # What has one value at each size is no choice that the least loss could be taken over.
+    following = [name for name in varied if table.groupby(size)[name].nunique(dropna=False).max() == 1]
+    varied = [name for name in varied if name not in following]
+    if following:
+        notes.append(f"{', '.join(following)} changes with {size}: a verdict on {size} is one on both")
     repeated = table.duplicated([*key, *varied], keep=False)
     if repeated.any():
         spread = table[repeated].groupby([*key, *varied], dropna=False)["loss"].nunique()

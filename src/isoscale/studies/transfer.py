@@ -344,7 +344,7 @@ def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None, alon
             if _is_incomplete(result, rule, size):
                 failed[rule] = size
     judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed)
-    notes = list(judged.notes)
+    notes = [*judged.notes, *said_of_lengths(spec)]
     tuned, left_out = _tuned(table, spec, axis, limits, failed)
     notes += left_out
     drawn = _of_trials(result, axis) if along.name == "lr" else trials_dataset(table, axis, along, spec.axes["rule"])
@@ -371,6 +371,17 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     else:
         columns[axis.name] = sizes[many[0]]
     return pd.DataFrame(columns)
+
+
+def said_of_lengths(spec: Sweep) -> list[str]:
+    """What misleads where runs of several lengths are compared."""
+    lengths = {spec.spending(cell).steps for cell in spec.cells}
+    if len(lengths) < 2 or spec.schedule != "constant" or spec.train is not None or spec.command is not None:
+        return []
+    return [
+        "the learning rate is constant in runs of several lengths: the optimum of such a run is not that of one whose "
+        'rate falls to 0 at its end. Take schedule="cosine" or "wsd" to ask about runs that end'
+    ]
 
 
 def _tuned(

@@ -20,7 +20,7 @@ from isoscale.training import Outcome, train
 def shards(spec: Sweep, data: str | None) -> list[Shard]:
     """The shards of a sweep, after its data and model were seen to be usable."""
     source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
-    batch_size = max(spec.batch_sizes, default=spec.batch_size)
+    batch_size = spec.largest_batch
     if batch_size > len(dataset.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {dataset.name}, "

@@ -251,9 +251,12 @@ def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
         "lr": cell["lr"],
         "seed": cell["seed"],
     }
-    # A length among several is the trial that it is alone.
-    if "steps" in cell:
-        found["steps"] = cell["steps"]
+    # A length among several is the trial that it is alone; and so is one that follows from another size.
+    if "steps" in cell or spec.budget_axis != "steps":
+        spent = spec.spending(cell)
+        found["steps"] = spent.steps
+        if "batch_size" not in found["sizes"]:
+            found["batch_size"] = spent.batch_size
     return found
 
 
@@ -278,7 +281,7 @@ def shard(
     sizes = cell["sizes"]
     # Where a listing of the store looks for them.
     identity |= {name: sizes[name] for name in ("width", "depth", "batch_size") if name in sizes}
-    spent = spec.spent(sizes.get("batch_size"), cell.get("steps"))
+    spent = spec.spent(sizes.get("batch_size", cell.get("batch_size")), cell.get("steps"))
     if spent != NO_BUDGET:
         identity["budget"] = spent.canonical()
     identity |= {"trainer": program.kind, "model": program.name, "version": spec.version or "", "source": source}

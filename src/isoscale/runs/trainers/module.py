@@ -136,10 +136,10 @@ def _of_dataset(spec: Sweep, data: str | None) -> tuple[Code, Code]:
     if not isinstance(name, str):
         name, folder = "arrays", str(worker.kept(name))
     found = worker.read(name, folder, args)
-    if spec.batch_size > len(found.train_x):
+    if spec.largest_batch > len(found.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset_name}, "
-            f"got {spec.batch_size}"
+            f"got {spec.largest_batch}"
         )
     # Keys from before batches went on through a step are those of one batch a step.
     many = str(spec.accumulate) if spec.accumulate > 1 else ""
