@@ -32,12 +32,13 @@ from isoscale.scaling import budget as budgets
 from isoscale.scaling import initial, rules
 from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
 from isoscale.scaling.factors import Decay
+from isoscale.scaling.names import starred
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import DepthRow, Rule
 from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, TensorPlan, decide
 
-# Beyond this ratio of depths post-norm networks are named.
+# Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
 
@@ -572,6 +573,7 @@ def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
                 "Let the branch end in an isoscale.Multiplier(), or put one behind the module that ends it: "
                 "`isoscale.Multiplier.after(module)`"
             )
+    yield from _on_stream(reading, scaling)
     packed: dict[str, float] = {}
     for one in reading.forward.logits:
         multiplier = scaling.multiplier_of_logits(one.head_size, one.forward)
@@ -586,16 +588,28 @@ def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
             )
 
 
+def _on_stream(reading: Reading, scaling: Scaling) -> Iterator[str]:
+    """The gains and biases of a much deeper post-norm network, which the published rules leave as they are."""
+    names = set(reading.anatomy.on_stream)
+    facts = [one for one in reading.facts if one.name in names and not one.frozen]
+    if not facts or scaling.rule.depth.stream == 0 or scaling.depth <= _DEEP:
+        return
+    kinds = dict.fromkeys(starred(one.name) for one in facts)
+    said = ", ".join(f"{kind!r}: 'stream_vector'" for kind in kinds)
+    yield (
+        f"post-norm at depth x{scaling.depth:g}: the gains and biases of its norms act on the stream, as many as its "
+        "blocks, and what one step of all of them changes grows like L^0.96 (measured at depths 4 to 64) where "
+        f"{scaling.rule.name} keeps it; no published rule slows them down. This does: `roles={{{said}}}` lets their "
+        "learning rate fall like 1/L; 'vector' in its place leaves them as they are; or prefer pre-norm "
+        "(docs/choose-a-rule.md)"
+    )
+
+
 def _notes(reading: Reading, rule: Rule) -> Iterator[str]:
     if reading.anatomy.traced and not reading.anatomy.blocks and reading.depth != 1:
         yield (
             f"the forward has no residual branch: depth x{reading.depth:g} is that of its layers one after the other, "
             "which no rule makes train alike"
-        )
-    if reading.anatomy.post_normed and reading.depth > _DEEP:
-        yield (
-            f"post-norm at depth x{reading.depth:g}: the norms on the stream are as many as its blocks, no rule slows "
-            "their gains and biases down with depth, and their changes add up; prefer pre-norm (docs/choose-a-rule.md)"
         )
     if reading.by_hand:
         yield (
