@@ -84,7 +84,9 @@ def fit(model, groups, steps, seed):
     warmup = max(1, steps // 10)
 
     def factor(step):
-        return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     generator = torch.Generator().manual_seed(seed)

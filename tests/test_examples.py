@@ -14,7 +14,7 @@ from isoscale import log2_grid
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "char_gpt.py"
 SETTINGS = {
-    "rule": "mup", "widths": [32, 64], "lrs": log2_grid(-8, -4), "seeds": 2, "steps": 10, "search": "grid",
+    "rule": "mup", "widths": [32, 64], "lrs": log2_grid(-6, -3), "seeds": 3, "steps": 10, "search": "grid",
 }  # fmt: skip
 
 
@@ -55,8 +55,8 @@ def test_a_function_a_program_and_its_table_give_the_same_verdict(tmp_path: Path
     np.testing.assert_allclose(by_program.data["best_loss"], by_function.data["best_loss"], rtol=1e-3)
     np.testing.assert_allclose(by_table.data["best_loss"].values[0], by_program.data["best_loss"].values[0], rtol=1e-4)
     assert by_function.verdicts["mup"] == by_program.verdicts["mup"] == by_table.verdicts["-"]
-    # The script's own schedule begins to fall while it warms up, isoscale's after it.
-    np.testing.assert_allclose(by_model.data["best_loss"], by_function.data["best_loss"], rtol=0.05)
+    # The same init, batches, schedule and held-out text, in bf16.
+    np.testing.assert_allclose(by_model.data["best_loss"], by_function.data["best_loss"], rtol=0.01)
     assert by_model.verdicts["mup"] == by_function.verdicts["mup"]
     assert by_function.verdicts["mup"] != "cannot tell"
     assert (abs(by_model.data["drift"] - by_function.data["drift"]) < 1).all()

@@ -433,6 +433,13 @@ def _check_products(anatomy: Anatomy, base: Base) -> None:
     for product, size in grown(anatomy.products, base.products or ()):
         if any(anatomy.parts[name].place == GIVEN for name in product.makers):
             continue
+        if product.by_gradient:
+            raise PlanError(
+                f"the forward differentiates itself (torch.autograd.grad) and computes with weights that its own "
+                f"gradient changed, as the inner steps of meta-learning do (`{product.makers[0]}`): such a forward has "
+                "no plan. Make it of the network that takes the steps, `parametrize(model.net, base.net, ...)`, whose "
+                "parameters are the same; the inner learning rate is yours to scale, as an SGD rate of that plan"
+            )
         made = " and ".join(f"`{name}`" for name in product.makers[:3])
         raise PlanError(
             f"what {made} made is multiplied with other activations, and the forward sums {product.size} such products "
@@ -476,12 +483,16 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
         return
     # Of a weight that is normalised before it acts, only its steps relative to its size count: as a hidden or input
     # map's they are right. What an output map's multiplier would have to scale is the norm's gain.
-    if operation(part.computed_by).is_norm and part.fan_in and fan_in <= max(fan_out, 1.0):
+    is_norm = operation(part.computed_by).is_norm
+    # Of a transposed convolution the first axis holds the inputs.
+    by_outputs = part.computed_by != "weight_norm" or 0 in part.fan_out
+    if is_norm and by_outputs and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
+    # All blocks at once.
     raise PlanError(
         f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
         "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
-        f"what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+        f"what the tensor is: `roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
     )
 
 
