@@ -128,6 +128,11 @@ class Grid:
     """Batches in a step."""
     autocast: Literal["bfloat16"] | None = None
     """Precision of the forward pass; by default that of the weights."""
+    metric: str | None = None
+    """A function file.py:f of the model's outputs and the targets: its mean over the held-out batches (of a model of
+    your own, `eval_batches` beside the factory) is judged instead of the training loss."""
+    better: Literal["lower", "higher"] | None = None
+    """Which values of the metric are."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Read the whole grid from a TOML file; flags of this group cannot be given beside it."""
 
@@ -145,6 +150,8 @@ class Grid:
         if is_module and self.dataset is None:
             # Beside the factory, as for the measuring commands.
             values |= {"batches": f"{file}:batches", "loss_fn": f"{file}:loss_fn"}
+            if self.metric is not None:
+                values["eval_batches"] = f"{file}:eval_batches"
         model, dataset = self.model, self.dataset
         if not is_own:
             # What the commands train if nothing is said; code of the user's says it itself.

@@ -156,6 +156,8 @@ def result_of(found: Transfer) -> dict[str, Any]:
     return {
         "question": data.attrs["question"],
         "answer": found.answer,
+        "quantity": data.attrs["quantity"],
+        "better": data.attrs["better"],
         "hyperparameter": data.attrs["hyperparameter"],
         "tuned": json.loads(data.attrs["tuned"]),
         "limits": json.loads(data.attrs["limits"]),

@@ -220,7 +220,7 @@ def _labels(
             lw=0.8,
             clip_on=False,
         )
-        sign = formats.sign(data, rule)
+        sign = formats.mark(data, rule)
         name = drawing.shortened(rule, letters - 3)
         law = "\n".join(laws[index])
         drawing.write(

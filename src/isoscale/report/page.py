@@ -86,6 +86,8 @@ def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]], colours: set[
         next_runs=content.next_runs(data),
         tuned=content.tuned(data),
         what=formats.what(data),
+        quantity=formats.quantity(data),
+        better=data.attrs.get("better", "lower"),
         sizes=formats.sizes(data),
         target=formats.words(data, target),
         command=data.attrs.get("command"),

@@ -113,7 +113,7 @@ def _panel(axes: Axes, data: xr.Dataset, rule: str, lines: list[_Line], inches: 
     """The rule's name and its curves, each with its name at its end."""
     name = drawing.shortened(formats.called(rule), round(inches * 9))
     colour = drawing.VERDICTS[formats.standing(data, rule)]
-    axes.set_title(f"{formats.sign(data, rule)} {name}", loc="left", fontsize=11, fontweight="bold", color=colour)
+    axes.set_title(f"{formats.mark(data, rule)} {name}", loc="left", fontsize=11, fontweight="bold", color=colour)
     if not any(len(line.loss) for line in lines):
         drawing.write(
             axes,

@@ -504,8 +504,9 @@ class _Driver:
         for record in records:
             _log.info("trial %s: %s, loss %g", record.key, record.reason or record.status, record.final_loss)
             # What diverged or failed may have ended early.
-            if record.status == "done" and record.numbers and record.shard in of:
-                self.watch.see(of[record.shard], record.measured.get("seconds", 0.0))
+            seconds = record.measured.get("seconds")
+            if record.status == "done" and seconds is not None and record.shard in of:
+                self.watch.see(of[record.shard], seconds)
         for callback in list(self.callbacks):
             try:
                 for record in records:

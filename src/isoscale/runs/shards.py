@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.parametrization.plan import Plan
-from isoscale.runs.keys import Keys, Source, digest, identity
+from isoscale.runs.keys import Keys, Metric, Source, digest, identity
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
@@ -26,6 +26,7 @@ class Shard:
         config: What they share.
         members: Learning rate and seed of each.
         source: Their data.
+        metric: What they are judged by instead of the loss.
         plan: What the rule makes of the network, at base learning rate 1. It follows from the rest, so it is no part
             of what the shard is.
     """
@@ -34,6 +35,7 @@ class Shard:
     members: tuple[Member, ...]
     source: Source
     plan: Plan = field(compare=False, repr=False)
+    metric: Metric | None = None
 
     @property
     def id(self) -> str:
@@ -100,14 +102,14 @@ class Shard:
 
     @functools.cached_property
     def _identity(self) -> dict[str, Any]:
-        return identity(self.config, self.source)
+        return identity(self.config, self.source, self.metric)
 
     @functools.cached_property
     def _keys(self) -> Keys:
         return Keys(self._identity)
 
 
-def make(spec: Sweep, source: Source) -> list[Shard]:
+def make(spec: Sweep, source: Source, metric: Metric | None = None) -> list[Shard]:
     """The shards of a sweep, in the order of its axes.
 
     Raises:
@@ -118,7 +120,7 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
         members = tuple(Member(lr, seed) for lr in lrs for seed in _tuple(spec.seeds))
         config = config_of(spec, **cell)
         plan = config.plan(source.in_shape, source.classes)
-        found.append(Shard(config, members, source, plan))
+        found.append(Shard(config, members, source, plan, metric))
     return found
 
 

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
@@ -27,6 +27,7 @@ from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
 from isoscale.scaling.budget import NO_BUDGET, Budget
 from isoscale.scaling.optimizers import OPTIMIZERS
+from isoscale.stats.quantity import Better, Quantity
 from isoscale.training.loop import Loop
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ class Sweep:
             called with the trial if it takes one. They are gone through again and again. Or samples, of which batches
             are drawn by the trial's seed: two whole arrays (x, y), or a data set of torch's.
         loss_fn: loss_fn(model(x), y), one number; with a data set, cross-entropy by default.
-        eval_batches: Like `batches`; what `test_loss` is the mean over, after training.
+        eval_batches: Like `batches`, but with an end; what `test_loss` is the mean over, after training.
+        metric: metric(model(x), y), one number, of a model that isoscale trains: its mean over the held-out batches is
+            what trials are judged by, instead of the training loss. A function, or where it is: "file.py:error_rate".
+        better: Which values of the metric are, "lower" or "higher".
         schedule, warmup: Of the learning rate: "constant", "cosine", "linear" or "wsd" (which falls to zero in the last
             fifth), after a warmup of that share of the steps; a function or a program has its own.
         clip: Norm to which gradients are clipped; None: never.
@@ -161,6 +165,8 @@ class Sweep:
     batches: Any = None
     loss_fn: Callable[[Any, Any], Any] | str | None = None
     eval_batches: Any = None
+    metric: Callable[[Any, Any], Any] | str | None = None
+    better: Better | None = None
     schedule: str = "constant"
     warmup: float = 0.0
     clip: float | None = None
@@ -247,6 +253,11 @@ class Sweep:
             for name in ("schedule", "warmup", "clip", "accumulate", "autocast"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, do it there")
+            if self.metric is not None:
+                raise InvalidValueError(
+                    f"`metric` is for models that isoscale trains: with `{way}`, give it back as the loss (minus it, "
+                    "where higher is better)"
+                )
         for name in ("time_limit", "version"):
             if getattr(self, name) is not None and not self.is_foreign:
                 raise InvalidValueError(f"`{name}` is for code of your own: give it with model, train or command")
@@ -256,6 +267,7 @@ class Sweep:
             for name in ("batches", "loss_fn", "eval_batches"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for a model of your own: give it with model=make")
+        self._check_metric()
         for name, value in self.loop.canonical().items():
             self._set(name, value)
         if self.loss_pattern is not None and self.command is None:
@@ -279,6 +291,24 @@ class Sweep:
             raise InvalidValueError("`batches` need a `loss_fn`: loss_fn(model(x), y) is the loss")
         if self.eval_batches is not None and self.batches is None:
             raise InvalidValueError("`eval_batches` go with `batches`: a data set has held-out samples of its own")
+
+    def _check_metric(self) -> None:
+        """A metric that is called like nothing else, and which values of it are the better ones."""
+        if self.metric is None:
+            if self.better is not None:
+                raise InvalidValueError("`better` says which values of a `metric` are: give it one")
+            return
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise InvalidTypeError(f'`metric` must be a function, or "file.py:function", got {self.metric!r}')
+        if self.better is None:
+            raise InvalidValueError("`metric` needs `better`: 'lower' or 'higher' values of it")
+        if self.better not in get_args(Better):
+            raise unknown("`better`", str(self.better), get_args(Better))
+        if self.has_own_model and self.batches is not None and self.eval_batches is None:
+            raise InvalidValueError("`metric` is measured on held-out batches: give it `eval_batches`")
+        name = self.quantity.name
+        if name in _TAKEN or name in (*self.sizes, *self.hyperparameters):
+            raise InvalidValueError(f"`metric` cannot be called `{name}`: that is something of every trial")
 
     def _check_command(self, command: str) -> None:
         """All that the sweep says reaches the program, and the program asks for nothing else."""
@@ -482,6 +512,20 @@ class Sweep:
             accumulate=self.accumulate,
             autocast=self.autocast,
         )
+
+    @property
+    def quantity(self) -> Quantity:
+        """What trials are judged by.
+
+        >>> Sweep(metric="metrics.py:accuracy", better="higher").quantity
+        Quantity(name='accuracy', better='higher')
+        """
+        if self.metric is None or self.better is None:
+            return Quantity()
+        given = self.metric
+        name = given.rpartition(":")[2] if isinstance(given, str) else getattr(given, "__name__", "")
+        # A lambda, or what functools.partial makes, has no name.
+        return Quantity(name.rpartition(".")[2] if name.isidentifier() else "metric", self.better)
 
     @property
     def subject(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
-from isoscale.stats import Limits
+from isoscale.stats import Better, Limits, Quantity
 from isoscale.studies.along import Along, tuned_columns, usable
 from isoscale.studies.judged import Axis, attributes, dataset, judge_table, trials_dataset, tuned_dataset
 from isoscale.studies.transfer import Transfer
@@ -27,6 +27,7 @@ def judge(
     base: int | None = None,
     hold: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    better: Better | None = None,
     limits: Limits | None = None,
 ) -> Transfer:
     """Whether the optimum of the small model serves the large one, read off finished runs.
@@ -43,6 +44,7 @@ def judge(
             values is minimised over, run by run, and said. Of further hyperparameters `Transfer.tuned` has a verdict
             on each, with the others held at the base's best, too.
         columns: As for `Runs.read`.
+        better: Which losses are, "lower" or "higher", as of an accuracy; of a sweep what it says, else "lower".
         limits: What still counts as a transfer.
 
     Returns:
@@ -65,6 +67,10 @@ def judge(
         table = _with_tokens(table)
         notes.append("`tokens` is batch_size x steps: samples seen, not what each is made of")
     table = _held(table, hold or {})
+    quantity = Quantity(found.quantity.name, better or found.quantity.better)
+    if quantity.better == "higher":
+        # What diverged is the worst there is, whichever way is better.
+        table = table.assign(loss=np.where(np.isfinite(table["loss"]), -table["loss"], np.inf))
     size = _size(table, size)
     if hyperparameter not in table:
         raise unknown("hyperparameter", hyperparameter, [str(name) for name in table if name in HYPERPARAMETERS])
@@ -75,11 +81,11 @@ def judge(
     axis = _axis(table, size, base)
     limits = limits or Limits()
     along = Along(hyperparameter, tuple(name for name in tuned if name != hyperparameter))
-    judged = judge_table(table, axis, along, limits)
-    others = tuned_dataset(table, axis, tuned, tuned, limits) if len(tuned) > 1 else None
+    judged = judge_table(table, axis, along, limits, quantity=quantity)
+    others = tuned_dataset(table, axis, tuned, tuned, limits, quantity=quantity) if len(tuned) > 1 else None
     table, _ = usable(table, hyperparameter)
     data = dataset(judged.verdicts, axis).merge(trials_dataset(table, axis, along))
-    data.attrs = attributes(data, axis, limits, along, notes + judged.notes, others) | _about(table)
+    data.attrs = attributes(data, axis, limits, along, notes + judged.notes, others, quantity) | _about(table)
     data.attrs["seconds"] = time.monotonic() - started
     return Transfer(data, None, axis.name, axis.base, tuple(judged.next_runs), others)
 

@@ -323,8 +323,8 @@ def measured(value: object, what: str, curve: list[float], axes: Mapping[str, An
     return Outcome(curve=curve, numbers=found)
 
 
-def as_number(value: object, what: str) -> float:
-    """A loss as a number: a plain one, or a tensor or array of one element.
+def as_number(value: object, what: str, noun: str = "a loss") -> float:
+    """A loss, or what else should be one, as a number: a plain one, or a tensor or array of one element.
 
     Raises:
         InvalidTypeError: Anything else.
@@ -335,13 +335,13 @@ def as_number(value: object, what: str) -> float:
     shape = getattr(value, "shape", None)
     if shape is not None and hasattr(value, "item"):
         if math.prod(shape) != 1:
-            raise InvalidTypeError(f"{what} a tensor of shape {tuple(shape)}: a loss is one number")
+            raise InvalidTypeError(f"{what} a tensor of shape {tuple(shape)}: {noun} is one number")
         # Of a tensor that requires grad this is its value all the same.
         value = value.item()  # pyrefly: ignore[missing-attribute]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         shown = repr(value)
         shown = shown if len(shown) < 80 else f"{shown[:80]}..."
-        raise InvalidTypeError(f"{what} {shown}: a loss is one number")
+        raise InvalidTypeError(f"{what} {shown}: {noun} is one number")
     return float(value)
 
 
