@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import os
@@ -25,16 +26,21 @@ from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
+from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
 from isoscale.runs.trainers import changed, registry, stack
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard, Work
 from isoscale.runs.twins import Twins
+from isoscale.training import hopeless
+from isoscale.training.hopeless import Mark
 from isoscale.training.memory import is_out_of_memory
 from isoscale.user_code import described
 
 _log = logging.getLogger(__name__)
+
+Marks = tuple[Mark, ...]
 
 _TRIES = 3
 _BEAT_SECONDS = 3.0
@@ -152,9 +158,14 @@ class Session:
         # How many shards the engine can take.
         self._room = 0
 
-    def run(self, specs: Sequence[Sweep]) -> list[SweepResult]:
-        """As `Runner.run`."""
-        job = Job(self._runner, specs, self._backend)
+    def run(self, specs: Sequence[Sweep], marks: Sequence[Marks] = ()) -> list[SweepResult]:
+        """As `Runner.run`.
+
+        Args:
+            specs: The sweeps.
+            marks: For each of them where its hopeless trials are stopped; by default nowhere.
+        """
+        job = Job(self._runner, specs, self._backend, marks)
         if self._runner.announce is not None:
             self._runner.announce(job)
         self._backend.connect()
@@ -202,11 +213,16 @@ class Job:
         backend: What they run on; connected when they run, or by whoever must know how large it is.
     """
 
-    def __init__(self, runner: Runner, specs: Sequence[Sweep], backend: Backend) -> None:
+    def __init__(
+        self, runner: Runner, specs: Sequence[Sweep], backend: Backend, marks: Sequence[Marks] = ()
+    ) -> None:
         self.specs = list(specs)
         self.backend = backend
         self._runner = runner
-        plans = [prepare(spec, runner.data, runner.store) for spec in specs]
+        plans = [
+            _marked(prepare(spec, runner.data, runner.store), of_spec)
+            for spec, of_spec in itertools.zip_longest(specs, marks, fillvalue=())
+        ]
         self._plans = [changed.settled(plan, runner.store, reuse=runner.reuse, fresh=runner.fresh) for plan in plans]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
         self.twins = Twins(self.shards)
@@ -234,8 +250,8 @@ class Job:
         """Keep what the store has of one rule's trials under the keys of its twins."""
         for shard in missing(self.shards, store):
             for other in self.twins.of(shard):
-                finished = store.finished(other.keys)
-                store.record(self.twins.copies(other, store.read(finished)))
+                known = [trial for trial in store.read(other.keys) if trial.status != "failed"]
+                store.record(self.twins.copies(other, known))
 
     def read(self) -> list[SweepResult]:
         """What the store has."""
@@ -317,6 +333,10 @@ def _merged(plan: Sequence[AnyShard]) -> list[AnyShard]:
     shards: dict[str, AnyShard] = {}
     for shard in plan:
         known = shards.setdefault(shard.id, shard)
+        # Where one copy is to be trained to its end, all are.
+        marks = known.marks if isinstance(known, Shard) and isinstance(shard, Shard) else ()
+        if marks and shard.marks != marks:
+            known = shards[shard.id] = dataclasses.replace(known, marks=())
         if known.members != shard.members:  # else it stays, and so do the keys that it works out once
             members = tuple(dict.fromkeys((*known.members, *shard.members)))
             shards[shard.id] = dataclasses.replace(known, members=members)
@@ -328,9 +348,24 @@ def prepare(spec: Sweep, data: str | None = None, store: str | os.PathLike[str] 
     return registry.prepare(spec, data, store)
 
 
+def _marked(plan: Sequence[AnyShard], marks: Marks) -> Sequence[AnyShard]:
+    """The plan with hopeless trials stopped; code of the user's runs to its end."""
+    if not marks:
+        return plan
+    return [dataclasses.replace(shard, marks=marks) if isinstance(shard, Shard) else shard for shard in plan]
+
+
 def missing(plan: Sequence[AnyShard], store: Store) -> list[AnyShard]:
-    """What of a plan the store does not have, the costliest shards first."""
+    """What of a plan the store does not have, the costliest shards first.
+
+    A trial that was stopped counts where the plan's marks would stop it, too.
+    """
     finished = store.finished([key for shard in plan for key in shard.keys])
+    for shard in plan:
+        if isinstance(shard, Shard) and shard.marks:
+            for trial in store.read(set(shard.keys) - finished):
+                if trial.status == "stopped" and hopeless.stopped_at(trial.seen, shard.marks) >= 0:
+                    finished.add(trial.key)
     left = [shard.only(set(shard.keys) - finished) for shard in plan]
     return _costliest_first([shard for shard in left if shard.members])
 

@@ -6,14 +6,14 @@ import sqlite3
 
 from isoscale.errors import StoreError
 
-SCHEMA = 3
+SCHEMA = 4
 
-TABLES = """
+_TRIALS = """
 CREATE TABLE trials (
     key TEXT PRIMARY KEY,
     shard TEXT NOT NULL,
     config TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
+    status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'stopped', 'failed')),
     reason TEXT NOT NULL,
     curve BLOB NOT NULL,
     test_loss REAL,
@@ -23,6 +23,8 @@ CREATE TABLE trials (
     checksum INTEGER NOT NULL DEFAULT 0,
     numbers TEXT NOT NULL DEFAULT ''
 ) STRICT;
+"""
+TABLES = f"""{_TRIALS}
 CREATE TABLE leases (
     shard TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
@@ -31,8 +33,13 @@ CREATE TABLE leases (
 """
 
 
-# From the schema before: the checksum of a row without numbers is what it was.
-_UPGRADES = {2: "ALTER TABLE trials ADD COLUMN numbers TEXT NOT NULL DEFAULT ''"}
+# A constraint is changed by copying the table. The checksum of a row without numbers is what it was before there were
+# any; rows keep their numbers, in the order of which trials are listed.
+_COLUMNS = "rowid, key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, checksum"
+_COPIES = {
+    2: f"INSERT INTO trials ({_COLUMNS}) SELECT {_COLUMNS} FROM before",
+    3: f"INSERT INTO trials ({_COLUMNS}, numbers) SELECT {_COLUMNS}, numbers FROM before",
+}
 
 
 def is_current(db: sqlite3.Connection) -> bool:
@@ -41,7 +48,7 @@ def is_current(db: sqlite3.Connection) -> bool:
 
 
 def create(db: sqlite3.Connection, path: object) -> None:
-    """Create the tables of an empty file, or upgrade those of the schema before; call it in a transaction.
+    """Create the tables of an empty file, or upgrade those of the schemas before; call it in a transaction.
 
     Args:
         db: The open database.
@@ -64,8 +71,11 @@ def create(db: sqlite3.Connection, path: object) -> None:
             f"`{path}` was written by a newer isoscale (store schema {found}, this one reads {SCHEMA}): "
             "upgrade isoscale, or choose another file with --store"
         )
-    if found in _UPGRADES:
-        db.execute(_UPGRADES[found])
+    if found in _COPIES:
+        db.execute("ALTER TABLE trials RENAME TO before")
+        db.execute(_TRIALS)
+        db.execute(_COPIES[found])
+        db.execute("DROP TABLE before")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
     elif found < SCHEMA:
         raise StoreError(
