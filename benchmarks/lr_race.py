@@ -215,14 +215,6 @@ EVALUATION = (
         dataset="digits",
     ),
     Network(
-        name="conv resnet post gelu",
-        model="conv-resnet",
-        options={"phi": "gelu", "branch_init": "he/sqrt(K)"},
-        width=12,
-        depths=(2, 4),
-        **_CIFAR,
-    ),
-    Network(
         name="gpt gelu, rms norm",
         model="gpt",
         options={"norm": "rms"},

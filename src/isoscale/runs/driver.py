@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
 from isoscale.runs.callbacks import Callback
-from isoscale.runs.cost import Stopwatch
+from isoscale.runs.cost import Pace, Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import WorkerLostError
 from isoscale.runs.progress import Progress, bars
@@ -150,8 +150,9 @@ class Session:
 
     def __init__(self, runner: Runner, *, is_search: bool = True, expected: Sweep | None = None) -> None:
         self._runner = runner
-        is_timed = expected is not None and expected.is_foreign and runner.progress is not False
-        self._watch = Stopwatch(prepare(expected, runner.data, runner.store) if expected and is_timed else ())
+        is_timed = expected is not None and runner.progress is not False
+        likely = prepare(expected, runner.data, runner.store) if expected and is_timed else ()
+        self._watch, self._pace = Stopwatch(likely), Pace(likely)
         self._is_search = is_search
         self._backend = runner.backend()
         self._engine: Engine | None = None
@@ -170,7 +171,7 @@ class Session:
             self._runner.announce(job)
         self._backend.connect()
         try:
-            return job.run(self._engine_for, self._watch, is_round=self._is_search)
+            return job.run(self._engine_for, self._watch, self._pace, is_round=self._is_search)
         except BaseException:
             # Shards of a run that failed must not go on beside those of the next one.
             self._end(*sys.exc_info())
@@ -213,9 +214,7 @@ class Job:
         backend: What they run on; connected when they run, or by whoever must know how large it is.
     """
 
-    def __init__(
-        self, runner: Runner, specs: Sequence[Sweep], backend: Backend, marks: Sequence[Marks] = ()
-    ) -> None:
+    def __init__(self, runner: Runner, specs: Sequence[Sweep], backend: Backend, marks: Sequence[Marks] = ()) -> None:
         self.specs = list(specs)
         self.backend = backend
         self._runner = runner
@@ -236,13 +235,13 @@ class Job:
             return self.twins.first(missing(self.shards, store))
 
     def run(
-        self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
+        self, engine_for: Callable[[int], Engine], watch: Stopwatch, pace: Pace, *, is_round: bool = False
     ) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
             self._copy(store)
-            beside = self.twins, watch, is_round, self._runner.callbacks
+            beside = self.twins, watch, pace, is_round, self._runner.callbacks
             _Driver(self.shards, left, store, show, self.backend, engine_for, *beside).run()
             return self._gathered(store)
 
@@ -401,13 +400,14 @@ class _Driver:
         engine_for: Callable[[int], Engine],
         twins: Twins,
         watch: Stopwatch,
+        pace: Pace,
         is_round: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.callbacks = list(callbacks)
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
-        self.twins, self.watch, self.is_round = twins, watch, is_round
+        self.twins, self.watch, self.pace, self.is_round = twins, watch, pace, is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -416,6 +416,8 @@ class _Driver:
         self.most_together = _shares(self.waiting, backend.workers or 1)
         self.last_beat = self.last_look = time.monotonic()
         self.left_seconds: float | None = None
+        # Work that isoscale's own networks have left.
+        self.own_work = self._own_work([])
 
     def run(self) -> None:
         if self.waiting:
@@ -427,6 +429,7 @@ class _Driver:
                         interrupt()
                 finally:
                     self.store.release_all()
+        self._moved([])
         self.show(self._progress([]))
 
     def _turn(self, engine: Engine) -> None:
@@ -542,6 +545,21 @@ class _Driver:
                 self.callbacks.remove(callback)
                 _log.warning("callback %r fails, and is not called again: %s", callback, described(error))
 
+    def _moved(self, member_steps: Sequence[int]) -> float:
+        """What is left of the work of isoscale's own networks, after the pace was told how far they are."""
+        before, self.own_work = self.own_work, self._own_work(member_steps)
+        self.pace.move(before - self.own_work)
+        return self.own_work
+
+    def _own_work(self, member_steps: Sequence[int]) -> float:
+        """Cost of what isoscale's own networks have left, of running ones the rest of their steps."""
+        left = sum(shard.cost for shard in self.waiting if isinstance(shard, Shard))
+        for first, *_ in self.running.values():
+            if isinstance(first, Shard):
+                steps = member_steps[self.slots[first.id]] if member_steps else 0
+                left += first.cost * (1 - min(1.0, steps / first.member_steps))
+        return left
+
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)
         for shard in self.plan:
@@ -559,5 +577,7 @@ class _Driver:
         if time.monotonic() - self.last_look > _LOOK_SECONDS:
             running = [shard for shards in self.running.values() for shard in shards]
             self.left_seconds = self.watch.left([*self.waiting, *running], self.backend.workers or 1)
+            if self.left_seconds is None:
+                self.left_seconds = self.pace.left(self._moved(member_steps))
             self.last_look = time.monotonic()
         return Progress(total, done, elsewhere, self.is_round, self.left_seconds)
