@@ -4,8 +4,8 @@ Estimates from one step see the initialisation, while the best learning rate is 
 one to two octaves (factors of two) off, and no constant mends it. So they only say where to look. Learning rates an
 octave apart around their median start from the same weights, see the same batches and train for a few steps; the best
 of them go on, and the best of those for longer still; the vertex of the parabola through the last, in the logarithm of
-the learning rate, is tried for as long as the second heat and recommended if it trains. How far that is from a swept optimum was measured:
-`race_error`.
+the learning rate, is tried for as long as the second heat and recommended if it trains. How far that is from a swept
+optimum was measured: `race_error`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ a path of both, whose sizes are labels such as "width 16, depth 2"):
     verdict, reason, good (rule)            "transfers", "does not transfer" or "cannot tell"; why; 1 or 0
 
 Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds,
-trials, diverged, stopped, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number
-that does not exist, and an end of an interval that is open, is NaN.
+trials, diverged, stopped, failed, searched (what the searches took, in words), versions (JSON), spec (TOML) and, if
+there were any, command and next_runs (JSON). A number that does not exist, and an end of an interval that is open, is
+NaN.
 
 A question may be about another hyperparameter: `what` is its name in words ("learning rate" by default), and what is
 called lr here is it. `tuned` (JSON) has a row for each of several tuned hyperparameters, place of the others ("best"

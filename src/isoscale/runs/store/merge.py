@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from isoscale.runs.record import Status, TrialRecord, from_row
 from isoscale.runs.store import queries
 
-
 # How much is known of a trial: what knows more stays.
 _KNOWN: dict[Status, int] = {"failed": 0, "stopped": 1, "diverged": 2, "done": 2}
 

@@ -1,8 +1,8 @@
 """The store: one row per trial, in SQLite. What a user computed is never lost.
 
 Contract: `record` writes the trials of a shard in one transaction, so a killed process leaves all of them or
-none; a finished trial is never written again, one that failed or was stopped may be; any number of processes may read and write
-at once. A lease keeps two drivers off the same shard; a lease whose owner is gone is taken over.
+none; a finished trial is never written again, one that failed or was stopped may be; any number of processes may
+read and write at once. A lease keeps two drivers off the same shard; a lease whose owner is gone is taken over.
 """
 
 from __future__ import annotations
