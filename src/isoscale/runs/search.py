@@ -31,7 +31,6 @@ from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
 from isoscale.stats import Curve, Optimum, find_optimum
-from isoscale.stats.curve import BLOWN_UP
 from isoscale.training.hopeless import Mark, mark
 
 # Rates of a search are 2^(k / 8): a finer search meets the points of a coarser one.
@@ -295,10 +294,9 @@ class Search:
 
     # --- every seed in full ---
     def _bracket(self) -> list[float]:
-        """Half an octave apart around the centre, up to the first rate at which the pilot diverged or blew up."""
+        """Half an octave apart around the centre, up to the first rate at which the pilot diverged."""
         assert self._centre is not None
-        pilots = _trained(self._pilots)
-        lost = [place for place, loss in pilots.items() if not math.isfinite(loss) and place > self._centre]
+        lost = [place for place, loss in self._pilots.items() if not math.isfinite(loss) and place > self._centre]
         places = [self._centre + k * _COARSE for k in (-2, -1, 0, 1, 2)]
         # A rate beside one that every seed was trained at tells nothing more.
         known = [_place(lr) for lr in self.also]
@@ -389,8 +387,8 @@ class Search:
         return (place, seed, steps) in self._asked
 
     def _of_seed(self, seed: int) -> dict[float, float]:
-        """What one seed's full trials gave, by place; inf where it blew up."""
-        return _trained({place: loss for (place, other), loss in self._full.items() if other == seed})
+        """What one seed's full trials gave, by place."""
+        return {place: loss for (place, other), loss in self._full.items() if other == seed}
 
     def _of_seeds(self, seeds_at: Mapping[float, list[int]]) -> list[Request]:
         """Full trials of some seeds at each place, within the limits."""
@@ -527,13 +525,6 @@ def _place(lr: float) -> float:
 
 def _on_lattice(lr: float) -> float:
     return round(math.log2(lr) * LATTICE) / LATTICE
-
-
-def _trained(losses: Mapping[float, float]) -> dict[float, float]:
-    """The losses of one seed, inf where training blew up, as the optimum's statistics have it."""
-    least = min(map(_finite, losses.values()), default=math.inf)
-    most = BLOWN_UP * least if least > 0 else math.inf
-    return {place: loss if loss <= most else math.inf for place, loss in losses.items()}
 
 
 def _finite(loss: float) -> float:

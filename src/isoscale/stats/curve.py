@@ -18,9 +18,6 @@ from isoscale.errors import InvalidValueError
 # Two rates nearer than this, in octaves, are one rate with round-off: no sweep is that fine.
 SAME = 1e-9
 
-# A run whose loss is so many times the least of its seed has blown up, though its numbers are still finite.
-BLOWN_UP = 100.0
-
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -117,13 +114,6 @@ class Curve:
     def is_stable(self) -> np.ndarray:
         """Whether each run finished."""
         return np.isfinite(self.loss)
-
-    @functools.cached_property
-    def is_trained(self) -> np.ndarray:
-        """Whether each run finished and had not blown up: no smooth curve leads to a loss of many times the least."""
-        if not (self.loss > 0).all():
-            return self.is_stable
-        return self.is_stable & (self.loss <= BLOWN_UP * self.least(self.loss)[self.seed])
 
     @functools.cached_property
     def _starts(self) -> Int[np.ndarray, " seed"]:

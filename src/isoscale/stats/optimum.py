@@ -6,9 +6,9 @@ while each seed has a level and a slope of its own:
     log loss of seed s = a_s + b_s u + c u^2        optimum of seed s: centre - b_s / 2c
 
 Least squares over the runs near the centre give all of them at once; the centre then moves to the mean of the
-optima. Where the next rate up diverged before the parabola turns, blew up or was stopped as hopeless, the seed's
-optimum is the cliff itself: between the last rate that trained and the first that did not. Half of that gap is the
-seed's *resolution*, 0 elsewhere. The interval over n seeds with standard deviation s is
+optima. Where the next rate up diverged before the parabola turns, or was stopped as hopeless, the seed's optimum is
+the cliff itself: between the last rate that trained and the first that did not. Half of that gap is the seed's
+*resolution*, 0 elsewhere. The interval over n seeds with standard deviation s is
 
     mean +- sqrt(max(t s / sqrt(n), resolution)^2 + (z error)^2)
 
@@ -208,7 +208,7 @@ class _Ends(NamedTuple):
     lowest: Float[np.ndarray, " seed"]
     best: Float[np.ndarray, " seed"]
     last_stable: Float[np.ndarray, " seed"]
-    # The first rate above the best that diverged, blew up or was stopped; inf where none did.
+    # The first rate above the best that diverged or was stopped; inf where none was.
     first_lost: Float[np.ndarray, " seed"]
 
 
@@ -219,9 +219,9 @@ def _ends(curve: Curve) -> _Ends:
     first = curve.least(np.where(is_lowest, curve.log2_lr, np.inf))
     last = curve.greatest(np.where(is_lowest, curve.log2_lr, -np.inf))
     best = np.where(np.isfinite(lowest), (first + np.where(np.isfinite(last), last, 0.0)) / 2, np.inf)
-    is_lost = ~curve.is_trained & (curve.log2_lr > best[curve.seed])
+    is_lost = ~curve.is_stable & (curve.log2_lr > best[curve.seed])
     first_lost = curve.least(np.where(is_lost, curve.log2_lr, np.inf))
-    is_before = curve.is_trained & (curve.log2_lr < first_lost[curve.seed])
+    is_before = curve.is_stable & (curve.log2_lr < first_lost[curve.seed])
     last_stable = curve.greatest(np.where(is_before, curve.log2_lr, -np.inf))
     return _Ends(lowest, best, last_stable, first_lost)
 
@@ -308,7 +308,7 @@ def _around(curve: Curve, logs: Float[np.ndarray, " run"], centre: float) -> _Fi
 def _least_squares(curve: Curve, logs: Float[np.ndarray, " run"], centre: float, window: float) -> _Fit:
     """Fit a_s + b_s u + c u^2 + d u^3: level and slope of each seed are eliminated, then c and d are those of all."""
     u = curve.log2_lr - centre
-    used = (curve.is_trained & (np.abs(u) <= window + SAME)).astype(float)
+    used = (curve.is_stable & (np.abs(u) <= window + SAME)).astype(float)
     count = curve.total(used)
 
     def centred(values: Float[np.ndarray, " run"]) -> Float[np.ndarray, " run"]:
