@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from isoscale.errors import InvalidValueError
 from isoscale.limit import optimal_lr, solve
 from isoscale.limit.activations import resolve
+from isoscale.limit.blocks import depth_rule
 from isoscale.limit.expectations import pair
 from isoscale.limit.kernel_equations import chebyshev
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import kernels_of
-from isoscale.limit.two_layer import depth_rule
 
 # Kx = [[1, 1/2], [1/2, 1]]
 X = np.sqrt(2) * np.array([[1.0, 0.0], [0.5, 0.75**0.5]])
@@ -175,14 +175,16 @@ def test_momentum_and_decay_change_training_and_a_schedule_is_a_rate():
         ({"beta": 0.75, "ladder": (8, 16)}, "no ladder reaches the limit"),
         ({"beta": 0.3}, r"`beta` must be in \[1/2, 1\]"),
         ({"block_depth": 3}, "must be 1 or 2, got 3"),
-        ({"depth": 8}, "leave out `depth`"),
+        ({"clip": 1.0}, "`clip` is not solved for blocks of two layers at infinite depth"),
         ({"norm": "batch"}, "All: layer, rms"),
         ({"rule": "completep", "norm": "rms"}, "not derived for completep"),
         ({"rule": "completep", "backward_weights": "independent"}, "reused backward weights"),
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"schedule": [1.0]}, "one factor for each of the 4 steps"),
         ({"phi": lambda z: z.abs()}, "kink"),
-        ({"block_depth": 1, "norm": "rms"}, "for blocks of two layers"),
+        ({"block_depth": 1, "beta": 0.75}, "for blocks of two layers"),
+        ({"weight_decay": 2.5}, "their product must not be 1"),
+        ({"nesterov": True}, "give `momentum`"),
         ({"rule": "completep", "particles": 1000}, "power of two"),
     ],
 )

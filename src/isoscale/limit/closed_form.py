@@ -254,15 +254,7 @@ def linear(
         kernel_layers=inputs.kernel_layers(kernels, depth),
     )
     check_memory(lazy_bytes(problem, size), "Use a smaller `depth` or fewer steps.")
-    settings = results.settings(
-        steps=steps,
-        lr=lr,
-        phi="linear",
-        horizon=horizon,
-        backward_weights=backward_weights,
-        train_ends=train_ends,
-        loss=loss,
-    )
+    settings = results.settings(problem, lr=lr, phi="linear", backward_weights=backward_weights, loss=loss)
     return single_run(problem, size, BasisNoise(n), settings)
 
 

@@ -16,7 +16,6 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit.activations import ERF_SCALE, Function, Phi, name, resolve
+from isoscale.limit.blocks import Norm
 
 Pairs = Float[np.ndarray, "... rows columns"]
-Norm = Literal["rms", "layer"] | None
 
 # A relative error of a kernel that shows nowhere: series are summed until they are this close.
 _SERIES_ERROR = 1e-8

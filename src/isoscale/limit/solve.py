@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from isoscale.checks import number, share, whole
-from isoscale.limit import activations, inputs, results, two_layer
+from isoscale.checks import whole
+from isoscale.limit import activations, inputs, losses, results, two_layer
 from isoscale.limit.choices import choose_depths, choose_plan, with_precision
 from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Problem
@@ -46,7 +46,7 @@ def solve(
     seed: int = 0,
     *,
     train_ends: bool = True,
-    loss: str = "mse",
+    loss: losses.Loss = "mse",
     x_test: Any = None,
     batches: Sequence[Sequence[int]] | None = None,
     kernels: inputs.Kernels = True,
@@ -60,27 +60,31 @@ def solve(
     rule: str | None = None,
     norm: str | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     weight_decay: float = 0.0,
+    clip: float | None = None,
     schedule: Sequence[float] | None = None,
     progress: Progress = None,
 ) -> xr.Dataset:
     """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
 
     Moment-matched particles (docs/theory.md, section 3): a width-n system whose noise has no sampling error in its
-    first
-    moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With `depth=None`
-    the results at a sequence of depths, which share their noise, are extrapolated in 1/depth to infinite depth.
+    first moments, repeated over replicas, and free of bias to first order in 1/n wherever that could show. With
+    `depth=None` the results at a sequence of depths, which share their noise, are extrapolated in 1/depth to infinite
+    depth.
 
     Blocks of two layers (`block_depth=2`) at infinite depth have one of three limits (docs/theory.md, section 9): under
     depth-mup closed kernel equations, solved without noise; between depth-mup and completep one ordinary differential
-    equation; under completep a mean-field equation, sampled.
+    equation; under completep a mean-field equation, sampled. With `depth`, or under depth-mup with `ladder`, blocks of
+    any number of layers are particles like those of one.
 
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
         y: Targets, shape (samples,) or (samples, outputs).
         steps: SGD updates; step axes have steps + 1 entries.
         lr: eta, free of width and depth.
-        phi: "tanh", "relu", "gelu", "erf", "linear", an elementwise function, or a pair (function, derivative).
+        phi: "tanh", "relu", "gelu", "erf" (of slope 1 at 0), "linear" or another of torch's activations by name, an
+            elementwise function, or a pair (function, derivative).
         horizon: T: branches are multiplied by sqrt(T / depth).
         depth: Residual blocks; None: infinitely many.
         particles: n of each replica, even; None: as many as `tolerance` needs, within 8 GiB and some minutes.
@@ -90,7 +94,7 @@ def solve(
         tolerance: The standard error requested of the loss, at its worst step.
         seed: The same seed gives the same numbers, and the same noise to both kinds of `backward_weights`.
         train_ends: Whether the input weights U and the readout v are trained too.
-        loss: "mse" or "cross-entropy".
+        loss: "mse", "cross-entropy" or a function of outputs and targets, as of `simulate`.
         x_test: Inputs whose predictions are carried along, never trained on.
         batches: The sample indices of each step's mini-batch; all samples at each step if None.
         kernels: Whether to record kernels; or the layer times in [0, 1] at which to.
@@ -99,13 +103,10 @@ def solve(
             None: a hundredth of `tolerance`, at most 1e-5.
         dtype: "float64" or "float32"; None: float32 (twice as fast) if `tolerance` >= 1e-4.
         device: A torch device.
-        block_depth: Layers of a residual block, 1 or 2.
-        alpha, beta: Exponents of the depth rule of two-layer blocks, in [0, 1] and [1/2, 1]; alpha changes nothing
-            under SGD.
-        rule: Or its name: "depth-mup" (beta 1/2), "completep" (beta 1), "residual-family(ALPHA,BETA)".
-        norm: Before each two-layer branch: "rms" or "layer"; None: none.
-        momentum, weight_decay: Of SGD (heavy ball; decoupled decay), for two-layer blocks.
-        schedule: By what each step multiplies `lr`, for two-layer blocks; None: constant.
+        block_depth: Layers of a residual block.
+        alpha, beta, rule, norm, momentum, nesterov, weight_decay, clip, schedule: Those of `simulate`. At infinite
+            depth depth-mup-corrected has no limit; and of two-layer blocks `clip`, and a `norm` under completep, are
+            not derived there.
         progress: Called with the fraction done of the run in progress.
 
     Returns:
@@ -125,15 +126,7 @@ def solve(
     """
     begin = time.perf_counter()
     tolerance = inputs.positive("tolerance", tolerance)
-    blocks = two_layer.Blocks(
-        depth=whole("block_depth", block_depth),
-        beta=two_layer.depth_rule(rule, alpha, beta),
-        norm=two_layer.norm_of(norm),
-        momentum=share("momentum", momentum),
-        weight_decay=number("weight_decay", weight_decay, least=0),
-        schedule=two_layer.factors_of(schedule, whole("steps", steps, least=0)),
-    )
-    blocks.check(depth)
+    blocks = inputs.architecture(block_depth, alpha, beta, rule, norm)
     make = functools.partial(
         inputs.problem,
         x,
@@ -146,19 +139,18 @@ def solve(
         loss=loss,
         train_ends=train_ends,
         batches=batches,
+        blocks=blocks,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        clip=clip,
+        schedule=schedule,
         device=device,
     )
     reused = inputs.mode(backward_weights)
-    if blocks.depth == 2:
+    settings = functools.partial(results.settings, lr=lr, phi=phi, backward_weights=backward_weights, loss=loss)
+    if depth is None and two_layer.is_solved(blocks, ladder):
         problem = make(dtype="float64")
-        training = two_layer.Training(
-            beta=blocks.beta,
-            norm=blocks.norm,
-            rates=problem.lr * blocks.schedule,
-            momentum=blocks.momentum,
-            weight_decay=blocks.weight_decay,
-            reused=reused,
-        )
         sampling = two_layer.Sampling(
             tolerance=tolerance,
             particles=particles,
@@ -166,23 +158,14 @@ def solve(
             ladder=None if ladder is None else tuple(ladder),
             seed=whole("seed", seed, least=0),
         )
-        found = two_layer.solve(problem, phi, training, sampling, kernels, progress)
+        found = two_layer.solve(problem, phi, reused, sampling, kernels, progress)
         attrs = {
             **found.attrs,
             "seconds": time.perf_counter() - begin,
             "tolerance": tolerance,
             "tolerance_met": int(found.error <= tolerance),
             "diverged_step": results.diverged_step(found.diverged),
-            **results.settings(
-                steps=steps,
-                lr=lr,
-                phi=phi,
-                horizon=horizon,
-                backward_weights=backward_weights,
-                train_ends=train_ends,
-                loss=loss,
-            ),
-            **blocks.settings(),
+            **settings(problem),
         }
         return results.dataset(found.values, problem, found.times, attrs)
     depths = choose_depths(depth, ladder, inputs.positive("horizon", horizon))
@@ -204,15 +187,6 @@ def solve(
         return problem, *_to_tolerance(problem, plan, reused, wanted, progress)
 
     problem, plan, answer = with_precision(dtype, tolerance, work)
-    settings = results.settings(
-        steps=steps,
-        lr=lr,
-        phi=phi,
-        horizon=horizon,
-        backward_weights=backward_weights,
-        train_ends=train_ends,
-        loss=loss,
-    )
     attrs = {
         "depths": list(plan.depths),
         "particles": plan.particles,
@@ -224,7 +198,7 @@ def solve(
         "tolerance_met": int(answer.error <= tolerance),
         "ladder_error": answer.extrapolation_error,
         "diverged_step": results.diverged_step(answer.diverged),
-        **settings,
+        **settings(problem),
         "seed": seed,
         "dtype": str(problem.gram.dtype).removeprefix("torch."),
     }
