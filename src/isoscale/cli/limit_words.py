@@ -131,9 +131,7 @@ def is_depth_worth_it(data: xr.Dataset) -> str:
     line = f"All depth beyond {depth} saves {left:.4f} [{low:.4f}, {high:.4f}] of the loss"
     gain = float(deepest["gain"])
     if math.isnan(gain):
-        return (
-            f"{line}; errors do not fall like 1/depth under this rule, so what the next doubling brings is not fitted."
-        )
+        return f"{line}; under this rule errors do not fall like 1/depth, and the next doubling is not fitted."
     if high < 0:
         return f"{line}: more depth makes it worse."
     if low <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -59,10 +60,10 @@ def depth_returns(
     schedule: Sequence[float] | None = None,
     progress: Progress = None,
 ) -> xr.Dataset:
-    """The loss at the end of training against depth, at infinite width, and what each doubling of the depth still brings.
+    """The loss at the end of training against depth, at infinite width, and what each doubling still brings.
 
-    Doublings between depths that run are measured on common noise. Beyond, where errors fall like 1/depth (depth-mup and
-    completep), they are read off the fit of `isoscale.stats.diminishing_returns`.
+    Doublings between depths that run are measured on common noise. Beyond, where errors fall like 1/depth (depth-mup
+    and completep), they are read off the fit of `isoscale.stats.diminishing_returns`.
 
     Args:
         depths: Numbers of blocks, each twice the one before.
@@ -92,7 +93,7 @@ def depth_returns(
 
     begin = time.perf_counter()
     levels = depth_sequence("depths", depths, _FINEST, ordered=True)
-    if any(2 * coarse != fine for coarse, fine in zip(levels[:-1], levels[1:], strict=True)):
+    if any(2 * coarse != fine for coarse, fine in itertools.pairwise(levels)):
         raise InvalidValueError(f"`depths` must be doublings, such as 4, 8, 16, 32, got {list(depths)}")
     options: dict[str, Any] = {
         "steps": steps,
