@@ -10,7 +10,7 @@ from isoscale.limit.gaussian import LazyGaussian, _directions, _split, inner
 from isoscale.limit.network import Network, Size, Workspace, run
 from isoscale.limit.noise import GaussianNoise
 
-RUNS, WIDTH, DEPTH = 800, 48, 4
+RUNS, WIDTH, DEPTH = 800, 28, 3
 ERRORS = 4.5  # standard errors allowed for the worst of some hundred entries
 CLASSES = torch.tensor([0, 1, 2])
 TABLE = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.5, 0.5]])

@@ -32,7 +32,8 @@ COARSEST_RANK_TOLERANCE = 1e-5
 """Rank tolerance at tolerances of 1e-3 and coarser."""
 
 FLOAT32_TOLERANCE = 1e-4
-"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6."""
+"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6 for inputs of |x|^2 = features, and
+by more in proportion to |x|^2."""
 
 DEPTHS = (8, 16, 32)
 """Depths that are extrapolated, at horizon <= 1; longer horizons take finer layers."""
@@ -139,15 +140,22 @@ def choose_plan(
     )
 
 
-def with_precision(dtype: str | None, tolerance: float, work: Callable[[str], T]) -> T:
+def with_precision(dtype: str | None, tolerance: float, work: Callable[[str], T], square: float = 1.0) -> T:
     """`work` in the precision requested, or in the fastest that is exact enough and can do it.
+
+    Args:
+        dtype: The precision requested; None: chosen.
+        tolerance: Error of the losses that is to be seen.
+        work: What is done in a precision.
+        square: The largest |x|^2 / features of the inputs.
 
     Raises:
         InvalidValueError: The precision requested is too coarse.
     """
     chosen = dtype
     if chosen is None:
-        chosen = "float32" if tolerance >= FLOAT32_TOLERANCE else "float64"
+        is_coarse = tolerance >= FLOAT32_TOLERANCE * max(1.0, square)
+        chosen = "float32" if is_coarse else "float64"
     try:
         return work(chosen)
     except torch.linalg.LinAlgError as error:  # rounding made a Gram matrix indefinite

@@ -29,6 +29,7 @@ from isoscale.limit.particles import Plan
 from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays, arrays
 from isoscale.limit.richardson import extrapolate
+from isoscale.stats.least_squares import widening
 from isoscale.stats.summary import mean_and_se
 
 # Points in layer time: the answer with so many is compared with the next.
@@ -239,6 +240,7 @@ def _populations(problem: Problem, plan: Plan, progress: Progress) -> tuple[Arra
     for name in by_depth[0]:
         limit, extrapolation = extrapolate([of_depth[name] for of_depth in by_depth], plan.depths)
         mean, sampled = mean_and_se(limit)
+        sampled = widening(plan.replicas - 1) * sampled
         values[name], values[f"{name}_se"] = mean, np.hypot(sampled, extrapolation)
         if name == "loss":
             errors = {"sampling": float(np.nanmax(sampled)), "ladder": float(np.nanmax(extrapolation))}
