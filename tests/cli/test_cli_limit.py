@@ -120,7 +120,7 @@ def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path
         (("--classes", "3"), "`classes` must hold two or more"),
         (("--classes", "3,x"), "classes are written 3,5"),
         (("--sample-seed", -1), "`sample_seed` must be >= 0"),
-        (("--depth", 2, "--out", "here.txt"), "Nearest: .svg"),
+        (("--depth", 2, "--out", "here.txt"), "All: .csv, .nc, .pdf"),
         (("--block-depth", 2, "--rule", "depth-mup-corrected"), "no limit at a fixed learning rate"),
         (("--rule", "completep"), "Give block_depth=2"),
         (("--dataset", "digit"), "Nearest: digits"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit import optimal_lr, solve
+from isoscale.limit import depth_returns, optimal_lr, solve
 from isoscale.limit.activations import resolve
 from isoscale.limit.blocks import depth_rule
 from isoscale.limit.expectations import pair
@@ -51,6 +51,49 @@ def test_completep_moves_the_features_inside_its_blocks():
     # The equation without moving features is many standard errors away.
     assert abs(found.loss.values[3] - 0.3451) > 10 * own[2]
     assert (own < 5e-3).all()
+
+
+# --- particles at finite depths, extrapolated ------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["reused", "independent"])
+def test_a_ladder_of_particles_reaches_the_kernel_equations(mode):
+    given_ = {"phi": "erf", "steps": 3, "backward_weights": mode}
+    given_ |= {"norm": "rms", "momentum": 0.3, "nesterov": True, "weight_decay": 0.2, "schedule": [1.0, 0.5, 1.0]}
+    exact = losses(**given_)
+    sampled = solve(X, Y, lr=0.4, block_depth=2, kernels=False, ladder=(4, 8, 16), particles=256, replicas=16, **given_)
+    error = sampled.loss_se.values[1:]
+    assert (np.abs(sampled.loss.values - exact)[1:] < 3 * error).all()
+    assert (error < 4e-3).all()
+
+
+def test_particles_under_completep_approach_the_mean_field_equation():
+    given_ = {"phi": "erf", "steps": 2, "lr": 0.2, "block_depth": 2, "rule": "completep", "kernels": False}
+    limit = solve(X, [3.0, -3.0], **given_, particles=512)
+    by_depth = [solve(X, [3.0, -3.0], **given_, depth=depth, particles=256, replicas=16) for depth in (8, 16)]
+    # c/L is gone; the next term, what is left of the first, is allowed for by its square.
+    found = 2 * by_depth[1].loss - by_depth[0].loss
+    apart = np.abs(by_depth[1].loss - by_depth[0].loss).values
+    error = np.hypot(np.hypot(2 * by_depth[1].loss_se, by_depth[0].loss_se), limit.loss_se).values
+    assert (np.abs(found - limit.loss).values[1:] < (3 * error + apart / 4)[1:]).all()
+
+
+def test_three_layers_and_a_finite_depth_are_sampled():
+    found = solve(X, Y, steps=1, depth=2, block_depth=3, particles=128, replicas=4, rule="depth-mup-corrected")
+    assert found.attrs["depths"] == [2]
+    assert found.attrs["block_depth"] == 3
+    unstable = solve(X, Y, steps=0, depth=2, block_depth=2, particles=128, replicas=2, rule="depth-mup-corrected",
+                     backward_weights="independent")  # fmt: skip
+    assert "do not make depth-mup-corrected stable" in unstable.attrs["warning"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "law"), [("depth-mup", "1/L"), ("residual-family(0.5,0.75)", "none"), ("depth-mup-corrected", "none")]
+)
+def test_returns_of_depth(rule, law):
+    found = depth_returns(X, Y, (2, 4, 8), 2, 0.3, "erf", particles=128, replicas=6, block_depth=2, rule=rule)
+    assert found.attrs["law"] == law
+    np.testing.assert_allclose(found.gain[:-1], -found.loss.diff("depth"), atol=1e-12)
+    assert np.isfinite(found.gain[-1]) == (law == "1/L")
+    assert np.isfinite(found.limit) == (rule != "depth-mup-corrected")
 
 
 # --- closed forms ----------------------------------------------------------------------------------------------------

@@ -207,8 +207,6 @@ class Branch:
         self._points: list[Rows | None] = []
         self._signals: list[Rows] = []
         self._coordinates: list[Tensor] = []
-        # by matrix: what its transpose returned in the last backward pass
-        self._returned: list[Rows] = []
 
     @property
     def features(self) -> Rows:
@@ -234,7 +232,8 @@ class Branch:
                 signal = self._phi(point)
             uncorrelated = None
             if self._matched:
-                uncorrelated = known if index == last else self._known_above(index, signal)
+                # Inside the branch the queries of the matrix itself are enough.
+                uncorrelated = known if index == last else signal[:, :0]
             kind = FORWARD if index == last else within(index, FORWARD)
             noise = self._noise.rows(kind, self._layer, _shape(signal))
             image, coordinates = matrix.forward(signal, noise, uncorrelated)
@@ -255,7 +254,6 @@ class Branch:
             left: That of `forward`.
         """
         updates = []
-        returned: list[Rows] = []
         top = g
         for index in reversed(range(len(self.matrices))):
             matrix, point = self.matrices[index], self._points[index]
@@ -271,17 +269,9 @@ class Branch:
             coordinates = self._coordinates[index][:, rows]
             updates.append(Update(matrix, coordinates, coordinates_g, self._multiplier, self._rates[index]))
             g = image if left == 1 else left * image
-            returned.append(g)
             if derivative is not None:
                 g = derivative * g
-        self._returned = returned[::-1]
         return g, updates
-
-    def _known_above(self, index: int, signal: Rows) -> Rows:
-        """What the image of a matrix below others is uncorrelated with: what the next one returned a step before."""
-        if not self._returned:
-            return signal[:, :0]
-        return self._returned[index + 1]
 
     def _known_below(
         self, index: int, derivative: Tensor | None, rows: Tensor | slice, known: Rows | None, top: Rows

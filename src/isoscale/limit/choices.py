@@ -13,7 +13,7 @@ from isoscale.checks import whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, least_particles
+from isoscale.limit.particles import PER_REPLICA, PER_REPLICA_DEEP, Plan, least_particles
 
 T = TypeVar("T")
 
@@ -137,6 +137,7 @@ def choose_plan(
         times=times,
         rank_tolerance=inputs.positive("rank_tolerance", rank_tolerance, zero=True),
         seed=whole("seed", seed, least=0),
+        per_replica=PER_REPLICA if problem.architecture.layers == 1 else PER_REPLICA_DEEP,
     )
 
 

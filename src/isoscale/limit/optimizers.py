@@ -91,6 +91,12 @@ class Path:
     omega: np.ndarray
     left: np.ndarray
 
+    def between(self, k: int, samples: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """rho_j of all (step, sample) up to k, by column, and rho_k; None if nothing decays."""
+        if (self.left == 1).all():
+            return None
+        return np.repeat(self.left[: k + 1], samples), self.left[k : k + 1]
+
 
 def path_of(rates: np.ndarray, momentum: float = 0.0, weight_decay: float = 0.0, *, nesterov: bool = False) -> Path:
     """Of SGD with these learning rates, without clipping.
