@@ -10,6 +10,7 @@ of depths extrapolates away.
     solve              width infinity, depth L or infinity, with standard errors
     depth_returns      is more depth worth it? losses at depths and at infinity, and what a doubling brings
     optimal_lr         the learning rate of the least final loss there
+    lr_drift           how far that of a finite depth or width is from it
     independence_gap   backward weights reused against independent: where do the two limits part?
     convergence        how fast size brings a network to its limit, with fitted exponents
     closed_form        what is known exactly
@@ -24,6 +25,7 @@ depth-muP, completep and everything between.
 from isoscale.limit import closed_form as closed_form
 from isoscale.limit.convergence import convergence as convergence
 from isoscale.limit.independence import independence_gap as independence_gap
+from isoscale.limit.lr_drift import lr_drift as lr_drift
 from isoscale.limit.optimal_lr import optimal_lr as optimal_lr
 from isoscale.limit.returns import depth_returns as depth_returns
 from isoscale.limit.simulate import simulate as simulate
