@@ -1,8 +1,16 @@
-# `make demo` and `make test` each start from a fresh machine: Python 3.11+, make and a C compiler.
+# Each target starts from a fresh machine with Python 3.11 or newer and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint survey bench clean
+# Tests of every room that an older package could break, in about two minutes.
+QUICK := tests/test_extras.py tests/test_docstrings.py tests/test_files.py tests/cli/test_cli_commands.py \
+	tests/cli/test_cli_help.py tests/cli/test_cli_plan.py tests/cli/test_cli_doctor.py tests/data/test_digits.py \
+	tests/graph tests/limit/test_simulate.py tests/measure/test_audit.py tests/parametrization/test_plan_algebra.py \
+	tests/parametrization/test_plan_files.py tests/parametrization/test_zoo_roles.py tests/report tests/scaling \
+	tests/stats tests/studies/test_judge.py tests/runs/test_sweep_driver.py tests/runs/test_sweep_leases.py \
+	tests/runs/test_table.py tests/training/test_optimizers.py
+
+.PHONY: demo test lint docs test-lowest coverage dist survey bench clean
 
 demo: .venv/installed
 	$(BIN)/isoscale transfer
@@ -16,6 +24,31 @@ lint: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
+
+# The site; search needs a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
+# nowhere and whatever would be loaded from elsewhere are errors.
+docs: .venv-docs/installed
+	.venv-docs/bin/zensical build --clean --strict
+	! grep -rnE '<(script|link|img|iframe)[^>]+(src|href)="(https?:)?//' site --include='*.html'
+
+# The oldest versions that pyproject.toml admits: `make test-lowest PYTHON=python3.13` for another Python.
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(QUICK)
+
+# Which lines of the pure rooms the quick tests reach.
+coverage: .venv/tested
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=isoscale.scaling --cov=isoscale.stats --cov=isoscale.graph \
+		--cov-branch --cov-report=term-missing:skip-covered tests/scaling tests/stats tests/graph tests/parametrization tests/studies
+
+# What is uploaded, built and tried where nothing else is installed.
+dist: .venv/installed
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cli,sweep]"
+	cd .venv-wheel && bin/isoscale --version && bin/isoscale doctor && \
+		bin/isoscale transfer --rule completep --width 16 --depths 2 4 --log2-lr -10 -6 --seeds 2 --steps 10
 
 # Public models of many packages, planned and compared with what their architectures ask for: docs/survey.md.
 survey: .venv-survey/installed
@@ -32,17 +65,29 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
-	rm -rf .venv .venv-survey isoscale-report isoscale-law
+	rm -rf .venv .venv-* dist site isoscale-report isoscale-law isoscale-reproduce
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@
 
 # mup asks for torchvision, which it imports only to train on images and which does not fit torch's CPU build.
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mup
+	touch $@
+
+.venv-docs/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt mkdocstrings-python zensical
+	touch $@
+
+.venv-lowest/installed: pyproject.toml constraints.txt .ci/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --only-binary :all: --constraint .venv-lowest/constraints.txt \
+		--editable '.[all]' pytest hypothesis beartype
 	touch $@
 
 # An environment of its own: beside torchvision, whose kernels do not load with torch's CPU build, mup cannot be imported.

@@ -6,6 +6,7 @@ As a program:        isoscale transfer --command "python char_gpt.py --n_embd {w
                          --loss-pattern "val loss ([0-9.]+)" --widths 32 64
 As a model:          isoscale transfer --model char_gpt.py:make --rule mup --weight-decay 0.1 --widths 32 64
                          --schedule cosine --warmup 0.1 --clip 1 --accumulate 2 --autocast bfloat16
+                         --metric char_gpt.py:val_loss --better lower
 Finished runs:       isoscale judge runs.csv
 """
 
@@ -22,6 +23,8 @@ from torch import nn
 import isoscale
 
 BLOCK, BATCH, LAYERS, HEAD, STEPS = 32, 16, 2, 16, 60
+# Of the forward pass: "float32" where a processor has no fast bf16.
+PRECISION = getattr(torch, os.environ.get("CHAR_GPT_PRECISION", "bfloat16"))
 TEXT = Path(os.environ.get("CHAR_GPT_TEXT", __file__)).read_text(encoding="utf-8")
 CHARS = sorted(set(TEXT))
 DATA = torch.tensor([CHARS.index(char) for char in TEXT])
@@ -66,18 +69,24 @@ def batch_of(data, generator):
 
 
 def loss_of(model, batch):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=PRECISION == torch.bfloat16):
         logits = model(batch[0])
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[1].flatten())
+    return val_loss(logits, batch[1])
+
+
+def val_loss(logits, y):
+    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
 
 
 def fit(model, groups, steps, seed):
-    """Yields the training loss of each step; at the end the validation loss is in `fit.val_loss`."""
+    """Yields the training loss of each step."""
     optimizer = torch.optim.AdamW(groups)
     warmup = max(1, steps // 10)
 
     def factor(step):
-        return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     generator = torch.Generator().manual_seed(seed)
@@ -94,10 +103,14 @@ def fit(model, groups, steps, seed):
         yield total
 
 
+def eval_batches():
+    generator = torch.Generator().manual_seed(1234)
+    return [batch_of(DATA[SPLIT:], generator) for _ in range(8)]
+
+
 @torch.no_grad()
 def validation(model):
-    generator = torch.Generator().manual_seed(1234)
-    return sum(loss_of(model, batch_of(DATA[SPLIT:], generator)).item() for _ in range(8)) / 8
+    return sum(loss_of(model, batch).item() for batch in eval_batches()) / 8
 
 
 def train(trial):
@@ -110,7 +123,7 @@ def train(trial):
 
 
 def make(width):
-    """The same model, for isoscale's own loop, with its batches and its loss."""
+    """The same model, for isoscale's own loop, with its batches, its loss and what it is judged by."""
     return GPT(width)
 
 
@@ -120,8 +133,7 @@ def batches(trial):
         yield batch_of(DATA[:SPLIT], generator)
 
 
-def loss_fn(logits, y):
-    return F.cross_entropy(logits.float().flatten(0, 1), y.flatten())
+loss_fn = val_loss
 
 
 def main():

@@ -171,6 +171,9 @@ def check_depth_row(row: dict[str, str], rule: rules.Rule, alpha: float = 0.0, b
         assert internal.lr == pytest.approx(everywhere * at(f"{column} lr, internal"))
         assert last.lr == vector.lr == pytest.approx(everywhere * at(f"{column} lr, last"))
         assert rule.factors(Role.INPUT, optimizer, depth=R).lr == pytest.approx(everywhere)
+        on_stream = rule.factors(Role.STREAM_VECTOR, optimizer, depth=R)
+        assert on_stream.lr == pytest.approx(everywhere * at("lr, stream vector"))
+        assert (on_stream.multiplier, on_stream.init_std, on_stream.eps) == (1.0, 1.0, 1.0)
     for role in (Role.BRANCH_INTERNAL, Role.BRANCH_LAST, Role.BRANCH_VECTOR):
         assert rule.factors(role, "adamw", depth=R).eps == pytest.approx(at("branch multiplier"))
     assert rule.head_size == power("hd", row["logits"])
@@ -234,7 +237,7 @@ def test_full_factors_of_the_decay():
 # What is checked, a row or cell of it, and the ratio whose powers stand there.
 CHECKS = {
     "width": (check_width, "| `mup` | hidden | m^-1/2 | 1 | 1 | m^-1 | 1 | m^-1 |", "m"),
-    "depth": (check_depth, "| `completep` | `mup` | r^-1 | 1 | 1 | r | r | 1 | 1 | 1 | hd^-1/2 |", "r"),
+    "depth": (check_depth, "| `completep` | `mup` | r^-1 | 1 | 1 | r | r | 1 | 1 | r^-1 | 1 | hd^-1/2 |", "r"),
     "family": (check_depth, "| r^(2 beta - 1) |", "r"),
     "folding": (check_folding, "| `adamw` | c | c^-1 | c^-1 | decoupled |", "c"),
     "decay": (check_decay, "| `sqrt` | 1/2 | m^1/2 | m^-1/2 |", "m"),

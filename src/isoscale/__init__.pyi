@@ -6,6 +6,7 @@ from . import limit as limit
 from . import measure as measure
 from . import models as models
 from . import report as report
+from . import reproduce as reproduce
 from . import rules as rules
 from . import training as training
 from .graph.multiplier import Multiplier as Multiplier
@@ -23,6 +24,8 @@ from .studies.depth_law.law import DepthLaw as DepthLaw
 from .studies.depth_law.law import depth_law as depth_law
 from .studies.depth_law.presets import preset as preset
 from .studies.judge import judge as judge
+from .studies.size_law import SizeLaw as SizeLaw
+from .studies.size_law import size_law as size_law
 from .studies.transfer import Transfer as Transfer
 from .studies.transfer import transfer as transfer
 

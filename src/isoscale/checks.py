@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
+
+if TYPE_CHECKING:
+    import torch
 
 # SQLite and NumPy hold no larger whole numbers.
 LARGEST = 2**63 - 1
@@ -107,3 +113,44 @@ def sizes(name: str, values: Sequence[int] | None) -> list[int] | None:
     if not values:
         raise InvalidValueError(f"`{name}` must hold one size or more, got []")
     return sorted(set(values))
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """`device`, if torch can compute on it here and hand back what it found.
+
+    Raises:
+        InvalidValueError: There is none of that name, or it holds no numbers (`meta`).
+
+    >>> usable_device("cpu").type
+    'cpu'
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        said = str(error).splitlines()[0]
+        raise InvalidValueError(f"`device` {str(device)!r} cannot be used: {said}") from error
+
+
+def available_bytes() -> int:
+    """Memory that can be taken without swapping; without psutil, all that there is."""
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        if not hasattr(os, "sysconf"):  # Windows, which does not say without psutil
+            return sys.maxsize
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().available
+
+
+def check_memory(needed: int, remedy: str) -> None:
+    """Raise before a run that cannot fit."""
+    available = available_bytes()
+    if needed > available:
+        need = needed / 2**30
+        have = available / 2**30
+        raise InvalidValueError(
+            f"this run needs about {need:.1f} GiB and the machine has {have:.1f} GiB free. {remedy}"
+        )

@@ -154,7 +154,7 @@ def _store(path: str | None) -> tuple[bool, str]:
     if not os.path.exists(path):
         return True, f"{path} is not there yet"
     try:
-        with Store(path) as store:
+        with Store(path, read_only=True) as store:
             faults = store.faults()
             count = store.count()
     except IsoscaleError as error:

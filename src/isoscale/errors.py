@@ -16,6 +16,10 @@ class InvalidValueError(IsoscaleError, ValueError):
     """An argument has the right type and a value that makes no sense."""
 
 
+class MissingExtraError(InvalidValueError, ImportError):
+    """A package that an extra brings is not installed; the message has the command that installs it."""
+
+
 class NothingMovesError(InvalidValueError):
     """No pre-activation moves at the first step, so that no learning rate moves any by 1."""
 
@@ -33,7 +37,7 @@ class StoreError(IsoscaleError, ValueError):
 
 
 class ClusterError(IsoscaleError, ValueError):
-    """A cluster is gone, or no longer has what a sweep needs; what finished is kept."""
+    """Workers or a cluster are gone, or no longer have what a sweep needs; what finished is kept."""
 
 
 class TraceError(IsoscaleError, ValueError):

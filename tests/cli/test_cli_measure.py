@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 from isoscale import measure
+from isoscale.report import files
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -297,3 +298,17 @@ def test_bad_input(isoscale: Run, factory: str, tmp_path: Path, arguments: str, 
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert said in errors
+
+
+@pytest.mark.parametrize("command", ["audit", "check"])
+def test_a_folder_that_cannot_be_written_is_named_first_and_costs_no_verdict(
+    isoscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    (tmp_path / "file").touch()
+    said = "error: cannot write the report to `file/x`: not a directory. Choose another folder with --out\n"
+    given = command, *SMALL.split(), "--seeds", 1, "--out", "file/x"
+    assert isoscale(*given) == (2, "", said)
+    monkeypatch.setattr(files, "check_writable", lambda *_, **__: None)  # the disk fills up meanwhile
+    code, out, errors = isoscale(*given)
+    assert (code, errors) == (2, said)
+    assert "Verdict:" in out

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from inline_engine import InlineEngine
-from isoscale.runs.engines import engine
+from isoscale import testing
 from isoscale.runs.progress import Progress
+from isoscale.testing import InlineEngine
 
 FILE = """
 def train(trial):
@@ -25,10 +25,9 @@ def train(trial):
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[InlineEngine]]:
-    replacement = type("InlineEngine", (InlineEngine,), {"ran": []})
-    monkeypatch.setattr(engine, "LocalEngine", replacement)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield replacement
+    with testing.inline() as engine:
+        yield engine
     sys.modules.pop("mytrain", None)
 
 

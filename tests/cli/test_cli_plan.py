@@ -33,6 +33,7 @@ def make(width, depth, tied=0):
     return Net(width, depth, tied)
 """
 SIZES = ["--base", "width=8,depth=2", "--target", "width=32,depth=8"]
+BUDGET = ["--model", "residual-mlp", *SIZES, "--budget"]
 
 
 @pytest.fixture
@@ -93,6 +94,9 @@ def test_built_in_model_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--model", "net.py:make", *SIZES, "--inputs", "int:2x5", "--lr", "-1"], "`lr` must be > 0"),
         (["--model", "net.py:make", *SIZES, "--inputs", "float:2x5"], "fails on the meta device"),
         (["--model", "residual-mpl", *SIZES], "Nearest: residual-mlp"),
+        ([*BUDGET, "completed-p", "--batch", "x0"], "`batch` must be > 0, got 0"),
+        ([*BUDGET, "completed-p", "--tokens", "x-4"], "`tokens` must be > 0, got -4"),
+        ([*BUDGET, "linear", "--batch", "x8"], "stated for sgd, not for adamw. For adamw: completed-p"),
     ],
 )
 def test_bad_input(factory: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

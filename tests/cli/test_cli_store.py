@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from isoscale import cli
 from isoscale.runs import Store, Sweep, driver, worker
 
 Run = Callable[..., tuple[int, str, str]]
@@ -90,3 +93,15 @@ def test_check_and_salvage(isoscale: Run, store: Path, tmp_path: Path):
     assert f"lost: {key}" in out
     assert "3 trials saved to rescued.db, 1 lost, which the same sweep runs again" in out
     assert isoscale("store", "check", "--store", "rescued.db")[0] == 0
+
+
+def test_a_terminal_without_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Store(tmp_path / "größe.db"):
+        pass
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["store", "list", "--store", str(tmp_path / "größe.db")])
+    assert ended.value.code == 0
+    terminal.seek(0)
+    assert "gr\\xf6\\xdfe.db" in terminal.read()

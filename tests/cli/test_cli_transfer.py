@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inline_engine import InlineEngine
 from isoscale.runs.engines import engine as engine_
+from isoscale.testing import InlineEngine
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from published import SUFFIXES, write
 
-from isoscale.data import load
+from isoscale.data import files, load
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
 SAMPLE = "To be, or not to be: that is the question.\n" * 20
@@ -96,3 +97,15 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         load("text", tmp_path, context=0)
     with pytest.raises(InvalidTypeError, match="`context` must be a whole number, got 'long'"):
         load("text", tmp_path, context="long")
+
+
+def test_what_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "input.txt", bytes(5000), ".gz")
+    monkeypatch.setattr(files, "_MOST_UNPACKED", 4000)
+    with pytest.raises(DataError, match="unpacks to more than 4,000 bytes"):
+        load("text", tmp_path)
+    for place in (tmp_path / "named" / "input.txt", tmp_path / "found" / "any.txt"):
+        place.parent.mkdir()
+        os.mkfifo(place)
+        with pytest.raises(DataError, match="is a pipe or a device"):
+            load("text", place.parent)

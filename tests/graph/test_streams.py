@@ -7,6 +7,7 @@ something computed from a stream is added to that stream.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -198,10 +199,22 @@ def test_depth_without_residual_branches_is_named(kind):
     assert "no residual branch" in note
 
 
-def test_post_norm_in_depth_is_named():
+def test_post_norm_in_depth_is_refused_until_its_norms_are_known():
     make, inputs, _ = CASES["three inside"]
-    deep = parametrize(make(16, 10), make(16, 2), lr=1.0, example_inputs=inputs)
-    assert any("post-norm at depth x5" in note for note in deep.notes)
+
+    def plan(depth: int, rule: str = "completep", **options: Any) -> Plan:
+        return parametrize(make(16, depth), make(16, 2), rule, lr=1.0, example_inputs=inputs, **options)
+
+    said = "roles={'blocks.*.norm.weight': 'stream_vector', 'blocks.*.norm.bias': 'stream_vector'}"
+    with pytest.raises(PlanError, match=f"post-norm at depth x5.*{re.escape(said)}"):
+        plan(10)
+    slowed = plan(10, roles={"blocks.*.norm.*": "stream_vector"})
+    left = plan(10, roles={"blocks.*.norm.*": "vector"})
+    for name, lr in {"blocks.3.norm.weight": 0.2, "blocks.3.norm.bias": 0.2}.items():
+        assert {entry.name: entry.lr for entry in slowed.entries}[name] == pytest.approx(lr)
+        assert {entry.name: entry.lr for entry in left.entries}[name] == 1.0
+    assert not plan(8).open_items
+    assert not plan(10, "mup").open_items
 
 
 # --- what cannot be told ---

@@ -142,6 +142,14 @@ def test_one_batch_of_everything_is_the_full_batch() -> None:
     np.testing.assert_allclose(whole.loss, batched.loss)
 
 
+def test_a_callers_precision_and_gradient_mode_change_nothing() -> None:
+    options = SMALL | {"dtype": "float32"}
+    plain = simulate(X, Y, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        inside = simulate(X, Y, **options)
+    np.testing.assert_array_equal(inside.loss, plain.loss)
+
+
 def test_progress_ends_at_one() -> None:
     seen: list[float] = []
     simulate(X, Y, progress=seen.append, **SMALL)
@@ -168,6 +176,11 @@ def test_progress_ends_at_one() -> None:
         ({"x_test": np.ones((2, 4))}, "`x_test` must have 5 features as `x` has, got 4"),
         ({"loss": "cross-entropy"}, "`y` must hold classes 0, 1, ... as integers"),
         ({"seed": -1}, "`seed` must be >= 0, got -1"),
+        ({"steps": 10**12}, "needs about .* GiB and the machine has .*fewer steps"),
+        ({"depth": 10**12}, "needs about .* GiB"),
+        ({"width": 10**12}, "needs about .* GiB"),
+        ({"device": "meta"}, "`device` 'meta' cannot be used"),
+        ({"device": "nowhere"}, "`device` 'nowhere' cannot be used"),
     ],
 )
 def test_bad_settings_say_what_was_wrong(arguments: dict, message: str) -> None:

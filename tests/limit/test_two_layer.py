@@ -270,3 +270,12 @@ def test_a_sampled_optimum_shares_its_noise_and_knows_its_error():
 def test_no_best_rate(given_, says):
     with pytest.raises(InvalidValueError, match=says):
         optimal_lr(X, **{"y": Y, "steps": 2, "block_depth": 2, "phi": "erf", **given_})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"beta": 0.5, "steps": 10**5}, {"beta": 0.75, "steps": 10**5}, {"beta": 1.0, "particles": 2**40}],
+)
+def test_what_does_not_fit_is_said_before_it_is_allocated(options: dict) -> None:
+    with pytest.raises(InvalidValueError, match="GiB and the machine has"):
+        solve([[1.0, 0.0], [0.0, 1.0]], [1.0, -1.0], block_depth=2, **options)

@@ -287,3 +287,14 @@ def test_a_factory_without_randomness():
 
     with pytest.raises(InvalidValueError, match="the same network for seeds 0 and 1"):
         audit(make, data(), mse, depths=[2, 4])
+
+
+def test_sizes_at_which_the_tensors_have_other_roles_are_named():
+    """A layer one unit wide has no side that grows."""
+    with pytest.raises(InvalidValueError, match="between width 1 and width 2 the tensors change their roles"):
+        audit(lambda width, seed: mlp(2, seed, width=width), data(), mse, widths=[1, 2], seeds=1)
+
+
+def test_a_network_that_does_not_fit_is_named():
+    with pytest.raises(InvalidValueError, match="no memory for the network of width 100000000"):
+        audit(lambda width, seed: mlp(2, seed, width=width), data(), mse, widths=[8, 10**8], seeds=1)

@@ -194,6 +194,15 @@ def test_a_role_that_was_misread():
     assert rows(found).loc["blocks.*.maps.0", "verdict"].startswith("explodes like n^")
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_callers_gradient_mode_changes_nothing(mode):
+    sizes = {"widths": [8, 16], "steps": 2, "seeds": 1}
+    plain = coordinate_check(make, BATCHES, mse, **sizes)
+    with mode():
+        inside = coordinate_check(make, BATCHES, mse, **sizes)
+    np.testing.assert_array_equal(inside.exponents["exponent"], plain.exponents["exponent"])
+
+
 def test_a_second_look():
     settings = {"widths": [16, 32], "rule": "mup", "steps": 2, "late": 6, "seeds": 1, "control": False}
     found = coordinate_check(make, BATCHES, mse, **settings)

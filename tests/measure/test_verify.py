@@ -167,6 +167,30 @@ def test_a_misreading_is_named_with_the_role_that_would_be_right(name: str) -> N
     assert f"as {right} it would be flat: roles={{{name!r}: {right!r}}}" in item
 
 
+class PostNorm(nn.Module):
+    """norm(h + block(h)), and so on."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.first, self.readout = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.maps = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        for layer, norm in zip(self.maps, self.norms, strict=True):
+            h = norm(h + torch.relu(layer(h)))
+        return self.readout(h)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_norms_on_the_stream_are_named_with_the_role_that_slows_them_down(optimizer: str) -> None:
+    sizes = {"depth": [2, 4, 8, 16]}
+    found = verify(PostNorm, X, sizes=sizes, optimizer=optimizer, roles={"norms.*": "vector"})
+    assert any("`norms." in item and "as stream_vector it would be flat" in item for item in found.open_items)
+    assert verify(PostNorm, X, sizes=sizes, optimizer=optimizer, roles={"norms.*": "stream_vector"}).ok
+
+
 def test_a_number_that_no_plan_knows_of_is_named() -> None:
     """The embedding times sqrt(width) in training alone, which no trace for inference sees."""
     right = partial(Tokens, root=False)

@@ -47,6 +47,7 @@ def slopes(
     steps: int = 4,
     seeds: int = 5,
     trained: str = "*",
+    roles: Mapping[str, str] | None = None,
 ) -> dict[str, Slope]:
     """Slopes of the changes of "stream" and "logits" against the size, which grows along `sizes`.
 
@@ -56,8 +57,9 @@ def slopes(
         rule, optimizer, lr: Of the plan; lr is the base's.
         steps, seeds: Training steps, and independent inits.
         trained: Pattern of the parameters that are trained.
+        roles: As for `isoscale.parametrize`.
     """
-    changes = _changes(specimen, sizes, rule, optimizer, lr, steps, seeds, trained)
+    changes = _changes(specimen, sizes, rule, optimizer, lr, steps, seeds, trained, roles)
     growth = np.log([max(w / sizes[0][0], d / sizes[0][1]) for w, d in sizes])
     return {name: _slope(growth, np.log(values)) for name, values in changes.items()}
 
@@ -78,6 +80,7 @@ def _changes(
     steps: int,
     seeds: int,
     trained: str,
+    roles: Mapping[str, str] | None,
 ) -> dict[str, np.ndarray]:
     """Root mean square change, (sizes, seeds), by place."""
     inputs = specimen.inputs(0)
@@ -85,7 +88,7 @@ def _changes(
     rows: list[list[dict[str, float]]] = []
     for size in sizes:
         model = drawn(specimen, size, seed=0)
-        plan = isoscale.parametrize(model, shapes, rule, optimizer, lr=lr, example_inputs=inputs)
+        plan = isoscale.parametrize(model, shapes, rule, optimizer, lr=lr, example_inputs=inputs, roles=roles)
         models = [model] + [drawn(specimen, size, seed) for seed in range(1, seeds)]
         plans = [plan.apply(each) for each in models]
         for each in models:

@@ -89,10 +89,11 @@ def test_completep_is_mup_at_the_base_depth():
     assert deep.diff(wide).empty
 
 
-@pytest.mark.xfail(reason="norms on the stream are as many as the layers, and no rule slows them down with depth")
 def test_norms_on_the_stream_of_a_post_norm_net():
     """BERT's norms stand on the stream, not in its branches: trained alone, their changes add up over the layers."""
-    found = slopes(ZOO["bert"], _sizes("bert", "depth"), "completep", lr=1e-4, trained="*encoder*LayerNorm*")
+    norms = "*encoder*LayerNorm*"
+    sizes, roles = _sizes("bert", "depth"), {norms: "stream_vector"}
+    found = slopes(ZOO["bert"], sizes, "completep", lr=1e-4, trained=norms, roles=roles)
     _flat({"stream": found["stream"]})
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inline_engine import InlineEngine
+from isoscale import testing
 from isoscale.runs import Sweep, TrialRecord
-from isoscale.runs.engines import engine
+from isoscale.testing import InlineEngine
 
 TINY = {"widths": [8], "depths": [1, 2], "lrs": [0.0625, 0.125], "seeds": 2, "steps": 5, "rule": "depth-mup"}
 
@@ -50,11 +50,10 @@ def trial() -> Callable[..., TrialRecord]:
 
 
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> type[InlineEngine]:
+def inline() -> Iterator[type[InlineEngine]]:
     """Sweeps run in this process; `.ran` lists the shards, `.run_shard` is what runs one."""
-    replacement = type("InlineEngine", (InlineEngine,), {"ran": []})
-    monkeypatch.setattr(engine, "LocalEngine", replacement)
-    return replacement
+    with testing.inline() as engine:
+        yield engine
 
 
 class Process:

@@ -6,11 +6,14 @@ import math
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import isoscale
@@ -387,3 +390,21 @@ def test_a_program_gets_one_thread_unless_it_was_told_otherwise(monkeypatch: pyt
     assert command._environment("cpu")["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert command._environment("cpu")["OMP_NUM_THREADS"] == "4"
+
+
+def test_what_a_program_started_ends_with_it_also_where_there_are_no_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows: no process groups, and no shell to keep watch."""
+    monkeypatch.delattr(os, "killpg")
+    grandchild = f"open({str(tmp_path / 'ready')!r}, 'w').close(); import time; time.sleep(60)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    process = subprocess.Popen([sys.executable, "-c", child])
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+    (started,) = psutil.Process(process.pid).children(recursive=True)
+    command.end_group(process.pid)
+    process.wait()
+    psutil.wait_procs([started], timeout=30)
+    assert not started.is_running()
+    command.end_group(process.pid)  # gone already

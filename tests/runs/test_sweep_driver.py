@@ -10,14 +10,15 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, StoreError
+from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError, StoreError
 from isoscale.runs import Runner, Store, Sweep, SweepResult, TrialRecord, driver, interrupts, sweep, worker
-from isoscale.runs.engines.local import WorkerLostError
+from isoscale.runs.engines.local import LocalEngine, NotStartedError, WorkerLostError
 from isoscale.runs.shards import Shard
 
 
@@ -35,6 +36,19 @@ def _cells(engine: Any) -> set[tuple]:
 
 def _same(a: SweepResult, b: SweepResult) -> None:
     np.testing.assert_equal(a.data.to_dict(), b.data.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"base_depth": 6_381_753}, "`depth` must be at most 10,000 blocks, got 6,381,753"),
+        ({"base_width": 10**6}, "The base has width 1,000,000 and depth 1: take a smaller one"),
+        ({"widths": [10**8]}, "The base has width 100,000,000 and depth 1: take a smaller one"),
+    ],
+)
+def test_a_size_that_no_memory_holds_is_refused_before_it_is_built(sizes: dict[str, Any], message: str):
+    with pytest.raises(InvalidValueError, match=message):
+        driver.prepare(Sweep(**{"widths": [8], "depths": [1], **sizes}))
 
 
 # --- what runs --------------------------------------------------------------------------------------------------
@@ -214,6 +228,40 @@ def test_a_lost_worker_is_tried_again(tiny: Callable[..., Sweep], inline: Any, s
     inline.run_shard = staticmethod(run)
     _same(sweep(tiny(), store=store), whole)
     assert len(lost) == 4
+
+
+def test_workers_that_die_before_they_take_a_shard_cost_no_try(tiny: Callable[..., Sweep], inline: Any, store: Path):
+    deaths = 5  # more than a shard has tries
+
+    def dies_at_first(shard: Any, device: str) -> list[TrialRecord]:
+        if len(inline.ran) <= deaths:
+            raise NotStartedError
+        return worker.run(shard, device)
+
+    inline.run_shard = staticmethod(dies_at_first)
+    found = driver.sweep(tiny(depths=[1]), store=store)
+    assert found.count("done") == tiny(depths=[1]).trials
+    assert len(inline.ran) == deaths + 1
+
+
+def test_workers_that_always_die_at_once_end_the_sweep(tiny: Callable[..., Sweep], store: Path, monkeypatch: Any):
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    def end() -> None: ...
+
+    pools = []
+
+    def pool(_: LocalEngine) -> SimpleNamespace:
+        pools.append(SimpleNamespace(active=False, schedule=broken, join=end, stop=end, close=end))
+        return pools[-1]
+
+    monkeypatch.setattr(LocalEngine, "_new_pool", pool)
+    with pytest.raises(ClusterError, match="died 10 times before one of them took a shard"):
+        driver.sweep(tiny(depths=[1]), store=store, workers=1)
+    assert len(pools) == 10
+    with Store(store) as opened:
+        assert opened.count() == 0
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def _same(a: SweepResult, b: SweepResult) -> None:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [pytest.param(3, id="3"), pytest.param(20, marks=pytest.mark.nightly, id="20")])
+@pytest.mark.parametrize("kills", [pytest.param(1, id="1"), pytest.param(20, marks=pytest.mark.nightly, id="20")])
 def test_killed_at_random_moments(whole: SweepResult, tmp_path: Path, start: Callable[..., Any], kills: int):
     """Driver or worker, from import to the last record; a killed driver is started again, as a user would."""
     chance = random.Random(kills)

@@ -50,13 +50,6 @@ def test_a_lease_has_one_holder(store: Store):
         assert other.acquire("another shard")
 
 
-def test_a_lease_that_was_given_back_is_free(store: Store):
-    with Store(store.path) as other:
-        store.acquire("shard")
-        store.release("shard")
-        assert other.acquire("shard")
-
-
 def test_nobody_gives_back_a_lease_of_another(store: Store):
     with Store(store.path) as other, Store(store.path) as third:
         store.acquire("shard")
@@ -83,6 +76,23 @@ def test_a_process_number_used_again_is_another_process(store: Store):
     """The number is alive, but its process started at another time."""
     _lease(store, f"{socket.gethostname()}:{os.getpid()}:12345:0")
     assert store.acquire("shard")
+
+
+@pytest.mark.parametrize("owner", ["", "nonsense", "HOST:x:1:2", "HOST:1", "HOST:-1:2:0", b"\xff:1:2:0"])
+def test_a_damaged_lease_is_named_and_stops_nobody_for_long(
+    store: Store, clock: Callable[[float], None], owner: str | bytes
+):
+    if isinstance(owner, bytes):
+        _lease(store, "")
+        store._db.execute("UPDATE leases SET owner = CAST(? AS TEXT)", (owner,))
+    else:
+        _lease(store, owner.replace("HOST", socket.gethostname()))
+    (fault,) = store.faults()
+    assert "the lease of shard shard is damaged" in fault
+    assert not store.acquire("shard")
+    clock(LEASE_SECONDS + 1)
+    assert store.acquire("shard")
+    assert store.faults() == []
 
 
 def test_a_lease_on_another_machine_whose_heartbeat_stands_still_is_taken_over_in_time(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
 import sqlite3
@@ -251,6 +252,33 @@ def test_a_flipped_bit_in_a_curve_is_found_and_named(large: Path, tmp_path: Path
         assert len(opened.read([f"{k:032x}" for k in range(400) if k != 7])) == 399
     salvaged = Store.salvage(path, tmp_path / "new.db")
     assert (salvaged.saved, salvaged.lost) == (399, (key,))
+
+
+@pytest.mark.parametrize("place", [0, 31])
+def test_an_index_that_misses_a_trial_is_named_before_anything_runs_twice(
+    tmp_path: Path, trial: Callable[..., TrialRecord], place: int
+):
+    """A flipped bit of a key in the index: the row itself is sound, and its key would be free again."""
+    path, names = tmp_path / "s.db", [f"{k:032x}" for k in range(5)]
+    with Store(path) as opened:
+        opened.record([trial(name) for name in names])
+    content = bytearray(path.read_bytes())
+    content[content.rindex(names[2].encode()) + place] ^= 4  # the index stands behind the rows
+    path.write_bytes(content)
+    with Store(tmp_path / "other.db") as other:
+        other.record([trial(name) for name in names])
+    for use in (lambda: opened.finished(names), lambda: opened.merge(tmp_path / "other.db")):
+        with Store(path) as opened, pytest.raises(StoreError, match="index of its trials is damaged"):
+            use()
+    assert Store.salvage(path, tmp_path / "rescued.db").saved == 5
+
+
+def test_an_error_that_outlives_its_store_leaves_no_other_behind(large: Path, tmp_path: Path):
+    path = damaged(large, 0.2, 64)
+    with Store(path) as opened, pytest.raises(StoreError) as caught:
+        opened.read([f"{k:032x}" for k in range(400)])
+    del caught
+    gc.collect()  # an exception that nobody can catch is an error of the test
 
 
 @pytest.mark.parametrize("length", [1, 64, 5000])

@@ -16,6 +16,7 @@ import pytest
 
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep
 from isoscale.runs.engines.local import LocalEngine, WorkerLostError
+from isoscale.runs.twins import Twins
 
 # Shards of about half a second: long enough to be killed in the middle.
 SLOW = {"rule": ["mup", "completep"], "depths": [1, 2, 3], "lrs": [0.0625, 0.125], "steps": 200}
@@ -145,7 +146,8 @@ def test_two_drivers_share_a_store(slow: tuple[Sweep, SweepResult], tmp_path: Pa
     for process in drivers:
         assert process.wait() == (0, f"{spec.trials}\n", "")
     ran = _ran(tmp_path)
-    assert len(ran) == len(driver.prepare(spec))
+    plan = driver.prepare(spec)
+    assert len(ran) == len(Twins(plan).first(plan))
     assert set(ran.values()) == {1}, "a shard ran twice"
     assert _stored(tmp_path / "s.db") == spec.trials
     _same(sweep(spec, store=tmp_path / "s.db"), alone)

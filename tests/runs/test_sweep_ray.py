@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts import EngineContract
 
 # Before Ray is imported: its import reads them.
 os.environ |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -27,7 +28,8 @@ from isoscale import cli  # noqa: E402
 from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidValueError  # noqa: E402
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
-from isoscale.runs.engines.engine import Backend, choose  # noqa: E402
+from isoscale.runs.engines.engine import Backend, Engine, choose  # noqa: E402
+from isoscale.runs.twins import Twins  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
@@ -73,6 +75,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(cluster.RayEngine, "submit", spy)
     return counts
+
+
+class TestRayEngine(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls, nodes: Any) -> Iterator[Engine]:
+        with cluster.RayEngine(None, "cpu", 1.0) as opened:
+            yield opened
 
 
 def _on_ray(nodes: Any, store: Path, **run: Any) -> SweepResult:
@@ -171,6 +181,12 @@ def test_the_same_bits_as_local(nodes: Any, alone: SweepResult, ran: Counter[str
     assert not ran
 
 
+def _shards() -> int:
+    """How many run, each that several rules share once."""
+    plan = driver.prepare(SPEC)
+    return len(Twins(plan).first(plan))
+
+
 def test_a_worker_killed(
     nodes: Any, alone: SweepResult, ran: Counter[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -186,7 +202,7 @@ def test_a_worker_killed(
     found = _on_ray(nodes, tmp_path / "s.db", progress=_once(kill, after=4))
     assert killed
     _same(found, alone)
-    assert sum(ran.values()) == len(driver.prepare(SPEC)) + caplog.text.count("Ray worker lost")
+    assert sum(ran.values()) == _shards() + caplog.text.count("Ray worker lost")
     assert max(ran.values()) == 2
 
 
@@ -201,7 +217,7 @@ def test_a_node_removed(
     )
     _same(found, alone)
     lost = caplog.text.count("Ray worker lost")
-    assert sum(ran.values()) == len(driver.prepare(SPEC)) + lost
+    assert sum(ran.values()) == _shards() + lost
     assert found.count("done") == SPEC.trials
     with Store(tmp_path / "s.db") as store:
         assert store.count() == SPEC.trials
@@ -266,6 +282,7 @@ def test_what_a_backend_says_of_the_cluster(nodes: Any):
         _found("ray", device="cuda:1", address=nodes.address)
 
 
+@pytest.mark.nightly
 def test_a_share_of_a_gpu_is_what_a_task_asks_for(nodes: Any):
     """The cluster is told of two GPUs that are not there: enough to see how many tasks Ray lets run."""
     node = nodes.add_node(num_cpus=8, num_gpus=2)
@@ -324,6 +341,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.nightly
 def test_a_head_that_dies_ends_the_sweep(tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]):
     """A cluster of its own. Ray itself would end the driver a minute later, with its leases held."""
     start(HEAD)

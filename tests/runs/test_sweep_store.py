@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,64 +25,6 @@ from isoscale.runs.store import database
 from isoscale.runs.store.schema import SCHEMA
 
 # --- trials -----------------------------------------------------------------------------------------------------
-
-
-def test_what_was_recorded_is_read_back(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    diverged = trial(
-        "b",
-        status="diverged",
-        reason="loss not finite at step 1",
-        curve=np.array([2.0, np.nan], "f4"),
-        test_loss=float("nan"),
-        test_accuracy=float("nan"),
-    )
-    failed = trial("c", status="failed", reason="no memory", curve=np.empty(0, "f4"), test_loss=float("inf"))
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial("a"), diverged, failed])
-    with Store(tmp_path / "s.db") as store:
-        found = {one.key: one for one in store.read(["a", "b", "c", "elsewhere"])}
-    assert set(found) == {"a", "b", "c"}
-    for wanted in (trial("a"), diverged, failed):
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found[wanted.key].created)
-        read = dataclasses.replace(found[wanted.key], created="")
-        np.testing.assert_equal(dataclasses.asdict(read), dataclasses.asdict(wanted))
-
-
-def test_finished_is_done_or_diverged(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status, status=status) for status in ("done", "diverged", "failed")])
-        assert store.finished(["done", "diverged", "failed", "missing"]) == {"done", "diverged"}
-        assert store.finished([]) == set()
-
-
-@pytest.mark.parametrize("finished", ["done", "diverged"])
-def test_a_finished_trial_is_never_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord], finished: str):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status=finished, test_loss=1.0)])
-        for later in ("done", "diverged", "failed"):
-            store.record([trial(status=later, test_loss=2.0)])
-        (kept,) = store.read(["k"])
-    assert (kept.status, kept.test_loss) == (finished, 1.0)
-
-
-def test_a_failed_trial_is_overwritten(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial(status="failed", reason="first", curve=np.empty(0, "f4"))])
-        store.record([trial(status="failed", reason="second", curve=np.empty(0, "f4"))])
-        assert store.read(["k"])[0].reason == "second"
-        store.record([trial()])
-        (kept,) = store.read(["k"])
-    assert (kept.status, kept.reason, kept.curve.tolist()) == ("done", "", [2.0, 1.0])
-
-
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path: Path, trial: Callable[..., TrialRecord]):
-    with Store(tmp_path / "s.db") as store:
-        store.record([trial("old")])
-        with pytest.raises(StoreError, match="CHECK constraint"):
-            store.record([trial("a"), trial("b", status="nonsense")])
-        assert store.finished(["old", "a", "b"]) == {"old"}
-        store.record([trial("a")])  # and the store goes on
-        assert store.finished(["a"]) == {"a"}
 
 
 def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial: Callable[..., TrialRecord]):
@@ -107,6 +49,7 @@ def test_any_number_of_writers(tmp_path: Path, trial: Callable[..., TrialRecord]
     path = tmp_path / "s.db"
     script = """
 import sys
+import tempfile
 import numpy as np
 from isoscale.runs import Store, TrialRecord
 with Store(sys.argv[1]) as store:
@@ -260,13 +203,78 @@ def test_a_read_only_store_can_be_read(
         store.record([trial("a")])
     connect = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3, "connect", lambda path, **options: connect(f"file:{path}?mode=ro", uri=True, **options)
+        sqlite3, "connect", lambda path, **options: connect(f"file:{path}?mode=ro", **options | {"uri": True})
     )
     with Store(tmp_path / "s.db") as store:
         assert store.finished(["a"]) == {"a"}
         for write in (lambda: store.record([trial("b")]), lambda: store.acquire("shard")):
             with pytest.raises(StoreError, match="readonly database"):
                 write()
+
+
+@pytest.mark.parametrize("schema", [SCHEMA - 1, SCHEMA])
+def test_what_only_reads_changes_nothing(tmp_path: Path, schema: int):
+    """Neither the schema nor the log's mode, and no file is left beside the store."""
+    path = tmp_path / "s.db"
+    (stored,) = (Path(__file__).parent / "stores").glob(f"schema-{schema}-numerics-2.sqlite")
+    path.write_bytes(stored.read_bytes())
+    with Store(path, read_only=True) as store:
+        found = list(store.trials())
+        assert len(found) == len(store.finished(one.key for one in found)) + 2 == store.count() == 4
+        assert len(store.summary()) == 1
+        assert store.faults() == []
+        with pytest.raises(StoreError, match="readonly database"):
+            store.record(found)
+    with Store(tmp_path / "new.db") as new:
+        assert new.merge(path).added == 4
+    assert path.read_bytes() == stored.read_bytes()
+    assert {one.name for one in tmp_path.iterdir()} == {"s.db", "new.db"}
+
+
+def test_an_empty_file_has_no_trials(tmp_path: Path):
+    (tmp_path / "s.db").touch()
+    with Store(tmp_path / "s.db", read_only=True) as store:
+        assert store.finished(["a"]) == set()
+        assert store.summary() == []
+    assert (tmp_path / "s.db").stat().st_size == 0
+
+
+@pytest.fixture
+def unwritable() -> Iterator[Path]:
+    """A folder that anybody reads and only root writes."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        os.chmod(name, 0o755)
+
+
+def test_a_store_where_nothing_can_be_written(unwritable: Path, trial: Callable[..., TrialRecord]):
+    with Store(unwritable / "s.db") as store:
+        store.record([trial("a")])
+        # What stands in the log of a copy has nobody to share it.
+        for ending in ("", "-wal"):
+            log = (unwritable / f"s.db{ending}").read_bytes()
+            (unwritable / f"copy.db{ending}").write_bytes(log)
+    os.chmod(unwritable, 0o555)
+    script = """
+import contextlib, os, sys
+from isoscale.errors import StoreError
+from isoscale.runs import Store
+os.chdir(sys.argv[1])
+with contextlib.suppress(PermissionError):
+    os.setuid(65534)  # permissions are nothing to root
+with Store("s.db", read_only=True) as store:
+    print(store.finished(["a"]), store.count(), store.faults())
+try:
+    Store("copy.db", read_only=True)
+except StoreError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(unwritable)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first == "{'a'} 1 []"
+    assert "its newest trials stand in `copy.db-wal`" in second
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, trial: Callable[..., TrialRecord]):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from inline_engine import InlineEngine
 from isoscale import rules
 from isoscale.runs import Sweep, sweep
+from isoscale.testing import InlineEngine
 
 
 def test_every_rule_is_the_identity_at_the_base(tiny: Callable[..., Sweep], inline: type[InlineEngine], tmp_path: Path):

@@ -1,7 +1,7 @@
 """The table against docs/theory.md, section 5, and the algebra that any table of powers must obey."""
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isoscale import rules
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.scaling.factors import Factors
-from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS
+from isoscale.scaling.optimizers import FAMILIES, OPTIMIZERS, family_of
 from isoscale.scaling.roles import Role
 from isoscale.training import Optimizer
 from isoscale.training.steppers import stepper
@@ -265,3 +265,18 @@ def test_unknown_names_come_with_the_nearest():
 def test_family_refuses_unstable_exponents(alpha, beta):
     with pytest.raises(InvalidValueError, match=r"`(alpha|beta)`"):
         rules.residual_family(alpha, beta)
+
+
+def test_a_matrix_optimizer_is_told_how_to_be_declared():
+    for name in ("SOAP", "shampoo"):
+        with pytest.raises(InvalidValueError, match='optimizer="muon", adjust_lr_fn="none"'):
+            family_of(name)
+    assert family_of("NAdam") == "adam"
+    with pytest.raises(InvalidValueError, match="no optimizer family named 'lamb'"):
+        family_of("lamb")
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\nb", "\x1b[31m"])
+def test_a_name_that_no_page_can_hold_is_refused(name):
+    with pytest.raises(InvalidValueError, match="`name` of a rule must be printable"):
+        replace(rules.get("sp"), name=name)

@@ -314,7 +314,15 @@ def test_errors_that_weigh_nothing_are_named(y_se, named):
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [([1, 2], [1.0, -1.0]), ([1, 1], [1.0, 2.0]), ([1], [1.0]), ([0, 1], [1, 2]), ([1, 2], [1, math.nan])]
+    ("x", "y"),
+    [
+        ([1, 2], [1.0, -1.0]),
+        ([1, 1], [1.0, 2.0]),
+        ([1], [1.0]),
+        ([0, 1], [1, 2]),
+        ([1, 2], [1, math.nan]),
+        ([1, 2], np.ma.masked_array([1.0, 2.0], [0, 1])),
+    ],
 )
 def test_what_has_no_power_law(x, y):
     with pytest.raises(InvalidValueError, match="power law"):

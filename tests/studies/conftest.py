@@ -7,17 +7,14 @@ from collections.abc import Iterator
 import pytest
 from law_networks import NETWORKS
 
-from inline_engine import InlineEngine
-from isoscale.runs.engines import engine as engine_
 from isoscale.studies.depth_law import DepthLaw, depth_law
+from isoscale.testing import InlineEngine, inline
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[type[InlineEngine]]:
     """Sweeps run in this process, as long as this module lasts; `.ran` lists the shards."""
-    engine = type("Engine", (InlineEngine,), {"ran": []})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_, "LocalEngine", engine)
+    with inline() as engine:
         yield engine
 
 

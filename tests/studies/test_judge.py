@@ -146,3 +146,16 @@ def test_figures_are_matplotlib_axes():
     assert len(found.plot("optimum")) >= 1
     with pytest.raises(InvalidValueError, match="no figure named 'curves'"):
         found.plot("curves")
+
+
+def test_tokens_are_batch_size_times_steps_and_said():
+    frame = runs({8: -6, 32: -6}).rename(columns={"width": "batch_size"}).assign(steps=lambda t: 256 // t["batch_size"])
+    along_batch = isoscale.judge(frame, size="batch_size")
+    assert "steps changes with batch_size" in along_batch.data.attrs["notes"]
+    assert "minimised" not in along_batch.data.attrs["notes"]
+    longer = runs({64: -6, 256: -6}).rename(columns={"width": "steps"}).assign(batch_size=8)
+    found = isoscale.judge(longer, size="tokens")
+    assert found.data["tokens"].values.tolist() == [512, 2048]
+    assert "`tokens` is batch_size x steps" in found.data.attrs["notes"]
+    with pytest.raises(InvalidValueError, match="nor is batch_size"):
+        isoscale.judge(longer.drop(columns="batch_size"), size="tokens")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inline_engine import InlineEngine
 from isoscale import Sweep, log2_grid, transfer
 from isoscale.runs import driver
 from isoscale.runs.engines import engine as engines
 from isoscale.runs.result import STATUS
+from isoscale.testing import InlineEngine
 
 OFFSETS = np.random.default_rng(0).normal(0, 0.05, 64)
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import isoscale
-from inline_engine import InlineEngine
 from isoscale import Sweep, log2_grid, report, transfer
 from isoscale.errors import InvalidValueError
 from isoscale.runs.engines import engine as engines
+from isoscale.testing import InlineEngine
 
 OFFSETS = np.random.default_rng(0).normal(0, 0.05, (8, 2))
 # Log loss = A x^2 + B y^2 + C x y in octaves x of the learning rate and y of the weight decay.

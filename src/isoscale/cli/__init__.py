@@ -7,6 +7,7 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from isoscale.cli.law import LawCommand
 from isoscale.cli.limit import LimitCommand
 from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
+from isoscale.cli.reproduce import ReproduceCommand
 from isoscale.cli.rules import Rules
 from isoscale.cli.store import StoreCommand
 from isoscale.cli.sweep import SweepCommand
@@ -36,6 +38,7 @@ Command = (
     | Annotated[JudgeCommand, tyro.conf.subcommand("judge")]
     | Annotated[LawCommand, tyro.conf.subcommand("law")]
     | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
+    | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[CheckCommand, tyro.conf.subcommand("check")]
@@ -46,7 +49,7 @@ Command = (
 )
 
 # Commands whose trials are kept in a store: interrupted, they go on where they were.
-_SWEEPS = (TransferCommand, SweepCommand, LawCommand)
+_SWEEPS = (TransferCommand, SweepCommand, LawCommand, ReproduceCommand)
 
 # Say what happens while it happens; of every command, so none has it as a flag of its own.
 _VERBOSE = ("-v", "--verbose")
@@ -64,6 +67,9 @@ _DESCRIPTION = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # What a terminal without Unicode cannot show is escaped, as it is on standard error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if given == ["--version"]:
         console().print(f"isoscale {isoscale.__version__}")
         sys.exit(0)

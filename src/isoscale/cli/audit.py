@@ -58,7 +58,9 @@ class AuditCommand:
 
     def run(self) -> int:
         from isoscale import measure, report
+        from isoscale.report.files import check_writable
 
+        check_writable(Path(self.out), flag="--out")
         # The first step of training sees one batch.
         problem = self.on.problem(self.model, batches=1)
         by = "tensor" if self.by_tensor else "role"
@@ -79,10 +81,9 @@ class AuditCommand:
                 progress=show,
             )
         exponents.show(found.exponents, by, out)
-        figures = {"audit": report.audit(found.data)}
-        written = report.write_figures(Path(self.out), figures, {"audit": found.data})
         extra = _suggestion(found, out) if self.suggest else {}
-        exponents.close(found, out, written, extra, as_json=self.json)
+        exponents.close(found, out, extra, as_json=self.json)
+        exponents.write(self.out, "audit", report.audit(found.data), found.data, out)
         return exponents.exit_code(found, strict=self.strict)
 
 

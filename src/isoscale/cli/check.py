@@ -60,9 +60,11 @@ class CheckCommand:
 
     def run(self) -> int:
         from isoscale import measure, report
+        from isoscale.report.files import check_writable
 
         if self.steps < 1:
             raise InvalidValueError(f"`--steps` must be >= 1, got {self.steps}")
+        check_writable(Path(self.out), flag="--out")
         # Every step has a batch of its own; all sizes see the same ones.
         problem = self.on.problem(self.model, batches=self.steps)
         silent = self.quiet or self.json
@@ -85,7 +87,6 @@ class CheckCommand:
                 progress=show,
             )
         exponents.show(found.exponents, "module", out)
-        figures = {"check": report.coordinates(found.data)}
-        written = report.write_figures(Path(self.out), figures, {"check": found.data})
-        exponents.close(found, out, written, {}, as_json=self.json)
+        exponents.close(found, out, {}, as_json=self.json)
+        exponents.write(self.out, "check", report.coordinates(found.data), found.data, out)
         return exponents.exit_code(found, strict=self.strict)

@@ -15,6 +15,8 @@ from isoscale.cli.terminal import framed, print_json, print_notes
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
     from isoscale.cli.problem import Problem
     from isoscale.measure import Audit, CoordinateCheck
@@ -81,10 +83,8 @@ def _cell(row: pd.Series, axis: str) -> str:
     return f"{text} {mark}"
 
 
-def close(
-    found: Audit | CoordinateCheck, out: Console, written: Sequence[Path], extra: dict[str, Any], *, as_json: bool
-) -> None:
-    """The verdict, notes and files; or everything as JSON."""
+def close(found: Audit | CoordinateCheck, out: Console, extra: dict[str, Any], *, as_json: bool) -> None:
+    """The notes and the verdict; or everything as JSON. Before the files: what cannot be written loses no verdict."""
     if as_json:
         # pandas writes what a table holds as JSON would, NaN as null and numpy's numbers as numbers.
         table = json.loads(found.exponents.to_json(orient="records"))
@@ -100,9 +100,16 @@ def close(
     print_notes(out, found.notes)
     out.print(f"\nVerdict: {verdict(found)}", style=_STYLE[found.answer], soft_wrap=True)
     out.print(found.thresholds.statement, style="dim", soft_wrap=True)
+
+
+def write(folder: str, name: str, figure: Figure, data: xr.Dataset, out: Console) -> None:
+    """The figure and the data, and where they are."""
+    from isoscale import report
+
+    written = report.write_figures(Path(folder), {name: figure}, {name: data}, flag="--out")
     # Figures come as SVG and PNG, then the data.
-    image, data = written[1], written[-1]
-    out.print(f"Figure: {image}      Data: {data}")
+    image, table = written[1], written[-1]
+    out.print(f"Figure: {image}      Data: {table}")
 
 
 def verdict(found: Audit | CoordinateCheck) -> str:

@@ -32,6 +32,11 @@ _STATED_DATA: dict[str, dict[str, Any]] = {"synthetic": {"accuracy": 0.7, "train
 _ALWAYS_NORMED = ("vit", "gpt")
 
 
+def stated(model: str, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a model and of a data set that the commands state, unless others are given."""
+    return dict(_STATED.get(model, {})), dict(_STATED_DATA.get(dataset, {}))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What to train."""
@@ -91,6 +96,9 @@ class Grid:
     """Depth at which the rules change nothing; the smallest by default."""
     budget: str = "none"
     """Rule by which the settings follow batch size and steps, from the smallest of each on: see `isoscale rules`."""
+    budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] = "steps"
+    """What stays at other sizes: the steps of --steps; the samples seen, steps x batch size (the steps follow
+    --batch-sizes, the batch size follows --steps); or the samples for each parameter of the hidden layers."""
     log2_lr: tuple[float, float] = (-12.0, 0.0)
     """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1
@@ -120,6 +128,11 @@ class Grid:
     """Batches in a step."""
     autocast: Literal["bfloat16"] | None = None
     """Precision of the forward pass; by default that of the weights."""
+    metric: str | None = None
+    """A function file.py:f of the model's outputs and the targets: its mean over the held-out batches (of a model of
+    your own, `eval_batches` beside the factory) is judged instead of the training loss."""
+    better: Literal["lower", "higher"] | None = None
+    """Which values of the metric are."""
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Read the whole grid from a TOML file; flags of this group cannot be given beside it."""
 
@@ -137,6 +150,8 @@ class Grid:
         if is_module and self.dataset is None:
             # Beside the factory, as for the measuring commands.
             values |= {"batches": f"{file}:batches", "loss_fn": f"{file}:loss_fn"}
+            if self.metric is not None:
+                values["eval_batches"] = f"{file}:eval_batches"
         model, dataset = self.model, self.dataset
         if not is_own:
             # What the commands train if nothing is said; code of the user's says it itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -36,6 +36,8 @@ class JudgeCommand:
     """What the column of learning rates is called."""
     loss_column: str | None = None
     """What the column of losses is called."""
+    better: Literal["lower", "higher"] = "lower"
+    """Which losses are: "higher" for a column of accuracies."""
     size_column: str | None = None
     """What the column of sizes is called."""
     seed_column: str | None = None
@@ -64,6 +66,7 @@ class JudgeCommand:
             base=self.base,
             hold=self.hold,
             columns=self._columns(),
+            better=self.better,
             limits=self.verdict.limits(),
         )
         out.print(str(found.data.attrs["question"]), style="bold")

@@ -23,17 +23,41 @@ if TYPE_CHECKING:
 _INIT: dict[str, dict[str, Value]] = {"conv-net": {"init": "he"}, "conv-resnet": {"branch_init": "he/sqrt(K)"}}
 
 
+# Flags by what they are for; what is in none is for all.
+_OF_DEPTH = ("preset", "target", "most_seeds")
+_ALONG = ("sizes", "budget_axis", "rule", "schedule", "warmup", "config")
+_OF_SWEEP = (
+    *("model", "model_args", "optimizer", "dataset", "dataset_args", "width", "depths", "steps", "batch_size", "seeds"),
+    *("log2_lr", "per_octave", "grid", "sizes", "budget_axis", "rule", "schedule", "warmup"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LawCommand:
-    """Measure how the best learning rate falls with depth, by sweeps and without, and compare with what is published.
+    """Measure how the best learning rate moves with a size, depth by default, and compare with what is published.
 
-    Fits the exponent with its interval, says whether it is a power law at all, which measure of depth predicts best,
-    and trains the deepest network at learning rates taken from shallower ones.
+    Fits the exponent with its interval, says whether it is a power law at all, and trains the largest network at
+    learning rates taken from smaller ones. Along depth it says, too, which measure of depth predicts best, and what is
+    known without a sweep. Along --axis batch, tokens or width it takes one sweep, of flags or of a file.
     """
 
     model: Annotated[str, tyro.conf.Positional] = "all"
     """all: every network of the preset. Or one of them by its name, or a model: conv-net, conv-resnet, vit, gpt or
     residual-mlp."""
+    axis: Literal["depth", "batch", "tokens", "width"] = "depth"
+    """Which size: tokens are samples seen, along runs of more and more steps."""
+    sizes: tuple[int, ...] | None = None
+    """Of batch, tokens (in steps) or width, three or more; by default five over a factor of 16."""
+    budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] | None = None
+    """What stays fixed along them: by default the samples seen (tokens) along batch, else the steps."""
+    rule: tuple[str, ...] | None = None
+    """Scaling rules along batch, tokens or width; sp by default."""
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
+    """Of the learning rate along batch, tokens or width."""
+    warmup: float = 0.1
+    """Share of the steps in which it rises, there."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE.toml")] = None
+    """Along batch, tokens or width: the whole sweep from a file, instead of flags."""
     preset: Literal["cpu", "paper"] = "cpu"
     """Sizes and data: cpu (narrow, small images, minutes) or paper (64 channels, 32x32, depths 3 to 30; for a GPU).
     Both use CIFAR-10 from --data."""
@@ -71,6 +95,11 @@ class LawCommand:
     place: Place = field(default_factory=Place)
 
     def run(self) -> int:
+        self._refuse_the_other_axis()
+        if self.axis != "depth":
+            from isoscale.cli import law_along
+
+            return law_along.run(self)
         networks = self._networks()
         from isoscale.runs.driver import prepare
         from isoscale.studies import depth_law as lr_law
@@ -94,6 +123,20 @@ class LawCommand:
         written = self._write(found)
         out.print(f"Report: {written}      Again (instant): {typed_command()}")
         return 1 if (found.runs["status"] == "failed").any() else 0
+
+    def _refuse_the_other_axis(self) -> None:
+        """Flags of one axis say nothing of the other, and those of a sweep nothing beside its file."""
+        from isoscale.errors import InvalidValueError
+
+        if self.axis == "depth":
+            refused, why = _ALONG, "is for --axis batch, tokens or width"
+        elif self.config is not None:
+            refused, why = (*_OF_DEPTH, *_OF_SWEEP), f"cannot be given beside --config: put it into {self.config}"
+        else:
+            refused, why = _OF_DEPTH, "is for --axis depth"
+        for field_ in dataclasses.fields(self):
+            if field_.name in refused and getattr(self, field_.name) != field_.default:
+                raise InvalidValueError(f"`--{field_.name.replace('_', '-')}` {why}")
 
     def _networks(self) -> dict[str, Sweep]:
         """The sweep of each network, by its name."""

@@ -363,9 +363,9 @@ class LimitCommand:
             report.captioned(figure, self._settings(data))
         if where.suffix:
             (figure,) = figures.values()
-            report.write_one(where, figure, data)
+            report.write_one(where, figure, data, flag="--out")
         else:
-            report.write_figures(where, figures, data)
+            report.write_figures(where, figures, data, flag="--out")
         out.print(f"Figure and data: {self.out}")
 
     def _settings(self, data: Mapping[str, xr.Dataset]) -> dict[str, object]:

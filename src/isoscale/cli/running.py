@@ -76,10 +76,10 @@ def announce(job: Job, place: Place, out: Console) -> None:
     if any(spec.search == "adaptive" for spec in job.specs):
         out.print(f"Adaptive search, about {trials} trials{_price(job, 'about')}.  Store: {place.store}")
         return
-    todo = sum(len(shard.members) for shard in job.left)
+    done = trials - sum(len(shard.members) for shard in job.missing)
     price = _price(job, "at most about") or ", nothing to run"
     out.print(
-        f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({trials - todo} of {trials} done)"
+        f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({done} of {trials} done)"
     )
 
 

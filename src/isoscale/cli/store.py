@@ -33,7 +33,7 @@ class ListStore:
     def run(self) -> int:
         from isoscale.runs import Store
 
-        with Store(self.store, must_exist=True) as store:
+        with Store(self.store, read_only=True) as store:
             rows = store.summary()
         if self.json:
             console().print_json(json.dumps([dataclasses.asdict(row) for row in rows]))
@@ -58,7 +58,7 @@ class ExportStore:
     def run(self) -> int:
         from isoscale.runs import Store
 
-        with Store(self.store, must_exist=True) as store:
+        with Store(self.store, read_only=True) as store:
             count = store.export(self.out)
         console().print(f"{count:,} trials written to {self.out}")
         return 0
@@ -112,7 +112,7 @@ class PruneStore:
         chosen = Filter(
             status=self.status, rule=self.rule, model=self.model, dataset=self.dataset, optimizer=self.optimizer
         )
-        with Store(self.store, must_exist=True) as store:
+        with Store(self.store, must_exist=True, read_only=not self.yes) as store:
             if self.yes:
                 console().print(f"{store.prune(chosen):,} trials deleted from {self.store}")
                 return 0
@@ -131,7 +131,7 @@ class CheckStore:
     def run(self) -> int:
         from isoscale.runs import Store
 
-        with Store(self.store, must_exist=True) as store:
+        with Store(self.store, read_only=True) as store:
             faults = store.faults()
         out = console()
         for fault in faults:

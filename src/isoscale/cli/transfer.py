@@ -12,7 +12,7 @@ from rich.text import Text
 
 from isoscale.cli import running
 from isoscale.cli.grid import Grid, Place
-from isoscale.cli.terminal import console, framed, print_failures, print_json, typed_command
+from isoscale.cli.terminal import console, framed, print_failures, print_json, print_notes, typed_command
 from isoscale.cli.verdict import VerdictFlags
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class TransferCommand:
             print_json(result_of(found))
             return
         print_verdicts(found, out)
+        print_notes(out, json.loads(found.data.attrs["notes"]))
         if found.next_runs and not self.until_decided:
             out.print(f"Do these runs: {typed_command()} --until-decided")
         assert found.result is not None
@@ -155,6 +156,8 @@ def result_of(found: Transfer) -> dict[str, Any]:
     return {
         "question": data.attrs["question"],
         "answer": found.answer,
+        "quantity": data.attrs["quantity"],
+        "better": data.attrs["better"],
         "hyperparameter": data.attrs["hyperparameter"],
         "tuned": json.loads(data.attrs["tuned"]),
         "limits": json.loads(data.attrs["limits"]),

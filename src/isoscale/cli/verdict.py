@@ -14,9 +14,9 @@ class VerdictFlags:
     """What still counts as a transfer."""
 
     regret_limit: float = 0.02
-    """Largest regret, as a share of the loss at the largest size's own optimum."""
+    """Largest regret, as a share of the loss (or of the metric) at the largest size's own optimum."""
     worse_limit: float = 0.02
-    """By which share of the base's loss the largest size may end above it."""
+    """By which share of the base's loss the largest size may end above it, or below it where higher is better."""
     lost_seeds_limit: float = 0.0
     """Largest share of seeds that may diverge at the rate used."""
     level: float = 0.95

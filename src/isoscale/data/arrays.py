@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from isoscale.data import files
 from isoscale.data.dataset import ARRAYS, META, Dataset
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError
 
@@ -93,6 +94,7 @@ def _mapped(path: Path, legal: dict[np.dtype, str]) -> torch.Tensor:
 
 def _header(path: Path) -> np.dtype:
     """The type of a file's numbers, known before numpy refuses some of them in other words."""
+    files.check_no_pipe(path)
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         # Later versions differ from the second only in the encoding of the names of a record's fields.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from isoscale.errors import DataError
+from isoscale.extras import needed
 from isoscale.files import SCRATCH_SUFFIX, publishing
 
 # What was not written to for so long has no writer any more: its process was killed.
@@ -25,7 +26,8 @@ _ABANDONED_SECONDS = 86_400
 
 def home() -> Path:
     """Where cached folders are: `$XDG_CACHE_HOME/isoscale`, `~/.cache/isoscale` or the platform's own place."""
-    import platformdirs
+    with needed("sweep", by="the cache of decoded data"):
+        import platformdirs
 
     return platformdirs.user_cache_path("isoscale", appauthor=False)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from jaxtyping import UInt16
 
+from isoscale.extras import needed
+
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
@@ -50,7 +52,8 @@ def levels(path: Path, image: ImageFile) -> UInt16[np.ndarray, "height width cha
         whole = np.asarray(image)  # int32 before Pillow 10.3
         return whole.astype(np.uint16)[..., None]
 
-    from PIL import Image
+    with needed("sweep", by="reading images"):
+        from PIL import Image
 
     upper = np.asarray(image)
     with Image.open(path, formats=("PNG",)) as again:

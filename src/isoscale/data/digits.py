@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 
 from isoscale.data.dataset import Dataset
 from isoscale.data.standardise import Split, standardised
+from isoscale.extras import needed
 
 _CLASSES = 10
 _SPLIT_SEED = 0
@@ -26,7 +27,8 @@ def digits() -> Dataset:
     "1,438 training images, 359 test images: a fixed split of scikit-learn's 1,797 digits"
     """
     # Here, because scikit-learn takes a second to import and no other data set needs it.
-    from sklearn.datasets import load_digits
+    with needed("sweep", by="the data set digits"):
+        from sklearn.datasets import load_digits
 
     loaded = load_digits(return_X_y=True)
     pixels, target = cast("tuple[np.ndarray, np.ndarray]", loaded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import stat
 import zlib
 from collections.abc import Iterable
 from io import BufferedIOBase
@@ -18,6 +19,7 @@ from isoscale.errors import DataError
 
 SUFFIXES = ("", ".gz", ".xz")
 _CHUNK = 1 << 20
+_MOST_UNPACKED = 4 << 30
 _BROKEN_STREAM = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
@@ -66,20 +68,37 @@ def unpack(path: Path) -> Unpacked:
     """All bytes of a file up to its end or first fault, unpacked if its name ends in `.gz` or `.xz`.
 
     Raises:
-        DataError: The file cannot be read at all.
+        DataError: The file cannot be read at all, or unpacks to more than 4 GiB.
     """
     chunks: list[bytes] = []
+    size = 0
     fault = ""
+    check_no_pipe(path)
     try:
         with _open(path) as stream:
             # read1, not read: a fault must not cost the bytes before it, which an error counts.
             while chunk := stream.read1(_CHUNK):
                 chunks.append(chunk)
+                size += len(chunk)
+                # A few megabytes can unpack to more than any memory; a plain file's size shows.
+                if size > _MOST_UNPACKED and path.suffix in SUFFIXES[1:]:
+                    raise DataError(
+                        f"{path} unpacks to more than {_MOST_UNPACKED:,} bytes: if that is right, unpack it first"
+                    )
     except _BROKEN_STREAM as error:
         fault = str(error)
     except OSError as error:
         raise unreadable(path, error) from error
     return Unpacked(b"".join(chunks), fault)
+
+
+def check_no_pipe(path: Path) -> None:
+    """Raise `DataError` for a pipe or a device: to read one is to wait for whoever writes it, perhaps for ever."""
+    if not _exists(path):
+        return  # whoever opens it says so
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a pipe or a device, not a file: put a copy in its place")
 
 
 def check_size(path: Path, unpacked: Unpacked, expected: int, remedy: str = "") -> None:

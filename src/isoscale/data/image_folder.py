@@ -17,6 +17,7 @@ from isoscale.data.dataset import Dataset
 from isoscale.data.decoded import Source, decoded
 from isoscale.data.standardise import constant_channel
 from isoscale.errors import DataError
+from isoscale.extras import needed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,8 +83,9 @@ def image_folder(folder: Path, *, size: int | None = None, grey: bool = False) -
 
 def _decoders() -> tuple[str | None, ...]:
     """Another version may decode or resize the same file to other levels."""
-    import PIL
-    from PIL import features
+    with needed("sweep", by="the data set image-folder"):
+        import PIL
+        from PIL import features
 
     return PIL.__version__, features.version("jpg")
 

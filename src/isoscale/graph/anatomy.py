@@ -85,7 +85,8 @@ class Anatomy:
         products: Sums of products of two activations.
         nested: Numbers of residual additions inside the branches, each that occurs once, in rising order.
         outside: Blocks that look residual, or whose equals are, and that lie in no branch.
-        post_normed: Whether norms stand on the stream, one after each residual addition.
+        on_stream: Names of the gains and biases of norms that stand on the stream, one after each residual addition,
+            unless their role was given by hand.
         stuck: By block, why the multiplier of a branch in it cannot be folded into parameters.
         stuck_places: By block, the place of that branch among the factors.
         branch_multipliers, readout_multipliers: Names of `Multiplier` modules at these places.
@@ -101,7 +102,7 @@ class Anatomy:
     products: tuple[Product, ...] = ()
     nested: tuple[int, ...] = ()
     outside: tuple[str, ...] = ()
-    post_normed: bool = False
+    on_stream: tuple[str, ...] = ()
     stuck: Mapping[str, str] = field(default_factory=dict)
     stuck_places: Mapping[str, str] = field(default_factory=dict)
     branch_multipliers: tuple[str, ...] = ()
@@ -150,7 +151,7 @@ def from_graph(graph: Graph, parameters: Mapping[str, Tensor], overrides: Roles 
         products=products(graph),
         nested=nested(branches),
         outside=blocks_outside(graph, branches, parameters),
-        post_normed=bool(branches) and all(branch.post_normed for branch in branches),
+        on_stream=_on_stream(branches, parts),
         stuck=stuck,
         stuck_places=stuck_places,
         branch_multipliers=tuple(sorted(in_branches)),
@@ -165,6 +166,19 @@ def depth(graph: Graph, branches: Sequence[Branch]) -> int:
         return len(branches)
     layers = [node for node in graph.nodes if node.is_map and not _is_readout(graph, node)]
     return max(1, len(layers))
+
+
+def _on_stream(branches: Sequence[Branch], parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Names of the vectors on the stream of a post-norm network, in the order of its parameters."""
+    # A last norm alone reads the last sum of a pre-norm network, too.
+    if not all(branch.post_normed for branch in branches):
+        return ()
+    behind: set[str] = set()
+    for branch in branches:
+        behind |= branch.gains_behind
+    # What the user says of them wins.
+    found = [name for name in parts if name in behind and parts[name].place != GIVEN]
+    return tuple(name for name in found if parts[name].role is Role.VECTOR)
 
 
 def nested(branches: Sequence[Branch]) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class Branch:
         last: Nodes of the branch's output projections: no other weight matrix of the branch follows them.
         unfoldable: If a multiplier cannot be folded, the operation that it does not pass.
         post_normed: Whether nothing but a norm reads the sum.
+        gains_behind: Names of that norm's gains and biases.
         nested: Number of residual additions inside, which bound no branch.
     """
 
@@ -43,6 +44,7 @@ class Branch:
     last: frozenset[int]
     unfoldable: str | None
     post_normed: bool
+    gains_behind: frozenset[str]
     nested: int
 
 
@@ -90,6 +92,7 @@ def _branch(graph: Graph, place: Place, nodes: int, shared: int, found: Foldable
     # Several may be last: a parallel attention and MLP end in one each.
     maps = nodes & graph.maps
     last = [index for index in members(maps) if not graph.after(index) & maps]
+    norm = _norm_behind(graph, place.add)
     return Branch(
         start=place.starts.bit_length() - 1,
         end=place.end,
@@ -99,20 +102,35 @@ def _branch(graph: Graph, place: Place, nodes: int, shared: int, found: Foldable
         foldable_into=frozenset() if found.obstacle else found.names,
         last=frozenset(last),
         unfoldable=found.obstacle,
-        post_normed=_is_post_normed(graph, place.add),
+        post_normed=norm is not None,
+        gains_behind=frozenset() if norm is None else _gains_from(graph, norm),
         nested=nested,
     )
 
 
-def _is_post_normed(graph: Graph, add: int) -> bool:
+def _norm_behind(graph: Graph, add: int) -> int | None:
+    """The norm that alone reads a sum; None if there is no such one."""
     at = add
     while len(graph.readers[at]) == 1:
         (at,) = graph.readers[at]
         if graph.nodes[at].row.is_norm:
-            return True
+            return at
         if not graph.nodes[at].row.is_view:
-            return False
-    return False
+            return None
+    return None
+
+
+def _gains_from(graph: Graph, norm: int) -> frozenset[str]:
+    """Names of a norm's gains and biases: its own, and those that nothing but elementwise operations part from it."""
+    at = norm
+    names = {use.name for use in graph.nodes[at].uses}
+    while len(graph.readers[at]) == 1:
+        (at,) = graph.readers[at]
+        uses = graph.nodes[at].uses
+        if any(use.kind not in ("gain", "bias") for use in uses) or not (uses or graph.nodes[at].row.is_view):
+            break
+        names |= {use.name for use in uses}
+    return frozenset(names)
 
 
 # --- what comes from elsewhere ---

@@ -89,6 +89,7 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
     """
     # A tensor that has two names is given a role under each of them.
     everywhere = all_named_parameters(model)
+    is_preset = isinstance(roles, str)
     if isinstance(roles, str):
         if roles not in PRESETS:
             raise unknown("preset of roles", roles, PRESETS)
@@ -116,10 +117,16 @@ def by_hand(model: nn.Module, roles: Roles | str) -> Anatomy:
             blocks[part.block] = None
         if part.role in (Role.INPUT, Role.HIDDEN) and everywhere[name].dim() > 1:
             layers += 1
+    on_stream: list[str] = []
+    for name, part in parts.items():
+        # A vector of a block that is in none of its branches; of the user's own roles each is meant.
+        if is_preset and part.role is Role.VECTOR and _block(name) in blocks:
+            on_stream.append(name)
     return Anatomy(
         parts=parts,
         blocks=tuple(blocks),
         depth=len(blocks) or max(1, layers),
+        on_stream=tuple(on_stream),
         readout_multipliers=tuple(readout_multipliers),
     )
 

@@ -298,6 +298,8 @@ _ROWS = [
     Operation("native_layer_norm", "norm"),
     Operation("rms_norm", "norm"),
     Operation("_fused_rms_norm", "norm"),
+    # Of a weight, by the norm of what each of its first axis holds (`isoscale.graph.recorder`).
+    Operation("weight_norm", "norm"),
     Operation("group_norm", "norm"),
     Operation("native_group_norm", "norm"),
     Operation("instance_norm", "norm"),

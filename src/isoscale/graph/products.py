@@ -22,11 +22,13 @@ class Product:
         size: How many products are summed.
         factor: What the forward multiplies them by.
         makers: Parameters of the layers that made the two activations.
+        by_gradient: Whether one of them is a parameter that a gradient was added to, as in a step of its own.
     """
 
     size: int
     factor: float
     makers: tuple[str, ...]
+    by_gradient: bool = False
 
 
 def products(graph: Graph) -> tuple[Product, ...]:
@@ -43,7 +45,8 @@ def products(graph: Graph) -> tuple[Product, ...]:
         for index in factors:
             makers |= dict.fromkeys(_makers(graph, index))
         if makers:
-            found.append(Product(node.summed_products, _factor(graph, node, factors), tuple(makers)))
+            by_gradient = any(_is_stepped(graph, index) for index in factors)
+            found.append(Product(node.summed_products, _factor(graph, node, factors), tuple(makers), by_gradient))
     return tuple(found)
 
 
@@ -89,6 +92,14 @@ def _is_normalised(graph: Graph, index: int) -> bool:
             between = graph.above[by] & graph.below[divided]
             if between and not any(graph.nodes[i].op == "mean" for i in members(between)):
                 return True
+    return False
+
+
+def _is_stepped(graph: Graph, index: int) -> bool:
+    """Whether a value is a parameter with a gradient, times a number, added to it."""
+    for node in _linear_chain(graph, index):
+        if node.row.adds and node.uses:
+            return any(step.op == "derivative" for step in _linear_chain(graph, node.inputs[0]))
     return False
 
 

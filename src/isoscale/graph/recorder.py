@@ -60,6 +60,8 @@ class Recorder(TorchDispatchMode):
         self._offsets: dict[int, float] = {}
         # By node that stacks tensors, the axis that they are stacked along.
         self._stacks: dict[int, int] = {}
+        # By tensor that was made of parameters alone and served as data, the node that stands for it.
+        self._served: dict[int, int] = {}
         self._recurrent = RecurrentCalls(self._recurrence)
         self._paused = False
         # Number of entries of each parameter.
@@ -130,6 +132,9 @@ class Recorder(TorchDispatchMode):
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
+            if name == "_weight_norm_interface" and _axis(args, 2, results[0].dim()) == 0:
+                # By the norm of each output's weights; by another one the scale would have to follow the width.
+                name = "weight_norm"
             step = Step(operation(name), args, kwargs, results, writes)
             # A forward that differentiates itself (torch.autograd.grad) sends the derivative backwards through its
             # maps. They are no maps of that; whatever keeps the function's size keeps its derivative's.
@@ -193,6 +198,9 @@ class Recorder(TorchDispatchMode):
         inputs: list[int] = []
         for value in step.tensors:
             origin = self._origin(value)
+            if step.row.adds and isinstance(origin, Weight):
+                # Learned queries q in q + f(q): the stream that f reads, and no bias.
+                origin = self._served.get(id(value), origin)
             if isinstance(origin, Weight):
                 weights.append((value, origin))
             elif origin is not None and origin not in inputs:
@@ -208,7 +216,8 @@ class Recorder(TorchDispatchMode):
         for tensor, weight in weights:
             if tensor is step.data:
                 # The parameter itself stays one: elsewhere it may be a weight.
-                inputs.insert(0, self._add_source(tensor, weight))
+                self._served.setdefault(id(tensor), self._add_source(tensor, weight))
+                inputs.insert(0, self._served[id(tensor)])
         self._make(step, [pair for pair in weights if pair[0] is not step.data], inputs)
 
     def _make(self, step: Step, weights: Sequence[tuple[Tensor, Weight]], inputs: Sequence[int]) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoscale.checks import number, share, whole
+from isoscale.checks import number, share, usable_device, whole
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.limit import activations, losses
 from isoscale.limit.blocks import Architecture, depth_rule, norm_of
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem
 from isoscale.limit.optimizers import SGD
 
@@ -47,6 +48,8 @@ def mode(value: object) -> bool:
 def kernel_layers(kernels: Kernels, depth: int) -> tuple[int, ...]:
     """The layers, of 0 .. depth, whose kernels are recorded."""
     if isinstance(kernels, bool):
+        # A layer costs the run far more than it costs here.
+        check_words(int(kernels) * 8 * depth, "Use a smaller `depth`, or fewer `kernels`.")
         return tuple(range(depth + 1)) if kernels else ()
     layers = set()
     for value in kernels:
@@ -187,6 +190,9 @@ def problem(
         test = matrix("x_test", x_test, features=features)
         everyone = np.vstack([trained, test])
     function, derivative = activations.resolve(phi)
+    device = usable_device(device)
+    # Each of them twice: as an array, and as a tensor.
+    check_words(2 * (steps * samples + len(everyone) ** 2), "Use fewer steps or fewer samples.")
     weights = _batch_weights(batches, steps, samples)
 
     def tensor(array: np.ndarray) -> Tensor:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem, direction
 from isoscale.limit.optimizers import Path
 from isoscale.limit.pair_kernels import Kernels, PairKernels
@@ -103,6 +104,7 @@ class _Integration:
         # int_t^1 is int_0^1 less int_0^t.
         self._downward_integral = problem.horizon * (upwards[-1:] - upwards)
         rows = (problem.steps + 1) * self._samples
+        check_words(len(_MATRICES) * points * rows**2, "Use fewer steps or fewer samples.")
         self._of = {name: np.zeros((points, rows, rows)) for name in _MATRICES}
         # Directions u (rows, outputs) and weights w (rows) of the loss's gradient chi = w u.
         self._u = np.zeros((rows, problem.outputs))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from isoscale.limit.kernel_equations import Equations, Solution, chebyshev
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import direction
 from isoscale.limit.pair_kernels import Left
 from isoscale.limit.progress import Progress
@@ -37,6 +38,7 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
     values, vectors = np.linalg.eigh(gram)
     root = vectors * np.sqrt(np.clip(values, 0, None))
     m = samples + problem.outputs
+    check_words(2 * points * steps * samples * m, "Use fewer steps or fewer samples.")
     inputs = np.concatenate([root, np.zeros((samples, problem.outputs))], axis=1)
     readout = np.concatenate([np.zeros((problem.outputs, samples)), np.eye(problem.outputs)], axis=1)
     h = np.zeros((points, steps * samples, m))

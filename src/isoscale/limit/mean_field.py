@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoscale.limit.network import History, Problem, direction, empty_history
+from isoscale.limit.memory import check_words
+from isoscale.limit.network import History, Problem, direction, empty_history, own_precision
 from isoscale.limit.optimizers import SGD
 from isoscale.limit.progress import Progress
 
@@ -58,8 +59,11 @@ class _Weights:
 
 def run(problem: Problem, population: Population, progress: Progress = None) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
-    history = empty_history(problem, population.replicas, len(population.kernel_layers))
     samples, outputs, like = problem.samples, problem.outputs, problem.gram
+    weights = population.layers * population.replicas * population.neurons * (samples + outputs)
+    # The draws twice, then theta and omega with their velocities and gradients.
+    check_words(8 * weights, "Use fewer `particles`, a shorter `ladder` or fewer samples.")
+    history = empty_history(problem, population.replicas, len(population.kernel_layers))
     drawn = _draw(population, samples + outputs).to(like)
     rows, columns = drawn.chunk(2, dim=-1)
     # E[omega phi] is 0 at initialisation, in a finite sample too if every neuron has its mirror image.
@@ -72,22 +76,23 @@ def run(problem: Problem, population: Population, progress: Progress = None) -> 
     readout = torch.cat([root.new_zeros(outputs, samples), torch.eye(outputs).to(like)], dim=1).expand(*every)
     inputs, v = _Weights(start, problem.sgd), _Weights(readout, problem.sgd)
     first: list[Tensor] = []
-    for k in range(problem.steps + 1):
-        stream = _forward(problem, inputs.now, theta.now, omega.now)
-        f = stream[-1] @ v.now.mT
-        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-        if not bool(loss.isfinite().all() and f.isfinite().all()):
-            history.diverged = k
-            break
-        u, w = direction(chi)
-        gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
-        history.loss[:, k], history.prediction[:, k] = loss, f
-        _record(history, population, problem, k, stream, gradients, theta.now, first)
-        if k < problem.steps:
-            weights = w * problem.batch_weights[k]
-            _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
-        if progress is not None:
-            progress((k + 1) / (problem.steps + 1))
+    with own_precision(problem):
+        for k in range(problem.steps + 1):
+            stream = _forward(problem, inputs.now, theta.now, omega.now)
+            f = stream[-1] @ v.now.mT
+            loss, chi = problem.loss(f[:, : problem.trained], problem.y)
+            if not bool(loss.isfinite().all() and f.isfinite().all()):
+                history.diverged = k
+                break
+            u, w = direction(chi)
+            gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
+            history.loss[:, k], history.prediction[:, k] = loss, f
+            _record(history, population, problem, k, stream, gradients, theta.now, first)
+            if k < problem.steps:
+                weights = w * problem.batch_weights[k]
+                _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
+            if progress is not None:
+                progress((k + 1) / (problem.steps + 1))
     return history
 
 

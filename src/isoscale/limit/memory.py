@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from isoscale.errors import InvalidValueError
+from isoscale.checks import check_memory
 from isoscale.limit.network import KERNELS, Problem, Size
 
 SAFETY = 1.15
@@ -33,25 +31,6 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
     return int(SAFETY * words * problem.gram.element_size())
 
 
-def available_bytes() -> int:
-    """Memory that can be taken without swapping."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    kibibytes = line.split()[1]
-                    return int(kibibytes) * 1024
-    except OSError:
-        pass  # not Linux: all that there is
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def check_memory(needed: int, remedy: str) -> None:
-    """Raise before a run that cannot fit."""
-    available = available_bytes()
-    if needed > available:
-        need = needed / 2**30
-        have = available / 2**30
-        raise InvalidValueError(
-            f"this run needs about {need:.1f} GiB and the machine has {have:.1f} GiB free. {remedy}"
-        )
+def check_words(words: int, remedy: str) -> None:
+    """Raise before so many float64 are allocated that cannot fit."""
+    check_memory(int(SAFETY * 8 * words), remedy)

@@ -336,6 +336,11 @@ def direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
     return torch.where(length > 0, u, even), w
 
 
+def own_precision(problem: Problem) -> torch.autocast:
+    """Inside, products have the problem's dtype, whatever a caller's `torch.autocast` asks for."""
+    return torch.autocast(problem.gram.device.type, enabled=False)
+
+
 def run(
     problem: Problem,
     size: Size,
@@ -345,15 +350,16 @@ def run(
 ) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
     history = empty_history(problem, size.replicas, len(size.kernel_layers))
-    network = Network(problem, size, noise, workspace or Workspace())
-    start: list[Rows] = []
-    # Step k is recorded before its update; the last one has none.
-    for k in range(problem.steps + 1):
-        if not _step(network, history, k, start):
-            history.diverged = k
-            break
-        if progress is not None:
-            progress((k + 1) / (problem.steps + 1))
+    with own_precision(problem):
+        network = Network(problem, size, noise, workspace or Workspace())
+        start: list[Rows] = []
+        # Step k is recorded before its update; the last one has none.
+        for k in range(problem.steps + 1):
+            if not _step(network, history, k, start):
+                history.diverged = k
+                break
+            if progress is not None:
+                progress((k + 1) / (problem.steps + 1))
     history.rank = network.rank
     return history
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from isoscale.checks import check_memory
 from isoscale.limit import results
-from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import History, Problem, Size, Workspace, run
 from isoscale.limit.noise import HalvedNoise, QuasiNoise
 from isoscale.limit.progress import Progress, portion

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.checks import whole
+from isoscale.checks import check_memory, whole
 from isoscale.limit import activations, inputs, losses, results
-from isoscale.limit.memory import check_memory, lazy_bytes
+from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise, Noise
 from isoscale.limit.progress import Progress

@@ -22,6 +22,7 @@ from isoscale.limit.blocks import Architecture
 from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import kernels_of
@@ -113,6 +114,8 @@ def _equations(
     problem: Problem, phi: Phi, reused: bool, tolerance: float, kernels: Kernels, progress: Progress
 ) -> Found:
     """With more and more points in layer time, until two answers agree."""
+    # What each step leaves in each later one's weights.
+    check_words(2 * (problem.steps + 1) ** 2, "Use fewer steps.")
     norm, sgd = problem.architecture.norm, problem.sgd
     equations = Equations(
         problem=problem,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from isoscale import checks
-from isoscale.errors import unknown
+from isoscale.errors import InvalidValueError, unknown
 from isoscale.graph.anatomy import Roles
 from isoscale.measure.steps import optimizer_step
 from isoscale.measure.tools.building import Factory, pair
@@ -374,8 +374,16 @@ def _dataset(
     import xarray as xr
 
     assert experiment.rule is not None
-    first = networks[0][0].effects
-    labels = list(first["own_update"])
+    first = networks[0][0]
+    labels = list(first.effects["own_update"])
+    for size, (network, *_) in zip(sizes, networks, strict=True):
+        differing = first.roles.items() ^ network.roles.items()
+        if differing:
+            named = ", ".join(sorted({label for label, _ in differing}))
+            raise InvalidValueError(
+                f"between {_words(sizes[0])} and {_words(size)} the tensors change their roles ({named}): "
+                "no exponent runs through both, leave out the smaller"
+            )
     coords: dict[str, list[Any]] = {
         by: labels,
         **experiment.axes,
@@ -401,6 +409,10 @@ def _dataset(
                 data[quantity].loc[at] = [values[label] for label in labels]
             data["stream"].loc[at] = network.stream
     return data
+
+
+def _words(size: Size) -> str:
+    return ", ".join(f"{axis} {number}" for axis, number in size.items())
 
 
 def _effects(

@@ -4,6 +4,7 @@ from .conv_resnet import ConvResNet as ConvResNet
 from .gpt import GPT as GPT
 from .registry import build as build
 from .registry import canonical as canonical
+from .registry import hidden_parameters as hidden_parameters
 from .registry import names as names
 from .registry import takes as takes
 from .residual_mlp import ResidualBlock as ResidualBlock

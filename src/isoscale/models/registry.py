@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -31,6 +32,9 @@ _MODELS = {
     "residual-mlp": _Row("isoscale.models.residual_mlp", "ResidualMLP", "features"),
     "vit": _Row("isoscale.models.vit", "ViT", "images"),
 }
+
+# Where models keep their hidden layers.
+_HIDDEN = ("blocks.", "layers.")
 
 # What a sweep sets itself, so that nobody sets it twice.
 _OWNED = {
@@ -125,6 +129,32 @@ def build(
         return _constructor(name)(**sizes, **(options or {}))
     except TypeError as error:
         raise InvalidValueError(f"model {name}: {error}") from error
+
+
+def hidden_parameters(name: str, options: Mapping[str, Any], *, width: int, depth: int) -> int:
+    """Parameters of a model's hidden layers: all but those of its input and output layers, which the data shape.
+
+    Raises:
+        InvalidValueError: As for `build`.
+
+    >>> hidden_parameters("residual-mlp", {"block_depth": 2}, width=16, depth=3)  # 3 blocks of two 16 x 16 matrices
+    1536
+    """
+    return _hidden_parameters(name, tuple(sorted(options.items())), width, depth)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hidden_parameters(name: str, options: tuple[tuple[str, Any], ...], width: int, depth: int) -> int:
+    # Of an input that all of these models take: the hidden layers do not know of its size.
+    side = 2 * dict(options).get("patch", 8)
+    shapes = {"features": (1,), "tokens": (8,), "images": (1, side, side)}
+    sizes = {"in_shape": shapes[takes(name)], "out_features": 2, "width": width, "depth": depth}
+    model = build(name, dict(options), device="meta", **sizes)
+    count = 0
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.startswith(_HIDDEN):
+            count += parameter.numel()
+    return count
 
 
 def _inputs(name: str, in_shape: tuple[int, ...]) -> dict[str, Any]:

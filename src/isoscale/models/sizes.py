@@ -6,14 +6,20 @@ from collections.abc import Sequence
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 
+# The deepest networks in print have ten thousand layers. More is a slip of the pen, and its modules alone would fill
+# the memory before anything is computed.
+_MOST_BLOCKS = 10_000
+
 
 def check_sizes(**sizes: int) -> None:
-    """Raise unless every size is a whole number of at least 1; the message names it."""
+    """Raise unless every size is a whole number of at least 1, and `depth` at most 10,000; the message names it."""
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidTypeError(f"`{name}` must be a whole number, got {value!r}")
         if value < 1:
             raise InvalidValueError(f"`{name}` must be >= 1, got {value}")
+        if name == "depth" and value > _MOST_BLOCKS:
+            raise InvalidValueError(f"`depth` must be at most {_MOST_BLOCKS:,} blocks, got {value:,}")
 
 
 def check_rate(name: str, value: float) -> None:

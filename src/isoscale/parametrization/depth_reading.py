@@ -34,7 +34,8 @@ def _other_streams(anatomy: Anatomy, base: Base, pairs: Mapping[str, str]) -> It
     more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
     yield (
         f"`{name}`{more} is {role} here, and its counterpart in the base, `{pairs[name]}`, {there}: with so few blocks "
-        "one cannot tell which of its residual additions repeat. Give a base with two blocks or more of each kind"
+        "one cannot tell which of its residual additions repeat. Give a base with two blocks or more of each kind, and "
+        "one more where the first adds to zeros or to a learned tensor, which is no residual addition"
     )
 
 

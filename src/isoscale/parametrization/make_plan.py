@@ -32,12 +32,13 @@ from isoscale.scaling import budget as budgets
 from isoscale.scaling import initial, rules
 from isoscale.scaling.budget import NO_BUDGET, Budget, BudgetRule
 from isoscale.scaling.factors import Decay
+from isoscale.scaling.names import starred
 from isoscale.scaling.optimizers import FAMILIES, family_of
 from isoscale.scaling.roles import Role
 from isoscale.scaling.rules import DepthRow, Rule
 from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFacts, TensorPlan, decide
 
-# Beyond this ratio of depths post-norm networks are named.
+# Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
 
@@ -432,6 +433,13 @@ def _check_products(anatomy: Anatomy, base: Base) -> None:
     for product, size in grown(anatomy.products, base.products or ()):
         if any(anatomy.parts[name].place == GIVEN for name in product.makers):
             continue
+        if product.by_gradient:
+            raise PlanError(
+                f"the forward differentiates itself (torch.autograd.grad) and computes with weights that its own "
+                f"gradient changed, as the inner steps of meta-learning do (`{product.makers[0]}`): such a forward has "
+                "no plan. Make it of the network that takes the steps, `parametrize(model.net, base.net, ...)`, whose "
+                "parameters are the same; the inner learning rate is yours to scale, as an SGD rate of that plan"
+            )
         made = " and ".join(f"`{name}`" for name in product.makers[:3])
         raise PlanError(
             f"what {made} made is multiplied with other activations, and the forward sums {product.size} such products "
@@ -475,12 +483,16 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
         return
     # Of a weight that is normalised before it acts, only its steps relative to its size count: as a hidden or input
     # map's they are right. What an output map's multiplier would have to scale is the norm's gain.
-    if operation(part.computed_by).is_norm and part.fan_in and fan_in <= max(fan_out, 1.0):
+    is_norm = operation(part.computed_by).is_norm
+    # Of a transposed convolution the first axis holds the inputs.
+    by_outputs = part.computed_by != "weight_norm" or 0 in part.fan_out
+    if is_norm and by_outputs and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
+    # All blocks at once.
     raise PlanError(
         f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
         "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
-        f"what the tensor is: `roles={{{name!r}: isoscale.Role.{part.role.name}}}`"
+        f"what the tensor is: `roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
     )
 
 
@@ -572,6 +584,7 @@ def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
                 "Let the branch end in an isoscale.Multiplier(), or put one behind the module that ends it: "
                 "`isoscale.Multiplier.after(module)`"
             )
+    yield from _on_stream(reading, scaling)
     packed: dict[str, float] = {}
     for one in reading.forward.logits:
         multiplier = scaling.multiplier_of_logits(one.head_size, one.forward)
@@ -586,16 +599,28 @@ def _open_items(reading: Reading, scaling: Scaling) -> Iterator[str]:
             )
 
 
+def _on_stream(reading: Reading, scaling: Scaling) -> Iterator[str]:
+    """The gains and biases of a much deeper post-norm network, which the published rules leave as they are."""
+    names = set(reading.anatomy.on_stream)
+    facts = [one for one in reading.facts if one.name in names and not one.frozen]
+    if not facts or scaling.rule.depth.stream == 0 or scaling.depth <= _DEEP:
+        return
+    kinds = dict.fromkeys(starred(one.name) for one in facts)
+    said = ", ".join(f"{kind!r}: 'stream_vector'" for kind in kinds)
+    yield (
+        f"post-norm at depth x{scaling.depth:g}: the gains and biases of its norms act on the stream, as many as its "
+        "blocks, and what one step of all of them changes grows like L^0.96 (measured at depths 4 to 64) where "
+        f"{scaling.rule.name} keeps it; no published rule slows them down. This does: `roles={{{said}}}` lets their "
+        "learning rate fall like 1/L; 'vector' in its place leaves them as they are; or prefer pre-norm "
+        "(docs/choose-a-rule.md)"
+    )
+
+
 def _notes(reading: Reading, rule: Rule) -> Iterator[str]:
     if reading.anatomy.traced and not reading.anatomy.blocks and reading.depth != 1:
         yield (
             f"the forward has no residual branch: depth x{reading.depth:g} is that of its layers one after the other, "
             "which no rule makes train alike"
-        )
-    if reading.anatomy.post_normed and reading.depth > _DEEP:
-        yield (
-            f"post-norm at depth x{reading.depth:g}: the norms on the stream are as many as its blocks, no rule slows "
-            "their gains and biases down with depth, and their changes add up; prefer pre-norm (docs/choose-a-rule.md)"
         )
     if reading.by_hand:
         yield (

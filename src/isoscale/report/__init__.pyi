@@ -1,4 +1,6 @@
+from .claim_figure import claim as claim
 from .feature_figure import collapse as collapse
+from .files import write_all as write_all
 from .formats import by_size as by_size
 from .formats import drift_cell as drift_cell
 from .formats import loss_cell as loss_cell
@@ -21,11 +23,15 @@ from .limit_figures import limit_rates as limit_rates
 from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves
+from .numbers import with_ends as with_ends
 from .optimum_figure import optimum as optimum
+from .output import images as images
 from .output import svg as svg
 from .output import write_figures as write_figures
 from .output import write_one as write_one
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates
+from .size_law_tables import size_law_page as size_law_page
+from .size_law_tables import size_law_tables as size_law_tables
 from .training_figure import training_curves as training_curves

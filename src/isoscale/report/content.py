@@ -159,7 +159,9 @@ def spoken(data: xr.Dataset, figure: str) -> str:
     verdicts = [f"{rule}: {formats.verdict(data, rule)}" for rule in rules]
     words = ". ".join(verdicts)
     if figure == "loss":
-        return f"Final training loss against {formats.what(data)}, one panel a rule. {words}."
+        name = formats.quantity(data)
+        measured = "Final training loss" if name == "loss" else f"Final {name}"
+        return f"{measured} against {formats.what(data)}, one panel a rule. {words}."
     if figure == "training":
         target = formats.words(data, formats.target(data))
         return f"Training loss of {target} at its best rate and at the rate used, one panel a rule. {words}."

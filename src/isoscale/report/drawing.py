@@ -15,17 +15,20 @@ import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import matplotlib
-import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
+from isoscale.extras import needed
 from isoscale.report.formats import Standing
 from isoscale.report.numbers import SE
+
+with needed("report", by="a figure"):
+    import matplotlib
+    import matplotlib.style
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_hex, to_rgb
+    from matplotlib.figure import Figure
 
 INK, MUTED, FAINT, GRID, STRIP = "#1b1f24", "#57606a", "#b8bfc8", "#e7eaee", "#f3f4f6"
 PAPER, DARK_PAPER = "#ffffff", "#171c23"

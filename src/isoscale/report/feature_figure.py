@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from isoscale.errors import InvalidValueError
 from isoscale.report import drawing, formats, numbers, ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # The direct and the propagated update, by the names that their variables begin with.
 _PARTS = {"own": "own update:\nchange by its own weight", "inherited": "inherited change:\nits input moved"}

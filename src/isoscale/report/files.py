@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,29 @@ from isoscale.errors import InvalidValueError
 from isoscale.files import replacing_all
 
 
-def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+def check_writable(folder: Path, *, flag: str) -> None:
+    """Raise before anything is computed for a folder that cannot be made or written to; nothing is left in it.
+
+    Args:
+        folder: Where `write_all` is to write.
+        flag: What gives another folder.
+
+    Raises:
+        InvalidValueError: It cannot be.
+    """
+    is_there = next(level for level in (folder, *folder.absolute().parents) if level.exists())
+    try:
+        with tempfile.TemporaryFile(dir=is_there):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error, flag) from error
+
+
+def write_all(folder: Path, files: Mapping[str, bytes], *, flag: str = "--report") -> None:
     """Write files into a folder, each replaced in one step, in the order given.
 
     A run that is killed, or a disk that fills up, leaves every file as it was or as it will be
-    (`isoscale.files.replacing_all`).
+    (`isoscale.files.replacing_all`). `flag` is what gives another folder.
 
     Raises:
         InvalidValueError: The folder cannot be made or written to.
@@ -29,12 +48,14 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
             for scratch, content in zip(scratches, files.values(), strict=True):
                 scratch.write_bytes(content)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InvalidValueError(
-            f"cannot write the report to `{folder}`: {reason}. Choose another folder with --report"
-        ) from error
+        raise _unwritable(folder, error, flag) from error
     finally:
         # Innermost first; a folder in which something stands cannot be removed, and stays.
         for level in made:
             with contextlib.suppress(OSError):
                 level.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError, flag: str) -> InvalidValueError:
+    reason = (error.strerror or str(error)).lower()
+    return InvalidValueError(f"cannot write the report to `{folder}`: {reason}. Choose another folder with {flag}")

@@ -22,8 +22,9 @@ trials, diverged, failed, versions (JSON), spec (TOML) and, if there were any, c
 that does not exist, and an end of an interval that is open, is NaN.
 
 A question may be about another hyperparameter: `what` is its name in words ("learning rate" by default), and what is
-called lr here is it. `tuned` (JSON) has a row for each of several tuned hyperparameters, place of the others ("best"
-or "held") and rule.
+called lr here is it. Runs may be judged by another `quantity` than the loss (its name), which is what is called loss
+here; if `better` is "higher", minus it. `tuned` (JSON) has a row for each of several tuned hyperparameters, place of
+the others ("best" or "held") and rule.
 """
 
 from __future__ import annotations
@@ -83,6 +84,16 @@ def target(data: xr.Dataset) -> Size:
 def what(data: xr.Dataset) -> str:
     """The hyperparameter that the question is about, in words: "learning rate"."""
     return str(data.attrs.get("what", "learning rate"))
+
+
+def quantity(data: xr.Dataset) -> str:
+    """What is judged: "loss", or the name of a metric."""
+    return str(data.attrs.get("quantity", "loss"))
+
+
+def sign(data: xr.Dataset) -> int:
+    """What a loss of the data is multiplied by to be shown: -1 where higher values of the quantity are better."""
+    return -1 if data.attrs.get("better") == "higher" else 1
 
 
 def words(data: xr.Dataset, size: Size) -> str:
@@ -259,7 +270,7 @@ def regret_share(data: xr.Dataset, rule: str, size: Size) -> str:
 def loss_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The loss at the optimum with its standard error: "0.412 ± 0.003"."""
     cell = at(data, rule, size)
-    loss = float(cell.best_loss)
+    loss = sign(data) * float(cell.best_loss)
     se = float(cell.best_loss_se)
     return numbers.estimate(loss, loss - se, loss + se, sign=False)
 
@@ -267,7 +278,7 @@ def loss_cell(data: xr.Dataset, rule: str, size: Size) -> str:
 def transferred_cell(data: xr.Dataset, rule: str, size: Size) -> str:
     """The loss at the rate used: "0.43", or "diverges"."""
     loss = float(at(data, rule, size).loss_transferred)
-    return "diverges" if math.isinf(loss) else numbers.estimate(loss, sign=False)
+    return "diverges" if math.isinf(loss) else numbers.estimate(sign(data) * loss, sign=False)
 
 
 def held_out_cell(data: xr.Dataset, rule: str, size: Size, lr: float) -> str:
@@ -323,14 +334,14 @@ def no_law(data: xr.Dataset, rule: str) -> str:
     return "too few optima for a law" if inside < FEWEST_OPTIMA else "too uncertain for a law"
 
 
-def sign(data: xr.Dataset, rule: str) -> str:
+def mark(data: xr.Dataset, rule: str) -> str:
     """The verdict's sign, which needs no colour."""
     return _SIGNS[standing(data, rule)]
 
 
 def verdict_cell(data: xr.Dataset, rule: str) -> str:
     """The verdict behind its sign: "✓ transfers"."""
-    return f"{sign(data, rule)} {verdict(data, rule)}"
+    return f"{mark(data, rule)} {verdict(data, rule)}"
 
 
 # --- what it is decided on ---
@@ -338,11 +349,12 @@ def limits(data: xr.Dataset) -> list[str]:
     """Every threshold of the verdict, a sentence each."""
     of = json.loads(data.attrs["limits"])
     small, large = words(data, base(data)), words(data, target(data))
+    name, worse_side = quantity(data), "above" if sign(data) > 0 else "below"
     regret, worse, lost, level = (100 * of[name] for name in ("regret", "worse", "lost_seeds", "level"))
     seeds = f"at most {lost:.3g} % of the seeds diverge there" if lost else "no seed diverges there"
     return [
-        f"the regret is at most {regret:.3g} % of the loss at {large}'s own rate, all of its {level:.3g} % interval",
-        f"the loss there is not more than {worse:.3g} % above that of {small}",
+        f"the regret is at most {regret:.3g} % of the {name} at {large}'s own rate, all of its {level:.3g} % interval",
+        f"the {name} there is not more than {worse:.3g} % {worse_side} that of {small}",
         seeds,
     ]
 
@@ -352,7 +364,7 @@ def terms(data: xr.Dataset) -> list[str]:
     small, large = words(data, base(data)), words(data, target(data))
     return [
         f"The rate used is the best of {small}, or half an octave below a cliff of its loss. Octave: a factor of two.",
-        f"Drift: octaves that the best rate moves. Regret: what the rate used costs at {large}, in loss.",
+        f"Drift: octaves that the best rate moves. Regret: what the rate used costs at {large}, in {quantity(data)}.",
         f"A rule transfers if {'; '.join(limits(data))}.",
     ]
 
@@ -390,8 +402,8 @@ def table(data: xr.Dataset) -> pd.DataFrame:
 def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
     """One rule with one row per size, in text.
 
-    Columns: the axis's name, "best lr" (or of what the question is about), "95 % interval", "drift", "loss: tuned",
-    "transferred", "regret", "test loss: tuned".
+    Columns: the axis's name, "best lr" (or of what the question is about), "95 % interval", "drift", "loss: tuned"
+    (or of what is judged), "transferred", "regret", "test loss: tuned".
     """
     short = "lr" if what(data) == "learning rate" else what(data)
     rows = []
@@ -401,7 +413,7 @@ def by_size(data: xr.Dataset, rule: str) -> pd.DataFrame:
             f"best {short}": lr_cell(data, rule, size),
             f"{level(data)} interval": lr_interval(data, rule, size),
             "drift": drift_cell(data, rule, size),
-            "loss: tuned": loss_cell(data, rule, size),
+            f"{quantity(data)}: tuned": loss_cell(data, rule, size),
             "transferred": transferred_cell(data, rule, size),
             "regret": regret_cell(data, rule, size),
             "test loss: tuned": tuned_test_cell(data, rule, size),
@@ -423,7 +435,7 @@ def tuned_table(data: xr.Dataset) -> pd.DataFrame:
     rows = []
     for told in json.loads(data.attrs.get("tuned", "[]"), parse_constant=float):
         bound = BOUND.get(told["at_edge"], "")
-        sign = _SIGNS[_STANDINGS[told["verdict"]]]
+        mark = _SIGNS[_STANDINGS[told["verdict"]]]
         row = {
             "hyperparameter": told["hyperparameter"],
             "others": _PLACES[told["others"]],
@@ -432,7 +444,7 @@ def tuned_table(data: xr.Dataset) -> pd.DataFrame:
             f"best at {large}": bound + numbers.learning_rate(told["optimum"]),
             "drift": numbers.estimate(told["drift"], told["drift_low"], told["drift_high"], places=1),
             "regret": numbers.estimate(told["regret"], told["regret_low"], told["regret_high"]),
-            "verdict": f"{sign} {told['verdict']}",
+            "verdict": f"{mark} {told['verdict']}",
         }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from isoscale.errors import InvalidValueError
 from isoscale.report import drawing, formats, numbers, ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Inches of a panel's axes and of what stands around them.
 _WIDTH, _HEIGHT = 1.95, 1.55

@@ -10,17 +10,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
+from isoscale.extras import needed
 from isoscale.report import drawing, formats, numbers, ticks
 from isoscale.report.drawing import POINTS
 from isoscale.report.loss_scale import Scale, Strip, diverged, mean_loss
+
+with needed("report", by="a figure"):
+    from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Inches. The label margin stands to the right of every panel, the left margin to the left of the first.
 LEFT, LABELS, TITLE, PLOT, BELOW = 0.78, 0.5, 1.0, 2.35, 0.74
@@ -116,8 +121,9 @@ def loss_curves(data: xr.Dataset, *, narrow: bool = False) -> Figure:
 def _frame(axes: Axes, data: xr.Dataset, scale: Scale, *, first: bool) -> None:
     """Axes and ticks; the first panel of a row carries the words."""
     losses = scale.ticks()
-    labels = [f"{loss:g}" if first else "" for loss in losses]
-    caption = scale.caption() if first else ""
+    # Where higher is better, minus it is drawn, so that valleys are valleys; the axis says what it is.
+    labels = [f"{formats.sign(data) * loss:g}" if first else "" for loss in losses]
+    caption = scale.caption(data) if first else ""
     axes.set_yscale("log" if scale.log else "linear")
     axes.set_ylim(scale.bottom, scale.top)
     axes.set_yticks(losses, labels)
@@ -158,7 +164,7 @@ def _strip(axes: Axes, strip: Strip, *, first: bool) -> None:
 
 def _title(axes: Axes, data: xr.Dataset, rule: str, strip: Strip, inches: float) -> None:
     """The rule's name behind its sign, and the verdict in words, under a bar in the sign's colour."""
-    sign, colour = formats.sign(data, rule), drawing.VERDICTS[formats.standing(data, rule)]
+    sign, colour = formats.mark(data, rule), drawing.VERDICTS[formats.standing(data, rule)]
     bar = strip.top + BAR / (PLOT * POINTS)
     axes.plot(
         [0, 1],
@@ -255,7 +261,7 @@ def _base_loss(axes: Axes, data: xr.Dataset, rule: str, scale: Scale) -> None:
     )
     drawing.write(
         axes,
-        f"loss of {formats.words(data, formats.base(data))}",
+        f"{formats.quantity(data)} of {formats.words(data, formats.base(data))}",
         at=(1, scale.fraction(loss)),
         shift=(-2, -2),
         ha="right",

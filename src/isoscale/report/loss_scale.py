@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 import xarray as xr
-from matplotlib.ticker import MaxNLocator
 
+from isoscale.extras import needed
 from isoscale.report import formats, numbers
 from isoscale.report.formats import DIVERGED, DONE
 from isoscale.report.ticks import round_numbers
+
+with needed("report", by="a figure"):
+    from matplotlib.ticker import MaxNLocator
 
 ROW = 10.0  # points between the strip's rows of crosses
 _JUDGED = 4.0  # times the rest of the range that a loss at the rate used may take
@@ -81,16 +84,20 @@ class Scale:
     def _shows(self, loss: float) -> bool:
         return self.bottom <= loss <= self.top
 
-    def caption(self) -> str:
+    def caption(self, data: xr.Dataset) -> str:
         """What the axis shows and what it leaves out."""
+        name = formats.quantity(data)
+        words = "final training loss" if name == "loss" else f"final {name}"
         notes = []
+        if formats.sign(data) < 0:
+            notes.append("best at the bottom")
         if self.log:
             notes.append("log scale")
         if self.cut:
-            notes.append(f"cut at {numbers.significant(self.top)}")
+            notes.append(f"cut at {numbers.significant(formats.sign(data) * self.top)}")
         if not notes:
-            return "final training loss"
-        return f"final training loss\n({', '.join(notes)})"
+            return words
+        return f"{words}\n({', '.join(notes)})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from isoscale.report import drawing, formats, numbers, ticks
 from isoscale.report.drawing import POINTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Inches. The labels stand to the right of the axes.
 LEFT, TOP, PLOT, BELOW = 0.72, 0.22, 3.1, 0.62
@@ -217,7 +220,7 @@ def _labels(
             lw=0.8,
             clip_on=False,
         )
-        sign = formats.sign(data, rule)
+        sign = formats.mark(data, rule)
         name = drawing.shortened(rule, letters - 3)
         law = "\n".join(laws[index])
         drawing.write(

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import xarray as xr
-from matplotlib.figure import Figure
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.report import drawing
 from isoscale.report.files import write_all
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LARGEST = np.iinfo("int32").max
 
 
-def images(name: str, figure: Figure) -> dict[str, bytes]:
-    """The files of a figure: SVG for pages and papers, PNG for everything else."""
-    return {
-        f"{name}.svg": drawing.encoded(figure, "svg"),
-        f"{name}.png": drawing.encoded(figure, "png"),
-    }
+def images(name: str, figure: Figure, *, pdf: bool = False) -> dict[str, bytes]:
+    """The files of a figure: SVG for pages, PNG for everything else, and PDF for papers if asked for."""
+    kinds = ("svg", "png", "pdf") if pdf else ("svg", "png")
+    return {f"{name}.{kind}": drawing.encoded(figure, kind) for kind in kinds}
 
 
 def svg(figure: Figure) -> str:
@@ -52,6 +52,8 @@ def _is_large(values: xr.DataArray) -> bool:
 
 def csv(data: Mapping[str, xr.Dataset]) -> bytes:
     """Data sets as one CSV table: for each what it is called, and each variable's values with their coordinates."""
+    import pandas as pd
+
     tables = []
     for name, dataset in data.items():
         for variable, values in dataset.data_vars.items():
@@ -67,7 +69,7 @@ def csv(data: Mapping[str, xr.Dataset]) -> bytes:
 FORMATS = ("csv", "nc", "pdf", "png", "svg")
 
 
-def write_one(path: Path, figure: Figure, data: Mapping[str, xr.Dataset]) -> None:
+def write_one(path: Path, figure: Figure, data: Mapping[str, xr.Dataset], *, flag: str = "--report") -> None:
     """Write the figure, or the data, as the file's name says: SVG, PNG, PDF, CSV, or NetCDF of a single data set.
 
     Raises:
@@ -86,15 +88,17 @@ def write_one(path: Path, figure: Figure, data: Mapping[str, xr.Dataset]) -> Non
         content = netcdf(next(iter(data.values())))
     else:
         content = drawing.encoded(figure, kind)
-    write_all(path.parent, {path.name: content})
+    write_all(path.parent, {path.name: content}, flag=flag)
 
 
-def write_figures(folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset]) -> list[Path]:
-    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all; the paths written."""
+def write_figures(
+    folder: Path, figures: Mapping[str, Figure], data: Mapping[str, xr.Dataset], *, flag: str = "--report"
+) -> list[Path]:
+    """Write figures as SVG and PNG and data sets as NetCDF, whole or not at all (`write_all`); the paths written."""
     files: dict[str, bytes] = {}
     for name, figure in figures.items():
         files |= images(name, figure)
     for name, dataset in data.items():
         files[f"{name}.nc"] = netcdf(dataset)
-    write_all(folder, files)
+    write_all(folder, files, flag=flag)
     return [folder / name for name in files]

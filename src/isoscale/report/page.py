@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
 import xarray as xr
-from markupsafe import Markup
 
+from isoscale.extras import needed
 from isoscale.report import content, drawing, formats, numbers
 from isoscale.report.files import write_all
 from isoscale.report.inline import colours, inlined, variable
@@ -15,6 +14,10 @@ from isoscale.report.loss_figure import loss_curves
 from isoscale.report.optimum_figure import optimum
 from isoscale.report.output import images, netcdf
 from isoscale.report.training_figure import training_curves
+
+with needed("report", by="the report"):
+    import jinja2
+    from markupsafe import Markup
 
 FIGURES = {"loss": loss_curves, "training": training_curves, "optimum": optimum}
 
@@ -83,6 +86,8 @@ def _page(data: xr.Dataset, figures: dict[str, dict[str, Markup]], colours: set[
         next_runs=content.next_runs(data),
         tuned=content.tuned(data),
         what=formats.what(data),
+        quantity=formats.quantity(data),
+        better=data.attrs.get("better", "lower"),
         sizes=formats.sizes(data),
         target=formats.words(data, target),
         command=data.attrs.get("command"),

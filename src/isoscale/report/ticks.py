@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from isoscale.report.numbers import superscript
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def log2(numbers: object) -> np.ndarray:

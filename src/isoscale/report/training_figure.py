@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from isoscale.report import drawing, formats, numbers
 from isoscale.report.loss_figure import Grid
 from isoscale.report.loss_scale import LOG_FROM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Steps are averaged until no more points than that are left.
 POINTS = 100
@@ -111,7 +113,7 @@ def _panel(axes: Axes, data: xr.Dataset, rule: str, lines: list[_Line], inches: 
     """The rule's name and its curves, each with its name at its end."""
     name = drawing.shortened(formats.called(rule), round(inches * 9))
     colour = drawing.VERDICTS[formats.standing(data, rule)]
-    axes.set_title(f"{formats.sign(data, rule)} {name}", loc="left", fontsize=11, fontweight="bold", color=colour)
+    axes.set_title(f"{formats.mark(data, rule)} {name}", loc="left", fontsize=11, fontweight="bold", color=colour)
     if not any(len(line.loss) for line in lines):
         drawing.write(
             axes,

@@ -50,7 +50,7 @@ class _Chain:
             low=min(self._spec.lrs),
             high=max(self._spec.lrs),
             seeds=_seeds(self._spec),
-            steps=dict(cell).get("steps", self._spec.longest),
+            steps=self._spec.spending(dict(cell)).steps,
             start=2.0 ** inside[-1].log2_lr if inside else None,
             also=(2.0 ** optima[0].rate,) if optima and not optima[0].edge else (),
             shortens=self._spec.shortens,

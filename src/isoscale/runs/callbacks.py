@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from isoscale.errors import InvalidValueError
+from isoscale.extras import needed
 from isoscale.runs.record import TrialRecord
 
 Callback = Callable[[TrialRecord], None]
@@ -94,10 +94,8 @@ class WandB:
 
 
 def _imported(module: str, extra: str) -> ModuleType:
-    try:
+    with needed(extra, by="this callback"):
         return importlib.import_module(module)
-    except ImportError as error:
-        raise InvalidValueError(f"this callback needs {extra}: pip install 'isoscale[{extra}]'") from error
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, int | float | str]:

@@ -21,7 +21,7 @@ from isoscale.runs import interrupts, worker
 from isoscale.runs.callbacks import Callback
 from isoscale.runs.cost import Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
-from isoscale.runs.engines.local import WorkerLostError
+from isoscale.runs.engines.local import NotStartedError, WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
@@ -212,12 +212,17 @@ class Job:
         self.twins = Twins(self.shards)
 
     @functools.cached_property
-    def left(self) -> list[AnyShard]:
-        """What must run: what the store does not have, once; a store that is not there yet is not made."""
+    def missing(self) -> list[AnyShard]:
+        """What the store does not have; a store that is not there yet is not made."""
         if not os.path.exists(self._runner.store):
-            return self.twins.first(_costliest_first(self.shards))
-        with Store(self._runner.store) as store:
-            return self.twins.first(missing(self.shards, store))
+            return _costliest_first(self.shards)
+        with Store(self._runner.store, read_only=True) as store:
+            return missing(self.shards, store)
+
+    @functools.cached_property
+    def left(self) -> list[AnyShard]:
+        """What must run: of what is missing the first of each that several rules share."""
+        return self.twins.first(self.missing)
 
     def run(
         self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
@@ -447,6 +452,9 @@ class _Driver:
             records = engine.result(future)
             self._record(shards, records)
             self._not_together(shards, records)
+        except NotStartedError:
+            # No try of theirs: their turn comes again, as often as the engine starts workers.
+            self.waiting[:0] = shards
         except WorkerLostError as error:
             self._not_together(shards, [])
             for shard in shards:
@@ -496,8 +504,9 @@ class _Driver:
         for record in records:
             _log.info("trial %s: %s, loss %g", record.key, record.reason or record.status, record.final_loss)
             # What diverged or failed may have ended early.
-            if record.status == "done" and record.numbers and record.shard in of:
-                self.watch.see(of[record.shard], record.measured.get("seconds", 0.0))
+            seconds = record.measured.get("seconds")
+            if record.status == "done" and seconds is not None and record.shard in of:
+                self.watch.see(of[record.shard], seconds)
         for callback in list(self.callbacks):
             try:
                 for record in records:

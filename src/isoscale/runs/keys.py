@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoscale import models
+from isoscale.runs.trainers.code import Code
 from isoscale.scaling.budget import NO_BUDGET
 from isoscale.training import Loop, TrialConfig
 
@@ -43,12 +44,27 @@ class Source:
     classes: int
 
 
-def identity(config: TrialConfig, source: Source) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the user's, as it travels to a worker.
+
+    Attributes:
+        name: What it is called in a result.
+        code: It.
+    """
+
+    name: str
+    code: Code
+
+
+def identity(config: TrialConfig, source: Source, metric: Metric | None = None) -> dict[str, Any]:
     """Everything that determines a trial but its learning rate and seed, as plain values."""
     # Keys from before there were loops and budgets are those of the plain one, and of none.
     later = {} if config.loop == Loop() else {"loop": config.loop.canonical()}
     if config.budget != NO_BUDGET:
         later |= {"budget": config.budget.canonical()}
+    if metric is not None:
+        later |= {"metric": {"name": metric.name, "source": metric.code.source}}
     return later | {
         "numerics": NUMERICS,
         "model": config.model,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from isoscale.extras import needed
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -37,9 +39,10 @@ class Progress:
 @contextlib.contextmanager
 def bars() -> Iterator[Callable[[Progress], None]]:
     """A callback for `isoscale.sweep(progress=...)` that draws on standard error; lines off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
+    with needed("sweep", by="showing progress"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
     if not console.is_terminal:

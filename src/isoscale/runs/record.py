@@ -111,9 +111,8 @@ class TrialRecord:
             self.status,
             self.reason,
             _as_bytes(self.curve),
-            # SQLite has no NaN.
-            None if math.isnan(self.test_loss) else self.test_loss,
-            None if math.isnan(self.test_accuracy) else self.test_accuracy,
+            _as_real(self.test_loss),
+            _as_real(self.test_accuracy),
             self.versions,
             created,
             self.numbers,
@@ -128,7 +127,7 @@ class TrialRecord:
         """As bytes, in which NaN equals NaN; how long it took is no part of it."""
         measured = self.measured
         measured.pop("seconds", None)
-        tested = struct.pack("<2d", self.test_loss, self.test_accuracy)
+        tested = struct.pack("<2d", self.test_loss + 0.0, self.test_accuracy + 0.0)
         return self.status, _as_bytes(self.curve), tested, json.dumps(measured, sort_keys=True)
 
 
@@ -182,6 +181,11 @@ def _has_types(row: Sequence[Any]) -> bool:
         return False
     status, curve = row[3], row[5]
     return status in _STATUSES and len(curve) % 4 == 0
+
+
+def _as_real(number: float) -> float | None:
+    """As SQLite gives it back: it has no NaN, and no zero below zero."""
+    return None if math.isnan(number) else number + 0.0
 
 
 def _as_bytes(curve: Float[np.ndarray, " steps"]) -> bytes:

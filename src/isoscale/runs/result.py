@@ -17,7 +17,7 @@ from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard
-from isoscale.stats import Curve, find_optimum
+from isoscale.stats import Curve, Quantity, find_optimum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +36,8 @@ class SweepResult:
         data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
             training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
             `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
-            and what else the user's code measured. Numbers of trials that are not done are NaN, but for the part of a
-            curve before its divergence.
+            and what else was measured: the metric, by its name. Numbers of trials that are not done are NaN, but for
+            the part of a curve before its divergence.
         note: Exactly which data was used; of the user's code, which code.
         versions: What ran the trials, each combination once.
         reasons: Why trials failed, each reason once; of the user's code with the log of the first one.
@@ -54,22 +54,41 @@ class SweepResult:
         """Final loss over the axes: (rule, width, depth, lr, seed)."""
         return self.data["loss"]
 
+    @property
+    def quantity(self) -> Quantity:
+        """What the trials are judged by."""
+        return self.spec.quantity
+
+    @property
+    def cost(self) -> xr.DataArray:
+        """What is least where training is best, over the axes: the loss, or the metric (minus it, if that rises)."""
+        name = self.quantity.name
+        # Where all diverged nothing was measured.
+        measured = self.data[name] if name in self.data else self.data["loss"] * math.nan
+        return measured if self.quantity.sign > 0 else -measured
+
     def curve(self, cell: Mapping[str, Any]) -> Curve:
         """The runs that finished or diverged at one of the spec's cells, as what optima are read off."""
-        data = self.data[["loss", "status"]].sel(dict(cell)).transpose("lr", "seed")
+        data = self.data[["status"]].assign(cost=self.cost).sel(dict(cell)).transpose("lr", "seed")
         is_run = np.isin(data["status"].values, (STATUS["done"], STATUS["diverged"]))
         lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
-        return Curve.of_runs(lrs[is_run], seeds[is_run], data["loss"].values[is_run])
+        return Curve.of_runs(lrs[is_run], seeds[is_run], data["cost"].values[is_run])
 
     def runs_table(self) -> pd.DataFrame:
-        """The trials that ended or failed, one row each: the axes, status, loss, test_loss."""
+        """The trials that ended or failed, one row each: the axes, status, loss, test_loss, the metric by its name."""
         words = {code: word for word, code in STATUS.items()}
-        table = self.data[["status", "loss", "test_loss"]].to_dataframe().reset_index()
+        measured = self.data[["status", "loss", "test_loss"]].assign(
+            {self.quantity.name: self.quantity.sign * self.cost}
+        )
+        table = measured.to_dataframe().reset_index()
         table["status"] = table["status"].map(words)
         return table[table["status"] != "missing"].reset_index(drop=True)
 
     def optima(self) -> pd.DataFrame:
-        """The optimum of every rule and size: the axes, lr, lr_low, lr_high, loss, loss_se, at_edge."""
+        """The optimum of every rule and size: the axes, lr, lr_low, lr_high, loss, loss_se, at_edge.
+
+        Judged by a metric, the columns of the loss are the metric's.
+        """
         import pandas as pd
 
         rows = []
@@ -80,8 +99,8 @@ class SweepResult:
                 "lr": 2.0**found.log2_lr,
                 "lr_low": 2.0**found.low,
                 "lr_high": 2.0**found.high,
-                "loss": found.loss,
-                "loss_se": found.loss_se,
+                self.quantity.name: self.quantity.sign * found.loss,
+                f"{self.quantity.name}_se": found.loss_se,
                 "at_edge": found.edge,
             }
             rows.append(row)

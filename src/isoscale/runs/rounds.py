@@ -21,9 +21,9 @@ Objective = Callable[[SweepResult], "xr.DataArray"]
 """The loss that is searched for, over (rule, width, depth, lr, seed) with one entry along the first three."""
 
 
-def final_loss(result: SweepResult) -> xr.DataArray:
-    """Mean training loss of the last tenth of the steps."""
-    return result.loss
+def cost(result: SweepResult) -> xr.DataArray:
+    """What trials are judged by: mean training loss of the last tenth of the steps, or the metric."""
+    return result.cost
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run_round(
     session: Session,
     specs: Mapping[Key, Sweep],
     searches: Mapping[Key, Search | Grid],
-    objective: Objective = final_loss,
+    objective: Objective = cost,
 ) -> list[Answer[Key]]:
     """Train what every search wants next and tell it what came of that; nothing comes back when all have ended.
 
@@ -64,7 +64,7 @@ def run_round(
     return answers
 
 
-def losses(result: SweepResult, objective: Objective = final_loss) -> dict[tuple[float, int], float]:
+def losses(result: SweepResult, objective: Objective = cost) -> dict[tuple[float, int], float]:
     """The loss of each (learning rate, seed) of one rule and size, NaN where it diverged; without failed trials."""
     loss = objective(result).squeeze(drop=True)
     status = result.data["status"].squeeze(drop=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.parametrization.plan import Plan
-from isoscale.runs.keys import Keys, Source, digest, identity
+from isoscale.runs.keys import Keys, Metric, Source, digest, identity
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
@@ -26,6 +26,7 @@ class Shard:
         config: What they share.
         members: Learning rate and seed of each.
         source: Their data.
+        metric: What they are judged by instead of the loss.
         plan: What the rule makes of the network, at base learning rate 1. It follows from the rest, so it is no part
             of what the shard is.
     """
@@ -34,6 +35,7 @@ class Shard:
     members: tuple[Member, ...]
     source: Source
     plan: Plan = field(compare=False, repr=False)
+    metric: Metric | None = None
 
     @property
     def id(self) -> str:
@@ -100,14 +102,14 @@ class Shard:
 
     @functools.cached_property
     def _identity(self) -> dict[str, Any]:
-        return identity(self.config, self.source)
+        return identity(self.config, self.source, self.metric)
 
     @functools.cached_property
     def _keys(self) -> Keys:
         return Keys(self._identity)
 
 
-def make(spec: Sweep, source: Source) -> list[Shard]:
+def make(spec: Sweep, source: Source, metric: Metric | None = None) -> list[Shard]:
     """The shards of a sweep, in the order of its axes.
 
     Raises:
@@ -118,7 +120,7 @@ def make(spec: Sweep, source: Source) -> list[Shard]:
         members = tuple(Member(lr, seed) for lr in lrs for seed in _tuple(spec.seeds))
         config = config_of(spec, **cell)
         plan = config.plan(source.in_shape, source.classes)
-        found.append(Shard(config, members, source, plan))
+        found.append(Shard(config, members, source, plan, metric))
     return found
 
 
@@ -127,26 +129,24 @@ def config_of(
     rule: str,
     width: int,
     depth: int,
-    batch_size: int | None = None,
-    steps: int | None = None,
-    **tuned: float,
+    **others: Any,
 ) -> TrialConfig:
     """Everything about the trials of a spec at one rule and size but their learning rates and seeds.
 
     Args:
         spec, rule, width, depth: Which.
-        batch_size, steps: On their axes; by default the spec's one.
-        **tuned: Hyperparameters on their axes: weight_decay, momentum, eps, beta1, beta2.
+        **others: Values on the other axes: batch_size, steps, weight_decay, momentum, eps, beta1, beta2.
     """
     assert spec.base_width is not None
     assert spec.base_depth is not None
     beta1, beta2 = spec.betas
+    spent = spec.spending({"width": width, "depth": depth, **others})
     optimizer = Optimizer(
         family=spec.optimizer,  # pyrefly: ignore[bad-argument-type]  checked by the spec
-        momentum=tuned.get("momentum", spec.momentum),
-        betas=(float(tuned.get("beta1", beta1)), float(tuned.get("beta2", beta2))),
-        eps=float(tuned.get("eps", spec.eps)),
-        weight_decay=float(tuned.get("weight_decay", spec.weight_decay)),
+        momentum=others.get("momentum", spec.momentum),
+        betas=(float(others.get("beta1", beta1)), float(others.get("beta2", beta2))),
+        eps=float(others.get("eps", spec.eps)),
+        weight_decay=float(others.get("weight_decay", spec.weight_decay)),
     )
     return TrialConfig(
         model=spec.model,
@@ -157,9 +157,9 @@ def config_of(
         base_depth=spec.base_depth,
         rule=rule,
         optimizer=optimizer,
-        steps=spec.longest if steps is None else steps,
-        batch_size=spec.batch_size if batch_size is None else batch_size,
-        budget=spec.spent(batch_size, steps),
+        steps=spent.steps,
+        batch_size=spent.batch_size,
+        budget=spec.spent(spent.batch_size, spent.steps),
         loop=spec.loop,
     )
 

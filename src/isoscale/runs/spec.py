@@ -13,16 +13,21 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from isoscale.checks import LARGEST, number, whole
 from isoscale.data import names as dataset_names
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
+from isoscale.extras import needed
+from isoscale.models import hidden_parameters
 from isoscale.models import names as model_names
+from isoscale.runs import spending
+from isoscale.runs.spending import BUDGET_AXES, Spending
 from isoscale.scaling import budget as budgets
 from isoscale.scaling import rules
 from isoscale.scaling.budget import NO_BUDGET, Budget
 from isoscale.scaling.optimizers import OPTIMIZERS
+from isoscale.stats.quantity import Better, Quantity
 from isoscale.training.loop import Loop
 
 if TYPE_CHECKING:
@@ -98,7 +103,10 @@ class Sweep:
             called with the trial if it takes one. They are gone through again and again. Or samples, of which batches
             are drawn by the trial's seed: two whole arrays (x, y), or a data set of torch's.
         loss_fn: loss_fn(model(x), y), one number; with a data set, cross-entropy by default.
-        eval_batches: Like `batches`; what `test_loss` is the mean over, after training.
+        eval_batches: Like `batches`, but with an end; what `test_loss` is the mean over, after training.
+        metric: metric(model(x), y), one number, of a model that isoscale trains: its mean over the held-out batches is
+            what trials are judged by, instead of the training loss. A function, or where it is: "file.py:error_rate".
+        better: Which values of the metric are, "lower" or "higher".
         schedule, warmup: Of the learning rate: "constant", "cosine", "linear" or "wsd" (which falls to zero in the last
             fifth), after a warmup of that share of the steps; a function or a program has its own.
         clip: Norm to which gradients are clipped; None: never.
@@ -135,6 +143,10 @@ class Sweep:
         base_width, base_depth, base_sizes: Where the rules change nothing; by default the smallest of each. In
             `base_sizes` also "batch_size" and "steps".
         budget: How the settings follow batch size and steps from there on: a name of `isoscale.rules.budget_names()`.
+        budget_axis: What a trial spends at other sizes than the base's (`isoscale.runs.spending`). "steps": `steps`,
+            whatever the batch. "tokens": as many samples as the base, steps x batch size; along `batch_sizes` the
+            steps follow, along `steps` the batch size does. "tokens-per-parameter": samples in proportion to the
+            parameters of the hidden layers, of isoscale's own networks.
         momentum, betas, eps, weight_decay: Of the optimizer (`isoscale.training.Optimizer`).
 
     Raises:
@@ -153,6 +165,8 @@ class Sweep:
     batches: Any = None
     loss_fn: Callable[[Any, Any], Any] | str | None = None
     eval_batches: Any = None
+    metric: Callable[[Any, Any], Any] | str | None = None
+    better: Better | None = None
     schedule: str = "constant"
     warmup: float = 0.0
     clip: float | None = None
@@ -182,6 +196,7 @@ class Sweep:
     base_depth: int | None = None
     base_sizes: Mapping[str, Any] = field(default_factory=dict)
     budget: str = "none"
+    budget_axis: str = "steps"
     momentum: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -218,6 +233,7 @@ class Sweep:
         self._check_budget()
         for name in ("model_args", "dataset_args"):
             self._set(name, _options(name, getattr(self, name)))
+        self._check_budget_axis()
         if self.command is not None:
             self._check_command(self.command)
 
@@ -237,6 +253,11 @@ class Sweep:
             for name in ("schedule", "warmup", "clip", "accumulate", "autocast"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for models that isoscale trains: with `{way}`, do it there")
+            if self.metric is not None:
+                raise InvalidValueError(
+                    f"`metric` is for models that isoscale trains: with `{way}`, give it back as the loss (minus it, "
+                    "where higher is better)"
+                )
         for name in ("time_limit", "version"):
             if getattr(self, name) is not None and not self.is_foreign:
                 raise InvalidValueError(f"`{name}` is for code of your own: give it with model, train or command")
@@ -246,6 +267,7 @@ class Sweep:
             for name in ("batches", "loss_fn", "eval_batches"):
                 if getattr(self, name) != getattr(Sweep, name):
                     raise InvalidValueError(f"`{name}` is for a model of your own: give it with model=make")
+        self._check_metric()
         for name, value in self.loop.canonical().items():
             self._set(name, value)
         if self.loss_pattern is not None and self.command is None:
@@ -270,6 +292,24 @@ class Sweep:
         if self.eval_batches is not None and self.batches is None:
             raise InvalidValueError("`eval_batches` go with `batches`: a data set has held-out samples of its own")
 
+    def _check_metric(self) -> None:
+        """A metric that is called like nothing else, and which values of it are the better ones."""
+        if self.metric is None:
+            if self.better is not None:
+                raise InvalidValueError("`better` says which values of a `metric` are: give it one")
+            return
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise InvalidTypeError(f'`metric` must be a function, or "file.py:function", got {self.metric!r}')
+        if self.better is None:
+            raise InvalidValueError("`metric` needs `better`: 'lower' or 'higher' values of it")
+        if self.better not in get_args(Better):
+            raise unknown("`better`", str(self.better), get_args(Better))
+        if self.has_own_model and self.batches is not None and self.eval_batches is None:
+            raise InvalidValueError("`metric` is measured on held-out batches: give it `eval_batches`")
+        name = self.quantity.name
+        if name in _TAKEN or name in (*self.sizes, *self.hyperparameters):
+            raise InvalidValueError(f"`metric` cannot be called `{name}`: that is something of every trial")
+
     def _check_command(self, command: str) -> None:
         """All that the sweep says reaches the program, and the program asks for nothing else."""
         from isoscale.runs.trainers import template
@@ -287,6 +327,8 @@ class Sweep:
         for name, default in (("steps", 100), ("batch_size", Sweep.batch_size), ("optimizer", "")):
             if getattr(self, name) != default and name not in needed:
                 needed.append(name)
+        if self.budget_axis != "steps":
+            needed += [name for name in _SPENT if name not in needed]
         known = {*needed, "seed", "steps", "batch_size", "device", "folder"}
         template.check(command, needed, known)
         if self.loss_pattern is not None:
@@ -376,10 +418,63 @@ class Sweep:
         rule = budgets.budget(self.budget)
         if rule.name == "none":
             return NO_BUDGET
-        base_batch = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
-        base_steps = self.base_sizes.get("steps", min(self._every_length))
-        batch = (batch_size or self.batch_size) / base_batch
-        return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base_steps)
+        base = self._base_spending
+        batch = (batch_size or self.batch_size) / base.batch_size
+        return Budget(rule=rule, batch=batch, tokens=batch * (steps or self.longest) / base.steps)
+
+    @property
+    def _base_spending(self) -> Spending:
+        """What the base spends: the smallest batch size and length, unless `base_sizes` says otherwise."""
+        batch_size = self.base_sizes.get("batch_size", min(self.batch_sizes or (self.batch_size,)))
+        lengths = (self.steps,) if isinstance(self.steps, int) else self.steps
+        return Spending(batch_size, self.base_sizes.get("steps", min(lengths)))
+
+    def spending(self, cell: Mapping[str, Any]) -> Spending:
+        """Batch size and steps of the trials of one of the `cells`.
+
+        >>> spec = Sweep(batch_sizes=[16, 64], steps=100, budget_axis="tokens")
+        >>> [spec.spending(cell) for cell in spec.cells if cell["depth"] == 4]
+        [Spending(batch_size=16, steps=100), Spending(batch_size=64, steps=25)]
+        """
+        batch_size = cell.get("batch_size", self.batch_size)
+        if self.budget_axis == "steps":
+            return Spending(batch_size, cell.get("steps", self.steps))
+        given = {"steps": cell["steps"]} if "steps" in cell else {"batch_size": batch_size}
+        tokens = self._base_spending.tokens
+        if self.budget_axis == "tokens":
+            return spending.at_tokens(tokens, **given)
+        return spending.near_tokens(tokens * self._parameters(cell) / self._parameters({}), **given)
+
+    def _parameters(self, cell: Mapping[str, Any]) -> int:
+        """Parameters of the hidden layers at a cell's width and depth; by default at the base's."""
+        width, depth = cell.get("width", self.base_width), cell.get("depth", self.base_depth)
+        return hidden_parameters(self.model, self.model_args, width=width, depth=depth)
+
+    def _check_budget_axis(self) -> None:
+        """There is something that follows, and it comes out in whole steps."""
+        if self.budget_axis not in BUDGET_AXES:
+            raise unknown("`budget_axis`", str(self.budget_axis), BUDGET_AXES)
+        if self.budget_axis == "steps":
+            return
+        if self.batch_sizes and isinstance(self.steps, tuple):
+            raise InvalidValueError(
+                f'`budget_axis` "{self.budget_axis}": with several `batch_sizes` and several `steps` there is nothing '
+                "left that could follow. Give one of them"
+            )
+        if self.budget_axis == "tokens":
+            if not self.batch_sizes and not isinstance(self.steps, tuple):
+                raise InvalidValueError(
+                    '`budget_axis` "tokens" says what follows along `batch_sizes` or `steps`: give several of one'
+                )
+            self._spendings()
+        elif self.is_foreign:
+            raise InvalidValueError(
+                '`budget_axis` "tokens-per-parameter" counts the parameters of isoscale\'s own networks: for code of '
+                "your own give each size its `steps`, with `paired`"
+            )
+
+    def _spendings(self) -> list[Spending]:
+        return [self.spending(cell) for cell in self.cells]
 
     def _check_budget(self) -> None:
         """The budget is known, and stated for the optimizer; and something of isoscale's applies it."""
@@ -417,6 +512,20 @@ class Sweep:
             accumulate=self.accumulate,
             autocast=self.autocast,
         )
+
+    @property
+    def quantity(self) -> Quantity:
+        """What trials are judged by.
+
+        >>> Sweep(metric="metrics.py:accuracy", better="higher").quantity
+        Quantity(name='accuracy', better='higher')
+        """
+        if self.metric is None or self.better is None:
+            return Quantity()
+        given = self.metric
+        name = given.rpartition(":")[2] if isinstance(given, str) else getattr(given, "__name__", "")
+        # A lambda, or what functools.partial makes, has no name.
+        return Quantity(name.rpartition(".")[2] if name.isidentifier() else "metric", self.better)
 
     @property
     def subject(self) -> str:
@@ -467,12 +576,16 @@ class Sweep:
     @property
     def longest(self) -> int:
         """The length of its longest runs, in steps."""
-        return max(self._every_length)
+        if self.budget_axis != "steps":
+            return max(spent.steps for spent in self._spendings())
+        return self.steps if isinstance(self.steps, int) else max(self.steps)
 
     @property
-    def _every_length(self) -> tuple[int, ...]:
-        """The lengths of its runs, in steps."""
-        return (self.steps,) if isinstance(self.steps, int) else tuple(self.steps)
+    def largest_batch(self) -> int:
+        """The largest batch size of its trials."""
+        if self.budget_axis != "steps":
+            return max(spent.batch_size for spent in self._spendings())
+        return max(self.batch_sizes, default=self.batch_size)
 
     @property
     def groups(self) -> list[tuple[dict[str, Any], tuple[float, ...]]]:
@@ -531,17 +644,22 @@ class Sweep:
         >>> Sweep(depths=[4, 8]).only({"depth": 8}).axes["depth"]
         (8,)
         """
-        changes: dict[str, Any] = {"paired": False}
+        spent = self.spending(cell)
+        changes: dict[str, Any] = {"paired": False, "budget_axis": "steps", "steps": spent.steps}
+        if "batch_size" not in cell:
+            changes["batch_size"] = spent.batch_size
+        if self.budget != "none":
+            # One size alone would be its own base.
+            base = self._base_spending
+            changes["base_sizes"] = {**self.base_sizes, "batch_size": base.batch_size, "steps": base.steps}
         fields = {"width": "widths", "depth": "depths", "batch_size": "batch_sizes"}
         sizes, tuned = dict(self.sizes), dict(self.hyperparameters)
         for name, value in cell.items():
             if name == "rule":
                 changes["rule"] = (value,)
-            elif name == "steps":
-                changes["steps"] = value
             elif name in fields:
                 changes[fields[name]] = (value,)
-            else:
+            elif name != "steps":
                 (sizes if name in sizes else tuned)[name] = (value,)
         return dataclasses.replace(self, sizes=sizes, hyperparameters=tuned, **changes)
 
@@ -678,7 +796,8 @@ class Sweep:
 
     def to_toml(self) -> str:
         """The text of a file that `from_toml` reads back as an equal sweep."""
-        import tomli_w
+        with needed("sweep", by="writing TOML"):
+            import tomli_w
 
         return tomli_w.dumps(self.to_mapping())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from isoscale.files import replacing
 from isoscale.runs.spec import NO_RULE
+from isoscale.stats.quantity import Quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,7 @@ class Runs:
         table: DataFrame with `rule` ("-" where there was none), `seed`, `loss` (inf where the run diverged) and the
             sizes, hyperparameters and settings that were found. Runs that failed are not in it.
         notes: What was guessed, left out or averaged.
+        quantity: What the losses are, if a column that is not called like one was given, or a sweep with a metric.
 
     >>> import pandas as pd
     >>> runs = Runs.read(pd.DataFrame({"n_embd": [64, 128], "learning_rate": [0.1, 0.2], "val_loss": [2.0, 1.5]}))
@@ -105,6 +107,7 @@ from `n_embd`')
 
     table: pd.DataFrame
     notes: tuple[str, ...]
+    quantity: Quantity = field(default_factory=Quantity)
 
     @classmethod
     def read(cls, source: Any, columns: Mapping[str, str] | None = None) -> Runs:
@@ -122,7 +125,10 @@ from `n_embd`')
         """
         if isinstance(source, Runs):
             return source
-        return _Reader(_frame(source), dict(columns or {})).runs()
+        # A sweep says what it is judged by.
+        quantity = getattr(source, "quantity", Quantity())
+        given = {} if quantity == Quantity() else {"loss": quantity.name}
+        return _Reader(_frame(source), given | dict(columns or {}), quantity).runs()
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all."""
@@ -186,9 +192,10 @@ def _file(path: Path) -> pd.DataFrame:
 class _Reader:
     """One frame's way to a table: names, numbers, outcomes, then what repeats."""
 
-    def __init__(self, frame: pd.DataFrame, columns: dict[str, str]) -> None:
+    def __init__(self, frame: pd.DataFrame, columns: dict[str, str], quantity: Quantity) -> None:
         self.frame = frame
         self.given = columns
+        self.quantity = quantity
         self.notes: list[str] = []
 
     def runs(self) -> Runs:
@@ -209,7 +216,12 @@ class _Reader:
         table = self._without(table, is_failed)
         if table.empty:
             raise DataError("`runs` has no run that ended: all of them failed")
-        return Runs(table.reset_index(drop=True), tuple(self.notes))
+        return Runs(table.reset_index(drop=True), tuple(self.notes), self._quantity(found["loss"]))
+
+    def _quantity(self, column: str) -> Quantity:
+        """What the losses are: by the name of a column that is not called like a loss."""
+        is_loss = _plain(str(column)) in _NAMES["loss"]
+        return self.quantity if is_loss else Quantity(str(column), self.quantity.better)
 
     # --- names ---
     def _names(self) -> dict[str, str]:

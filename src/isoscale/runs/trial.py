@@ -11,7 +11,7 @@ from torch import Tensor
 from isoscale.data import Dataset
 from isoscale.models import Model
 from isoscale.parametrization.plan import Plan
-from isoscale.runs.keys import Source, digest, identity
+from isoscale.runs.keys import Metric, Source, digest, identity
 from isoscale.training import TrialConfig
 from isoscale.training.config import batch_order
 
@@ -35,12 +35,21 @@ class Trial:
         lr, seed: These.
         data: The data set, as the model takes it.
         device: Where the model and the batches are.
+        metric: What the sweep judges it by instead of the loss.
     """
 
     def __init__(
-        self, config: TrialConfig, lr: float, seed: int, source: Source, dataset: Dataset, device: str = "cpu"
+        self,
+        config: TrialConfig,
+        lr: float,
+        seed: int,
+        source: Source,
+        dataset: Dataset,
+        device: str = "cpu",
+        metric: Metric | None = None,
     ) -> None:
         self.config, self.lr, self.seed, self.device = config, lr, seed, device
+        self.metric = metric
         self._source, self.data = source, dataset
         self._fresh, self._plan = self._build()
         self._handed_out = False
@@ -68,7 +77,7 @@ class Trial:
     @property
     def key(self) -> str:
         """What a store keeps the trial under: `store.read([trial.key])`."""
-        return digest(identity(self.config, self._source) | {"lr": self.lr, "seed": self.seed})
+        return digest(identity(self.config, self._source, self.metric) | {"lr": self.lr, "seed": self.seed})
 
     @property
     def plan(self) -> Plan:

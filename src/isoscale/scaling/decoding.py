@@ -52,12 +52,12 @@ def listed(given: Any, where: str) -> list[Any]:
 
 def _rule(kind: type, value: Any, where: str) -> Rule | BudgetRule:
     """A rule by its name, or the tables of one that the user made."""
-    if isinstance(value, str):
-        try:
+    try:
+        if isinstance(value, str):
             return rules.get(value) if kind is Rule else budgets.budget(value)
-        except InvalidValueError as error:
-            raise PlanError(f"`{where}`: {error}") from error
-    return record(kind, value, where)
+        return record(kind, value, where)
+    except InvalidValueError as error:
+        raise PlanError(f"`{where}`: {error}") from error
 
 
 def decoded(kind: Any, value: Any, where: str) -> Any:

@@ -120,6 +120,9 @@ FAMILIES: dict[OptimizerFamily, Family] = {
 # What classes call an argument, and a key of their groups, that says whether decay shrinks the weight.
 _DECOUPLED = ("decoupled_weight_decay", "weight_decouple", "decouple")
 _OF_CLASS = {name: row.name for row in FAMILIES.values() for name in (row.torch_class, *row.aliases)}
+_OF_NAME = {name.lower(): of for name, of in _OF_CLASS.items()}
+# Whose row depends on how they are set (docs/theory.md, section 5.4).
+_BY_SETTING = ("shampoo", "soap")
 
 
 def family(name: str) -> Family:
@@ -161,13 +164,20 @@ def family_of(optimizer: Any) -> OptimizerFamily:
         PlanError: An optimizer whose groups decay in two ways.
 
     >>> import functools, torch
-    >>> family_of(torch.optim.NAdam), family_of("sign")
-    ('adam', 'sign')
+    >>> family_of(torch.optim.NAdam), family_of("sign"), family_of("lion")
+    ('adam', 'sign', 'sign')
     >>> family_of(functools.partial(torch.optim.NAdam, decoupled_weight_decay=True))
     'adamw'
     """
     if isinstance(optimizer, str):
-        return family(optimizer).name
+        name = optimizer.lower()
+        if name in _BY_SETTING:
+            raise InvalidValueError(
+                f"the step of {optimizer!r} depends on how it is set: with updates of spectral norm 1 (Shampoo with "
+                "exponents that add up to 1/2, SOAP that rotates both sides) declare "
+                'optimizer="muon", adjust_lr_fn="none"; SOAP that rotates neither side is "adam"'
+            )
+        return _OF_NAME[name] if name in _OF_NAME else family(optimizer).name
     options: list[Mapping[str, Any]] = []
     made: Any = optimizer
     if isinstance(optimizer, functools.partial):

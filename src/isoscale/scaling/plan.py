@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from isoscale.errors import PlanError, unknown
+from isoscale import checks
+from isoscale.errors import InvalidValueError, PlanError, unknown
 from isoscale.files import replacing
 from isoscale.scaling import decoding
 from isoscale.scaling.budget import NO_BUDGET
@@ -208,9 +209,13 @@ class ScalingPlan:
         entries = tuple(decoding.record(TensorPlan, entry, f"entries[{i}]") for i, entry in enumerate(listed))
         for i, entry in enumerate(entries):
             _check_numbers(entry, f"entries[{i}]")
+        scaling = decoding.record(Scaling, parts["scaling"], "scaling")
+        _check_numbers(scaling, "scaling")
+        settings = decoding.record(Settings, parts["settings"], "settings")
+        _check_numbers(settings, "settings")
         return cls(
-            scaling=decoding.record(Scaling, parts["scaling"], "scaling"),
-            settings=decoding.record(Settings, parts["settings"], "settings"),
+            scaling=scaling,
+            settings=settings,
             entries=entries,
             multipliers=decoding.decoded(dict[str, float], parts["multipliers"], "multipliers"),
             forward_multipliers=decoding.decoded(
@@ -227,18 +232,30 @@ def _same(this: object, that: object) -> bool:
     return this == that
 
 
-def _check_numbers(entry: TensorPlan, where: str) -> None:
-    """No optimizer takes a negative rate, decay or eps; a file may hold anything."""
-    for name in ("lr", "weight_decay", "eps", "init", "multiplier"):
-        value = getattr(entry, name)
-        if value is not None and value < 0:
-            raise PlanError(f"`{where}.{name}` must be >= 0, got {value:g}")
-    for name in ("head_size", "uses"):
-        if not getattr(entry, name) > 0:
-            raise PlanError(f"`{where}.{name}` must be a ratio > 0, got {getattr(entry, name):g}")
-    for name in ("forward", "logits"):
-        if getattr(entry, name) == 0:
-            raise PlanError(f"`{where}.{name}` must be a ratio other than 0")
+def _check_numbers(part: TensorPlan | Settings | Scaling, where: str) -> None:
+    """No optimizer takes a negative rate, and no size is 0; a file may hold anything."""
+    above = {"width", "depth", "head_size", "uses"}
+    if isinstance(part, Settings):
+        above |= {"lr", "adamw_lr"}
+    least = {"lr", "adamw_lr", "weight_decay", "eps", "init", "multiplier", "base_rms", "fan_in", "fan_out"}
+    try:
+        for item in dataclasses.fields(part):
+            name, value = f"{where}.{item.name}", getattr(part, item.name)
+            if value is None:
+                continue
+            if item.name in above:
+                checks.number(name, value, above=0)
+            elif item.name in least:
+                checks.number(name, value, least=0)
+            elif item.name in ("forward", "logits") and value == 0:
+                raise PlanError(f"`{name}` must be a ratio other than 0")
+            elif item.name == "momentum":
+                checks.share(name, value)
+            elif item.name == "betas":
+                for beta in value:
+                    checks.share(name, beta)
+    except InvalidValueError as error:
+        raise PlanError(str(error)) from error
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,11 @@ from isoscale.errors import unknown
 
 
 class Role(enum.StrEnum):
-    """What a tensor does in its network; the first word of every rule."""
+    """What a tensor does in its network; the first word of every rule.
+
+    A `stream_vector` is a gain or bias that acts on the residual stream itself, one after each block, as those of
+    post-norm networks do. It is a vector in width; no trace takes one for it, `roles=` does.
+    """
 
     INPUT = "input"
     HIDDEN = "hidden"
@@ -17,6 +21,7 @@ class Role(enum.StrEnum):
     OUTPUT = "output"
     VECTOR = "vector"
     BRANCH_VECTOR = "branch_vector"
+    STREAM_VECTOR = "stream_vector"
     SCALAR = "scalar"
 
     @property
@@ -32,14 +37,19 @@ class Role(enum.StrEnum):
     @property
     def decays(self) -> bool:
         """Whether weight decay acts on the tensor: on weight matrices, not on biases, gains and scalars."""
-        return self not in (Role.VECTOR, Role.BRANCH_VECTOR, Role.SCALAR)
+        return not self.is_vector and self is not Role.SCALAR
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a bias or a gain, with one entry for each feature."""
+        return self in (Role.VECTOR, Role.BRANCH_VECTOR, Role.STREAM_VECTOR)
 
     @property
     def width_role(self) -> Role:
-        """The row of the width table: a branch map is a hidden map, a branch vector a vector."""
+        """The row of the width table: a branch map is a hidden map, a vector of a branch or of the stream a vector."""
         if self.is_hidden_map:
             return Role.HIDDEN
-        return Role.VECTOR if self is Role.BRANCH_VECTOR else self
+        return Role.VECTOR if self.is_vector else self
 
 
 def check_role(role: Role | str) -> Role:

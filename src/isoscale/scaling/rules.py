@@ -86,6 +86,7 @@ class DepthRow:
         init_internal, init_last: Init of the branch's inner maps and of its last map.
         sgd_internal, sgd_last: SGD learning rates.
         adam_internal, adam_last: Learning rates of Adam, sign descent and Muon.
+        stream: Learning rate of gains and biases on the stream, whatever the optimizer: as many as the blocks.
         everywhere: Learning rate of every tensor, in and outside the branches.
     """
 
@@ -96,12 +97,15 @@ class DepthRow:
     sgd_last: float = 0.0
     adam_internal: float = 0.0
     adam_last: float = 0.0
+    stream: float = 0.0
     everywhere: float = 0.0
 
     def exponents(self, role: Role, row: Family) -> Exponents:
         """The row's powers for one tensor and optimizer."""
         lr = self.everywhere
         init_std = multiplier = eps = 0.0
+        if role is Role.STREAM_VECTOR:
+            lr += self.stream
         if role.in_branch:
             lr += self._lr_in_branch(role, row)
             # A gradient inside a branch has passed through the branch's multiplier.
@@ -130,6 +134,7 @@ def _family_row(alpha: float, beta: float) -> DepthRow:
         sgd_last=2 * alpha - 1,
         adam_internal=beta - 1,
         adam_last=alpha - 1,
+        stream=-1.0,
     )
 
 
@@ -158,6 +163,11 @@ class Rule:
     embedding: float = 0.0
     head_size: float = -0.5
     counts_forward: bool = True
+
+    def __post_init__(self) -> None:
+        # It stands in figures, and no page holds control characters.
+        if not self.name.isprintable():
+            raise InvalidValueError(f"`name` of a rule must be printable, got {self.name!r}")
 
     @property
     def is_named(self) -> bool:

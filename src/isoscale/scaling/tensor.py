@@ -331,7 +331,7 @@ def _unfolded(facts: TensorFacts, scaling: Scaling, family: OptimizerFamily) -> 
     if facts.unused:
         return Factors()
     rule, role, depth = scaling.rule, facts.role, scaling.depth
-    is_vector = role in (Role.VECTOR, Role.BRANCH_VECTOR) and facts.fan_in == 1
+    is_vector = role.is_vector and facts.fan_in == 1
     if role is Role.OUTPUT and (facts.fan_out == 1 or facts.explicit or facts.given):
         found = rule.factors(role, family, width=facts.fan_in, depth=depth)
     elif is_vector or (role is Role.INPUT and facts.given):
@@ -461,7 +461,7 @@ def _sizes(facts: TensorFacts, scaling: Scaling) -> Iterator[str]:
         yield ", ".join(f"{name} {_times(value)}" for name, value in names.items())
     if facts.role.is_hidden_map and facts.fan_in != 1 and facts.fan_out == 1:
         yield "from the width to a fixed size: init as an output layer"
-    if facts.role.in_branch and scaling.depth != 1:
+    if (facts.role.in_branch or facts.role is Role.STREAM_VECTOR) and scaling.depth != 1:
         yield f"depth {_times(scaling.depth)}"
     if facts.uses != 1:
         yield f"used {_times(facts.uses)} as often"

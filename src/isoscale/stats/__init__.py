@@ -15,6 +15,8 @@ from isoscale.stats.power_law import Curvature as Curvature
 from isoscale.stats.power_law import PowerLaw as PowerLaw
 from isoscale.stats.power_law import fit_curvature as fit_curvature
 from isoscale.stats.power_law import fit_power_law as fit_power_law
+from isoscale.stats.quantity import Better as Better
+from isoscale.stats.quantity import Quantity as Quantity
 from isoscale.stats.transferred import Transferred as Transferred
 from isoscale.stats.transferred import transferred as transferred
 from isoscale.stats.verdict import Limits as Limits

@@ -195,6 +195,9 @@ def _weights(
 
 def _logs(name: str, values: ArrayLike) -> Float[np.ndarray, " n"]:
     """Logarithms of what must be positive."""
+    if np.ma.is_masked(values):
+        # What is masked has a number behind it, which was not meant.
+        raise InvalidValueError(f"`{name}` of a power law has masked entries: leave those points out")
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError):

@@ -16,6 +16,7 @@ from isoscale.checks import number, share
 from isoscale.errors import InvalidValueError
 from isoscale.stats.curve import SAME, Curve
 from isoscale.stats.optimum import Optimum, find_optimum
+from isoscale.stats.quantity import Quantity
 from isoscale.stats.summary import LEVEL
 from isoscale.stats.transferred import Transferred, transferred
 
@@ -99,6 +100,7 @@ def judge(
     limits: Limits | None = None,
     *,
     names: tuple[str, str] = ("the base", "the target"),
+    quantity: Quantity | None = None,
 ) -> Verdict:
     """Whether the learning rate of `base` serves `target`.
 
@@ -106,6 +108,7 @@ def judge(
         base, target: Runs of the tuned size and of the large one.
         limits: `Limits()` by default.
         names: What to call the two sizes, such as ("depth 4", "depth 32").
+        quantity: What the runs' losses are; by default losses.
 
     >>> rates = [(k, seed) for k in range(-6, 0) for seed in range(3)]
     >>> def curve(optimum):
@@ -119,7 +122,9 @@ def judge(
     at_target = find_optimum(target, limits.level)
     numbers = transferred(base, target, at_base, at_target, limits.level)
     limit = limits.regret * abs(numbers.loss_tuned)
-    answer, reason, undecided = _decide(base, target, at_base, at_target, numbers, limits, names)
+    answer, reason, undecided = _decide(
+        base, target, at_base, at_target, numbers, limits, names, quantity or Quantity()
+    )
     return Verdict(
         answer=answer,
         reason=reason,
@@ -142,6 +147,7 @@ def _decide(
     numbers: Transferred,
     limits: Limits,
     names: tuple[str, str],
+    quantity: Quantity,
 ) -> _Decision:
     """The first of these that applies."""
     small, large = names
@@ -164,7 +170,7 @@ def _decide(
     for optimum, name, size in ((at_base, small, "base"), (at_target, large, "target")):
         if optimum.seeds < 2:
             return "cannot tell", f"one seed at {name}: no interval", [Undecided("seeds", size, used)]
-    return _by_regret(target, at_base, at_target, numbers, limits, names)
+    return _by_regret(target, at_base, at_target, numbers, limits, names, quantity)
 
 
 def _by_regret(
@@ -174,16 +180,18 @@ def _by_regret(
     numbers: Transferred,
     limits: Limits,
     names: tuple[str, str],
+    quantity: Quantity,
 ) -> _Decision:
     """The interval of the regret against its limit."""
     small, large = names
     unit = abs(numbers.loss_tuned) or 1.0
-    cost = f"{_percent(numbers.regret / unit)} of the loss"
+    cost = f"{_percent(numbers.regret / unit)} of the {quantity.name}"
     most = f"limit {_percent(limits.regret)}"
     if numbers.regret_low > limits.regret * unit:
         return "does not transfer", f"costs {cost} ({most}){_drift_words(numbers)}", []
     if numbers.worse_low > limits.worse * abs(numbers.loss_base):
-        ends = f"{large} ends at {numbers.loss:.3g}, worse than {small} at {numbers.loss_base:.3g}"
+        there, before = quantity.sign * numbers.loss, quantity.sign * numbers.loss_base
+        ends = f"{large} ends at {there:.3g}, worse than {small} at {before:.3g}"
         return "does not transfer", f"costs {cost}, but {ends}", []
     if at_target.edge:
         return _at_edge(target, at_target, large, "target")
@@ -192,7 +200,7 @@ def _by_regret(
     if numbers.regret_high <= limits.regret * unit:
         return "transfers", f"costs {cost} ({most})", []
     between = f"{_percent(numbers.regret_low / unit)} to {_percent(numbers.regret_high / unit)}"
-    why = f"the regret is {between} of the loss ({most})"
+    why = f"the regret is {between} of the {quantity.name} ({most})"
     return "cannot tell", why, _what_would_tell(at_base, at_target, numbers)
 
 

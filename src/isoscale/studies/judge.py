@@ -10,7 +10,7 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
-from isoscale.stats import Limits
+from isoscale.stats import Better, Limits, Quantity
 from isoscale.studies.along import Along, tuned_columns, usable
 from isoscale.studies.judged import Axis, attributes, dataset, judge_table, trials_dataset, tuned_dataset
 from isoscale.studies.transfer import Transfer
@@ -27,6 +27,7 @@ def judge(
     base: int | None = None,
     hold: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    better: Better | None = None,
     limits: Limits | None = None,
 ) -> Transfer:
     """Whether the optimum of the small model serves the large one, read off finished runs.
@@ -34,7 +35,8 @@ def judge(
     Args:
         runs: Anything that `isoscale.Runs.read` takes: a CSV, Parquet or JSON-lines file, a DataFrame, a W&B export, an
             Optuna study, the result of a sweep. Scattered learning rates and missing seeds are fine.
-        size: The column of sizes, "width", "depth", ...; by default the one that has several values.
+        size: The column of sizes, "width", "depth", "batch_size", "steps", "tokens", ...; by default the one that has
+            several values. Without a column of tokens these are the samples seen, batch_size x steps.
         hyperparameter: What the question is about, "lr" or another positive number. Of beta1, beta2 and momentum
             the octaves are those of 1 - beta.
         base: The tuned size; the smallest by default.
@@ -42,6 +44,7 @@ def judge(
             values is minimised over, run by run, and said. Of further hyperparameters `Transfer.tuned` has a verdict
             on each, with the others held at the base's best, too.
         columns: As for `Runs.read`.
+        better: Which losses are, "lower" or "higher", as of an accuracy; of a sweep what it says, else "lower".
         limits: What still counts as a transfer.
 
     Returns:
@@ -59,7 +62,15 @@ def judge(
     started = time.monotonic()
     found = Runs.read(runs, columns)
     notes = list(found.notes)
-    table = _held(found.table, hold or {})
+    table = found.table
+    if "tokens" not in table and "tokens" in (size, *(hold or {})):
+        table = _with_tokens(table)
+        notes.append("`tokens` is batch_size x steps: samples seen, not what each is made of")
+    table = _held(table, hold or {})
+    quantity = Quantity(found.quantity.name, better or found.quantity.better)
+    if quantity.better == "higher":
+        # What diverged is the worst there is, whichever way is better.
+        table = table.assign(loss=np.where(np.isfinite(table["loss"]), -table["loss"], np.inf))
     size = _size(table, size)
     if hyperparameter not in table:
         raise unknown("hyperparameter", hyperparameter, [str(name) for name in table if name in HYPERPARAMETERS])
@@ -70,16 +81,25 @@ def judge(
     axis = _axis(table, size, base)
     limits = limits or Limits()
     along = Along(hyperparameter, tuple(name for name in tuned if name != hyperparameter))
-    judged = judge_table(table, axis, along, limits)
-    others = tuned_dataset(table, axis, tuned, tuned, limits) if len(tuned) > 1 else None
+    judged = judge_table(table, axis, along, limits, quantity=quantity)
+    others = tuned_dataset(table, axis, tuned, tuned, limits, quantity=quantity) if len(tuned) > 1 else None
     table, _ = usable(table, hyperparameter)
     data = dataset(judged.verdicts, axis).merge(trials_dataset(table, axis, along))
-    data.attrs = attributes(data, axis, limits, along, notes + judged.notes, others) | _about(table)
+    data.attrs = attributes(data, axis, limits, along, notes + judged.notes, others, quantity) | _about(table)
     data.attrs["seconds"] = time.monotonic() - started
     return Transfer(data, None, axis.name, axis.base, tuple(judged.next_runs), others)
 
 
 # --- which runs ---
+def _with_tokens(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in ("batch_size", "steps") if name not in table]
+    if missing:
+        raise InvalidValueError(
+            f"`tokens` is no column of the runs, nor is {' or '.join(missing)}, of which it could be the product"
+        )
+    return table.assign(tokens=table["batch_size"] * table["steps"])
+
+
 def _held(table: pd.DataFrame, hold: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in hold.items():
         if name not in table:
@@ -113,6 +133,11 @@ def _reduced(table: pd.DataFrame, size: str, tuned: Sequence[str]) -> tuple[pd.D
     key = ["rule", size, *tuned, "seed"]
     others = [str(name) for name in table if name not in (*key, "loss")]
     varied = [name for name in others if table[name].nunique(dropna=False) > 1]
+    # What has one value at each size is no choice that the least loss could be taken over.
+    following = [name for name in varied if table.groupby(size)[name].nunique(dropna=False).max() == 1]
+    varied = [name for name in varied if name not in following]
+    if following:
+        notes.append(f"{', '.join(following)} changes with {size}: a verdict on {size} is one on both")
     repeated = table.duplicated([*key, *varied], keep=False)
     if repeated.any():
         spread = table[repeated].groupby([*key, *varied], dropna=False)["loss"].nunique()

@@ -19,7 +19,7 @@ from isoscale import stats
 from isoscale.errors import InvalidValueError
 from isoscale.runs.result import STATUS
 from isoscale.runs.spec import NO_RULE
-from isoscale.stats import Curve, Limits, Optimum, Transferred, Undecided, Verdict
+from isoscale.stats import Curve, Limits, Optimum, Quantity, Transferred, Undecided, Verdict
 from isoscale.studies.along import OTHERS, Along, Others, curves, in_octaves, is_scattered, usable
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def judge_table(
     others: Others = "best",
     rules: Sequence[str] | None = None,
     failed: Mapping[str, Size] | None = None,
+    quantity: Quantity | None = None,
 ) -> Judged:
     """The verdict on every rule of a table of runs.
 
@@ -122,6 +123,7 @@ def judge_table(
         others: Where the other tuned hyperparameters are.
         rules: Which rules; by default those of the table.
         failed: Rules of which trials failed, and at which size: what is left of them is not what was asked for.
+        quantity: What the losses are.
     """
     table, notes = usable(table, along.name)
     found = Judged(along, notes=notes)
@@ -132,7 +134,7 @@ def judge_table(
         verdicts = {}
         for size in axis.sizes:
             names = (axis.words(axis.base), axis.words(size))
-            verdicts[size] = stats.judge(of_size[axis.base], of_size[size], limits, names=names)
+            verdicts[size] = stats.judge(of_size[axis.base], of_size[size], limits, names=names, quantity=quantity)
         found.verdicts[name] = verdicts
         last = verdicts[axis.target]
         if failed and name in failed:
@@ -164,6 +166,7 @@ def tuned_dataset(
     *,
     linear: Sequence[str] = (),
     failed: Mapping[str, Size] | None = None,
+    quantity: Quantity | None = None,
 ) -> xr.Dataset:
     """The verdict on each of several tuned hyperparameters, over (hyperparameter, others, rule, <axis>).
 
@@ -175,8 +178,10 @@ def tuned_dataset(
     of_name = []
     for name in names:
         along = Along(name, tuple(other for other in tuned if other != name), tuple(linear))
-        judged = [judge_table(table, axis, along, limits, others, failed=failed) for others in OTHERS]
-        parts = [dataset(one.verdicts, axis)[list(_OF_TUNED)] for one in judged]
+        parts = []
+        for others in OTHERS:
+            judged = judge_table(table, axis, along, limits, others, failed=failed, quantity=quantity)
+            parts.append(dataset(judged.verdicts, axis)[list(_OF_TUNED)])
         of_name.append(xr.concat(parts, xr.Variable("others", list(OTHERS))))
     # Every rule was run at every hyperparameter, in the same order.
     found = xr.concat(of_name, xr.Variable("hyperparameter", list(names)))
@@ -406,10 +411,18 @@ def ask(axis: Axis, what: str = "learning rate") -> str:
 
 
 def attributes(
-    data: xr.Dataset, axis: Axis, limits: Limits, along: Along, notes: Sequence[str], tuned: xr.Dataset | None
+    data: xr.Dataset,
+    axis: Axis,
+    limits: Limits,
+    along: Along,
+    notes: Sequence[str],
+    tuned: xr.Dataset | None,
+    quantity: Quantity,
 ) -> dict[str, Any]:
     """What every verdict says of itself, whoever trained: question, answer, thresholds by name, and when."""
     return {
+        "quantity": quantity.name,
+        "better": quantity.better,
         "axis": axis.name,
         "base": axis.base,
         "hyperparameter": along.name,

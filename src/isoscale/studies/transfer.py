@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import InvalidValueError, MissingExtraError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
@@ -54,7 +54,8 @@ class Transfer:
             and by rule `rate_used`, `verdict`, `reason`, `good`, `exponent`, `exponent_low`, `exponent_high`,
             `coefficient` (optimum against size), and with three sizes or more `worth` ("fast", "useful", "not" or
             "cannot tell"; docs/verdict.md) with its exponents `alpha`, `beta`, `gamma` and `kappa`. An end of an
-            interval that is open is NaN.
+            interval that is open is NaN. Judged by a metric (attributes `quantity`, `better`), the losses are its
+            values, or minus them if higher ones are better.
         result: The sweep behind it; None where runs were judged that somebody else trained.
         axis, base: The size dimension and the size that was tuned. Along a path of widths and depths the dimension
             is "size" and holds labels.
@@ -122,11 +123,14 @@ class Transfer:
         return figures[kind](self.data).axes
 
     def _repr_html_(self) -> str:
-        """The answer, the table and the figure, for a notebook."""
+        """The answer, the table and the figure, for a notebook; without matplotlib no figure."""
         from isoscale import report
 
         table = report.table(self.data).to_html(index=False, escape=True)
-        figure = report.svg(report.loss_curves(self.data))
+        try:
+            figure = report.svg(report.loss_curves(self.data))
+        except MissingExtraError as error:
+            figure = f"<p>{html.escape(str(error))}</p>"
         return f"<p><b>{html.escape(self.answer)}</b></p>{table}{figure}"
 
 
@@ -340,24 +344,26 @@ def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None, alon
         for size in (axis.base, axis.target):
             if _is_incomplete(result, rule, size):
                 failed[rule] = size
-    judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed)
-    notes = list(judged.notes)
+    quantity = result.quantity
+    judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed, quantity=quantity)
+    notes = [*judged.notes, *said_of_lengths(spec)]
     tuned, left_out = _tuned(table, spec, axis, limits, failed)
     notes += left_out
     drawn = _of_trials(result, axis) if along.name == "lr" else trials_dataset(table, axis, along, spec.axes["rule"])
     data = dataset(judged.verdicts, axis).merge(drawn)
-    data.attrs = attributes(data, axis, limits, along, notes, tuned) | _about(result, data)
+    data.attrs = attributes(data, axis, limits, along, notes, tuned, quantity) | _about(result, data)
     return Transfer(data, result, axis.name, axis.base, tuple(judged.next_runs), tuned)
 
 
 def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
-    """The trials that ended, as verdicts read them: rule, the axis, hyperparameters, seed, loss."""
+    """The trials that ended, as verdicts read them: rule, the axis, hyperparameters, seed; as loss, what is judged."""
     import pandas as pd
 
     spec = result.spec
     table = result.runs_table()
     table = table[table["status"] != "failed"]
-    loss = table["loss"].where(table["status"] != "diverged", np.inf)
+    measured = result.quantity.sign * table[result.quantity.name]
+    loss = measured.where(table["status"] != "diverged", np.inf)
     columns: dict[str, Any] = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
     columns |= {name: table[name] for name in spec.hyperparameters}
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
@@ -368,6 +374,17 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     else:
         columns[axis.name] = sizes[many[0]]
     return pd.DataFrame(columns)
+
+
+def said_of_lengths(spec: Sweep) -> list[str]:
+    """What misleads where runs of several lengths are compared."""
+    lengths = {spec.spending(cell).steps for cell in spec.cells}
+    if len(lengths) < 2 or spec.schedule != "constant" or spec.train is not None or spec.command is not None:
+        return []
+    return [
+        "the learning rate is constant in runs of several lengths: the optimum of such a run is not that of one whose "
+        'rate falls to 0 at its end. Take schedule="cosine" or "wsd" to ask about runs that end'
+    ]
 
 
 def _tuned(
@@ -383,7 +400,7 @@ def _tuned(
             notes.append(f"no verdict on {name}: it has no two values that octaves lie between")
     if len(names) < 2 or not judged:
         return None, notes
-    found = tuned_dataset(table, axis, judged, names, limits, linear=spec.linear, failed=failed)
+    found = tuned_dataset(table, axis, judged, names, limits, linear=spec.linear, failed=failed, quantity=spec.quantity)
     return found, notes
 
 
@@ -399,14 +416,14 @@ def _is_incomplete(result: SweepResult, rule: str, size: Size) -> bool:
 
 
 def _of_trials(result: SweepResult, axis: Axis) -> xr.Dataset:
-    """`loss`, `test_loss`, `status` and `curve` of the trials, over the sizes of the question.
+    """`loss`, which is what is judged, `test_loss`, `status` and `curve` of the trials, over the sizes of the question.
 
     Of several hyperparameters, those of the least loss at each rate and seed.
     """
     import xarray as xr
 
-    names = [name for name in ("loss", "test_loss", "status", "curve") if name in result.data]
-    kept = result.data[names]
+    names = [name for name in ("test_loss", "status", "curve") if name in result.data]
+    kept = result.data[names].assign(loss=result.cost)
     spec = result.spec
     # Of points, each of which has its own value of them, they are no axes.
     tuned = [name for name in spec.hyperparameters if name in kept.dims]

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from isoscale import models
+from isoscale.checks import check_memory
 from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
 from isoscale.models import Model
@@ -151,6 +152,10 @@ def _describe(
     out_features: int,
 ) -> Any:
     """The base, with numbers: a plan measures the law of the model's own init on them."""
+    counted = _build(model, dict(options), in_shape, out_features, width, depth, device="meta")
+    # The weights, and what reading the law of the largest of them takes on top.
+    needed = 2 * sum(parameter.nbytes for parameter in counted.parameters())
+    check_memory(needed, f"The base has width {width:,} and depth {depth:,}: take a smaller one.")
     base = _build(model, dict(options), in_shape, out_features, width, depth, seed=_BASE_SEED)
     return describe(base, base.example_inputs)
 

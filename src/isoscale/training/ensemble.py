@@ -57,13 +57,19 @@ class Outcome:
             first loss that was not finite.
         diverged_at: Step of that first loss, (members,); `steps` if only the test loss was not
             finite; -1 for a member that stayed finite.
-        test_loss, test_accuracy: On the held-out set after training, (members,); NaN if diverged.
+        test_loss, test_accuracy, metric: On the held-out set after training, (members,); NaN if diverged, the metric
+            also without one.
     """
 
     curve: Float[np.ndarray, "members steps"]
     diverged_at: Int[np.ndarray, " members"]
     test_loss: Float[np.ndarray, " members"]
     test_accuracy: Float[np.ndarray, " members"]
+    metric: Float[np.ndarray, " members"]
+
+
+Metric = Callable[[Tensor, Tensor], float]
+"""Of a member's outputs and the targets, one number."""
 
 
 def train(
@@ -72,6 +78,7 @@ def train(
     data: Dataset,
     *,
     plan: Plan | None = None,
+    metric: Metric | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Outcome:
@@ -82,6 +89,7 @@ def train(
         members: Learning rate and seed of each. A stack of them that does not fit the memory is halved.
         data: Of the kind that the model takes; images are flattened for one that takes vectors.
         plan: `config.plan(...)` at learning rate 1, if it was made already.
+        metric: What else is measured on the held-out samples.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
 
@@ -101,7 +109,7 @@ def train(
         for i in chunk:
             start = seeds[members[i].seed]
             replicas.append(Replica(start.model, start.plan, start.order, members[i].lr))
-        return train_stack(replicas, data, device, progress, config.loop)
+        return train_stack(replicas, data, device, progress, config.loop, metric)
 
     chunks = _chunks(order, members_at_once(config, data, device))
     outcomes = [part for chunk in chunks for part in in_parts(run, chunk)]
@@ -161,6 +169,7 @@ def train_stack(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     loop: Loop | None = None,
+    metric: Metric | None = None,
 ) -> Outcome:
     """Train replicas of one shape as one batched program.
 
@@ -170,6 +179,7 @@ def train_stack(
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
         loop: What is done beside the optimizers' steps; by default nothing.
+        metric: As for `train`.
     """
     loop = loop or Loop()
     orders = {id(replica.order): replica.order for replica in replicas}
@@ -212,7 +222,7 @@ def train_stack(
             if not curve[step].isfinite().any():
                 break
     with autocast(loop, device):
-        return _outcome(model, curve, data, device)
+        return _outcome(model, curve, data, device, metric)
 
 
 def _steppers(model: Model, replicas: Sequence[Replica]) -> list[Stepper]:
@@ -258,25 +268,36 @@ def _logits(model: Model, x: Shaped[Tensor, "members batch *shape"]) -> Float[Te
     return model(x[0] if len(x) == 1 else x).flatten(0, -2)
 
 
-def _outcome(model: Model, curve: Float[Tensor, "steps members"], data: Dataset, device: torch.device | str) -> Outcome:
+def _outcome(
+    model: Model,
+    curve: Float[Tensor, "steps members"],
+    data: Dataset,
+    device: torch.device | str,
+    metric: Metric | None,
+) -> Outcome:
     finite = curve.isfinite().int().cummin(0).values.bool()
-    test_loss, test_accuracy = _evaluate(model, data, curve.shape[1], device)
+    test_loss, test_accuracy, measured = _evaluate(model, data, curve.shape[1], device, metric)
     survived = finite[-1] & test_loss.isfinite()
+    if metric is not None:
+        survived = survived & measured.isfinite()
     return Outcome(
         curve=curve.where(finite, torch.nan).T.cpu().numpy(),
         diverged_at=finite.sum(0).where(~survived, -1).cpu().numpy(),
         test_loss=test_loss.where(survived, torch.nan).cpu().numpy(),
         test_accuracy=test_accuracy.where(survived, torch.nan).cpu().numpy(),
+        metric=measured.where(survived, torch.nan).cpu().numpy(),
     )
 
 
 @torch.no_grad()
 def _evaluate(
-    model: Model, data: Dataset, members: int, device: torch.device | str
-) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"]]:
+    model: Model, data: Dataset, members: int, device: torch.device | str, metric: Metric | None
+) -> tuple[Float[Tensor, " members"], Float[Tensor, " members"], Float[Tensor, " members"]]:
+    """Test loss, share of right answers, and the metric's mean over batches by their samples (NaN without one)."""
     model.eval()
     loss = torch.zeros(members, device=device)
     correct = torch.zeros(members, device=device)
+    measured = torch.zeros(members, dtype=torch.float64, device=device)
     samples = min(_EVAL_SAMPLES, max(1, _EVAL_POSITIONS // model.positions))
     for x, y in zip(data.test_x.split(samples), data.test_y.split(samples), strict=True):
         x, y = x.to(device).expand(members, *x.shape), y.to(device)
@@ -284,11 +305,17 @@ def _evaluate(
         targets = y.flatten().repeat(members)
         loss += F.cross_entropy(logits, targets, reduction="none").view(members, -1).sum(1)
         correct += (logits.argmax(1) == targets).view(members, -1).sum(1)
-    return loss / data.test_y.numel(), correct / data.test_y.numel()
+        if metric is not None:
+            # One member at a time: a metric may be any code, and the forward pass is what takes long.
+            of_members = logits.unflatten(0, (members, *y.shape))
+            values = [metric(output, y) for output in of_members]
+            measured += len(y) * torch.tensor(values, dtype=torch.float64, device=device)
+    measured = measured / len(data.test_y) if metric is not None else measured.fill_(torch.nan)
+    return loss / data.test_y.numel(), correct / data.test_y.numel(), measured
 
 
 def _fields(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    return outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy
+    return outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy, outcome.metric
 
 
 def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:

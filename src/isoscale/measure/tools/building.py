@@ -15,6 +15,7 @@ from isoscale.graph.unwrapping import without_wrappers
 from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import Batch, seeded
 from isoscale.models.base import seeding
+from isoscale.training.memory import is_out_of_memory
 
 Factory = Callable[..., nn.Module]
 
@@ -32,8 +33,15 @@ def build(make_model: Factory, seed: int, **sizes: Any) -> nn.Module:
             takes_seed = True
     if takes_seed:
         sizes = {**sizes, "seed": seed}
-    with seeded(seed), seeding(seed):
-        model = make_model(**sizes)
+    try:
+        # Parameters that are made in a caller's `inference_mode` never get a gradient.
+        with seeded(seed), seeding(seed), torch.inference_mode(False):
+            model = make_model(**sizes)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        of_size = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != "seed")
+        raise InvalidValueError(f"there is no memory for the network of {of_size}: leave out that size") from error
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"`make_model` must return a torch.nn.Module, got {model!r}")
     # What is compiled or checkpointed can neither be looked into nor differentiated in every way.

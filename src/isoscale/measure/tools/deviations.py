@@ -353,6 +353,9 @@ class Deviations:
                     left.append(powers[quantity].slope.exponent + shift - promise[quantity])
             if gradient is not None:
                 left.append(gradient.off + shifts[GAIN])
+            # Vectors do alike wherever they are: what becomes of it tells on what they act.
+            elif not role.decays and GRADIENT in powers:
+                left.append(powers[GRADIENT].slope.exponent - promise[GRADIENT])
             changes = any(abs(shift) > self.thresholds.tolerance for shift in shifts.values())
             if changes and all(abs(value) <= self.thresholds.tolerance for value in left):
                 return role

@@ -150,8 +150,10 @@ def descend(
     x, y = batch
     for optimizer in optimizers:
         optimizer.zero_grad()
-    loss = one_number(loss_fn(model(x), y))
-    loss.backward()
+    # A caller's `no_grad` or `inference_mode` must not switch the gradient off.
+    with torch.inference_mode(False), torch.enable_grad():
+        loss = one_number(loss_fn(model(x), y))
+        loss.backward()
     for optimizer in optimizers:
         optimizer.step()
     return float(loss.detach())

@@ -103,10 +103,13 @@ def _row_of(entry: TensorPlan, role: Role) -> Role:
 
 
 def _in_depth(rule: Rule, entry: TensorPlan, role: Role) -> Powers:
-    if not role.in_branch:
-        return dict.fromkeys(QUANTITIES, 0.0)
     table = rule.depth
     row = FAMILIES[entry.optimizer]
+    if role is Role.STREAM_VECTOR:
+        # As many as blocks, each of which acts on what reaches the output as it is.
+        return _all(0.0, table.stream, table.stream - (row.answer == "linear"), 1.0)
+    if not role.in_branch:
+        return dict.fromkeys(QUANTITIES, 0.0)
     # Where a norm follows the branch's last linear layer, that carries the multiplier.
     ends = entry.carries
     multiplier = table.branch if ends else 0.0

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from isoscale.errors import InvalidValueError
+from isoscale.extras import needed
 from isoscale.runs import worker
 from isoscale.runs.engines import cluster_view
 from isoscale.runs.engines.cluster_view import View, within
@@ -234,9 +235,7 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # The way of Ray's next versions: a task without GPUs does not have them hidden.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with needed("ray", by="`engine` 'ray'"):
         import ray
         import ray.exceptions
-    except ImportError as error:
-        raise InvalidValueError("`engine` 'ray' needs Ray: pip install 'isoscale[ray]'") from error
     return ray

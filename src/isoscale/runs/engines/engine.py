@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
-from isoscale.checks import whole
+from isoscale.checks import usable_device, whole
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.runs.engines.local import LocalEngine, cores
 from isoscale.runs.record import TrialRecord
@@ -34,7 +34,13 @@ class Engine(Protocol):
         ...
 
     def result(self, future: concurrent.futures.Future) -> list[TrialRecord]:
-        """The trials of a finished shard; raises `WorkerLostError` if the worker died, else what it raised."""
+        """The trials of a finished shard.
+
+        Raises:
+            WorkerLostError: The worker died.
+            NotStartedError: No worker took it.
+            Exception: What the worker raised.
+        """
         ...
 
     def repair(self) -> None:
@@ -148,10 +154,7 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    usable_device(device)
     return device
 
 

@@ -16,15 +16,21 @@ from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_int64
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from pebble import ProcessExpired, ProcessPool
-
+from isoscale.errors import ClusterError
+from isoscale.extras import needed
 from isoscale.runs import interrupts, worker
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.trainers.registry import Work
 
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
 _CLAIM_SECONDS = 0.05
+
+# How many pools may die one after the other without one process that took a shard.
+_MOST_STARTS = 10
 
 _progress: Any = None
 _claimed: _Claim | None = None
@@ -32,6 +38,10 @@ _claimed: _Claim | None = None
 
 class WorkerLostError(Exception):
     """The process that ran a shard died; the shard itself may be all right."""
+
+
+class NotStartedError(Exception):
+    """No process ever had the shard: whatever died, it was not the shard's doing."""
 
 
 class LocalEngine:
@@ -55,6 +65,7 @@ class LocalEngine:
         # One counter per shard, written by its worker alone and without a lock: a killed worker cannot hold one.
         self._counters = multiprocessing.get_context("spawn").RawArray(c_int64, shards)
         self._futures: set[concurrent.futures.Future] = set()
+        self._vain_starts = 0
         self._pool = self._new_pool()
 
     @property
@@ -79,10 +90,15 @@ class LocalEngine:
 
         Raises:
             WorkerLostError: Its worker died.
+            NotStartedError: No worker took it.
             TimeoutError: It heard no time limit, and its worker was ended.
             Exception: What the worker raised.
         """
+        from pebble import ProcessExpired
+
         self._futures.discard(future)
+        if not isinstance(future.exception(), BrokenProcessPool):
+            self._vain_starts = 0
         try:
             return future.result()
         except TimeoutError as error:
@@ -90,15 +106,24 @@ class LocalEngine:
         except ProcessExpired as error:
             raise WorkerLostError(f"worker process died (exit code {error.exitcode})") from error
         except BrokenProcessPool as error:
-            raise WorkerLostError("worker process died before it took a shard") from error
+            raise NotStartedError from error
 
     def repair(self) -> None:
         """Start a new pool if pebble gave up this one, as it does when a worker dies while none has a shard.
 
         Call it now and then while waiting.
+
+        Raises:
+            ClusterError: Workers die again and again before they take a shard.
         """
         if self._pool.active:
             return
+        self._vain_starts += 1
+        if self._vain_starts == _MOST_STARTS:
+            raise ClusterError(
+                f"the worker processes died {_MOST_STARTS} times before one of them took a shard. What finished is "
+                "kept. See what ends them (memory, a limit on processes), then run the same command again"
+            )
         self._pool.join()
         for future in self._futures:
             if not future.done():
@@ -121,6 +146,9 @@ class LocalEngine:
         self._locks.cleanup()
 
     def _new_pool(self) -> ProcessPool:
+        with needed("sweep", by="the local engine"):
+            from pebble import ProcessPool
+
         return ProcessPool(
             min(self.workers, self._shards),
             context=_Spawn(),

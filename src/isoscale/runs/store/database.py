@@ -7,7 +7,7 @@ import os
 import shlex
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isoscale.errors import StoreError
@@ -18,12 +18,16 @@ from isoscale.runs.store import schema
 LOCK_SECONDS = 60.0
 _LOCK_POLL_SECONDS = 0.003
 
+# The low byte of SQLite's error codes is the error; what is above says only where it came from.
+_PRIMARY = 0xFF
+
 
 class Database:
     """A store file, open, its tables created if the file was empty.
 
     Args:
         path: The file, on a local disk.
+        read_only: The file stays as it is, down to its schema, and may be one that cannot be written.
 
     Attributes:
         path: The same.
@@ -33,19 +37,48 @@ class Database:
         StoreError: The file cannot be opened or written, is no store, or has another schema.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.path = Path(path)
         with self.errors():
-            self.connection = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)
-            try:
-                self._set_up()
-            except BaseException:
-                self.connection.close()
+            if read_only:
+                self._open_for_reading()
+            else:
+                self._open(self.path, self._set_up)
+
+    def _open(self, name: str | Path, set_up: Callable[[], None], **options: bool) -> None:
+        self.connection = sqlite3.connect(name, timeout=LOCK_SECONDS, isolation_level=None, **options)
+        try:
+            # A store comes from anywhere: functions that its schema names are not to run.
+            self.connection.execute("PRAGMA trusted_schema = OFF")
+            set_up()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _open_for_reading(self) -> None:
+        uri = self.path.absolute().as_uri()
+        try:
+            # With mode=ro, SQLite would leave files of its own beside a store that it can write.
+            self._open(f"{uri}?mode=rw", self._set_up_reading, uri=True)
+            return
+        except sqlite3.OperationalError as error:
+            is_unwritable = error.sqlite_errorcode & _PRIMARY in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+            if not is_unwritable or not self.path.is_file():
                 raise
+            log = Path(f"{self.path}-wal")
+            if log.exists() and log.stat().st_size:
+                raise StoreError(
+                    f"cannot read the store `{self.path}`: its newest trials stand in `{log}`, which SQLite reads only "
+                    "where it can write beside it. Copy both files to one folder of your own"
+                ) from error
+        # SQLite shares a store through files beside it, and there can be none. Nor can there be anybody who writes.
+        self._open(f"{uri}?immutable=1", self._set_up_reading, uri=True)
+
+    def _set_up_reading(self) -> None:
+        schema.cover(self.connection, self.path)
+        self.connection.execute("PRAGMA query_only = ON")
 
     def _set_up(self) -> None:
-        # A store comes from anywhere: functions that its schema names are not to run.
-        self.connection.execute("PRAGMA trusted_schema = OFF")
         if not schema.is_current(self.connection):  # else nobody waits for those who write
             # One transaction: another driver may be creating the same file right now.
             with self.transaction():
@@ -81,8 +114,7 @@ class Database:
                     self.connection.execute(statement)
                     return
                 except sqlite3.OperationalError as error:
-                    # The low byte is the error; what is above says only where it came from.
-                    is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                    is_busy = error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_BUSY
                     if not is_busy or time.monotonic() > end:
                         raise
                 time.sleep(_LOCK_POLL_SECONDS)

@@ -16,6 +16,7 @@ import numpy as np
 
 from isoscale.checks import whole
 from isoscale.errors import InvalidValueError, StoreError
+from isoscale.extras import needed
 from isoscale.files import replacing
 from isoscale.runs.record import DamagedRowError, TrialRecord
 
@@ -62,13 +63,9 @@ def _csv(rows: Iterator[dict[str, Any]], path: Path) -> int:
 
 
 def _parquet(rows: Iterator[dict[str, Any]], path: Path) -> int:
-    try:
+    with needed("parquet", by="Parquet"):
         import pyarrow as pa
         from pyarrow import parquet
-    except ImportError as error:
-        raise InvalidValueError(
-            "Parquet needs pyarrow: pip install 'isoscale[parquet]'. CSV and NetCDF need nothing more"
-        ) from error
     columns = []
     for name in COLUMNS:
         if name in _WHOLES:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import re
 import socket
+import sqlite3
 import time
-from pathlib import Path
 
+from isoscale.extras import needed
 from isoscale.runs.store.database import Database
 
 # A lease is dead when its heartbeat has stood still that long by the watcher's own clock: no two machines' clocks,
 # and no clock that was set back, are ever compared.
 LEASE_SECONDS = 30.0
+
+# How far apart two answers to "when did this process start?" may be.
+_ROUNDED_SECONDS = 2
+
+# Host, process, its start, and which driver in it; what is no text reads as U+FFFD.
+_OWNER = re.compile(r"(?P<host>[^\ufffd]*):(?P<pid>[0-9]+):(?P<started>[0-9]+):[0-9]+", re.DOTALL)
 
 # Two drivers in one process are two owners.
 _serial = itertools.count()
@@ -23,18 +32,23 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        pid = os.getpid()
-        self._owner = f"{socket.gethostname()}:{pid}:{_started(pid)}:{next(_serial)}"
+        self._number = next(_serial)
         # Of each shard that another holds: its owner, its heartbeat, and since when both stand still.
         self._seen: dict[str, tuple[str, int, float]] = {}
+
+    @functools.cached_property
+    def _owner(self) -> str:
+        # Asked for by the first lease: who only reads a store needs no psutil.
+        pid = os.getpid()
+        return f"{socket.gethostname()}:{pid}:{_started(pid)}:{self._number}"
 
     def acquire(self, shard: str) -> bool:
         """Take the lease of a shard, if it is free, ours, or its owner is gone."""
         db = self._database.connection
         with self._database.errors(), self._database.transaction():
-            row = db.execute("SELECT owner, beat FROM leases WHERE shard = ?", (shard,)).fetchone()
+            row = db.execute("SELECT CAST(owner AS BLOB), beat FROM leases WHERE shard = ?", (shard,)).fetchone()
             if row is not None:
-                owner, heartbeat = row
+                owner, heartbeat = _text(row[0]), row[1]
                 if owner != self._owner and not self._is_dead(shard, owner, heartbeat):
                     return False
             db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, 0)", (shard, self._owner))
@@ -57,9 +71,12 @@ class Leases:
             self._database.connection.execute(statement, arguments)
 
     def _is_dead(self, shard: str, owner: str, heartbeat: int) -> bool:
-        host, pid, started, _ = owner.rsplit(":", 3)
-        if host == socket.gethostname() and _started(int(pid)) != started:
-            return True
+        named = _OWNER.fullmatch(owner)
+        # The owner of a damaged lease cannot be asked for; it cannot show itself either.
+        if named and named["host"] == socket.gethostname():
+            started = _started(int(named["pid"]))
+            if not _is_same(started, named["started"]):
+                return True
         last_owner, last_heartbeat, since = self._seen.get(shard, ("", -1, 0.0))
         if (owner, heartbeat) != (last_owner, last_heartbeat):
             self._seen[shard] = (owner, heartbeat, time.monotonic())
@@ -67,25 +84,37 @@ class Leases:
         return time.monotonic() - since > LEASE_SECONDS
 
 
+def faults(db: sqlite3.Connection) -> list[str]:
+    """Which leases are not what a driver writes."""
+    found = []
+    for shard, owner in db.execute("SELECT CAST(shard AS BLOB), CAST(owner AS BLOB) FROM leases"):
+        if not _OWNER.fullmatch(_text(owner)):
+            found.append(f"the lease of shard {_text(shard)} is damaged: its owner {_text(owner)!r} is no process")
+    return found
+
+
+def _text(stored: bytes) -> str:
+    """What may be damaged, as far as it is text."""
+    return stored.decode("utf-8", "replace")
+
+
 def _started(pid: int) -> str:
-    """When a process of this machine started, "" if it is gone: a number used again is another process."""
+    """When a process of this machine started, in seconds, "" if it is gone."""
+    with needed("sweep", by="keeping trials in a store"):
+        import psutil
+
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return "" if Path("/proc").is_dir() else _signalled(pid)
-    # The name of the program, in parentheses, may hold anything; what follows it is split by spaces.
-    state, *fields = status.rsplit(")", 1)[1].split()
-    if state in "ZX":
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return str(round(process.create_time()))
+    except psutil.Error:
         return ""
-    return fields[18]
 
 
-def _signalled(pid: int) -> str:
-    """The same without /proc: alive or gone is all that can be told."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "alive"
+def _is_same(started: str, then: str) -> bool:
+    """Whether two starts of one number are of one process: a number used again is another process."""
+    if not started:
+        return False
+    # The system counts from a boot whose time of day it rounds, and not always the same way.
+    return abs(int(started) - int(then)) <= _ROUNDED_SECONDS

@@ -12,6 +12,7 @@ from typing import Any
 
 from isoscale.errors import InvalidValueError
 from isoscale.runs.record import COLUMNS, DamagedRowError, TrialRecord, from_row
+from isoscale.runs.store import leases
 
 _COLUMNS = (*COLUMNS, "checksum")
 _ROW = ", ".join(_COLUMNS)
@@ -106,7 +107,17 @@ def rows(db: sqlite3.Connection, keys: Iterable[str]) -> Iterator[tuple]:
     # Keys are hashes: rows in the order of their numbers are read from one end of the file to the other.
     numbers = "SELECT wanted.rowid FROM trials AS wanted WHERE wanted.key IN (SELECT value FROM json_each(?))"
     query = f"SELECT {_ROW} FROM trials WHERE rowid IN ({numbers})"
-    yield from db.execute(query, (json.dumps(list(keys)),))
+    # The cursor itself: a generator around it, kept alive by an error, would close it after its database.
+    return db.execute(query, (json.dumps(list(keys)),))
+
+
+def check_index(db: sqlite3.Connection) -> None:
+    """Raise DamagedRowError unless the index of keys leads to every trial: one that it misses would be kept twice."""
+    entry = "SELECT 1 FROM trials AS entry INDEXED BY sqlite_autoindex_trials_1"
+    is_led_to = f"EXISTS ({entry} WHERE entry.key = trials.key AND entry.rowid = trials.rowid)"
+    missed = db.execute(f"SELECT key FROM trials NOT INDEXED WHERE NOT {is_led_to}").fetchone()
+    if missed:
+        raise DamagedRowError(f"the index of its trials is damaged: it does not lead to trial {missed[0]}")
 
 
 def record(db: sqlite3.Connection, trials: Iterable[TrialRecord]) -> None:
@@ -118,7 +129,7 @@ def record(db: sqlite3.Connection, trials: Iterable[TrialRecord]) -> None:
 def select(db: sqlite3.Connection, chosen: Filter) -> Iterator[tuple]:
     """Rows of the trials that a filter takes, in the order in which they came."""
     condition, arguments = chosen.condition()
-    yield from db.execute(f"SELECT {_ROW} FROM trials WHERE {condition} ORDER BY rowid", arguments)
+    return db.execute(f"SELECT {_ROW} FROM trials WHERE {condition} ORDER BY rowid", arguments)
 
 
 def count(db: sqlite3.Connection, chosen: Filter) -> int:
@@ -190,6 +201,7 @@ def faults(db: sqlite3.Connection) -> list[str]:
                 from_row(row).settings()
             except DamagedRowError as error:
                 found.append(str(error))
+        found += leases.faults(db)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # damage that even the check cannot walk past
         return [str(error)]
     return found

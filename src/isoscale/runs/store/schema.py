@@ -33,6 +33,7 @@ CREATE TABLE leases (
 
 # From the schema before: the checksum of a row without numbers is what it was.
 _UPGRADES = {2: "ALTER TABLE trials ADD COLUMN numbers TEXT NOT NULL DEFAULT ''"}
+_COVERS = {2: "CREATE TEMP VIEW trials AS SELECT rowid AS rowid, *, '' AS numbers FROM main.trials"}
 
 
 def is_current(db: sqlite3.Connection) -> bool:
@@ -56,6 +57,35 @@ def create(db: sqlite3.Connection, path: object) -> None:
             db.execute(statement)
         db.execute(f"PRAGMA user_version = {SCHEMA}")
         return
+    found = _known(db, path, objects)
+    if found != SCHEMA:
+        db.execute(_UPGRADES[found])
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def cover(db: sqlite3.Connection, path: object) -> None:
+    """Give an empty file, or one of the schema before, the tables of this one for this connection alone.
+
+    Args, Raises: As for `create`.
+    """
+    objects = _objects(db)
+    db.execute("PRAGMA temp_store = MEMORY")
+    if not objects:
+        for statement in TABLES.split(";"):
+            db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        return
+    found = _known(db, path, objects)
+    # SQLite looks for a name among what is temporary first.
+    if found != SCHEMA:
+        db.execute(_COVERS[found])
+
+
+def _known(db: sqlite3.Connection, path: object, objects: list[tuple[str, str]]) -> int:
+    """The schema of a store that this isoscale reads.
+
+    Raises:
+        StoreError: It is none.
+    """
     found = _version(db)
     if not found or not _is_store(objects):
         raise StoreError(f"`{path}` is a database of something else: choose another file with --store")
@@ -64,14 +94,12 @@ def create(db: sqlite3.Connection, path: object) -> None:
             f"`{path}` was written by a newer isoscale (store schema {found}, this one reads {SCHEMA}): "
             "upgrade isoscale, or choose another file with --store"
         )
-    if found in _UPGRADES:
-        db.execute(_UPGRADES[found])
-        db.execute(f"PRAGMA user_version = {SCHEMA}")
-    elif found < SCHEMA:
+    if found < SCHEMA and found not in _UPGRADES:
         raise StoreError(
             f"`{path}` was written by an older isoscale (store schema {found}, this one reads {SCHEMA}): "
             "choose another file with --store, and the same sweep runs again"
         )
+    return found
 
 
 def _version(db: sqlite3.Connection) -> int:

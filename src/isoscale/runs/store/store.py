@@ -35,17 +35,21 @@ class Store:
     Args:
         path: The SQLite file, on a local disk (SQLite's write-ahead log does not work on network ones).
         must_exist: Raise if there is no such file, instead of creating it.
+        read_only: Only read: the file must be there, stays as it is, and may be one that cannot be written.
 
     Raises:
         StoreError: The file cannot be opened or written, is no store, or has another schema.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False, read_only: bool = False) -> None:
+        must_exist = must_exist or read_only
         if must_exist and not os.path.exists(path):  # Path.exists raises on a name that is too long
             raise StoreError(f"there is no store `{path}`")
-        self._database = Database(path)
+        self._database = Database(path, read_only=read_only)
         self._db = self._database.connection
         self._leases = Leases(self._database)
+        # Where nothing is written, nothing can be kept twice.
+        self._is_index_checked = read_only
         self.path = self._database.path
 
     def close(self) -> None:
@@ -64,12 +68,16 @@ class Store:
         Raises:
             StoreError: One of them is damaged.
         """
-        found = set()
+        wanted = set(keys)
+        known, found = set(), set()
         with self._database.errors():
-            for row in queries.rows(self._db, keys):
+            for row in queries.rows(self._db, wanted):
                 verify(row)
+                known.add(row[_KEY])
                 if row[_STATUS] != "failed":
                     found.add(row[_KEY])
+            if known != wanted:
+                self._check_index()
         return found
 
     def read(self, keys: Iterable[str]) -> list[TrialRecord]:
@@ -95,6 +103,12 @@ class Store:
         """Write trials, all or none; those already finished stay as they are."""
         with self._database.errors(), self._database.transaction():
             queries.record(self._db, trials)
+
+    def _check_index(self) -> None:
+        """Once: what the index of keys misses would run again, and stand in the store twice."""
+        if not self._is_index_checked:
+            queries.check_index(self._db)
+            self._is_index_checked = True
 
     # --- maintenance ----------------------------------------------------------------------------------------
     def summary(self) -> list[Summary]:
@@ -142,9 +156,10 @@ class Store:
         with contextlib.ExitStack() as stack:
             others = []
             for path in paths:
-                other = stack.enter_context(Store(path, must_exist=True))
+                other = stack.enter_context(Store(path, read_only=True))
                 others.append((str(other.path), other.trials()))
             with self._database.errors(), self._database.transaction():
+                self._check_index()
                 return merge.merge(self._db, others)
 
     def prune(self, chosen: Filter) -> int:

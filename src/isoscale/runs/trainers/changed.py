@@ -36,7 +36,7 @@ def settled(plan: Sequence[AnyShard], store: str | os.PathLike[str], *, reuse: b
     foreign = [shard for shard in plan if isinstance(shard, ForeignShard)]
     if not foreign:
         return plan
-    with Store(store) as opened:
+    with Store(store, read_only=True) as opened:
         finished = opened.finished([shard.id for shard in foreign])
         left = [shard for shard in foreign if shard.id not in finished]
         earlier = _earlier(opened, {shard.program.name for shard in left})

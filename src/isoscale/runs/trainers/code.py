@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isoscale.errors import DataError, InvalidValueError
+from isoscale.extras import needed
 from isoscale.runs.trainers import fingerprint
 from isoscale.user_code import described, digest_of_file, load
 
@@ -80,7 +81,8 @@ def handed(name: str, source: str, value: Any) -> Code:
     Raises:
         InvalidValueError: It cannot be sent to a worker.
     """
-    import cloudpickle
+    with needed("sweep", by="sending a function to a worker"):
+        import cloudpickle
 
     try:
         pickled = cloudpickle.dumps(value)

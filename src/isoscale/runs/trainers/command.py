@@ -32,6 +32,7 @@ _NOT_FINITE = re.compile(r"(?<![\w.])[-+]?(?:nan|inf(?:inity)?)(?!\w)", re.IGNOR
 _STAND_IN = "3.14159265358979"
 
 # Reads the program's group, then waits for a word: none comes if the process that started it is gone, however it went.
+_SHELL = "/bin/sh"
 _GUARD = 'read -r group; read -r word || [ -z "$group" ] || kill -s KILL -- "-$group"'
 
 
@@ -121,8 +122,7 @@ class CommandProgram:
                 tell(process.pid)
                 return process.wait(seconds)
             except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                end_group(process.pid)
                 process.wait()
                 raise
 
@@ -149,11 +149,29 @@ def _environment(device: str) -> dict[str, str]:
     return environment
 
 
+def end_group(leader: int) -> None:
+    """Kill a process and all that it started: its group, or where there are no groups its children and theirs."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
+        return
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(leader)
+        for member in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
 @contextlib.contextmanager
 def _guard() -> Iterator[Callable[[int], None]]:
     """A process that kills the group it is told of if this process ends before the block does."""
+    if not os.path.exists(_SHELL):  # Windows, where a killed worker's program runs to its own end
+        yield lambda group: None
+        return
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        [_SHELL, "-c", _GUARD], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     assert watcher.stdin is not None
     pipe = watcher.stdin

@@ -10,9 +10,12 @@ from isoscale.data import Dataset
 from isoscale.errors import DataError, InvalidValueError
 from isoscale.runs import shards as shards_
 from isoscale.runs import worker
+from isoscale.runs.keys import Metric
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
+from isoscale.runs.trainers import foreign
+from isoscale.runs.trainers.code import code
 from isoscale.runs.trial import Trial
 from isoscale.training import Outcome, train
 
@@ -20,13 +23,13 @@ from isoscale.training import Outcome, train
 def shards(spec: Sweep, data: str | None) -> list[Shard]:
     """The shards of a sweep, after its data and model were seen to be usable."""
     source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
-    batch_size = max(spec.batch_sizes, default=spec.batch_size)
+    batch_size = spec.largest_batch
     if batch_size > len(dataset.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(dataset.train_x)} training samples of {dataset.name}, "
             f"got {batch_size}"
         )
-    return shards_.make(spec, source)
+    return shards_.make(spec, source, _metric(spec))
 
 
 def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> Trial:
@@ -34,7 +37,11 @@ def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -
     source, dataset = worker.source(spec.dataset, data, tuple(spec.dataset_args.items()), spec.model)
     settings = dict(cell)
     lr, seed = settings.pop("lr"), settings.pop("seed")
-    return Trial(shards_.config_of(spec, **settings), lr, seed, source, dataset, device)
+    return Trial(shards_.config_of(spec, **settings), lr, seed, source, dataset, device, _metric(spec))
+
+
+def _metric(spec: Sweep) -> Metric | None:
+    return None if spec.metric is None else Metric(spec.quantity.name, code(spec.metric))
 
 
 def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None) -> list[TrialRecord]:
@@ -45,8 +52,20 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
         InvalidValueError: A model or batch size that cannot be.
     """
     data = load(shard)
-    outcome = train(shard.config, shard.members, data, plan=shard.plan, device=device, progress=progress)
+    metric = None if shard.metric is None else _measuring(shard.metric)
+    outcome = train(shard.config, shard.members, data, plan=shard.plan, metric=metric, device=device, progress=progress)
     return _records(shard, outcome, device)
+
+
+def _measuring(metric: Metric) -> Callable[[Any, Any], float]:
+    """The metric as a number.
+
+    Raises:
+        DataError: Its file is not what it was when the sweep began.
+    """
+    metric.code.check()
+    measure = metric.code.value()
+    return lambda output, y: foreign.as_number(measure(output, y), f"`metric` {metric.name} returned", "a metric")
 
 
 def load(shard: Shard) -> Dataset:
@@ -67,9 +86,13 @@ def load(shard: Shard) -> Dataset:
 
 def _records(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
     ran = json.dumps(worker.versions(device))
-    numbers = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy)
-    return [
-        worker.record(
+    arrays = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy, outcome.metric)
+    found = []
+    for member, curve, step, test_loss, test_accuracy, measured in zip(shard.members, *arrays, strict=True):
+        numbers = ""
+        if shard.metric is not None and step < 0:
+            numbers = json.dumps({shard.metric.name: float(measured)})
+        record = worker.record(
             shard,
             member,
             ran,
@@ -78,6 +101,7 @@ def _records(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
             curve=curve,
             test_loss=float(test_loss),
             test_accuracy=float(test_accuracy),
+            numbers=numbers,
         )
-        for member, curve, step, test_loss, test_accuracy in zip(shard.members, *numbers, strict=True)
-    ]
+        found.append(record)
+    return found

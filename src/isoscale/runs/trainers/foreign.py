@@ -251,9 +251,12 @@ def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
         "lr": cell["lr"],
         "seed": cell["seed"],
     }
-    # A length among several is the trial that it is alone.
-    if "steps" in cell:
-        found["steps"] = cell["steps"]
+    # A length among several is the trial that it is alone; and so is one that follows from another size.
+    if "steps" in cell or spec.budget_axis != "steps":
+        spent = spec.spending(cell)
+        found["steps"] = spent.steps
+        if "batch_size" not in found["sizes"]:
+            found["batch_size"] = spent.batch_size
     return found
 
 
@@ -278,7 +281,7 @@ def shard(
     sizes = cell["sizes"]
     # Where a listing of the store looks for them.
     identity |= {name: sizes[name] for name in ("width", "depth", "batch_size") if name in sizes}
-    spent = spec.spent(sizes.get("batch_size"), cell.get("steps"))
+    spent = spec.spent(sizes.get("batch_size", cell.get("batch_size")), cell.get("steps"))
     if spent != NO_BUDGET:
         identity["budget"] = spent.canonical()
     identity |= {"trainer": program.kind, "model": program.name, "version": spec.version or "", "source": source}
@@ -320,8 +323,8 @@ def measured(value: object, what: str, curve: list[float], axes: Mapping[str, An
     return Outcome(curve=curve, numbers=found)
 
 
-def as_number(value: object, what: str) -> float:
-    """A loss as a number: a plain one, or a tensor or array of one element.
+def as_number(value: object, what: str, noun: str = "a loss") -> float:
+    """A loss, or what else should be one, as a number: a plain one, or a tensor or array of one element.
 
     Raises:
         InvalidTypeError: Anything else.
@@ -332,13 +335,13 @@ def as_number(value: object, what: str) -> float:
     shape = getattr(value, "shape", None)
     if shape is not None and hasattr(value, "item"):
         if math.prod(shape) != 1:
-            raise InvalidTypeError(f"{what} a tensor of shape {tuple(shape)}: a loss is one number")
+            raise InvalidTypeError(f"{what} a tensor of shape {tuple(shape)}: {noun} is one number")
         # Of a tensor that requires grad this is its value all the same.
         value = value.item()  # pyrefly: ignore[missing-attribute]
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         shown = repr(value)
         shown = shown if len(shown) < 80 else f"{shown[:80]}..."
-        raise InvalidTypeError(f"{what} {shown}: a loss is one number")
+        raise InvalidTypeError(f"{what} {shown}: {noun} is one number")
     return float(value)
 
 

@@ -32,6 +32,9 @@ from isoscale.training.precision import autocast
 from isoscale.training.torch_optimizers import optimizers
 from isoscale.user_code import described
 
+# More held-out batches than that are most likely the training's, which have no end.
+_MOST_HELD_OUT = 20_000
+
 
 def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
     """The trials of a sweep, each a shard.
@@ -54,7 +57,9 @@ def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -
 
 def _settings(spec: Sweep, program: ModuleProgram) -> dict[str, Any]:
     """What determines a trial beside its axes: here the base does, which isoscale's own loop makes."""
-    return called_with(spec) | {"base": dict(program.base), "loop": program.loop.canonical()}
+    settings = called_with(spec) | {"base": dict(program.base), "loop": program.loop.canonical()}
+    # Its source is the program's; without a metric a trial is another one, and not one of earlier code.
+    return settings if program.metric is None else settings | {"metric": program.metric_name}
 
 
 def _program(spec: Sweep, data: str | None) -> ModuleProgram:
@@ -77,6 +82,8 @@ def _program(spec: Sweep, data: str | None) -> ModuleProgram:
         held_out=held_out,
         base=base,
         loop=spec.loop,
+        metric=None if spec.metric is None else code(spec.metric),
+        metric_name=spec.quantity.name,
     )
 
 
@@ -136,10 +143,10 @@ def _of_dataset(spec: Sweep, data: str | None) -> tuple[Code, Code]:
     if not isinstance(name, str):
         name, folder = "arrays", str(worker.kept(name))
     found = worker.read(name, folder, args)
-    if spec.batch_size > len(found.train_x):
+    if spec.largest_batch > len(found.train_x):
         raise InvalidValueError(
             f"`batch_size` must be at most the {len(found.train_x)} training samples of {spec.dataset_name}, "
-            f"got {spec.batch_size}"
+            f"got {spec.largest_batch}"
         )
     # Keys from before batches went on through a step are those of one batch a step.
     many = str(spec.accumulate) if spec.accumulate > 1 else ""
@@ -258,6 +265,7 @@ class ModuleProgram:
         make, batches, loss_fn, held_out: The user's.
         base: Sizes at which the rules change nothing.
         loop: What is done beside the optimizer's steps.
+        metric, metric_name: What trials are judged by instead of the loss, and what it is called; None if by the loss.
     """
 
     make: Code
@@ -266,6 +274,8 @@ class ModuleProgram:
     held_out: Code | None
     base: Mapping[str, Any]
     loop: Loop
+    metric: Code | None = None
+    metric_name: str = ""
 
     kind = "module"
 
@@ -280,8 +290,8 @@ class ModuleProgram:
         return fingerprint.of_value([one.source for one in self._codes()])
 
     def _codes(self) -> list[Code]:
-        codes = [self.make, self.batches, self.loss_fn]
-        return codes if self.held_out is None else [*codes, self.held_out]
+        optional = [one for one in (self.held_out, self.metric) if one is not None]
+        return [self.make, self.batches, self.loss_fn, *optional]
 
     def trial(self, trial: HandedTrial) -> ModuleTrial:
         """The parts of a trial."""
@@ -291,7 +301,14 @@ class ModuleProgram:
         """Train the model (`foreign.Program.run`)."""
         for one in self._codes():
             one.check()
-        return calls.outcome(self._train, self.name, trial, log, seconds, count)
+        return self.judged(calls.outcome(self._train, self.name, trial, log, seconds, count))
+
+    def judged(self, outcome: Outcome) -> Outcome:
+        """The outcome of a trial; diverged if its metric is not finite."""
+        value = outcome.numbers.get(self.metric_name, 0.0)
+        if outcome.status != "done" or math.isfinite(value):
+            return outcome
+        return Outcome(status="diverged", reason=f"`{self.metric_name}` is {value}", curve=outcome.curve)
 
     def _train(self, trial: HandedTrial) -> Generator[float, None, dict[str, float] | None]:
         parts = self.trial(trial)
@@ -342,19 +359,37 @@ class ModuleProgram:
 
     @torch.no_grad()
     def evaluated(self, model: nn.Module, parts: ModuleTrial) -> dict[str, float] | None:
-        """Mean loss over the held-out batches, by name; None if there are none."""
+        """Mean loss and metric over the held-out batches, by name; None if there are none.
+
+        Raises:
+            InvalidValueError: They have no end, or with a metric not a single one.
+            InvalidTypeError: The metric is no number.
+        """
         if self.held_out is None:
             return None
         model.eval()
         held_out, trial = self.held_out.value(), parts.handed
+        metric = None if self.metric is None else self.metric.value()
         found = held_out
         if callable(held_out):
             found = held_out(trial) if inspect.signature(held_out).parameters else held_out()
-        losses = []
+        losses, values = [], []
         for batch in found:
+            if len(losses) == _MOST_HELD_OUT:
+                raise InvalidValueError(f"`eval_batches` has no end: it has more than {_MOST_HELD_OUT:,} batches")
             x, y = (moved(one, trial.device) for one in _pair(batch))
-            losses.append(float(self.loss(model, parts, x, y)))
-        return {"test_loss": sum(losses) / len(losses) if losses else math.nan}
+            with autocast(self.loop, trial.device):
+                output = called(model, x)
+                losses.append(float(parts.loss(output, y)))
+                if metric is not None:
+                    value = metric(output, y)
+                    values.append(foreign.as_number(value, f"`metric` {self.metric_name} returned", "a metric"))
+        measured = {"test_loss": sum(losses) / len(losses) if losses else math.nan}
+        if metric is not None:
+            if not values:
+                raise InvalidValueError("`eval_batches` has no batch to measure the metric on")
+            measured[self.metric_name] = sum(values) / len(values)
+        return measured
 
 
 # --- batches ---

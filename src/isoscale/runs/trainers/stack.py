@@ -423,7 +423,7 @@ class _Group:
         self.stack.write(number, model)
         found = member.with_generators(lambda: program.evaluated(model, member.parts))
         axes = member.trial.sizes | member.trial.hyperparameters
-        return foreign.measured(found, f"{program.name} yielded no loss and returned", curve, axes)
+        return program.judged(foreign.measured(found, f"{program.name} yielded no loss and returned", curve, axes))
 
 
 def together(batches: Sequence[Any]) -> Any:

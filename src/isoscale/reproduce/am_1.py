@@ -1,0 +1,35 @@
+"""In plain conv nets the best learning rate falls with depth like L^-3/2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isoscale.reproduce import conditions, depth_laws
+from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NETWORKS = {"plain": depth_laws.plain()}
+PRESETS = {
+    "quick": Preset(minutes=0.6, settings=depth_laws.settings("quick", NETWORKS)),
+    "cpu": Preset(minutes=20, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS)),
+    "paper": Preset(minutes=60, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+}
+
+
+def decide(data: xr.Dataset) -> Ruling:
+    """-3/2."""
+    return ruling([conditions.exponent(data, "exponent, plain", depth_laws.CLAIMED)])
+
+
+CLAIM = Claim(
+    id="am-1",
+    alias="plain-nets",
+    sentence="In plain 2-D conv nets with circular padding the best learning rate is kappa L^-3/2.",
+    source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
+    rule=depth_laws.RULE,
+    presets=PRESETS,
+    measure=depth_laws.measure,
+    decide=decide,
+)

@@ -1,0 +1,36 @@
+"""The depth law holds with GELU as with ReLU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from isoscale.reproduce import conditions, depth_laws
+from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NETWORKS = {"relu": depth_laws.plain(), "gelu": depth_laws.plain(phi="gelu")}
+PRESETS = {
+    "quick": Preset(minutes=1.2, settings=depth_laws.settings("quick", NETWORKS)),
+    "cpu": Preset(minutes=35, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS)),
+    "paper": Preset(minutes=120, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+}
+
+
+def decide(data: xr.Dataset) -> Ruling:
+    """-3/2 with both activations."""
+    names = conditions.named(data, "exponent, ")
+    return ruling([conditions.exponent(data, name, depth_laws.CLAIMED) for name in names])
+
+
+CLAIM = Claim(
+    id="am-4",
+    alias="activation",
+    sentence="The exponent -3/2 of the depth law is the same with ReLU and with GELU.",
+    source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
+    rule=f"with both activations: {depth_laws.RULE}",
+    presets=PRESETS,
+    measure=depth_laws.measure,
+    decide=decide,
+)

@@ -1,0 +1,201 @@
+"""The page of a claim, largest preset first, and the index of all claims; written by the command itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoscale import report
+from isoscale.reproduce import registry
+from isoscale.reproduce.claim import PRESETS, Claim
+from isoscale.reproduce.measured import Quantity
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+Record = dict[str, Any]
+
+INDEX = "index.md"
+
+# A longer list of settings is written by its ends.
+_MOST = 10
+
+
+def write(
+    record: Record,
+    measured: xr.Dataset,
+    runs: pd.DataFrame | None,
+    figure: Figure,
+    folder: Path,
+) -> Path:
+    """Write one preset's files, the claim's page over all presets that lie there, and the index."""
+    claim = registry.get(record["claim"])
+    stem = f"{claim.id}-{record['preset']}"
+    files = report.images(stem, figure, pdf=True)
+    files[f"{stem}.csv"] = _csv(_tidy(measured))
+    if runs is not None:
+        files[f"{stem}-runs.csv.gz"] = gzip.compress(_csv(runs), mtime=0)
+    files[f"{stem}.json"] = json.dumps(_finite(record), indent=1).encode()
+    known = {entry["preset"]: entry for entry in records(folder, claim.id)}
+    known[record["preset"]] = record
+    page = render(claim, [known[preset] for preset in reversed(PRESETS) if preset in known])
+    files[f"{claim.id}.md"] = page.encode()
+    report.write_all(folder, files, flag="--out")
+    report.write_all(folder, {INDEX: index(folder).encode()}, flag="--out")
+    return folder / f"{claim.id}.md"
+
+
+def records(folder: Path, claim: str) -> list[Record]:
+    """What a folder holds of a claim, largest preset first."""
+    found = []
+    for preset in reversed(PRESETS):
+        path = folder / f"{claim}-{preset}.json"
+        if path.exists():
+            found.append(_infinite(json.loads(path.read_text())))
+    return found
+
+
+def index(folder: Path) -> str:
+    """The table of all claims: the verdict of the largest preset that lies in the folder, or that none was run."""
+    rows = []
+    for name in registry.names():
+        claim = registry.get(name)
+        found = records(folder, name)
+        label = f"[{claim.id}]({claim.id}.md)" if found else claim.id
+        verdict = found[0]["verdict"] if found else "not run yet"
+        preset = found[0]["preset"] if found else ""
+        rows.append((label, claim.alias, claim.sentence, preset, f"**{verdict}**" if found else verdict))
+    table = _table(("claim", "alias", "what is claimed", "preset", "verdict"), rows)
+    return (
+        "# The claims of the papers, and what was measured\n\n"
+        "`isoscale reproduce CLAIM` measures a claim by a protocol and decides it by a rule that its file states "
+        "beforehand; this page and all pages that it links are written by that command. A verdict is about the sizes "
+        "of its preset: `quick` checks that the command works and decides what small sizes can, `cpu` is for two "
+        "cores, `paper` has the papers' sizes and needs a GPU.\n\n"
+        f"{table}\n"
+    )
+
+
+def render(claim: Claim, found: Sequence[Record]) -> str:
+    """The page of a claim."""
+    lines = [f"# {claim.id.upper()} ({claim.alias})", "", f"> {claim.sentence}", "", f"Source: {claim.source}.", ""]
+    if claim.reading:
+        lines += [claim.reading, ""]
+    lines += [f"Decided by: {claim.rule}", ""]
+    for record in found:
+        lines += _section(claim, record)
+    lines += [f"All claims: [index]({INDEX}).", ""]
+    return "\n".join(lines)
+
+
+def _section(claim: Claim, record: Record) -> list[str]:
+    """One preset."""
+    stem = f"{claim.id}-{record['preset']}"
+    rows = []
+    for name, (value, low, high) in record["quantities"].items():
+        rows.append((name, report.with_ends(value, low, high, _form(value))))
+    conditions = [(part["name"], part["word"], part["why"]) for part in record["parts"]]
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    files = [f"[points and quantities]({stem}.csv)"]
+    if record["has_runs"]:
+        files.append(f"[all runs]({stem}-runs.csv.gz)")
+    return [
+        f"## Preset {record['preset']}: {record['verdict']}",
+        "",
+        f"![{claim.sentence}]({stem}.svg)",
+        "",
+        f"Figure as [PDF]({stem}.pdf) and [PNG]({stem}.png); {', '.join(files)} (CSV).",
+        "",
+        _table(("condition", "verdict", "measured, 95 % interval"), conditions),
+        "",
+        _table(("quantity", "value, 95 % interval"), rows),
+        "",
+        f"Protocol: {_protocol(record['settings'])}",
+        "",
+        f"Again: `isoscale reproduce {claim.id} --preset {record['preset']}`. "
+        f"It took {_duration(record['seconds'])} of processor time; {versions}.",
+        "",
+    ]
+
+
+def _form(value: float) -> str:
+    if value.is_integer():
+        return ".0f"
+    return ".3f" if 0.01 <= abs(value) < 1000 else ".2e"
+
+
+def _protocol(settings: Mapping[str, Any]) -> str:
+    said = []
+    for name, value in settings.items():
+        said.append(f"{name.replace('_', ' ')} {_said(value)}")
+    return "; ".join(said) + "."
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key} {_said(item)}" for key, item in value.items())
+        return f"({inside})"
+    if isinstance(value, (list, tuple)):
+        if len(value) > _MOST:
+            return f"{_said(value[0])} to {_said(value[-1])} ({len(value)})"
+        return ", ".join(_said(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [_row(columns), _row(["---"] * len(columns))]
+    lines += [_row(row) for row in rows]
+    return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def _tidy(measured: xr.Dataset) -> pd.DataFrame:
+    """Points and quantities, a row each."""
+    import pandas as pd
+
+    points = measured[["panel", "line", "x", "y", "y_low", "y_high"]].to_dataframe().reset_index(drop=True)
+    quantities = measured[list(Quantity._fields)].to_dataframe().reset_index()
+    named = quantities.rename(columns={"quantity": "line", "value": "y", "low": "y_low", "high": "y_high"})
+    return pd.concat([points, named.assign(panel="quantities")], ignore_index=True)[points.columns]
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, float_format="%.6g").encode()
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON does not have as text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _infinite(value: Any) -> Any:
+    """The numbers of `_finite` again."""
+    if isinstance(value, dict):
+        return {key: _infinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_infinite(item) for item in value]
+    if value in ("nan", "inf", "-inf"):
+        return float(value)
+    return value
