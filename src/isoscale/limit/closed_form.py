@@ -25,10 +25,10 @@ from isoscale.checks import check_memory, whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.activations import Phi
-from isoscale.limit.expectations import features_and_derivatives
 from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Size
 from isoscale.limit.noise import BasisNoise
+from isoscale.limit.pair_kernels import all_pairs
 from isoscale.limit.simulate import single_run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
 
     Args:
         x: Inputs, shape (samples, features).
-        phi: The activation; quadrature needs it smooth, unless it is "relu".
+        phi: The activation; smooth, unless it is "relu".
         horizon: T.
 
     >>> kernels = initial_kernels([[1.0]], phi="linear")
@@ -71,8 +71,7 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
 
     # C_h(0) = Kx,   dC_h/dt = T C
     def growth(_: float, stream: np.ndarray) -> np.ndarray:
-        features, _derivatives = features_and_derivatives(phi, stream)
-        return horizon * features
+        return horizon * all_pairs(phi, stream).value
 
     gram = known @ known.T / known.shape[1]
     stream = _runge_kutta(growth, gram, times)
@@ -80,7 +79,8 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
     features = np.empty_like(stream)
     derivatives = np.empty_like(stream)
     for t, covariance in enumerate(stream):
-        features[t], derivatives[t] = features_and_derivatives(phi, covariance)
+        of = all_pairs(phi, covariance)
+        features[t], derivatives[t] = of.value, of.slope
     # D(1) = 1,   dD/dt = -T Psi D:   D(t) = exp(T int_t^1 Psi)
     exponent = _integral_to_the_end(derivatives, times)
     return InitialKernels(

@@ -36,6 +36,9 @@ _MOST_TERMS = 1024
 _NODES = 521
 _END = 13.0
 
+# Below it, that of a constant in effect: derivatives of phi are coefficients divided by it.
+_LEAST_STD = 1e-3
+
 # sin of the angle between two variables, below which they are taken for one: terms that are singular there cancel.
 _LEAST_SINE = 1e-7
 
@@ -72,6 +75,16 @@ def kernels_of(phi: Phi, norm: Norm = None) -> Kernels:
     return found if norm is None else _normed(found)
 
 
+def all_pairs(phi: Phi, covariance: Float[np.ndarray, "samples samples"]) -> PairKernels:
+    """The functions at all pairs of samples with this covariance.
+
+    >>> all_pairs("relu", np.eye(2)).value.round(6).tolist()
+    [[0.5, 0.159155], [0.159155, 0.5]]
+    """
+    variance = np.diagonal(covariance)
+    return kernels_of(phi)(covariance, variance[None, :], variance[:, None])
+
+
 def _decayed(plain: _Plain) -> Kernels:
     """Of rho_a z_a and rho_b z_b, with derivatives in the covariances of z_a and z_b."""
 
@@ -96,6 +109,7 @@ def _normed(found: Kernels) -> Kernels:
     """Behind RMSNorm the variances are 1 and the covariance is the correlation; LayerNorm adds nothing to that."""
 
     def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs, left: Left | None = None) -> PairKernels:
+        _check_varies("behind a norm", var_a, var_b)
         scale = np.sqrt(var_a * var_b)
         rho = np.clip(cov / scale, -1.0, 1.0)
         one = np.ones((1,) * rho.ndim)
@@ -112,6 +126,13 @@ def _normed(found: Kernels) -> Kernels:
     return kernels
 
 
+def _check_varies(where: str, *variances: Pairs) -> None:
+    if any((variance == 0).any() for variance in variances):
+        raise InvalidValueError(
+            f"`x` holds a sample of zeros, at which a kernel {where} has no derivative: leave it out"
+        )
+
+
 # --- closed forms ---
 def _linear(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
     zero = np.zeros_like(cov)
@@ -119,6 +140,7 @@ def _linear(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
 
 
 def _relu(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
+    _check_varies("of ReLU", var_a, var_b)
     std_a, std_b = np.sqrt(var_a), np.sqrt(var_b)
     scale = std_a * std_b
     cosine = np.clip(cov / scale, -1.0, 1.0)
@@ -160,7 +182,7 @@ def _series(phi: Phi) -> _Plain:
     label = name(phi)
 
     def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
-        std_a, std_b = np.sqrt(var_a), np.sqrt(var_b)
+        std_a, std_b = (np.maximum(np.sqrt(variance), _LEAST_STD) for variance in (var_a, var_b))
         rho = np.clip(cov / (std_a * std_b), -1.0, 1.0)
         of_a, of_b = _coefficients(function, (std_a, std_b), label)
         return PairKernels(
