@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from inline_engine import InlineEngine
 from isoscale import reproduce
 from isoscale.errors import DataError, InvalidValueError
 from isoscale.reproduce import conditions, depth_laws, page
@@ -19,6 +18,7 @@ from isoscale.reproduce.claim import FAILS, HOLDS, LIMITS, OPEN, PRESETS, Part, 
 from isoscale.reproduce.measured import Measured
 from isoscale.runs.engines import engine as engine_
 from isoscale.runs.spec import log2_grid
+from isoscale.testing import InlineEngine
 
 SWEEP = {
     "widths": (4,),
