@@ -31,18 +31,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
 import isoscale
 from isoscale.data import Dataset, load
 from isoscale.report import drawing
-from isoscale.report.numbers import ends, signed, with_ends
+from isoscale.report.numbers import ends, signed, significant, with_ends
 from isoscale.report.output import svg
 from isoscale.runs import Runner, Sweep, log2_grid
 from isoscale.runs.adaptive import chains_of, search_cells
@@ -483,7 +484,39 @@ def _short(laws: Kept) -> str:
                 named = "cannot tell" if "cannot tell" in verdicts.values() else ", ".join(left) or "none"
                 rows.append([preset, optimizer, kind, with_ends(mean.mean, low, high, "+.2f"), f"{len(found)}", named])
     header = ["preset", "optimizer", "along", "mean exponent", "studies", "published exponents that survive"]
-    return _SHORT + _table(header, rows)
+    return _SHORT + _table(header, rows) + "\n\n" + _example(laws)
+
+
+_EXAMPLE = """\
+With lr ~ batch^x samples^y, x of *batch* and y of *steps*, eight times the batch and four times the samples multiply
+the best learning rate by 8^x 4^y: measured, the mean over data sets, and by the published rules.
+
+"""
+
+
+def _example(laws: Kept, batch: float = 8.0, tokens: float = 4.0) -> str:
+    rows = []
+    for preset in dict.fromkeys(one["preset"] for one in laws):
+        for optimizer in OPTIMIZERS:
+            exponents: dict[str, dict[str, float]] = {kind: {} for kind in CLAIMS}
+            for one in laws:
+                if one["preset"] == preset and one["study"]["optimizer"] == optimizer:
+                    exponents[one["study"]["kind"]][one["study"]["task"]] = one["law"]["exponent"]
+            tasks = [task for task in exponents["batch"] if task in exponents["steps"]]
+            octaves = []
+            for task in tasks:
+                x, y = exponents["batch"][task], exponents["steps"][task]
+                octaves.append(x * math.log2(batch) + y * math.log2(tokens))
+            if not tasks:
+                continue
+            mean = t_interval(np.array(octaves))
+            factors = [2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half)]
+            rules = []
+            for name in isoscale.rules.budget_names(optimizer):
+                factor = isoscale.rules.budget(name).factors(cast(Any, optimizer), batch=batch, tokens=tokens).lr
+                rules.append(f"{name} {factor:.3g}")
+            rows.append([preset, optimizer, with_ends(*factors, ".2f"), f"{len(tasks)}", ", ".join(rules)])
+    return _EXAMPLE + _table(["preset", "optimizer", "measured", "data sets", "published"], rows)
 
 
 def _exponents(laws: Kept) -> str:
@@ -638,38 +671,51 @@ def _optima(laws: Kept) -> str:
     return _table([*_OF, "batch", "steps", "best lr", "is", "loss"], rows)
 
 
+_WIDE, _HIGH = 2.6, 2.0
+_BESIDE, _BETWEEN = 0.75, 1.0
+# Octaves beyond the optima that a panel shows: an interval may be longer.
+_AROUND = 1.5
+
+
 def figure(laws: Kept) -> Figure:
     """The optima with their intervals and fitted laws: a row for each axis, a column for each data set."""
     found = {_name(one): one for one in laws}
     tasks = list(dict.fromkeys(one["study"]["task"] for one in laws))
-    wide, high = 2.6, 2.0
     with drawing.style():
-        drawn = drawing.blank((wide + 0.7) * len(tasks) + 0.3, 2 * (high + 0.75) + 0.35)
+        drawn = drawing.blank((_WIDE + _BESIDE) * len(tasks) + 0.2, 2 * (_HIGH + _BETWEEN) + 0.1)
         for column, task in enumerate(tasks):
-            for row, kind in enumerate(("batch", "steps")):
-                left, bottom = 0.7 + (wide + 0.7) * column, 0.5 + (high + 0.75) * (1 - row)
-                axes = drawing.panel(drawn, left=left, bottom=bottom, width=wide, height=high)
-                axes.set_title(f"{task}: lr* against {kind}", fontsize=9, loc="left")
-                axes.set_xscale("log", base=2)
-                axes.set_yscale("log", base=2)
-                for place, optimizer in enumerate(OPTIMIZERS):
-                    one = found.get(f"{task}-{optimizer}-{kind}")
-                    if one is not None:
-                        _line(axes, one, drawing.RULES[place], optimizer)
-                axes.legend(fontsize=7, frameon=False)
+            for row, kind in enumerate(CLAIMS):
+                left, bottom = _BESIDE + (_WIDE + _BESIDE) * column, 0.65 + (_HIGH + _BETWEEN) * (1 - row)
+                axes = drawing.panel(drawn, left=left, bottom=bottom, width=_WIDE, height=_HIGH)
+                axes.set_title(f"{task}: best learning rate against {kind}", fontsize=9, loc="left")
+                lines = {name: found.get(f"{task}-{name}-{kind}") for name in OPTIMIZERS}
+                _panel(axes, {name: one for name, one in lines.items() if one is not None})
     return drawn
 
 
-def _line(axes: Any, one: dict[str, Any], colour: str, name: str) -> None:
-    sizes, law = one["sizes"], one["law"]
-    x, lr = np.array(sizes["size"], float), np.array(sizes["lr"], float)
-    inside = np.array([not edge for edge in sizes["at_edge"]])
-    low, high = np.array(sizes["lr_low"], float), np.array(sizes["lr_high"], float)
-    axes.vlines(x[inside], low[inside], high[inside], color=colour, lw=1.2)
-    axes.plot(x[inside], lr[inside], "o", color=colour, ms=4)
-    if math.isfinite(law["coefficient"]):
-        label = f"{name}: {law['exponent']:+.2f}"
-        axes.plot(x, law["coefficient"] * x ** law["exponent"], color=colour, lw=1.2, label=label)
+def _panel(axes: Axes, lines: Mapping[str, dict[str, Any]]) -> None:
+    """Both axes in octaves, ticks at the sizes and at rates a person would name."""
+    places = []
+    for name, one in lines.items():
+        sizes, law = one["sizes"], one["law"]
+        x, lr = np.log2(sizes["size"]), np.log2(sizes["lr"])
+        inside = np.array([not edge for edge in sizes["at_edge"]])
+        low, high = np.log2(np.array(sizes["lr_low"], float)), np.log2(np.array(sizes["lr_high"], float))
+        colour = drawing.RULES[OPTIMIZERS.index(name)]
+        axes.vlines(x[inside], low[inside], high[inside], color=colour, lw=1.2)
+        label = f"{name} {signed(law['exponent'], 2)}"
+        axes.plot(x[inside], lr[inside], "o", color=colour, ms=4)
+        axes.plot(x, math.log2(law["coefficient"]) + law["exponent"] * x, color=colour, lw=1.2, label=label)
+        axes.set_xticks(x, [f"{size}" for size in sizes["size"]])
+        places += lr[inside].tolist()
+    if not places:
+        return
+    bottom, top = min(places) - _AROUND, max(places) + _AROUND
+    axes.set_ylim(bottom, top)
+    ticks = [place for place in range(-20, 20, 2) if bottom <= place <= top]
+    axes.set_yticks(ticks, [significant(2.0**place) for place in ticks])
+    beneath: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": len(OPTIMIZERS)}
+    axes.legend(fontsize=8, frameon=False, handlelength=1.0, columnspacing=1.0, **beneath)
 
 
 # --- the command --------------------------------------------------------------------------------------------------
