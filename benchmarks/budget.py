@@ -46,11 +46,9 @@ from isoscale.report import drawing
 from isoscale.report.numbers import ends, signed, significant, with_ends
 from isoscale.report.output import svg
 from isoscale.runs import Runner, Sweep, log2_grid
-from isoscale.runs.adaptive import chains_of, search_cells
 from isoscale.stats.optimum import find_optimum, t_interval
 from isoscale.stats.power_law import fit_power_law
 from isoscale.studies.size_law import survives
-from isoscale.studies.transfer import asked
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 SEEDS = 3
@@ -260,24 +258,18 @@ def measured(study: Study, preset: Preset, runner: Runner) -> dict[str, Any]:
     if study.kind == "decay":
         return _decay(spec, "steps" if study.fixed == "width" else "width", preset, runner)
     found = isoscale.size_law(spec, runner=runner)
+    searched = found.transfer.result.searched
     of = found.data.isel(rule=0)
     numbers = {name: of[name].item() for name in of.data_vars if of[name].ndim == 0}
     sizes = {name: of[name].values.tolist() for name in of.data_vars if of[name].ndim == 1}
     return {
         "axis": found.axis,
-        "sizes": {"size": of[found.axis].values.tolist(), **sizes, "full_trials": _searched(spec, runner)},
+        "sizes": {"size": of[found.axis].values.tolist(), **sizes},
+        "cost": searched.full_trials / searched.optima,
         "law": numbers,
         "zero_shot": found.zero_shot.to_dict("records"),
         "runs": found.runs.to_dict("records"),
     }
-
-
-def _searched(spec: Sweep, runner: Runner) -> list[float]:
-    """Full trials that the search of each size cost, pilots counted by their length; all are in the store by now."""
-    spec, _ = asked(spec)
-    with runner.session(spec) as session:
-        searches = search_cells(session, spec, chains_of(spec, spec.cells))
-    return [search.full_trials for search in searches.values()]
 
 
 def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, Any]:
@@ -525,12 +517,11 @@ def _exponents(laws: Kept) -> str:
         law, sizes = one["law"], one["sizes"]
         bend = with_ends(law["curvature"], law["curvature_low"], law["curvature_high"], "+.2f")
         exponent = with_ends(law["exponent"], law["exponent_low"], law["exponent_high"], "+.2f")
-        cost = float(np.mean(sizes["full_trials"]))
-        rows.append([*_of(one), exponent, bend, f"{law['points']:.0f} of {len(sizes['size'])}", f"{cost:.0f}"])
-    costs = [cost for one in laws for cost in one["sizes"]["full_trials"]]
+        rows.append([*_of(one), exponent, bend, f"{law['points']:.0f} of {len(sizes['size'])}", f"{one['cost']:.1f}"])
+    costs = [one["cost"] for one in laws]
     said = (
-        f"*cost*: full trials to an optimum of three seeds, pilots counted by their length; the mean over a study's "
-        f"sizes. Over all {len(costs)} searches the mean is {np.mean(costs):.1f}, the most {max(costs):.1f}."
+        "*cost*: full trials to an optimum of three seeds, pilots counted by their length; the mean over a study's "
+        f"sizes. Over all studies the mean is {np.mean(costs):.1f}, the most {max(costs):.1f}."
     )
     header = [*_OF, "exponent", "its change with each doubling", "optima inside", "cost"]
     return _table(header, rows) + "\n\n" + said
