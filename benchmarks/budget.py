@@ -48,6 +48,7 @@ from isoscale.report.output import svg
 from isoscale.runs import Runner, Sweep, log2_grid
 from isoscale.stats.optimum import find_optimum, t_interval
 from isoscale.stats.power_law import fit_power_law
+from isoscale.studies.depth_law.zero_shot import tuned_lr
 from isoscale.studies.size_law import survives
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
@@ -57,6 +58,9 @@ OPTIMIZERS = ("adamw", "sgd", "muon")
 LRS = {"adamw": (-12, -4), "sgd": (-8, 2), "muon": (-10, -2)}
 # A user's decay; of SGD none, which is what its rules are stated for.
 DECAY = {"adamw": 0.1, "sgd": 0.0, "muon": 0.1}
+
+# By how much batch and samples grow where whole rules are compared.
+BATCH, TOKENS = 8.0, 4.0
 
 # Exponents of the learning rate that are claimed, in batch at fixed samples and in steps (samples) at fixed batch.
 CLAIMS = {
@@ -168,7 +172,7 @@ PRESETS = {
     ),
 }
 
-Kind = Literal["batch", "steps", "decay"]
+Kind = Literal["batch", "steps", "rules", "decay"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,14 +202,14 @@ def studies() -> Iterator[Study]:
 
 
 def _laws(task: str, optimizers: Sequence[str]) -> Iterator[Study]:
-    kinds: tuple[Kind, ...] = ("steps", "batch")
+    kinds: tuple[Kind, ...] = ("steps", "batch", "rules")
     for optimizer in optimizers:
         for kind in kinds:
             yield Study(task=task, optimizer=optimizer, kind=kind)
 
 
 def sweep_of(study: Study, preset: Preset) -> Sweep:
-    """The sweep of a study; of a decay study at the base alone."""
+    """The sweep of a study, of its base where rules or decays are compared."""
     task = preset.tasks[study.task]
     settings: dict[str, Any] = {
         "model": task.model,
@@ -228,6 +232,9 @@ def sweep_of(study: Study, preset: Preset) -> Sweep:
         settings |= {"batch_sizes": task.batches, "steps": steps, "budget_axis": "tokens"}
     elif study.kind == "steps":
         settings |= {"batch_size": task.batch, "steps": task.lengths}
+    elif study.kind == "rules":
+        batch, steps = _larger(task)
+        settings |= {"batch_size": round(batch / BATCH), "steps": round(steps * BATCH / TOKENS)}
     elif study.fixed == "width":
         longer = sweep_of(dataclasses.replace(study, fixed="tokens-per-parameter"), preset)
         lengths = tuple(longer.spending(cell).steps for cell in longer.cells)
@@ -238,6 +245,12 @@ def sweep_of(study: Study, preset: Preset) -> Sweep:
     if task.dataset == "text":
         settings |= {"dataset": _text(task.dataset_args["context"]), "dataset_args": {}}
     return Sweep(**settings)
+
+
+def _larger(task: Task) -> tuple[int, int]:
+    """Batch size and steps at which rules are compared: those of the largest batch."""
+    batch = max(task.batches)
+    return batch, task.samples // batch
 
 
 # Windows of text to test on: the test is no part of a verdict, and of thousands it would be most of the cost.
@@ -257,6 +270,8 @@ def measured(study: Study, preset: Preset, runner: Runner) -> dict[str, Any]:
     spec = sweep_of(study, preset)
     if study.kind == "decay":
         return _decay(spec, "steps" if study.fixed == "width" else "width", preset, runner)
+    if study.kind == "rules":
+        return _rules(spec, *_larger(preset.tasks[study.task]), runner)
     found = isoscale.size_law(spec, runner=runner)
     searched = found.transfer.result.searched
     of = found.data.isel(rule=0)
@@ -269,6 +284,49 @@ def measured(study: Study, preset: Preset, runner: Runner) -> dict[str, Any]:
         "law": numbers,
         "zero_shot": found.zero_shot.to_dict("records"),
         "runs": found.runs.to_dict("records"),
+    }
+
+
+def _rules(spec: Sweep, batch: int, steps: int, runner: Runner) -> dict[str, Any]:
+    """The base tuned, and each budget rule with all that it moves at the larger batch, beside the best rate there."""
+    tuned = runner.sweep(spec)
+    lr = _rounded(find_optimum(tuned.curve(spec.cells[0])).log2_lr)
+    base = {"batch_size": spec.batch_size, "steps": spec.steps}
+    larger = dataclasses.replace(spec, batch_sizes=(batch,), steps=(steps,), base_sizes=base)
+    searched = runner.sweep(larger)
+    curve = searched.curve(larger.cells[0])
+    own = find_optimum(curve)
+    best = searched.loss.sel(lr=tuned_lr(curve)).values.reshape(-1)
+    tables = [tuned.runs_table().assign(**base), searched.runs_table().assign(steps=steps)]
+    rows = []
+    for name in isoscale.rules.budget_names(spec.optimizer):
+        result = runner.sweep(dataclasses.replace(larger, lrs=(lr,), budget=name, search="grid"))
+        given = lr * _lr_factor(name, spec.optimizer)
+        rows.append({"method": name, "lr": given, "octaves": math.log2(given) - own.log2_lr} | _cost(result, best))
+        tables.append(result.runs_table().assign(steps=steps, budget=name))
+    runs = pd.concat(tables).assign(tokens=lambda table: table["batch_size"] * table["steps"])
+    return {
+        "base": base | {"lr": lr},
+        "larger": {"batch_size": batch, "steps": steps, "lr": 2.0**own.log2_lr, "at_edge": own.edge},
+        "zero_shot": rows,
+        "runs": runs.to_dict("records"),
+    }
+
+
+def _lr_factor(rule: str, optimizer: str) -> float:
+    return isoscale.rules.budget(rule).factors(cast(Any, optimizer), batch=BATCH, tokens=TOKENS).lr
+
+
+def _cost(result: isoscale.SweepResult, best: np.ndarray) -> dict[str, Any]:
+    """Loss at one setting, and how much that is above the best one's, seed by seed."""
+    losses = result.loss.values.reshape(-1)
+    above = t_interval(losses - best)
+    return {
+        "loss": float(losses.mean()),
+        "regret": above.mean,
+        "regret_low": above.mean - above.half,
+        "regret_high": above.mean + above.half,
+        "diverged": result.count("diverged"),
     }
 
 
@@ -330,19 +388,7 @@ def _decay_costs(
     for name, value in {**rules, "none": 0.0}.items():
         kept = 0.0 if value == 0 else _rounded(math.log2(value / planned))
         result = runner.sweep(dataclasses.replace(cell, lrs=(lr,), weight_decay=kept, search="grid"))
-        losses = result.loss.values.reshape(-1)
-        above = t_interval(losses - best.values)
-        rows.append(
-            {
-                "method": name,
-                "decay": kept * planned,
-                "loss": float(losses.mean()),
-                "regret": above.mean,
-                "regret_low": above.mean - above.half,
-                "regret_high": above.mean + above.half,
-                "diverged": result.count("diverged"),
-            }
-        )
+        rows.append({"method": name, "decay": kept * planned} | _cost(result, best.values))
         tables.append(result.runs_table().assign(weight_decay=kept))
     return rows, pd.concat(tables)
 
@@ -361,6 +407,7 @@ def page(kept: Kept, versions: str) -> str:
     """The results of the finished studies, with what they leave open."""
     laws = _laws_of(kept)
     decays = [one for one in kept if one["study"]["kind"] == "decay"]
+    rules = [one for one in kept if one["study"]["kind"] == "rules"]
     presets = list(dict.fromkeys(one["preset"] for one in kept))
     pictures = [f"![Best learning rate against batch and steps, {name}](budget-{name}.svg)" for name in presets]
     runs = sum(len(one["runs"]) for one in kept)
@@ -368,6 +415,7 @@ def page(kept: Kept, versions: str) -> str:
         _HEAD.format(runs=runs, versions=versions) + "\n\n" + _networks(presets),
         "\n\n".join(pictures),
         "## In short\n\n" + _short(laws),
+        "## Whole rules: eight times the batch, four times the samples\n\n" + _whole_rules(rules),
         "## Exponents of the best learning rate\n\n" + _exponents(laws),
         "## What is published, against these intervals\n\n" + _claims(laws),
         "## The largest size, from the four smaller ones\n\n" + _predicted(laws),
@@ -379,7 +427,7 @@ def page(kept: Kept, versions: str) -> str:
 
 
 def _laws_of(kept: Kept) -> list[dict[str, Any]]:
-    return [one for one in kept if one["study"]["kind"] != "decay"]
+    return [one for one in kept if one["study"]["kind"] in CLAIMS]
 
 
 _HEAD = """# Batch, duration and weight decay: what was measured
@@ -474,9 +522,18 @@ def _short(laws: Kept) -> str:
                 verdicts = {name: survives(value, low, high) for name, value in claims.items()}
                 left = [name for name, verdict in verdicts.items() if verdict == "survives"]
                 named = "cannot tell" if "cannot tell" in verdicts.values() else ", ".join(left) or "none"
-                rows.append([preset, optimizer, kind, with_ends(mean.mean, low, high, "+.2f"), f"{len(found)}", named])
-    header = ["preset", "optimizer", "along", "mean exponent", "studies", "published exponents that survive"]
+                counts = [f"{name} {_surviving(of, value)}" for name, value in claims.items()]
+                exponent = with_ends(mean.mean, low, high, "+.2f")
+                rows.append([preset, optimizer, kind, exponent, f"{len(found)}", named, ", ".join(counts)])
+    survive = "published exponents that survive"
+    header = ["preset", "optimizer", "along", "mean exponent", "studies", survive, "in how many single studies"]
     return _SHORT + _table(header, rows) + "\n\n" + _example(laws)
+
+
+def _surviving(laws: Kept, value: float) -> int:
+    """How many single intervals hold a published exponent."""
+    verdicts = [survives(value, one["law"]["exponent_low"], one["law"]["exponent_high"]) for one in laws]
+    return verdicts.count("survives")
 
 
 _EXAMPLE = """\
@@ -486,7 +543,7 @@ the best learning rate by 8^x 4^y: measured, the mean over data sets, and by the
 """
 
 
-def _example(laws: Kept, batch: float = 8.0, tokens: float = 4.0) -> str:
+def _example(laws: Kept) -> str:
     rows = []
     for preset in dict.fromkeys(one["preset"] for one in laws):
         for optimizer in OPTIMIZERS:
@@ -498,17 +555,56 @@ def _example(laws: Kept, batch: float = 8.0, tokens: float = 4.0) -> str:
             octaves = []
             for task in tasks:
                 x, y = exponents["batch"][task], exponents["steps"][task]
-                octaves.append(x * math.log2(batch) + y * math.log2(tokens))
+                octaves.append(x * math.log2(BATCH) + y * math.log2(TOKENS))
             if not tasks:
                 continue
             mean = t_interval(np.array(octaves))
             factors = [2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half)]
             rules = []
             for name in isoscale.rules.budget_names(optimizer):
-                factor = isoscale.rules.budget(name).factors(cast(Any, optimizer), batch=batch, tokens=tokens).lr
-                rules.append(f"{name} {factor:.3g}")
+                rules.append(f"{name} {_lr_factor(name, optimizer):.3g}")
             rows.append([preset, optimizer, with_ends(*factors, ".2f"), f"{len(tasks)}", ", ".join(rules)])
     return _EXAMPLE + _table(["preset", "optimizer", "measured", "data sets", "published"], rows)
+
+
+_WHOLE_RULES = """\
+The base is tuned; its settings go to eight times the batch and four times the samples as each rule says: learning rate,
+decay, betas and eps. Octaves: the rule's learning rate above the best one there. Regret: training loss above that of
+the best learning rate there, which has the base's other settings, seed by seed; so a rule can be better than that.
+
+The mean over data sets of the regret as a share of the loss, with its 95 % interval from their scatter, and the largest:
+
+"""
+
+
+def _whole_rules(kept: Kept) -> str:
+    rows, shares = [], {}
+    for one in kept:
+        preset, data, optimizer, _ = _of(one)
+        for row in one["zero_shot"]:
+            regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
+            octaves = "—" if one["larger"]["at_edge"] else signed(row["octaves"], 2)
+            lost = f"{row['diverged']} diverged" if row["diverged"] else regret
+            rows.append(
+                [preset, data, optimizer, row["method"], f"{row['lr']:.3g}", octaves, lost, f"{row['loss']:.4f}"]
+            )
+            shares.setdefault((preset, optimizer, row["method"]), []).append(_share(row))
+    summary = []
+    for key, found in shares.items():
+        mean = t_interval(100 * np.array(found))
+        words = with_ends(mean.mean, mean.mean - mean.half, mean.mean + mean.half, "+.1f")
+        lost = sum(map(math.isinf, found))
+        summary.append([*key, f"{len(found)}", "diverges" if lost else words, f"{100 * max(found):+.1f}"])
+    if not rows:
+        return "No study of it is finished."
+    of = ["preset", "optimizer", "rule", "data sets", "mean regret, %", "largest, %"]
+    header = ["preset", "data", "optimizer", "rule", "lr", "octaves", "regret", "loss"]
+    return _WHOLE_RULES + _table(of, summary) + "\n\nOne by one:\n\n" + _table(header, rows)
+
+
+def _share(row: dict[str, Any]) -> float:
+    """Regret as a share of the best rate's loss, which is what is left of the loss without it."""
+    return math.inf if row["diverged"] else row["regret"] / (row["loss"] - row["regret"])
 
 
 def _exponents(laws: Kept) -> str:
@@ -564,9 +660,7 @@ def _predicted(laws: Kept) -> str:
             if row["diverged"]:
                 regret = f"{row['diverged']} diverged"
             rows.append([*_of(one), row["method"], f"{row['lr']:.3g}", octaves, regret, f"{row['loss']:.4f}"])
-            # The best rate's loss is what is left without the regret.
-            share = math.inf if row["diverged"] else row["regret"] / (row["loss"] - row["regret"])
-            worst.setdefault((preset, optimizer, kind, row["method"]), []).append((row["octaves"], share))
+            worst.setdefault((preset, optimizer, kind, row["method"]), []).append((row["octaves"], _share(row)))
     summary = []
     for key, found in worst.items():
         # Where the measured optimum is open there is no error.
@@ -770,14 +864,15 @@ class Benchmark:
 
 def _all_runs(one: dict[str, Any]) -> pd.DataFrame:
     """Every full trial of a study, with what it spent."""
-    study, sizes, axis = one["study"], dict(one["sizes"]), one["axis"]
-    spent = {axis: sizes["size"], "steps": sizes.get("steps", sizes["size"]), "tokens": sizes["tokens"]}
-    if "batch_size" in sizes:
-        spent["batch_size"] = sizes["batch_size"]
+    study = one["study"]
     runs = pd.DataFrame(one["runs"])
-    runs = runs.merge(pd.DataFrame(spent)[[axis, *(key for key in spent if key not in runs)]], on=axis)
+    if study["kind"] == "decay":
+        axis, sizes = one["axis"], one["sizes"]
+        spent = pd.DataFrame({axis: sizes["size"], "steps": sizes["steps"], "tokens": sizes["tokens"]})
+        runs = runs.merge(spent, on=axis)
+        runs = runs.assign(batch_size=runs["tokens"] // runs["steps"])
     named = {"preset": one["preset"], "study": _name(one), "dataset": study["task"], "optimizer": study["optimizer"]}
-    return runs.assign(**named, batch_size=runs.get("batch_size", runs["tokens"] // runs["steps"]))
+    return runs.assign(**named)
 
 
 def _versions() -> str:
