@@ -572,7 +572,8 @@ The base is tuned; its settings go to eight times the batch and four times the s
 decay, betas and eps. Octaves: the rule's learning rate above the best one there. Regret: training loss above that of
 the best learning rate there, which has the base's other settings, seed by seed; so a rule can be better than that.
 
-The mean over data sets of the regret as a share of the loss, with its 95 % interval from their scatter, and the largest:
+The mean over data sets of the regret as a share of the loss, with its 95 % interval from their scatter, and the
+largest:
 
 """
 
