@@ -122,7 +122,7 @@ def _optima(result: SweepResult, rule: str, axis: Axis) -> dict[float, Optimum]:
 def _runs(result: SweepResult) -> pd.DataFrame:
     """Every full trial, with what it spent."""
     spec, table = result.spec, result.runs_table()
-    cells = table[[name for name in spec.cells[0] if name in table]].to_dict("records")
+    cells: list[Any] = table[[name for name in spec.cells[0] if name in table]].to_dict("records")
     spent = [spec.spending(cell) for cell in cells]
     return table.assign(
         batch_size=[one.batch_size for one in spent],
