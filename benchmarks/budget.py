@@ -595,7 +595,8 @@ def _whole_rules(kept: Kept) -> str:
         mean = t_interval(100 * np.array(found))
         words = with_ends(mean.mean, mean.mean - mean.half, mean.mean + mean.half, "+.1f")
         lost = sum(map(math.isinf, found))
-        summary.append([*key, f"{len(found)}", "diverges" if lost else words, f"{100 * max(found):+.1f}"])
+        largest = f"diverges in {lost}" if lost else f"{100 * max(found):+.1f}"
+        summary.append([*key, f"{len(found)}", "—" if lost else words, largest])
     if not rows:
         return "No study of it is finished."
     of = ["preset", "optimizer", "rule", "data sets", "mean regret, %", "largest, %"]
