@@ -67,6 +67,9 @@ CLAIMS = {
     "batch": {"constant": 0.0, "sqrt": 0.5, "linear": 1.0},
     "steps": {"constant": 0.0, "0.28": -0.28, "0.30": -0.30, "0.32": -0.32, "1/2": -0.5},
 }
+# Ends of the weight decays to try.
+LIMITS = (2.0**-15, 2.0**9)
+
 # Exponents of the decay in width, where lr ~ 1/width in hidden matrices; and in steps, at one learning rate.
 DECAYS = {
     "width": {"independent": 1.0, "sqrt": 0.5, "coupled": 0.0},
@@ -335,10 +338,15 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
     base = spec.only(spec.cells[0])
     tuned = runner.sweep(base)
     lr = _rounded(find_optimum(tuned.curve(base.cells[0])).log2_lr)
-    settings = {"lrs": (lr,), "hyperparameters": {"weight_decay": preset.decays}, "search": "grid"}
-    grid = runner.sweep(dataclasses.replace(spec, **settings))
-    found = isoscale.judge(grid, size=axis, hyperparameter="weight_decay")
-    of = found.data.isel(rule=0)
+    decays = preset.decays
+    while True:
+        settings = {"lrs": (lr,), "hyperparameters": {"weight_decay": decays}, "search": "grid"}
+        grid = runner.sweep(dataclasses.replace(spec, **settings))
+        of = isoscale.judge(grid, size=axis, hyperparameter="weight_decay").data.isel(rule=0)
+        wider = _wider(decays, of["at_edge"].values.tolist())
+        if wider == decays:
+            break
+        decays = wider
     sizes = of[axis].values
     spent = [spec.spending(cell) for cell in spec.cells]
     # Along width the plan has multiplied the base's decay by the ratio already ("independent").
@@ -369,6 +377,18 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
         "zero_shot": costs,
         "runs": runs.to_dict("records"),
     }
+
+
+def _wider(decays: tuple[float, ...], edges: Sequence[str]) -> tuple[float, ...]:
+    """The grid with two more values at an end where the best of a size lies, as far as a decay does anything."""
+    step = decays[1] / decays[0]
+    more = set(decays)
+    if "low" in edges:
+        more |= {decays[0] / step, decays[0] / step**2}
+    if "high" in edges:
+        more |= {decays[-1] * step, decays[-1] * step**2}
+    least, most = LIMITS
+    return tuple(sorted(decay for decay in more if least <= decay <= most))
 
 
 def _decay_costs(
@@ -440,7 +460,9 @@ Five sizes over a factor of 16 in each study; every run warms up over a tenth of
 grow with the steps. The loss is the mean training loss of the last tenth of the steps. Optima are searched for
 adaptively, three seeds each; a search begins in the same range for all sizes of an optimizer. Intervals are 95 %: of
 an exponent from the scatter of the optima about the law, of a regret over seeds. Sizes, ranges and the order of the
-studies were fixed by their cost before any exponent was seen."""
+studies were fixed by their cost before any exponent was seen, but for this: that the grid of weight decays goes on
+where the best lies at its end, as the learning rates' searches do, was added when the first grid had ended in bounds;
+and that whole rules are compared, when the first exponents were known."""
 
 _LIMITS = """\
 * Networks of a few thousand to fifty thousand parameters, runs of seconds. Exponents of large models may differ;
@@ -586,9 +608,7 @@ def _whole_rules(kept: Kept) -> str:
             regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
             octaves = "—" if one["larger"]["at_edge"] else signed(row["octaves"], 2)
             lost = f"{row['diverged']} diverged" if row["diverged"] else regret
-            rows.append(
-                [preset, data, optimizer, row["method"], f"{row['lr']:.3g}", octaves, lost, f"{row['loss']:.4f}"]
-            )
+            rows.append([preset, data, optimizer, row["method"], f"{row['lr']:.3g}", octaves, lost, _loss(row)])
             shares.setdefault((preset, optimizer, row["method"]), []).append(_share(row))
     summary = []
     for key, found in shares.items():
@@ -602,6 +622,10 @@ def _whole_rules(kept: Kept) -> str:
     of = ["preset", "optimizer", "rule", "data sets", "mean regret, %", "largest, %"]
     header = ["preset", "data", "optimizer", "rule", "lr", "octaves", "regret", "loss"]
     return _WHOLE_RULES + _table(of, summary) + "\n\nOne by one:\n\n" + _table(header, rows)
+
+
+def _loss(row: dict[str, Any]) -> str:
+    return f"{row['loss']:.4f}" if math.isfinite(row["loss"]) else "—"
 
 
 def _share(row: dict[str, Any]) -> float:
@@ -661,7 +685,7 @@ def _predicted(laws: Kept) -> str:
             regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
             if row["diverged"]:
                 regret = f"{row['diverged']} diverged"
-            rows.append([*_of(one), row["method"], f"{row['lr']:.3g}", octaves, regret, f"{row['loss']:.4f}"])
+            rows.append([*_of(one), row["method"], f"{row['lr']:.3g}", octaves, regret, _loss(row)])
             worst.setdefault((preset, optimizer, kind, row["method"]), []).append((row["octaves"], _share(row)))
     summary = []
     for key, found in worst.items():
@@ -701,7 +725,7 @@ def _decay_table(one: dict[str, Any]) -> str:
     costs = []
     for row in one["zero_shot"]:
         regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
-        costs.append([row["method"], f"{row['decay']:.3g}", regret, f"{row['loss']:.4f}"])
+        costs.append([row["method"], f"{row['decay']:.3g}", regret, _loss(row)])
     fixed = _FIXED[one["study"]["fixed"]]
     lr = f"learning rate {one['lr']:.3g} at the base"
     lr += ", and 1/width in hidden matrices" if axis == "width" else ""
