@@ -113,7 +113,7 @@ class Search:
 
     >>> search = Search(low=2.0**-4, high=1.0, seeds=(0, 1), steps=40)
     >>> search.wanted()
-    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10)]
+    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10, marks=())]
     """
 
     low: float
