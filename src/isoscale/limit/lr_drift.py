@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Rates tried: so many octaves to each side of the middle, so many of them an octave.
-_REACH = 1.5
-_AN_OCTAVE = 4
+_REACH = 1.0
+_AN_OCTAVE = 8
 
 # A drift is fitted where it is so many standard errors from nothing.
 _SEEN = 2.0
@@ -55,7 +55,7 @@ def lr_drift(
     """Drift of the learning rate with the least final loss, in octaves from infinite size, against depth and width.
 
     All sizes share their noise between the rates, and depths share it with one another: each optimum is the vertex of
-    a parabola through the best of the rates tried and its neighbours, each error a jackknife.
+    a parabola through the best of the rates tried and its neighbours, eight an octave, each error a jackknife.
 
     Args:
         x: Inputs, shape (samples, features).
@@ -65,7 +65,7 @@ def lr_drift(
         widths: Widths of finite networks, which have the first of `depths` blocks; their drift is from infinite width
             at that depth.
         steps: SGD updates.
-        middle: Rate about which others are tried, 1.5 octaves to both sides; None: the optimum of infinite size.
+        middle: Rate about which others are tried, an octave to both sides; None: the optimum of infinite size.
         particles, replicas: Those of `solve`; replicas at least 3.
         networks: Finite networks drawn at each width, at least 3.
         backward_weights: "reused" or "independent".
@@ -74,8 +74,9 @@ def lr_drift(
         **options: Further arguments of `solve`: phi, horizon, block_depth, rule, norm, momentum, ...
 
     Returns:
-        Dataset: lr(depth) and lr_of_width(width), the optima; drift(depth) and drift_of_width(width) in octaves, with
-        _low and _high (95 %), NaN where the best rate is the first or last that was tried; limit_lr at infinite size;
+        Dataset: lr(depth) and lr_of_width(width), the optima; drift(depth), drift_of_width(width) and their sum
+        drift_of_size(width), of that width and the first depth from infinite size, in octaves, with _low and _high
+        (95 %), NaN where the best rate is the first or last that was tried; limit_lr at infinite size;
         exponent(law), exponent_low, exponent_high of |drift| against size for the laws "depth" and "width", NaN unless
         each drift is seen (two standard errors). attrs: rates tried, particles, replicas, networks, seconds, settings.
 
@@ -124,19 +125,19 @@ def lr_drift(
         "limit_lr": ((), middle * 2.0**limit),
         "lr_of_width": ("width", middle * 2.0**of_width.optima),
     }
-    fits = []
-    for name, axis, along, found in (
-        ("drift", "depth", levels, drifts),
-        ("drift_of_width", "width", sizes, of_width.drift),
-    ):
+    by_name = {
+        "drift": ("depth", drifts),
+        "drift_of_width": ("width", of_width.drift),
+        "drift_of_size": ("width", of_width.drift.plus(drifts, 0)),
+    }
+    for name, (axis, found) in by_name.items():
         data[name] = (axis, found.value)
         data[f"{name}_low"] = (axis, found.value - found.half)
         data[f"{name}_high"] = (axis, found.value + found.half)
-        fits.append(_exponent(along, found))
+    fits = [_exponent(levels, drifts), _exponent(sizes, of_width.drift)]
     for place, name in enumerate(("exponent", "exponent_low", "exponent_high")):
         data[name] = ("law", [fit[place] for fit in fits])
     attrs = {
-        "rates": rates.tolist(),
         "particles": plan.particles,
         "replicas": plan.replicas,
         "networks": networks,
@@ -156,6 +157,14 @@ class _Drift:
     value: np.ndarray
     error: np.ndarray
     half: np.ndarray
+
+    def plus(self, other: _Drift, place: int) -> _Drift:
+        """With the drift at this place of another's added to each, as if the two were independent."""
+        return _Drift(
+            self.value + other.value[place],
+            np.hypot(self.error, other.error[place]),
+            np.hypot(self.half, other.half[place]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +193,20 @@ def _of_width(problem: Problem, size: Size, width: int, count: int, seed: int) -
 
 # --- optima ---
 def _best(octaves: np.ndarray, losses: np.ndarray) -> float:
-    """Vertex of the parabola through the least loss and its neighbours; NaN at either end."""
+    """Vertex of the parabola through a least loss and its neighbours; NaN at either end.
+
+    The one that is downhill from the middle: near the rates that diverge a mean over replicas is noise, of any sign.
+    """
     finite = np.where(np.isfinite(losses), losses, math.inf)
-    place = int(finite.argmin())
+    place = len(losses) // 2
+    # Where nothing trains there is only one way.
+    while place and not math.isfinite(finite[place]):
+        place -= 1
+    while 0 < place < len(losses) - 1:
+        left, here, right = finite[place - 1 : place + 2]
+        if here <= left and here <= right:
+            break
+        place += 1 if right < left else -1
     if not 0 < place < len(losses) - 1:
         return math.nan
     left, here, right = finite[place - 1 : place + 2]
