@@ -111,6 +111,7 @@ def lr_drift(
     by_rate_of_width: list[list[np.ndarray]] = []
     for done, rate in enumerate(rates.tolist()):
         problem = inputs.problem(x, y, blocks=blocks, steps=steps, lr=rate, **given)
+        inputs.check_extrapolates(problem)
         plan = choose_plan(problem, levels, particles, replicas, seed=seed, least_replicas=3)
         by_rate.append(_of_depths(problem, plan, reused))
         size = Size(n=sizes[0], depth=levels[0], reused=reused)

@@ -14,14 +14,17 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
     if size.is_explicit(problem):
         # W, a change of it, and with momentum its buffer; and an independent copy
         arrays = 2 if size.reused else 3
-        if problem.sgd.momentum:
+        if problem.optimizer.momentum:
             arrays += 1
-        history = arrays * size.n**2
+        history = (arrays + problem.optimizer.moments) * size.n**2
     else:
         # A step queries each matrix on at most one vector a sample and direction: rank <= samples (steps + 1).
         # Bases and images of both directions, and the small matrices S in float64.
         rank = problem.samples * (problem.steps + 1)
         history = 4 * size.n * rank + 2 * rank**2
+        if problem.optimizer.moments:
+            # what was trained, and a change of it
+            history += (2 + problem.optimizer.moments) * size.n**2
     history *= problem.architecture.layers
     streams = (3 + 2 * problem.architecture.layers) * size.n * problem.samples
     a_layer = history + streams

@@ -80,8 +80,11 @@ class Plan:
         """About what it costs (docs/theory.md, section 3): 14 n rank^2 flops a layer, twice with the halves."""
         rank = problem.samples * (problem.steps + 1)
         factor = 28.0 if self.unbiased else 14.0
-        a_layer = factor * problem.architecture.layers * self.replicas * self.particles * rank**2
-        return a_layer * sum(self.depths)
+        a_particle = factor * rank**2
+        if problem.optimizer.moments:
+            # forward, backward and the gradient of an explicit matrix, in all steps: 6 n^2 flops a query
+            a_particle += factor / 14 * 6 * self.particles * rank
+        return problem.architecture.layers * self.replicas * self.particles * a_particle * sum(self.depths)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
