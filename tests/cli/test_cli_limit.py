@@ -129,6 +129,8 @@ def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path
         (("--block-depth", 2, "--gap"), "know blocks of one layer"),
         (("--returns", "--gap"), "`--returns`"),
         (("--clip", 1.0, "--convergence"), "leave out `--clip`"),
+        (("--optimizer", "lion"), "give a finite `depth`, or use sgd"),
+        (("--optimizer", "adam", "--betas", "0.9"), "betas are written 0.9,0.999"),
         (("--phi", "silo"), "Nearest: silu"),
         (("--classes", "3"), "`classes` must hold two or more"),
         (("--classes", "3,x"), "classes are written 3,5"),

@@ -127,7 +127,7 @@ class Explicit:
             if isinstance(key, tuple):
                 direction = direction / self.n**0.5
         if not optimizer.is_linear and isinstance(key, tuple):
-            rate = rate * self.depth ** -self.task.architecture.rule.beta
+            rate = rate * self.depth**-self.task.architecture.rule.beta
         return (1 - optimizer.rates[k] * optimizer.weight_decay) * weights - optimizer.rates[k] * rate * direction
 
     def heavy_ball(self, key: object, gradient: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ MODES = ("reused", "independent")
 class LimitCommand:
     """Solve for training at infinite width and depth, with backward weights reused and independent.
 
-    The residual network with blocks of one layer under depth-muP, or of two and more under any depth rule; full-batch
-    SGD. Samples are scaled to |x|^2 = features.
+    The residual network with blocks of one layer under depth-muP, or of two and more under any depth rule; full
+    batches. Samples are scaled to |x|^2 = features.
     """
 
     dataset: str = "digits"
@@ -54,15 +54,19 @@ class LimitCommand:
     depth, depth-mup-corrected."""
     norm: Literal["none", "rms", "layer"] = "none"
     """Norm before each branch."""
+    optimizer: Literal["sgd", "adam", "adamw", "lion", "muon"] = "sgd"
+    """Optimizer; others than sgd at a finite --depth."""
+    betas: str | None = None
+    """Of adam, adamw and lion, and of muon's Adam: 0.9,0.999."""
     momentum: float = 0.0
-    """Of SGD."""
+    """Of sgd and muon."""
     nesterov: bool = False
     """Whether momentum looks ahead."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float | None = None
     """Largest norm of the gradients of all blocks together."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
     """How the learning rate falls over the steps."""
     optimal_lr: bool = False
     """Find the learning rate with the least loss after --steps instead; with --compare, how far from it is that of a
@@ -180,6 +184,7 @@ class LimitCommand:
             "block-depth": self.block_depth != 1,
             "rule": self.rule != "depth-mup",
             "norm": self.norm != "none",
+            "optimizer": self.optimizer != "sgd",
             "momentum": self.momentum != 0,
             "weight-decay": self.weight_decay != 0,
             "clip": self.clip is not None,
@@ -240,9 +245,6 @@ class LimitCommand:
 
     def _training_options(self) -> dict[str, Any]:
         """Blocks and training, whatever the size; but for the learning rate."""
-        from isoscale.training.loop import Loop
-
-        loop = Loop(schedule=self.schedule)
         return {
             "steps": self.steps,
             "phi": self.phi,
@@ -251,11 +253,13 @@ class LimitCommand:
             "block_depth": self.block_depth,
             "rule": self.rule,
             "norm": None if self.norm == "none" else self.norm,
+            "optimizer": self.optimizer,
+            "betas": None if self.betas is None else limit_words.betas(self.betas),
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "weight_decay": self.weight_decay,
             "clip": self.clip,
-            "schedule": [loop.lr_factor(step, self.steps) for step in range(max(0, self.steps))],
+            "schedule": self.schedule,
         }
 
     def _finite(self, x: np.ndarray, y: np.ndarray, size: dict[str, int], progress: Callback) -> xr.Dataset:

@@ -47,6 +47,19 @@ def classes(text: str | None, count: int) -> list[int]:
     return chosen
 
 
+def betas(text: str) -> list[float]:
+    """ "0.9,0.999" as numbers.
+
+    >>> betas("0.9,0.999")
+    [0.9, 0.999]
+    """
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidValueError(f"betas are written 0.9,0.999, got {text!r}") from None
+    return [first, second]
+
+
 # --- tables: columns and rows ---
 def losses(runs: dict[str, xr.Dataset], steps: int) -> Table:
     """The loss of every run, at about ten steps and the last."""

@@ -146,8 +146,8 @@ def check_extrapolates(problem: Problem) -> None:
     """Raise for an optimizer under which it is not known how errors fall with depth."""
     if not problem.optimizer.is_linear:
         raise InvalidValueError(
-            f"the limit of infinite depth under `optimizer` {problem.optimizer.name} is not derived, nor how errors fall "
-            "with depth: give a finite `depth`, or use sgd"
+            f"the limit of infinite depth under `optimizer` {problem.optimizer.name} is not derived, nor how errors "
+            "fall with depth: give a finite `depth`, or use sgd"
         )
 
 
@@ -156,8 +156,8 @@ def _betas(optimizer: str, betas: Sequence[float] | None) -> tuple[float, float]
         return BETAS.get(optimizer)
     if optimizer not in BETAS:
         raise InvalidValueError(f"`betas` are of {', '.join(BETAS)}; {optimizer} has `momentum`")
-    if isinstance(betas, str) or len(betas) != 2:
-        raise InvalidValueError(f"`betas` must be two numbers in [0, 1), got {betas!r}")
+    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+        raise InvalidTypeError(f"`betas` must be two numbers in [0, 1), got {betas!r}")
     first, second = betas
     return share("betas", first), share("betas", second)
 
@@ -166,6 +166,8 @@ def _factors(schedule: Schedule, steps: int) -> np.ndarray:
     """By what each step multiplies the learning rate."""
     if schedule is None:
         return np.ones(steps)
+    if not isinstance(schedule, (str, Sequence, np.ndarray)):
+        raise InvalidTypeError(f"`schedule` must be a name ({', '.join(SCHEDULES)}) or numbers, got {schedule!r}")
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
             raise unknown("`schedule`", schedule, SCHEDULES)

@@ -15,6 +15,7 @@ from isoscale.checks import number, whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.choices import choose_plan, depth_sequence
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise
 from isoscale.limit.optimal_lr import optimal_lr
@@ -98,6 +99,7 @@ def lr_drift(
     levels = depth_sequence("depths", depths, 3, ordered=True)
     sizes = sorted({whole("widths", width) for width in widths})
     networks = whole("networks", networks, least=3)
+    check_words(len(sizes) * networks, "Use fewer `networks`.")
     reused = inputs.mode(backward_weights)
     training = {name: value for name, value in options.items() if name not in _BLOCKS}
     given: dict[str, Any] = {"phi": "tanh", "horizon": 1.0, "loss": "mse", "train_ends": True, **training}

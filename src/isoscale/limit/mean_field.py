@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import History, Problem, direction, empty_history, own_precision
+from isoscale.limit.network import History, Problem, direction, empty_history
 from isoscale.limit.optimizers import Optimizer
 from isoscale.limit.progress import Progress
 
@@ -76,23 +76,22 @@ def run(problem: Problem, population: Population, progress: Progress = None) -> 
     readout = torch.cat([root.new_zeros(outputs, samples), torch.eye(outputs).to(like)], dim=1).expand(*every)
     inputs, v = _Weights(start, problem.optimizer), _Weights(readout, problem.optimizer)
     first: list[Tensor] = []
-    with own_precision(problem):
-        for k in range(problem.steps + 1):
-            stream = _forward(problem, inputs.now, theta.now, omega.now)
-            f = stream[-1] @ v.now.mT
-            loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-            if not bool(loss.isfinite().all() and f.isfinite().all()):
-                history.diverged = k
-                break
-            u, w = direction(chi)
-            gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
-            history.loss[:, k], history.prediction[:, k] = loss, f
-            _record(history, population, problem, k, stream, gradients, theta.now, first)
-            if k < problem.steps:
-                weights = w * problem.batch_weights[k]
-                _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
-            if progress is not None:
-                progress((k + 1) / (problem.steps + 1))
+    for k in range(problem.steps + 1):
+        stream = _forward(problem, inputs.now, theta.now, omega.now)
+        f = stream[-1] @ v.now.mT
+        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
+        if not bool(loss.isfinite().all() and f.isfinite().all()):
+            history.diverged = k
+            break
+        u, w = direction(chi)
+        gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
+        history.loss[:, k], history.prediction[:, k] = loss, f
+        _record(history, population, problem, k, stream, gradients, theta.now, first)
+        if k < problem.steps:
+            weights = w * problem.batch_weights[k]
+            _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
+        if progress is not None:
+            progress((k + 1) / (problem.steps + 1))
     return history
 
 

@@ -34,6 +34,13 @@ def lazy_bytes(problem: Problem, size: Size) -> int:
     return int(SAFETY * words * problem.gram.element_size())
 
 
+def record_bytes(problem: Problem, times: int, runs: int) -> int:
+    """What is kept of so many runs, with kernels at so many layer times, in float64."""
+    at_a_time = len(KERNELS) * problem.trained**2 + problem.samples
+    a_step = 1 + problem.samples * problem.outputs + times * at_a_time
+    return int(SAFETY * 8 * runs * (problem.steps + 1) * a_step)
+
+
 def check_words(words: int, remedy: str) -> None:
     """Raise before so many float64 are allocated that cannot fit."""
     check_memory(int(SAFETY * 8 * words), remedy)

@@ -15,9 +15,10 @@ and w = |chi|. The data enter only through Kx = x.x/d. Arrays are (replicas, sam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -355,9 +356,12 @@ def direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
     return torch.where(length > 0, u, even), w
 
 
-def own_precision(problem: Problem) -> torch.autocast:
-    """Inside, products have the problem's dtype, whatever a caller's `torch.autocast` asks for."""
-    return torch.autocast(problem.gram.device.type, enabled=False)
+@contextlib.contextmanager
+def own_setting(device: torch.device) -> Iterator[None]:
+    """Inside, arrays without a device of their own are on the CPU, and products on this device have their own dtype,
+    whatever `torch.device` and `torch.autocast` a caller stands in."""
+    with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def run(
@@ -368,8 +372,8 @@ def run(
     workspace: Workspace | None = None,
 ) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
-    history = empty_history(problem, size.replicas, len(size.kernel_layers))
-    with own_precision(problem):
+    with own_setting(problem.gram.device):
+        history = empty_history(problem, size.replicas, len(size.kernel_layers))
         network = Network(problem, size, noise, workspace or Workspace())
         start: list[Rows] = []
         # Step k is recorded before its update; the last one has none.

@@ -3,7 +3,8 @@
     V <- mu V + G,   direction = V, or G + mu V (Nesterov),   W <- (1 - eta lam) W - eta direction
 
 A weight at step k is W_k = rho_k W_0 - sum_{j<k} omega_kj G_j, with G_j the gradient of step j (docs/theory.md, section
-9.7). Adam and Lion act on the entries of a weight, Muon on the singular values of a matrix. With more rows or columns to come, as in a basis that grows, a buffer starts at 0 in those.
+9.7). With more rows or columns to come, as in a basis that grows, a buffer starts at 0 in those. Adam and Lion act on
+the entries of a weight, Muon on the singular values of a matrix.
 """
 
 from __future__ import annotations

@@ -180,7 +180,12 @@ def _is_inverse(problem: Problem) -> bool:
 def _has_equations(problem: Problem) -> bool:
     """Whether `solve` knows infinite depth without a ladder of particles."""
     blocks = problem.architecture
-    if blocks.layers != 2 or not problem.optimizer.is_linear or blocks.rule.corrected or problem.optimizer.clip is not None:
+    if (
+        blocks.layers != 2
+        or not problem.optimizer.is_linear
+        or blocks.rule.corrected
+        or problem.optimizer.clip is not None
+    ):
         return False
     return blocks.norm is None or blocks.rule.beta < 1
 

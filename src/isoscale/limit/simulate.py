@@ -91,9 +91,9 @@ def simulate(
         rule: Or its name: "depth-mup" (beta 1/2), "completep" (beta 1), "residual-family(ALPHA,BETA)" or
             "depth-mup-corrected".
         norm: Before each branch: "rms" or "layer"; None: none.
-        optimizer: "sgd", "adam" or "adamw", "lion", or "muon" (torch's, of the matrices; U and v by Adam at the same lr).
-            Those that act on the entries of matrices ("adam", "adamw", "lion") keep explicit ones: time and memory go
-            like width^2 depth.
+        optimizer: "sgd", "adam" or "adamw", "lion", or "muon" (torch's, of the matrices; U and v by Adam at the same
+            lr). Those that act on the entries of matrices, all but sgd and muon, keep explicit ones: time and memory
+            go like width^2 depth.
         betas: Of adam, adamw and lion, and of muon's Adam; None: (0.9, 0.999), lion's (0.9, 0.99). Adam's eps is 1e-8,
             for gradients that depend on neither width nor depth.
         momentum: Of SGD, as torch's heavy ball, and of muon.

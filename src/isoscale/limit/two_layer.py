@@ -23,7 +23,7 @@ from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import Problem
+from isoscale.limit.network import Problem, own_setting
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import kernels_of
 from isoscale.limit.particles import Plan
@@ -93,6 +93,11 @@ def is_solved(blocks: Architecture, ladder: Sequence[int] | None) -> bool:
 
 def solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     """The limit that this beta has."""
+    with own_setting(problem.gram.device):
+        return _solve(problem, phi, reused, sampling, kernels, progress)
+
+
+def _solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     beta = problem.architecture.rule.beta
     if problem.optimizer.clip is not None:
         raise InvalidValueError(
