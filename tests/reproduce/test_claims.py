@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from inline_engine import InlineEngine
+
 from isoscale import reproduce
 from isoscale.errors import DataError, InvalidValueError
 from isoscale.reproduce import conditions, depth_laws, page
