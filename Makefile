@@ -41,15 +41,20 @@ coverage: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=isoscale.scaling --cov=isoscale.stats --cov=isoscale.graph \
 		--cov-branch --cov-report=term-missing:skip-covered tests/scaling tests/stats tests/graph tests/parametrization tests/studies
 
-# What is uploaded, built and tried where nothing else is installed.
+# What is uploaded, built, then tried where nothing else is: the core alone, then with all extras.
+WHEEL := .venv-wheel/bin/python
 dist: .venv/installed
 	rm -rf dist .venv-wheel
-	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build
 	$(BIN)/python -m build
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cli,sweep]"
+	$(WHEEL) -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cp tests/core_alone.py .venv-wheel && cd .venv-wheel && bin/python core_alone.py
+	! .venv-wheel/bin/isoscale --help  # says what it lacks
+	$(WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[all]" pytest hypothesis beartype
 	cd .venv-wheel && bin/isoscale --version && bin/isoscale doctor && \
 		bin/isoscale transfer --rule completep --width 16 --depths 2 4 --log2-lr -10 -6 --seeds 2 --steps 10
+	OMP_NUM_THREADS=1 $(WHEEL) -m pytest tests/scaling tests/stats tests/parametrization/test_plan_algebra.py
 
 # Public models of many packages, planned and compared with what their architectures ask for: docs/survey.md.
 survey: .venv-survey/installed
