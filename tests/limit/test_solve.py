@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from explicit import X, Y, problem
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import closed_form, gaussian, richardson, simulate, solve
+from isoscale.limit.choices import choose_plan
 from isoscale.limit.network import Size, run
 from isoscale.limit.noise import GaussianNoise, HalvedNoise, QuasiNoise
+from isoscale.limit.particles import Sample
 
 MODES = ["reused", "independent"]
 
@@ -100,11 +104,51 @@ def test_tolerance_is_met_or_the_result_says_by_how_much_not() -> None:
     assert missed.attrs["error"] == pytest.approx(missed.loss_se.max().item())
 
 
-def test_standard_errors_are_those_of_repetition() -> None:
-    runs = [solve(X, Y, 2, 0.5, depth=2, particles=128, replicas=8, seed=s, kernels=False) for s in range(24)]
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 3.0])
+def test_an_error_is_within_a_tolerance_that_is_met(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A trial whose true standard error is so many tolerances, with four steps that are correlated.
+    module = sys.modules["isoscale.limit.solve"]
+    task, tolerance, repetitions = problem(), 1e-3, 150
+    plan = choose_plan(task, (8,), None, None, seed=0, tolerance=tolerance)
+    spread = ratio * tolerance * (plan.particles * plan.replicas) ** 0.5
+    mix = np.array([[1, 0.5, 0, 0], [0, 0.8, 0.5, 0], [0, 0, 0.7, 0.3], [0, 0, 0, 0.5]])
+    rng = np.random.default_rng(0)
+
+    def drawn(problem, plan, *, reused, progress) -> Sample:
+        losses = spread / plan.particles**0.5 * rng.standard_normal((plan.replicas, 4)) @ mix
+        return Sample(values=({"loss": losses},), rank=1, diverged=None)
+
+    monkeypatch.setattr(module, "sample", drawn)
+    within = []
+    for _ in range(repetitions):
+        answer = module._to_tolerance(task, plan, True, tolerance, None)[1]
+        if answer.error <= tolerance:
+            worst = answer.values["loss_se"].argmax()
+            within.append(abs(answer.values["loss"][worst]) <= tolerance)
+    assert len(within) > 0.9 * repetitions
+    assert np.mean(within) > 0.68 - 4 * (0.68 * 0.32 / len(within)) ** 0.5
+
+
+def test_standard_errors_cover_what_they_say() -> None:
+    repetitions = 50
+    runs = [
+        solve(X[:2], Y[:2], 1, 0.5, depth=2, particles=96, replicas=4, seed=s, kernels=False)
+        for s in range(repetitions)
+    ]
     final = np.array([r.loss[-1].item() for r in runs])
-    stated = np.sqrt(np.mean([r.loss_se[-1].item() ** 2 for r in runs]))
-    assert 0.6 < final.std(ddof=1) / stated < 1.6  # 24 repetitions: 15 % on a standard deviation, 4 of them
+    errors = np.array([r.loss_se[-1].item() for r in runs])
+    off = np.abs(final - final.mean()) / errors
+    # Of four replicas, widened for their number, one standard error holds more than 68 %.
+    for reach, nominal in ((1, 0.68), (1.96, 0.95)):
+        assert np.mean(off < reach) > nominal - 4 * (nominal * (1 - nominal) / repetitions) ** 0.5
+    assert np.mean(off < 0.5) < 0.85
+
+
+def test_inputs_out_of_all_proportion_end() -> None:
+    found = solve(1e8 * X, Y, 2, lr=1e-18, kernels=False, depth=2)
+    assert found.attrs["dtype"] == "float64"
+    assert found.attrs["tolerance_met"] == 1
+    assert solve(1e8 * X, Y, 1, kernels=False, depth=2).attrs["tolerance_met"] == 0
 
 
 def test_every_variable_has_a_standard_error_and_a_label() -> None:

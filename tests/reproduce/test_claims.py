@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inline_engine import InlineEngine
 
 from isoscale import reproduce
 from isoscale.errors import DataError, InvalidValueError
@@ -19,6 +18,7 @@ from isoscale.reproduce.claim import FAILS, HOLDS, LIMITS, OPEN, PRESETS, Part, 
 from isoscale.reproduce.measured import Measured
 from isoscale.runs.engines import engine as engine_
 from isoscale.runs.spec import log2_grid
+from isoscale.testing import InlineEngine
 
 SWEEP = {
     "widths": (4,),

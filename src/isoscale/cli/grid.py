@@ -116,6 +116,11 @@ class Grid:
     search: Literal["adaptive", "grid", "random"] | None = None
     """adaptive: from a short pilot to the optimum; grid: every learning rate; random: points spread over the ranges of
     all that is tuned, the same at every size. Default: adaptive for transfer, grid for sweep."""
+    early_stop: bool = True
+    """Whether an adaptive search stops trials that are hopeless after a quarter or half of their steps: their loss has
+    fallen by less than a share, --hopeless, of what the best one's of that size had fallen by then."""
+    hopeless: float = 0.25
+    """That share."""
     points: int | None = None
     """How many points a random search has; 32 by default."""
     linear: tuple[str, ...] = ()

@@ -30,6 +30,23 @@ def sizes(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in found.items()}
 
 
+def classes(text: str | None, count: int) -> list[int]:
+    """ "3,5" as numbers; all classes if None.
+
+    >>> classes("3,5", 10), classes(None, 2)
+    ([3, 5], [0, 1])
+    """
+    if text is None:
+        return list(range(count))
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise InvalidValueError(f"classes are written 3,5, got {text!r}")
+    chosen = [int(part) for part in parts]
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2 or max(chosen) >= count:
+        raise InvalidValueError(f"`classes` must hold two or more different classes of 0..{count - 1}, got {text!r}")
+    return chosen
+
+
 # --- tables: columns and rows ---
 def losses(runs: dict[str, xr.Dataset], steps: int) -> Table:
     """The loss of every run, at about ten steps and the last."""
@@ -88,7 +105,40 @@ def rates(data: xr.Dataset) -> Table:
     return ["lr", "loss at the end", ""], rows
 
 
+def returns(data: xr.Dataset) -> Table:
+    """The loss at each depth and at infinity, and what doubling the depth saves."""
+    rows = []
+    for depth in data["depth"].values:
+        cell = data.sel(depth=depth)
+        gain, low, high = (float(cell[f"gain{end}"]) for end in ("", "_low", "_high"))
+        saved = "-" if math.isnan(gain) else f"{gain:.4f} [{low:.4f}, {high:.4f}]"
+        how = "measured" if int(cell["is_measured"]) else "from the fit"
+        rows.append([str(depth), plus_minus(cell["loss"], cell["loss_se"]), saved, "" if saved == "-" else how])
+    limit = float(data["limit"])
+    at_infinity = plus_minus(limit, data["limit_se"]) if math.isfinite(limit) else "none"
+    rows.append(["infinity", at_infinity, "", ""])
+    return ["depth", "loss at the end", "a doubling saves", ""], rows
+
+
 # --- sentences ---
+def is_depth_worth_it(data: xr.Dataset) -> str:
+    """What all depth beyond the deepest can bring, and what its next doubling does."""
+    deepest = data.isel(depth=-1)
+    depth = int(deepest["depth"])
+    left, low, high = (float(deepest[f"above_limit{end}"]) for end in ("", "_low", "_high"))
+    if math.isnan(left):
+        return "Without a limit of infinite depth there is no bound on what more depth brings."
+    line = f"All depth beyond {depth} saves {left:.4f} [{low:.4f}, {high:.4f}] of the loss"
+    gain = float(deepest["gain"])
+    if math.isnan(gain):
+        return f"{line}; under this rule errors do not fall like 1/depth, and the next doubling is not fitted."
+    if high < 0:
+        return f"{line}: more depth makes it worse."
+    if low <= 0:
+        return f"{line}: more depth is not seen to pay."
+    return f"{line}, its next doubling {gain:.4f}."
+
+
 def claim(training_gap: list[str]) -> str:
     """What was claimed of the gap between the versions and what was found, from its row of the exponents."""
     _, exponent, low, high = training_gap

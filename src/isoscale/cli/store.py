@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 from rich.console import Console
 
 from isoscale.cli.terminal import console, framed
 from isoscale.errors import InvalidValueError
+from isoscale.runs.record import Status
 
 if TYPE_CHECKING:
     from isoscale.runs.store.queries import Summary
@@ -43,7 +44,7 @@ class ListStore:
             return 0
         out = console()
         out.print(framed(_HEADER, map(_cells, rows)))
-        total = {status: sum(getattr(row, status) for row in rows) for status in ("done", "diverged", "failed")}
+        total = {status: sum(getattr(row, status) for row in rows) for status in get_args(Status)}
         counts = ", ".join(f"{count:,} {status}" for status, count in total.items())
         out.print(f"{sum(total.values()):,} trials in {self.store}: {counts}")
         return 0
@@ -105,7 +106,7 @@ class PruneStore:
 
     store: str = "isoscale.db"
     """File that keeps every trial."""
-    status: tuple[Literal["done", "diverged", "failed"], ...] = ()
+    status: tuple[Status, ...] = ()
     """Trials that ended so."""
     rule: tuple[str, ...] = ()
     """Trials under these rules."""
@@ -207,7 +208,7 @@ class StoreCommand:
 
 _HEADER = (
     "model", "data set", "optimizer", "rule", "steps", "batch", "widths", "depths", "lrs", "seeds",
-    "done", "diverged", "failed", "last",
+    "done", "diverged", "stopped", "failed", "last",
 )  # fmt: skip
 
 

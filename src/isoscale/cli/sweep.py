@@ -49,5 +49,7 @@ class SweepCommand:
         done = result.count("done")
         diverged = result.count("diverged")
         out.print(framed(best.columns, best.values))
+        if result.searched is not None:
+            out.print(str(result.searched))
         out.print(f"{done} trials done, {diverged} diverged, in {self.place.store}")
         print_failures(out, result.reasons)

@@ -115,6 +115,8 @@ def print_verdicts(found: Transfer, out: Console) -> None:
         out.print("\nEach hyperparameter by itself", style="bold")
         out.print(framed(tuned.columns, tuned.values))
     out.print()
+    if found.data.attrs.get("searched"):
+        out.print(found.data.attrs["searched"])
     for run in found.next_runs:
         out.print(f"This would tell: {run}")
 

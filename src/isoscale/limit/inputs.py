@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoscale.checks import usable_device, whole
+from isoscale.checks import number, share, usable_device, whole
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
-from isoscale.limit import activations
-from isoscale.limit.losses import LOSSES
+from isoscale.limit import activations, losses
+from isoscale.limit.blocks import Architecture, depth_rule, norm_of
 from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem
+from isoscale.limit.optimizers import SGD
 
 MODES = ("independent", "reused")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -77,7 +78,67 @@ def matrix(name: str, value: Any, *, features: int | None = None) -> np.ndarray:
     return array
 
 
-def targets(y: Any, samples: int, loss: str) -> np.ndarray:
+def architecture(block_depth: int, alpha: float, beta: float, rule: str | None, norm: str | None) -> Architecture:
+    """The residual blocks requested.
+
+    Raises:
+        InvalidValueError: A rule or norm that is unknown, or a rule that blocks of one layer do not have.
+    """
+    found = Architecture(
+        layers=whole("block_depth", block_depth),
+        rule=depth_rule(rule, alpha, beta),
+        norm=norm_of(norm),
+    )
+    if found.layers == 1 and (found.rule.beta != 0.5 or found.rule.corrected):
+        name = "beta" if rule is None else "rule"
+        raise InvalidValueError(
+            f"`{name}` is for blocks of two layers: those of one layer are scaled by depth-mup. Give block_depth=2, or "
+            "leave it out"
+        )
+    return found
+
+
+def sgd(
+    *,
+    steps: int,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    schedule: Sequence[float] | None = None,
+) -> SGD:
+    """The optimizer requested."""
+    momentum = share("momentum", momentum)
+    if nesterov and not momentum:
+        raise InvalidValueError("`nesterov` looks ahead along the momentum: give `momentum`, or leave it out")
+    rates = positive("lr", lr, zero=True) * _factors(schedule, steps)
+    weight_decay = number("weight_decay", weight_decay, least=0)
+    if (np.abs(1 - rates * weight_decay) < 1e-6).any():
+        raise InvalidValueError(
+            f"`weight_decay` of {weight_decay:g} takes all of the weights in one step at learning rate "
+            f"{rates.max():g}: their product must not be 1"
+        )
+    return SGD(
+        rates=rates,
+        momentum=momentum,
+        nesterov=bool(nesterov),
+        weight_decay=weight_decay,
+        clip=None if clip is None else positive("clip", clip),
+    )
+
+
+def _factors(schedule: Sequence[float] | None, steps: int) -> np.ndarray:
+    """By what each step multiplies the learning rate."""
+    if schedule is None:
+        return np.ones(steps)
+    factors = np.array([number("schedule", factor, least=0) for factor in schedule])
+    if len(factors) != steps:
+        raise InvalidValueError(f"`schedule` must hold one factor for each of the {steps} steps, got {len(factors)}")
+    return factors
+
+
+def targets(y: Any, samples: int, loss: losses.Loss) -> np.ndarray:
     """Targets of shape (samples, outputs); integer classes become one-hot rows."""
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
@@ -105,15 +166,20 @@ def problem(
     lr: float,
     phi: activations.Phi,
     horizon: float,
-    loss: str,
+    loss: losses.Loss,
     train_ends: bool,
     batches: Sequence[Sequence[int]] | None = None,
+    blocks: Architecture | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    schedule: Sequence[float] | None = None,
     dtype: str = "float64",
     device: str | torch.device = "cpu",
 ) -> Problem:
     """The checked `Problem`; see `isoscale.limit.simulate` for the arguments."""
-    if loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES)
+    steps = whole("steps", steps, least=0)
     if dtype not in DTYPES:
         raise unknown("`dtype`", dtype, DTYPES)
     trained = matrix("x", x)
@@ -125,7 +191,6 @@ def problem(
         everyone = np.vstack([trained, test])
     function, derivative = activations.resolve(phi)
     device = usable_device(device)
-    steps = whole("steps", steps, least=0)
     # Each of them twice: as an array, and as a tensor.
     check_words(2 * (steps * samples + len(everyone) ** 2), "Use fewer steps or fewer samples.")
     weights = _batch_weights(batches, steps, samples)
@@ -138,12 +203,21 @@ def problem(
         gram=tensor(everyone @ everyone.T / features),
         y=tensor(y),
         batch_weights=tensor(weights),
-        lr=positive("lr", lr, zero=True),
+        sgd=sgd(
+            steps=steps,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clip=clip,
+            schedule=schedule,
+        ),
         horizon=positive("horizon", horizon),
         phi=function,
         derivative=derivative,
-        loss=LOSSES[loss],
+        loss=losses.resolve(loss),
         train_ends=bool(train_ends),
+        architecture=blocks or Architecture(),
     )
 
 

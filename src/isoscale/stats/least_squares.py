@@ -125,3 +125,14 @@ def normal_quantile(level: float = LEVEL) -> float:
     from scipy import stats
 
     return float(stats.norm.ppf((1 + level) / 2))
+
+
+def widening(freedom: int | float) -> float:
+    """By what a standard error from few replicas is multiplied so that 1.96 of them hold 95 %.
+
+    >>> round(widening(7), 3), round(widening(1000), 3)
+    (1.206, 1.001)
+    """
+    from scipy import stats
+
+    return t_quantile(freedom) / float(stats.norm.ppf((1 + LEVEL) / 2))

@@ -116,7 +116,7 @@ def _cell(spec: Sweep, rule: str, axis: Axis, size: Any) -> dict[str, Any]:
 
 
 def _optima(result: SweepResult, rule: str, axis: Axis) -> dict[float, Optimum]:
-    return {size: find_optimum(result.curve(_cell(result.spec, rule, axis, size))) for size in axis.sizes}
+    return {float(size): find_optimum(result.curve(_cell(result.spec, rule, axis, size))) for size in axis.sizes}
 
 
 # --- the law ---
@@ -257,7 +257,7 @@ def _zero_shot(
     rows = []
     for (rule, method, lr), one in zip(keys, results, strict=True):
         row: dict[str, Any] = {"rule": rule, "method": method, "lr": lr}
-        row |= _octaves(math.log2(lr), optima[rule][axis.target])
+        row |= _octaves(math.log2(lr), optima[rule][float(axis.target)])
         row |= _cost(one, tuned[rule])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -18,7 +18,7 @@ from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
 from isoscale.stats import Limits
-from isoscale.studies.along import Along, best_setting, in_octaves, octaves_of
+from isoscale.studies.along import STOPPED, Along, best_setting, in_octaves, octaves_of
 from isoscale.studies.judged import (
     Axis,
     NextRun,
@@ -224,8 +224,8 @@ def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
         return result
     # Each search has learning rates of its own: held ones are those of the base's best setting, everywhere.
     session.run(_held(result, axis))
-    (result,) = session.read([result.spec])
-    return result
+    (held,) = session.read([result.spec])
+    return dataclasses.replace(held, searched=result.searched)
 
 
 def _held(result: SweepResult, axis: Axis) -> list[Sweep]:
@@ -276,7 +276,7 @@ def _continued(session: Session, result: SweepResult, axis: Axis, found: Transfe
             requested.append(dataclasses.replace(wider.only(cell), lrs=run.lrs, seeds=run.seeds))
     session.run(requested)
     (more,) = session.read([wider])
-    return more
+    return dataclasses.replace(more, searched=result.searched)
 
 
 # --- the question ---
@@ -362,9 +362,11 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     spec = result.spec
     table = result.runs_table()
     table = table[table["status"] != "failed"]
+    is_stopped = table["status"] == "stopped"
     measured = result.quantity.sign * table[result.quantity.name]
-    loss = measured.where(table["status"] != "diverged", np.inf)
+    loss = measured.where((table["status"] != "diverged") & ~is_stopped, np.inf)
     columns: dict[str, Any] = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
+    columns[STOPPED] = is_stopped
     columns |= {name: table[name] for name in spec.hyperparameters}
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
     sizes = table[many]
@@ -453,5 +455,7 @@ def _about(result: SweepResult, data: xr.Dataset) -> dict[str, Any]:
         "spec": spec.to_toml(),
         "trials": int((data["status"] != STATUS["missing"]).sum()),
         "diverged": result.count("diverged"),
+        "stopped": result.count("stopped"),
+        "searched": "" if result.searched is None else str(result.searched),
         "failed": result.count("failed"),
     }
