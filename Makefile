@@ -68,7 +68,6 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/store.py
-	$(BIN)/python benchmarks/adaptive_lr.py
 
 clean:
 	rm -rf .venv .venv-* dist site isoscale-report isoscale-law isoscale-reproduce
