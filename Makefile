@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests of every room that an older package could break, in about two minutes.
+# Tests of every room that an older package could break, without those that train for long.
 QUICK := tests/test_extras.py tests/test_docstrings.py tests/test_files.py tests/cli/test_cli_commands.py \
 	tests/cli/test_cli_help.py tests/cli/test_cli_plan.py tests/cli/test_cli_doctor.py tests/data/test_digits.py \
 	tests/graph tests/limit/test_simulate.py tests/measure/test_audit.py tests/parametrization/test_plan_algebra.py \
@@ -25,7 +25,7 @@ lint: .venv/tested
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-# The site; search needs a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
+# The site; its search needs no network, but a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
 # nowhere and whatever would be loaded from elsewhere are errors.
 docs: .venv-docs/installed
 	.venv-docs/bin/zensical build --clean --strict
@@ -69,8 +69,11 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/store.py
 
+# Everything that these targets made, but no store: trials take long.
 clean:
-	rm -rf .venv .venv-* dist site isoscale-report isoscale-law isoscale-reproduce
+	rm -rf .venv .venv-* dist site .cache .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf isoscale-audit isoscale-check isoscale-law isoscale-limit isoscale-report isoscale-reproduce
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
