@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,7 @@ def test_a_cache_that_was_damaged_is_made_again(home: Path, tmp_path: Path, name
 
 
 # --- whatever happens on the way ---
-def during(name: str, at: int, act: Callable[[], object]) -> contextmanager:
+def during(name: str, at: int, act: Callable[[], object]) -> AbstractContextManager[None]:
     """Does something while a folder is decoded, before the file of that number."""
 
     @contextmanager

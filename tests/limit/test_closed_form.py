@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from explicit import X, Y, problem
 
 from isoscale.errors import InvalidValueError

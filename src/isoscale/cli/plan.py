@@ -28,6 +28,8 @@ class PlanCommand:
 
     Prints one line a kind of tensor, checks the plan by measurement, and writes it as JSON, for
     `isoscale.Plan.load(...).apply(model)`. To plan, the large model is made on the meta device and needs no memory.
+
+    Example: isoscale plan --model model.py:make --base width=64,depth=4 --target width=1024,depth=32
     """
 
     model: str

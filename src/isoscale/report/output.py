@@ -60,7 +60,7 @@ def csv(data: Mapping[str, xr.Dataset]) -> bytes:
             # A name of its own, or a variable without dimensions would have none in the table.
             table = values.to_dataframe(name="value").reset_index()
             table = table[[*values.dims, "value"]]
-            table.insert(0, "variable", variable)
+            table.insert(0, "variable", str(variable))
             table.insert(0, "data", name)
             tables.append(table)
     return pd.concat(tables, ignore_index=True).to_csv(index=False).encode()

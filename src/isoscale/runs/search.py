@@ -113,7 +113,7 @@ class Search:
 
     >>> search = Search(low=2.0**-4, high=1.0, seeds=(0, 1), steps=40)
     >>> search.wanted()
-    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10)]
+    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10, marks=())]
     """
 
     low: float
@@ -294,9 +294,10 @@ class Search:
 
     # --- every seed in full ---
     def _bracket(self) -> list[float]:
-        """Half an octave apart around the centre, up to the first rate at which the pilot diverged."""
+        """Half an octave apart around the centre, up to the first rate at which the pilot diverged or blew up."""
         assert self._centre is not None
-        lost = [place for place, loss in self._pilots.items() if not math.isfinite(loss) and place > self._centre]
+        pilots = _trained(self._pilots)
+        lost = [place for place, loss in pilots.items() if not math.isfinite(loss) and place > self._centre]
         places = [self._centre + k * _COARSE for k in (-2, -1, 0, 1, 2)]
         # A rate beside one that every seed was trained at tells nothing more.
         known = [_place(lr) for lr in self.also]
@@ -387,8 +388,8 @@ class Search:
         return (place, seed, steps) in self._asked
 
     def _of_seed(self, seed: int) -> dict[float, float]:
-        """What one seed's full trials gave, by place."""
-        return {place: loss for (place, other), loss in self._full.items() if other == seed}
+        """What one seed's full trials gave, by place; inf where it diverged or blew up."""
+        return _trained({place: loss for (place, other), loss in self._full.items() if other == seed})
 
     def _of_seeds(self, seeds_at: Mapping[float, list[int]]) -> list[Request]:
         """Full trials of some seeds at each place, within the limits."""
@@ -525,6 +526,13 @@ def _place(lr: float) -> float:
 
 def _on_lattice(lr: float) -> float:
     return round(math.log2(lr) * LATTICE) / LATTICE
+
+
+def _trained(losses: Mapping[float, float]) -> dict[float, float]:
+    """The losses of one seed by place, inf where it diverged or blew up."""
+    places = sorted(losses)
+    curve = Curve.of_runs([2.0**place for place in places], [0] * len(places), [losses[place] for place in places])
+    return dict(zip(places, curve.loss.tolist(), strict=True))
 
 
 def _finite(loss: float) -> float:

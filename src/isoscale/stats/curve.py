@@ -1,13 +1,15 @@
 """A loss curve as scattered runs: learning rate, seed and loss of each, whatever sweep or file they came from.
 
-A run that diverged has the loss inf; a run that did not happen is not there. A run that was stopped because it was
-hopeless would have ended badly, nobody knows how badly: it bounds where the optimum is, and is no loss. Grids become
-curves by `Curve.of_grid`.
+A run that diverged has the loss inf; a run that did not happen is not there. A run that *blew up*, whose loss is many
+times that of every lower rate, diverged, too: that its numbers are still finite is a matter of its length, and no
+smooth curve leads there. A run that was stopped because it was hopeless would have ended badly, nobody knows how badly:
+it bounds where the optimum is, and is no loss. Grids become curves by `Curve.of_grid`.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,13 @@ from isoscale.errors import InvalidValueError
 # Two rates nearer than this, in octaves, are one rate with round-off: no sweep is that fine.
 SAME = 1e-9
 
+# A run blew up if its loss is more than so many times that of every lower rate of its seed.
+BLOWN_UP = 100.0
+
+# More than the logarithms of two floats can differ by, and less than the logarithm of any.
+_APART = 2000.0
+_NOTHING = -1000.0
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -26,7 +35,7 @@ class Curve:
     Attributes:
         log2_lr: log2 of each run's learning rate.
         seed: Number of each run's seed in `names`.
-        loss: Final loss; inf where the run diverged or was stopped.
+        loss: Final loss; inf where the run diverged, blew up or was stopped.
         is_stopped: Whether it was stopped before its end.
         names: The seeds as the user calls them, ascending and distinct; each has one run or more.
 
@@ -103,6 +112,7 @@ class Curve:
             losses = np.bincount(run, losses) / np.bincount(run)
             is_stopped = np.bincount(run, is_stopped) > 0
             log2_lr, seed = log2_lr[is_other], seed[is_other]
+        losses = np.where(_is_blown_up(seed, losses), np.inf, losses)
         return cls(log2_lr, seed, losses, is_stopped, names)
 
     @property
@@ -176,6 +186,29 @@ class Curve:
         losses = np.where(is_lost, np.inf, losses)
         measured = np.where(self.is_stopped[low], np.nan, y_low)
         return np.where(is_there, measured, losses)
+
+
+def _is_blown_up(seed: Int[np.ndarray, " run"], losses: Float[np.ndarray, " run"]) -> Bool[np.ndarray, " run"]:
+    """Of runs in ascending order of seed and learning rate; none where a loss has no logarithm.
+
+    >>> _is_blown_up(np.zeros(5, int), np.array([2.0, 0.5, 1e4, 1e9, 3.0])).tolist()
+    [False, False, True, True, False]
+    """
+    if not len(losses) or not (losses > 0).all():
+        return np.zeros(len(losses), bool)
+    logs = np.log(losses)
+    # The greatest finite loss up to each run of its seed: seeds are kept apart by what is added.
+    shift = _APART * seed
+    so_far = np.maximum.accumulate(np.where(np.isfinite(logs), logs, _NOTHING) + shift) - shift
+    limit = np.full(len(losses), np.inf)
+    has_lower = (np.diff(seed) == 0) & (so_far[:-1] > _NOTHING + 1)
+    limit[1:] = np.where(has_lower, so_far[:-1] + math.log(BLOWN_UP), np.inf)
+    # What follows the first of a seed is measured against the same rates as that one.
+    is_blown_up = np.isfinite(logs) & (logs > limit)
+    for first in np.flatnonzero(is_blown_up):
+        later = slice(first, np.searchsorted(seed, seed[first], side="right"))
+        is_blown_up[later] |= np.isfinite(logs[later]) & (logs[later] > limit[first])
+    return is_blown_up
 
 
 def _between(

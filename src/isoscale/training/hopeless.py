@@ -53,8 +53,9 @@ def mark(curve: Float[np.ndarray, " steps"], step: int, share: float) -> Mark | 
         step: Where.
         share: Share of its progress below which another one is hopeless.
 
-    >>> mark(np.linspace(2.0, 1.0, 21), 20, share=0.25)
-    Mark(step=20, least=0.23125)
+    >>> step, least = mark(np.linspace(2.0, 1.0, 21), 20, share=0.25)
+    >>> step, round(least, 5)
+    (20, 0.23125)
     """
     come = progress(curve, step)
     # What neighbouring steps differ by beyond their trend is twice the variance of one batch.
