@@ -78,6 +78,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.nightly
 class TestRayEngine(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
