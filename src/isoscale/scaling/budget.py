@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from isoscale.checks import number, share
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.scaling.optimizers import OPTIMIZERS, OptimizerFamily, family
 
 # What torch's Adam family averages over unless it is told.
@@ -298,6 +298,8 @@ def budget(name: str | BudgetRule) -> BudgetRule:
     """
     if isinstance(name, BudgetRule):
         return name
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"a budget rule is a name or a `BudgetRule`, got {name!r}")
     if name not in _RULES:
         raise unknown("budget", name, _RULES)
     return _RULES[name]
