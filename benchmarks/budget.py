@@ -160,14 +160,14 @@ class Preset:
 
 PRESETS = {
     "short": Preset(
-        cost="about an hour and a half of one core",
+        cost="under two hours of one core",
         tasks=_tasks(12_800, 3_200, 16, {"depth": 1, "model_args": {"heads": 1}}),
         widths=(16, 32, 64),
         decay_steps=100,
         decays=tuple(2.0**k for k in range(-7, 6, 2)),
     ),
     "long": Preset(
-        cost="about a day of one core",
+        cost="by estimate about a day of one core",
         tasks=_tasks(51_200, 12_800, 32, {"depth": 2, "model_args": {"heads": 2}}),
         widths=(16, 32, 64, 128),
         decay_steps=200,
@@ -286,8 +286,22 @@ def measured(study: Study, preset: Preset, runner: Runner) -> dict[str, Any]:
         "cost": searched.full_trials / searched.optima,
         "law": numbers,
         "zero_shot": found.zero_shot.to_dict("records"),
-        "runs": found.runs.to_dict("records"),
+        "runs": pd.concat([found.runs, _predicted_runs(spec, found, runner)]).to_dict("records"),
     }
+
+
+def _predicted_runs(spec: Sweep, found: isoscale.SizeLaw, runner: Runner) -> pd.DataFrame:
+    """The runs of the largest size at the predicted rates; all are in the store by now."""
+    largest = spec.cells[-1]
+    spent = spec.spending(largest)
+    tables = []
+    for row in found.zero_shot.to_dict("records"):
+        if row["method"] == "tuned":
+            continue
+        result = runner.sweep(dataclasses.replace(spec.only(largest), lrs=(row["lr"],), search="grid"))
+        numbers = {"batch_size": spent.batch_size, "steps": spent.steps, "tokens": spent.tokens}
+        tables.append(result.runs_table().assign(**numbers, predicted_by=row["method"]))
+    return pd.concat(tables) if tables else pd.DataFrame()
 
 
 def _rules(spec: Sweep, batch: int, steps: int, runner: Runner) -> dict[str, Any]:
@@ -359,7 +373,8 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
         fitted = fit_power_law(sizes[inside], optima[inside])
         law |= {name: getattr(fitted, name) for name in law}
     costs, rows = _decay_costs(spec, axis, grid, lr, float(optima[0]), runner)
-    runs = pd.concat([tuned.runs_table().assign(weight_decay=spec.weight_decay), grid.runs_table(), rows])
+    base_runs = tuned.runs_table().assign(**{axis: int(sizes[0]), "weight_decay": spec.weight_decay})
+    runs = pd.concat([base_runs, grid.runs_table(), rows])
     return {
         "axis": axis,
         "lr": lr,
@@ -409,7 +424,7 @@ def _decay_costs(
         kept = 0.0 if value == 0 else _rounded(math.log2(value / planned))
         result = runner.sweep(dataclasses.replace(cell, lrs=(lr,), weight_decay=kept, search="grid"))
         rows.append({"method": name, "decay": kept * planned} | _cost(result, best.values))
-        tables.append(result.runs_table().assign(weight_decay=kept))
+        tables.append(result.runs_table().assign(**{axis: spec.axes[axis][-1], "weight_decay": kept}))
     return rows, pd.concat(tables)
 
 
@@ -467,8 +482,9 @@ and that whole rules are compared, when the first exponents were known."""
 _LIMITS = """\
 * Networks of a few thousand to fifty thousand parameters, runs of seconds. Exponents of large models may differ;
   published fits are of language models many thousand times larger.
-* Weight decay is 0.1 for AdamW and Muon and 0 for SGD along batch and steps, betas are torch's: rules that move decay
-  and betas along with the learning rate are judged by their learning rate's exponent alone.
+* Weight decay is 0.1 for AdamW and Muon and 0 for SGD along batch and steps, betas are torch's: there, rules that move
+  decay and betas along with the learning rate are judged by their learning rate's exponent alone. Whole rules are
+  compared at one place.
 * The data are small: images are seen up to a few times, so that a longer run is also one of more epochs. Loss is the
   training loss.
 * Batches span a factor of 16 from very small ones on. Far below the critical batch everything may look like one power;
@@ -525,7 +541,8 @@ _OF = ["preset", "data", "optimizer", "along"]
 
 _SHORT = """\
 The mean of the exponents over data sets and networks, with its 95 % interval from their scatter, and the published
-exponents that this interval leaves. An interval of two studies is wide.
+exponents that this interval leaves. Two of the networks see the same images. A trial that studies have in common counts
+in each.
 
 """
 
