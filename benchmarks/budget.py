@@ -618,7 +618,8 @@ largest:
 
 
 def _whole_rules(kept: Kept) -> str:
-    rows, shares = [], {}
+    rows: list[list[str]] = []
+    shares: dict[tuple[str, str, str], list[float]] = {}
     for one in kept:
         preset, data, optimizer, _ = _of(one)
         for row in one["zero_shot"]:
