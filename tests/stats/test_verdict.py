@@ -49,8 +49,8 @@ def test_runs_in_any_order_are_one_curve():
     pairs = np.unique(np.stack([lrs, seeds]), axis=1)
     losses = rng.random(pairs.shape[1])
     order = rng.permutation(len(losses))
-    first = Curve.of_runs(*pairs, losses)
-    again = Curve.of_runs(*pairs[:, order], losses[order])
+    first = Curve.of_runs(pairs[0], pairs[1], losses)
+    again = Curve.of_runs(pairs[0, order], pairs[1, order], losses[order])
     assert np.array_equal(first.loss, again.loss)
     assert np.array_equal(first.log2_lr, again.log2_lr)
 

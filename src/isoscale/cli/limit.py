@@ -29,6 +29,8 @@ class LimitCommand:
 
     The residual network with blocks of one layer under depth-muP, or of two and more under any depth rule; full
     batches. Samples are scaled to |x|^2 = features.
+
+    Example: isoscale limit --steps 5 --compare width=512,depth=8
     """
 
     dataset: str = "digits"

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCommand:
-    """Train a grid of rules, widths, depths, learning rates and seeds; resumes by itself."""
+    """Train a grid of rules, widths, depths, learning rates and seeds; resumes by itself.
+
+    Example: isoscale sweep --model residual-mlp --rule completep --depths 4 12 --log2-lr -10 -4 --seeds 3
+    """
 
     grid: Grid = field(default_factory=Grid)
     place: Place = field(default_factory=Place)

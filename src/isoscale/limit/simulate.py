@@ -55,10 +55,10 @@ def simulate(
 ) -> xr.Dataset:
     """One network of this width and depth at initialisation and in training, drawn exactly in law.
 
-    The residual network of docs/theory.md, section 1 (Yao, Wu, Gao, arXiv 2512.21075), with blocks of one layer under
-    depth-muP, or with deeper ones under any depth rule (section 9.1). Simulated as in section 3: same mean and spread
-    over seeds as a network with explicit weights. Time is about 12 width depth block_depth (steps samples)^2 flops;
-    beyond (steps + 1) samples = width / 8 the matrices are explicit.
+    The residual network of docs/theory.md, section 1, with blocks of one layer under depth-muP (Yao, Wu, Gao, arXiv
+    2512.21075), or of section 9.1, with deeper ones under any depth rule. Simulated as in section 3: same mean and
+    spread over seeds as a network with explicit weights. Time is about 12 width depth block_depth (steps samples)^2
+    flops; beyond (steps + 1) samples = width / 8 the matrices are explicit.
 
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).

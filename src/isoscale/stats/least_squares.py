@@ -36,16 +36,16 @@ class LeastSquares:
     """
 
     coefficients: Float[np.ndarray, "column ..."]
-    variance: Float[np.ndarray, ...]
+    variance: Float[np.ndarray, "..."] | float
     unit_covariance: Float[np.ndarray, "column column"]
     freedom: int
 
-    def se(self, column: int) -> Float[np.ndarray, ...]:
+    def se(self, column: int) -> Float[np.ndarray, "..."] | float:
         """Standard error of one coefficient; NaN without degrees of freedom."""
         unit = self.unit_covariance[column, column]
         return np.sqrt(self.variance * unit)
 
-    def half_width(self, column: int, level: float = LEVEL) -> Float[np.ndarray, ...]:
+    def half_width(self, column: int, level: float = LEVEL) -> Float[np.ndarray, "..."] | float:
         """Half the width of one coefficient's t-based interval; NaN without degrees of freedom."""
         return t_quantile(self.freedom, level) * self.se(column)
 
