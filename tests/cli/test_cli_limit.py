@@ -98,7 +98,8 @@ def test_json_and_quiet(isoscale: Run):
     _, out, _ = isoscale("limit", *TINY, "--depth", 2, "--json")
     rows = json.loads(out)
     assert [row["step"] for row in rows] == ["0", "1", "2"]
-    assert isoscale("limit", *TINY, "--depth", 2, "--quiet") == (0, "", "")
+    adam = ("--optimizer", "adamw", "--betas", "0.9,0.95", "--weight-decay", 0.1, "--schedule", "wsd", "--lr", 0.05)
+    assert isoscale("limit", *TINY, "--depth", 2, *adam, "--quiet") == (0, "", "")
 
 
 def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path):
