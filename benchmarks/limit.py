@@ -75,7 +75,7 @@ def explicit_losses(problem: Problem, n: int, depth: int, seed: int) -> Tensor:
         losses.append(error.square().mean() / 2)
         if k == problem.steps:
             break
-        step = problem.sgd.rates[k] * error / SAMPLES
+        step = float(problem.optimizer.rates[k]) * error / SAMPLES
         g = v.expand(SAMPLES, n)
         for a, w in zip(reversed(features), reversed(weights), strict=True):
             back = (1 - a.square()) * (g @ w)

@@ -72,8 +72,8 @@ def test_one_line(isoscale: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--depths 4", "several depths or several widths, at least two"),
-        ("--widths 8 16 --depths 1 2", "several depths or several widths, not both"),
+        ("--depths 4", "several depths, widths, batch sizes or steps, at least two"),
+        ("--widths 8 16 --depths 1 2", "not along width and depth: give several of one"),
         ("--depths 2 4 --base-depth 3", "`base` depth 3 is not among the depths 2, 4"),
     ],
 )

@@ -84,6 +84,17 @@ def test_returns_of_depth(isoscale: Run, tmp_path: Path):
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_the_best_rate_of_a_finite_size_and_of_infinite_size(isoscale: Run, tmp_path: Path):
+    flags = ("--optimal-lr", "--compare", "width=16,depth=2", "--networks", 3, "--particles", 64, "--replicas", 3)
+    blocks = ("--block-depth", 2, "--phi", "erf", "--norm", "rms")
+    code, out, errors = isoscale("limit", "--samples", 2, "--steps", 1, *blocks, *flags)
+    assert (code, errors) == (0, "")
+    assert re.search(r"Best learning rate [0-9.]+ \[[0-9.]+, [0-9.]+\]", out)
+    assert re.search(r"Width 16, depth 2: best learning rate [0-9.]+, .* octaves from infinite size", out)
+    kept = xr.load_dataset(tmp_path / "isoscale-limit" / "lr-drift.nc")
+    assert kept.depth.values.tolist() == [2, 4, 8]
+
+
 def test_json_and_quiet(isoscale: Run):
     _, out, _ = isoscale("limit", *TINY, "--depth", 2, "--json")
     rows = json.loads(out)
@@ -112,10 +123,14 @@ def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path
         (("--compare", "width=8"), "width=512,depth=8"),
         (("--compare", "width=8,depth=2,height=3"), "width=512,depth=8"),
         (("--compare", "width=8,depth=2", "--networks", 1), "`networks`"),
-        (("--gap", "--convergence"), "`--convergence`, `--gap` and `--optimal-lr`"),
+        (("--gap", "--convergence"), "run one after the other"),
+        (("--compare", "width=8,depth=2", "--returns"), "`--compare` goes with"),
+        (("--depth", 8, "--lr-drift"), "leave out `--depth`"),
         (("--block-depth", 2, "--gap"), "know blocks of one layer"),
         (("--returns", "--gap"), "`--returns`"),
         (("--clip", 1.0, "--convergence"), "leave out `--clip`"),
+        (("--optimizer", "lion"), "give a finite `depth`, or use sgd"),
+        (("--optimizer", "adam", "--betas", "0.9"), "betas are written 0.9,0.999"),
         (("--phi", "silo"), "Nearest: silu"),
         (("--classes", "3"), "`classes` must hold two or more"),
         (("--classes", "3,x"), "classes are written 3,5"),

@@ -274,6 +274,7 @@ def write_squares(path: Path, seed: int, side: int) -> None:
     Image.fromarray(pixels(8, 8, 3, seed=seed)).resize((side, side), Image.Resampling.NEAREST).save(path)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak")
 def test_peak_memory_is_that_of_a_few_images(home: Path, tmp_path: Path) -> None:
     """A folder of 236 MB, decoded, loaded and trained on, against one of six images."""

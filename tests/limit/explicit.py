@@ -64,6 +64,7 @@ class Explicit:
         self.w = matrices()
         self.back = self.w if reused else matrices()
         self.velocity: dict[object, Tensor] = {}
+        self.square: dict[object, Tensor] = {}
 
     def norm(self, h: Tensor) -> Tensor:
         if self.task.architecture.norm == "layer":
@@ -110,23 +111,55 @@ class Explicit:
         return [*below, top]
 
     def moved(self, key: object, weights: Tensor, gradient: Tensor, k: int, rate: float) -> Tensor:
-        """The weights after torch's SGD with decoupled decay."""
-        sgd = self.task.sgd
-        velocity = sgd.momentum * self.velocity[key] + gradient if key in self.velocity else gradient
+        """The weights after a step, with decoupled decay.
+
+        Args:
+            rate: Of a matrix (its key is a pair) by its own depth law; with entries of order 1 that of Adam and Lion is
+                n^-1/2, that of Muon n^1/2 times as large.
+        """
+        optimizer = self.task.optimizer
+        if optimizer.is_linear:
+            direction = self.heavy_ball(key, gradient)
+        elif optimizer.name == "muon" and isinstance(key, tuple):
+            direction = self.n**0.5 * newton_schulz(self.heavy_ball(key, gradient))
+        else:
+            direction = self.of_entries(key, gradient, k)
+            if isinstance(key, tuple):
+                direction = direction / self.n**0.5
+        if not optimizer.is_linear and isinstance(key, tuple):
+            rate = rate * self.depth**-self.task.architecture.rule.beta
+        return (1 - optimizer.rates[k] * optimizer.weight_decay) * weights - optimizer.rates[k] * rate * direction
+
+    def heavy_ball(self, key: object, gradient: Tensor) -> Tensor:
+        optimizer = self.task.optimizer
+        velocity = optimizer.momentum * self.velocity[key] + gradient if key in self.velocity else gradient
         self.velocity[key] = velocity
-        direction = gradient + sgd.momentum * velocity if sgd.nesterov else velocity
-        return (1 - sgd.rates[k] * sgd.weight_decay) * weights - sgd.rates[k] * rate * direction
+        return gradient + optimizer.momentum * velocity if optimizer.nesterov else velocity
+
+    def of_entries(self, key: object, gradient: Tensor, k: int) -> Tensor:
+        """Adam's direction, or Lion's."""
+        first, second = self.task.optimizer.betas
+        moment = self.velocity.get(key, torch.zeros_like(gradient))
+        if self.task.optimizer.name == "lion":
+            self.velocity[key] = second * moment + (1 - second) * gradient
+            return (first * moment + (1 - first) * gradient).sign()
+        self.velocity[key] = first * moment + (1 - first) * gradient
+        self.square[key] = second * self.square.get(key, 0.0) + (1 - second) * gradient**2
+        size = (self.square[key] / (1 - second ** (k + 1))).sqrt()
+        # Adam's eps is for gradients without the multiplier and the width.
+        unit = self.scale / self.n**0.5 if isinstance(key, tuple) else 1.0
+        return self.velocity[key] / (1 - first ** (k + 1)) / (size + 1e-8 * unit)
 
     def step(self, stream: list[Tensor], chi: Tensor, k: int) -> None:
-        """SGD with learning rate lr * n on every matrix, dL/dh = gradient / n."""
+        """Under SGD, learning rate lr * n on every matrix, dL/dh = gradient / n."""
         gradients, changes = self.backward(stream, chi @ self.v)
-        if self.task.sgd.clip is not None:
+        if self.task.optimizer.clip is not None:
             square = sum(
                 rate * (change / self.n).square().sum((1, 2))
                 for block in changes
                 for change, rate in zip(block, self.rates, strict=True)
             )
-            factor = (self.task.sgd.clip / square.sqrt()).clamp(max=1.0)[:, None, None]
+            factor = (self.task.optimizer.clip / square.sqrt()).clamp(max=1.0)[:, None, None]
             chi, gradients = chi * factor, [factor * g for g in gradients]
             changes = [[factor * change for change in block] for block in changes]
         for layer, block in enumerate(changes):
@@ -134,7 +167,7 @@ class Explicit:
                 old, gradient = self.w[layer][i], change / self.n**0.5
                 self.w[layer][i] = self.moved((layer, i), old, gradient, k, self.rates[i])
                 if self.back is not self.w:
-                    keep = 1 - self.task.sgd.rates[k] * self.task.sgd.weight_decay
+                    keep = 1 - self.task.optimizer.rates[k] * self.task.optimizer.weight_decay
                     self.back[layer][i] = keep * self.back[layer][i] + self.w[layer][i] - keep * old
         if self.task.train_ends:
             x = self.x[: self.task.trained]
@@ -172,6 +205,15 @@ class Explicit:
                 chi = chi * self.task.batch_weights[k][:, None]
                 self.step([h[:, :p] for h in stream], chi, k)
         return {name: torch.stack(values, 1) for name, values in out.items()}
+
+
+def newton_schulz(gradient: Tensor) -> Tensor:
+    """As torch.optim.Muon, in the matrix's own precision."""
+    x = gradient / gradient.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
 
 
 def worst_mean_and_spread(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -226,6 +226,8 @@ def test_memory_is_checked_before_the_run() -> None:
         ({"particles": 10}, "`particles` must be >= "),
         ({"particles": 501}, "`particles` must be even"),
         ({"replicas": 1}, "`replicas` must be >= 2, got 1"),
+        ({"replicas": 10**9}, "GiB and the machine has .* Use fewer `replicas`"),
+        ({"optimizer": "lion"}, "infinite depth under `optimizer` lion is not derived"),
         ({"depth": 0}, "`depth` must be >= 1, got 0"),
         ({"ladder": [8]}, "`ladder` must hold two or more depths"),
         ({"ladder": [8, 12]}, "`ladder` must hold two or more depths"),
@@ -237,6 +239,26 @@ def test_memory_is_checked_before_the_run() -> None:
 def test_bad_settings_say_what_and_how(arguments: dict, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         solve(X, Y, 2, **arguments)
+
+
+def test_years_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoscale.limit.particles.MOST_FLOPS_EVER", 1e6)
+    with pytest.raises(InvalidValueError, match="years of a core: use fewer `replicas`"):
+        solve(X, Y, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.05), ("lion", 0.03), ("muon", 0.1)])
+def test_wide_networks_approach_the_limit_under_other_optimizers(optimizer: str, lr: float) -> None:
+    given = {"steps": 6, "lr": lr, "optimizer": optimizer}
+    limit = solve(X, Y, depth=4, particles=512, replicas=8, kernels=False, **given)
+    # 2 M(n) - M(n/2), whose bias is of order 1/n^2
+    size = {"depth": 4, "explicit": optimizer != "muon"}
+    whole = run(problem(**given), Size(n=256, replicas=128, **size), GaussianNoise(2)).loss
+    halves = run(problem(**given), Size(n=128, replicas=256, **size), GaussianNoise(3)).loss
+    mean = 2 * whole.mean(0) - halves.mean(0)
+    error = (4 * whole.var(0) / len(whole) + halves.var(0) / len(halves)).sqrt().numpy()
+    assert np.all(np.abs(mean.numpy() - limit.loss) < 4 * np.hypot(error, limit.loss_se))
 
 
 def test_a_small_matrix_that_float32_cannot_factor_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,12 +78,17 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.nightly
 class TestRayEngine(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, nodes: Any) -> Iterator[Engine]:
-        with cluster.RayEngine(None, "cpu", 1.0) as opened:
-            yield opened
+        cluster.connect(nodes.address)
+        try:
+            with cluster.RayEngine(None, "cpu", 1.0) as opened:
+                yield opened
+        finally:
+            cluster.disconnect()
 
 
 def _on_ray(nodes: Any, store: Path, **run: Any) -> SweepResult:

@@ -27,8 +27,8 @@ MODES = ("reused", "independent")
 class LimitCommand:
     """Solve for training at infinite width and depth, with backward weights reused and independent.
 
-    The residual network with blocks of one layer under depth-muP, or of two and more under any depth rule; full-batch
-    SGD. Samples are scaled to |x|^2 = features.
+    The residual network with blocks of one layer under depth-muP, or of two and more under any depth rule; full
+    batches. Samples are scaled to |x|^2 = features.
 
     Example: isoscale limit --steps 5 --compare width=512,depth=8
     """
@@ -56,18 +56,25 @@ class LimitCommand:
     depth, depth-mup-corrected."""
     norm: Literal["none", "rms", "layer"] = "none"
     """Norm before each branch."""
+    optimizer: Literal["sgd", "adam", "adamw", "lion", "muon"] = "sgd"
+    """Optimizer; others than sgd at a finite --depth."""
+    betas: str | None = None
+    """Of adam, adamw and lion, and of muon's Adam: 0.9,0.999."""
     momentum: float = 0.0
-    """Of SGD."""
+    """Of sgd and muon."""
     nesterov: bool = False
     """Whether momentum looks ahead."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float | None = None
     """Largest norm of the gradients of all blocks together."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"
     """How the learning rate falls over the steps."""
     optimal_lr: bool = False
-    """Find the learning rate with the least loss after --steps instead."""
+    """Find the learning rate with the least loss after --steps instead; with --compare, how far from it is that of a
+    finite network."""
+    lr_drift: bool = False
+    """Measure how far the best learning rates of finite depths and widths are from that of infinite size instead."""
     horizon: float = 1.0
     """T: branches are multiplied by sqrt(T / depth)."""
     depth: int | None = None
@@ -100,27 +107,34 @@ class LimitCommand:
     """Print the result as one JSON object instead of tables."""
 
     def run(self) -> int:
-        asked = [self.convergence, self.gap, self.optimal_lr, self.returns]
+        asked = [self.convergence, self.gap, self.optimal_lr, self.lr_drift, self.returns]
         if sum(asked) > 1:
             raise InvalidValueError(
-                "`--convergence`, `--gap` and `--optimal-lr` are measurements of their own, as is `--returns`: run one "
-                "after the other"
+                "`--convergence`, `--gap`, `--optimal-lr`, `--lr-drift` and `--returns` are measurements of their own: "
+                "run one after the other"
             )
         self._check_plain()
+        if self.compare is not None and sum(asked) > self.optimal_lr:
+            raise InvalidValueError("`--compare` goes with training and with `--optimal-lr`: leave it out")
+        if self.depth is not None and sum(asked) > self.optimal_lr:
+            raise InvalidValueError("the depths of a measurement of its own are chosen: leave out `--depth`")
         size = None if self.compare is None else limit_words.sizes(self.compare)
         if self.networks < 2:
             raise InvalidValueError(f"`networks` must be >= 2 for a standard error, got {self.networks}")
         x, y = self._problem()
         out = console(quiet=self.quiet or self.json)
         what = f"{self.samples} samples of {self.dataset}, {self.phi}, T={self.horizon:g}"
-        if not self.optimal_lr:
+        if not (self.optimal_lr or self.lr_drift):
             what += f", lr {self.lr:g}"
         if self.returns:
             out.print(f"Loss against depth, infinite width: {what}", style="bold")
             self._returns(x, y, out)
         elif self.optimal_lr:
             out.print(f"Learning rate of the least loss after {self.steps} steps: {what}", style="bold")
-            self._optimal_lr(x, y, out)
+            self._optimal_lr(x, y, size, out)
+        elif self.lr_drift:
+            out.print(f"Drift of the best learning rate after {self.steps} steps: {what}", style="bold")
+            self._lr_drift(x, y, out)
         elif self.convergence:
             out.print(f"Rates of convergence to the limit: {what}", style="bold")
             self._convergence(x, y, out)
@@ -172,6 +186,7 @@ class LimitCommand:
             "block-depth": self.block_depth != 1,
             "rule": self.rule != "depth-mup",
             "norm": self.norm != "none",
+            "optimizer": self.optimizer != "sgd",
             "momentum": self.momentum != 0,
             "weight-decay": self.weight_decay != 0,
             "clip": self.clip is not None,
@@ -232,9 +247,6 @@ class LimitCommand:
 
     def _training_options(self) -> dict[str, Any]:
         """Blocks and training, whatever the size; but for the learning rate."""
-        from isoscale.training.loop import Loop
-
-        loop = Loop(schedule=self.schedule)
         return {
             "steps": self.steps,
             "phi": self.phi,
@@ -243,11 +255,13 @@ class LimitCommand:
             "block_depth": self.block_depth,
             "rule": self.rule,
             "norm": None if self.norm == "none" else self.norm,
+            "optimizer": self.optimizer,
+            "betas": None if self.betas is None else limit_words.betas(self.betas),
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "weight_decay": self.weight_decay,
             "clip": self.clip,
-            "schedule": [loop.lr_factor(step, self.steps) for step in range(max(0, self.steps))],
+            "schedule": self.schedule,
         }
 
     def _finite(self, x: np.ndarray, y: np.ndarray, size: dict[str, int], progress: Callback) -> xr.Dataset:
@@ -276,17 +290,57 @@ class LimitCommand:
         return xr.Dataset({"loss": every.mean("network"), "loss_se": se}, attrs={"backward_weights": "reused"})
 
     # --- what is measured of the limit itself ---
-    def _optimal_lr(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:
+    def _optimal_lr(self, x: np.ndarray, y: np.ndarray, size: dict[str, int] | None, out: Console) -> None:
         from isoscale import limit, report
 
+        data = {}
         with self._progress() as track:
-            data = limit.optimal_lr(x, y, depth=self.depth, progress=track("rates"), **self._options("reused"))
-        columns, rows = limit_words.rates(data)
+            best = limit.optimal_lr(x, y, depth=self.depth, progress=track("rates"), **self._options("reused"))
+            data["optimal-lr"] = best
+            if size:
+                data["lr-drift"] = self._drift(x, y, size, float(best["lr"]), track("drift"))
+        columns, rows = limit_words.rates(best)
         self._table(columns, rows, out)
-        lr, low, high = (float(data[name]) for name in ("lr", "lr_low", "lr_high"))
-        least = limit_words.plus_minus(data["loss"], data["loss_se"])
+        lr, low, high = (float(best[name]) for name in ("lr", "lr_low", "lr_high"))
+        least = limit_words.plus_minus(best["loss"], best["loss_se"])
         out.print(f"Best learning rate {lr:.4g} [{low:.4g}, {high:.4g}], loss {least}.")
-        self._write({"optimal-lr": report.limit_rates(data)}, {"optimal-lr": data}, out)
+        if size:
+            out.print(limit_words.drift_of(data["lr-drift"]))
+        self._write({"optimal-lr": report.limit_rates(best)}, data, out)
+
+    def _drift(
+        self, x: np.ndarray, y: np.ndarray, size: dict[str, int] | None, middle: float | None, progress: Callback
+    ) -> xr.Dataset:
+        """Of a finite size, or of several."""
+        from isoscale import limit
+
+        sizes: dict[str, Any] = {}
+        if size:
+            depth = size["depth"]
+            sizes = {"depths": (depth, 2 * depth, 4 * depth), "widths": (size["width"],)}
+        return limit.lr_drift(
+            x,
+            y,
+            **sizes,
+            middle=middle,
+            networks=self.networks,
+            particles=self.particles,
+            replicas=self.replicas,
+            seed=self.seed,
+            progress=progress,
+            **self._training_options(),
+        )
+
+    def _lr_drift(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:
+        from isoscale import report
+
+        with self._progress() as track:
+            data = self._drift(x, y, None, None, track("rates"))
+        columns, rows = limit_words.drifts(data)
+        self._table(columns, rows, out)
+        for line in limit_words.laws_of_drift(data):
+            out.print(line)
+        self._write({"lr-drift": report.lr_drift(data)}, {"lr-drift": data}, out)
 
     def _returns(self, x: np.ndarray, y: np.ndarray, out: Console) -> None:
         from isoscale import limit, report

@@ -47,6 +47,19 @@ def classes(text: str | None, count: int) -> list[int]:
     return chosen
 
 
+def betas(text: str) -> list[float]:
+    """ "0.9,0.999" as numbers.
+
+    >>> betas("0.9,0.999")
+    [0.9, 0.999]
+    """
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidValueError(f"betas are written 0.9,0.999, got {text!r}") from None
+    return [first, second]
+
+
 # --- tables: columns and rows ---
 def losses(runs: dict[str, xr.Dataset], steps: int) -> Table:
     """The loss of every run, at about ten steps and the last."""
@@ -105,6 +118,19 @@ def rates(data: xr.Dataset) -> Table:
     return ["lr", "loss at the end", ""], rows
 
 
+def drifts(data: xr.Dataset) -> Table:
+    """The best learning rate of each depth and width, and how many octaves it is from infinite size."""
+    rows = [["infinite", "infinite", f"{float(data['limit_lr']):.4g}", "0"]]
+    for depth in data["depth"].values:
+        cell = data.sel(depth=depth)
+        rows.append(["infinite", str(depth), f"{float(cell['lr']):.4g}", octaves(cell, "drift")])
+    shallowest = str(int(data["depth"][0]))
+    for width in data["width"].values:
+        cell = data.sel(width=width)
+        rows.append([str(width), shallowest, f"{float(cell['lr_of_width']):.4g}", octaves(cell, "drift_of_size")])
+    return ["width", "depth", "best lr", "octaves from infinite size"], rows
+
+
 def returns(data: xr.Dataset) -> Table:
     """The loss at each depth and at infinity, and what doubling the depth saves."""
     rows = []
@@ -121,6 +147,37 @@ def returns(data: xr.Dataset) -> Table:
 
 
 # --- sentences ---
+def octaves(cell: xr.Dataset, name: str) -> str:
+    """A drift with its interval."""
+    value, low, high = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "an octave or more"
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def laws_of_drift(data: xr.Dataset) -> list[str]:
+    """How the drift falls with depth and with width."""
+    lines = []
+    for law in data["law"].values:
+        exponent, low, high = (float(data.sel(law=law)[f"exponent{end}"]) for end in ("", "_low", "_high"))
+        if math.isnan(exponent):
+            lines.append(f"With {law}: not at every size seen, or at too few; no exponent is fitted.")
+        else:
+            lines.append(f"With {law} it goes like {law}^{exponent:.2f} [{low:.2f}, {high:.2f}].")
+    return lines
+
+
+def drift_of(data: xr.Dataset) -> str:
+    """How far the best rate of the one finite size is from that of infinite size."""
+    of_size = data.isel(width=0)
+    width, depth = int(of_size["width"]), int(data["depth"][0])
+    return (
+        f"Width {width}, depth {depth}: best learning rate {float(of_size['lr_of_width']):.4g}, "
+        f"{octaves(of_size, 'drift_of_size')} octaves from infinite size; depth makes "
+        f"{octaves(data.isel(depth=0), 'drift')} of it, width {octaves(of_size, 'drift_of_width')}."
+    )
+
+
 def is_depth_worth_it(data: xr.Dataset) -> str:
     """What all depth beyond the deepest can bring, and what its next doubling does."""
     deepest = data.isel(depth=-1)

@@ -31,6 +31,9 @@ default tolerance often enough. If not, the trial has shown how many are."""
 COARSEST_RANK_TOLERANCE = 1e-5
 """Rank tolerance at tolerances of 1e-3 and coarser."""
 
+MUON_RANK_TOLERANCE = 1e-7
+"""Rank tolerance under Muon, which lifts small singular values of the gradients to those of the rest."""
+
 FLOAT32_TOLERANCE = 1e-4
 """The finest tolerance for which float32 is enough: it moves losses by about 5e-6 for inputs of |x|^2 = features, and
 by more in proportion to |x|^2."""
@@ -130,6 +133,8 @@ def choose_plan(
     if rank_tolerance is None:
         # Invisible at the tolerance: directions that are dropped lose their noise and keep their mean.
         rank_tolerance = min(COARSEST_RANK_TOLERANCE, 1e-2 * tolerance)
+        if problem.optimizer.name == "muon":
+            rank_tolerance = min(rank_tolerance, MUON_RANK_TOLERANCE)
     return Plan(
         particles=n,
         replicas=whole("replicas", replicas, least=least_replicas),

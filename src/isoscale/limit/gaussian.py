@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from isoscale.limit.optimizers import Momentum
+from isoscale.limit.optimizers import Buffer, Momentum
 
 Rows = Float[Tensor, "replicas rows n"]
 
@@ -174,7 +174,7 @@ class LazyGaussian:
         reused: Whether `backward` is W's own transpose or an independent copy's.
         tolerance: Residual directions with less than this share of their vector's squared norm are not sampled; only
             their conditional mean is kept (without it the response to W would vanish at small learning rates).
-        momentum: Of the updates.
+        buffer: Of the updates; None: plain SGD's.
     """
 
     def __init__(
@@ -183,14 +183,14 @@ class LazyGaussian:
         *,
         reused: bool,
         tolerance: float = 1e-12,
-        momentum: Momentum | None = None,
+        buffer: Buffer | None = None,
     ) -> None:
         self.n = storage.shape[-1]
         self.reused = reused
         self.tolerance = tolerance
         self._forward = _Side.empty(storage[:2])
         self._backward = _Side.empty(storage[2:])
-        self._momentum = momentum or Momentum()
+        self._buffer = buffer or Momentum()
 
     @property
     def rank(self) -> int:
@@ -226,7 +226,7 @@ class LazyGaussian:
         # With a_b = coordinates_b E_x and g_b = coordinates_g_b E_v, W E_x moves by -change E_v and W^T E_v by
         # -change^T E_x, where change = sum_b coordinates_b^T weights_b coordinates_g_b.
         weighted = weights[..., None].to(coordinates.dtype) * coordinates_g
-        change = rate * self._momentum.direction(coordinates.mT @ weighted)
+        change = rate * self._buffer.direction(coordinates.mT @ weighted)
         _, p, q = change.shape
         self._forward.small[:, :p, :q] -= change
         self._backward.small[:, :q, :p] -= change.mT
@@ -286,7 +286,7 @@ class ExplicitGaussian:
         generator: Of the entries.
         like: Whose dtype and device they have.
         reused: Whether `backward` is W's own transpose or an independent copy's.
-        momentum: Of the updates.
+        buffer: Of the updates; None: plain SGD's.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ class ExplicitGaussian:
         like: Tensor,
         *,
         reused: bool,
-        momentum: Momentum | None = None,
+        buffer: Buffer | None = None,
     ) -> None:
         replicas, self.n = shape
         # W, and unless W itself the matrix whose transpose `backward` applies
@@ -309,7 +309,7 @@ class ExplicitGaussian:
                 device=like.device,
             )
             self._matrices.append(draw.div_(math.sqrt(self.n)))
-        self._momentum = momentum or Momentum()
+        self._buffer = buffer or Momentum()
 
     @property
     def rank(self) -> int:
@@ -337,12 +337,62 @@ class ExplicitGaussian:
     ) -> None:
         """That of `LazyGaussian`."""
         weighted = weights[..., None] * coordinates_g
-        change = self._momentum.direction(weighted.mT @ coordinates)
+        change = self._buffer.direction(weighted.mT @ coordinates)
         for matrix in self._matrices:
             matrix.sub_(change, alpha=rate / self.n)
 
 
-Gaussian = LazyGaussian | ExplicitGaussian
+class TrainedBeside:
+    """A lazily sampled W_0, and what was trained as an explicit matrix D beside it: W = W_0 + D.
+
+    For updates that act on the entries of D, and so are of no low rank; the coordinates of a vector are the vector.
+
+    Args:
+        start: W_0, and where backward weights are independent its copy; D is the same for both.
+        shape: (replicas, n).
+        like: Whose dtype and device D has.
+        buffer: Of the updates.
+    """
+
+    def __init__(self, start: LazyGaussian, shape: tuple[int, int], like: Tensor, buffer: Buffer) -> None:
+        replicas, self.n = shape
+        self.start = start
+        self._trained = like.new_zeros(replicas, self.n, self.n)
+        self._buffer = buffer
+
+    @property
+    def rank(self) -> int:
+        """The number of directions sampled of W_0."""
+        return self.start.rank
+
+    def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W a, and a; arguments are those of `LazyGaussian`."""
+        image, _ = self.start.forward(a, noise, uncorrelated)
+        return image.baddbmm(a, self._trained.mT), a
+
+    def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W^T g (or the independent copy's), and g."""
+        image, _ = self.start.backward(g, noise, uncorrelated)
+        return image.baddbmm(g, self._trained), g
+
+    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
+        """The normalised inner products of these vectors."""
+        return inner(coordinates, coordinates)
+
+    def update(
+        self,
+        coordinates: Tensor,
+        coordinates_g: Tensor,
+        weights: Float[Tensor, "replicas rows"],
+        rate: float = 1.0,
+    ) -> None:
+        """That of `LazyGaussian`."""
+        weighted = weights[..., None] * coordinates_g
+        change = self._buffer.direction(weighted.mT @ coordinates)
+        self._trained.sub_(change, alpha=rate / self.n)
+
+
+Gaussian = LazyGaussian | ExplicitGaussian | TrainedBeside
 
 
 def _image(here: _Side, there: _Side, coordinates: Tensor, dropped: Tensor | None) -> Rows:

@@ -15,6 +15,7 @@ from isoscale.checks import number, whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.choices import choose_plan, depth_sequence
+from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem, Size, run
 from isoscale.limit.noise import GaussianNoise
 from isoscale.limit.optimal_lr import optimal_lr
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Rates tried: so many octaves to each side of the middle, so many of them an octave.
-_REACH = 1.5
-_AN_OCTAVE = 4
+_REACH = 1.0
+_AN_OCTAVE = 8
 
 # A drift is fitted where it is so many standard errors from nothing.
 _SEEN = 2.0
@@ -55,7 +56,7 @@ def lr_drift(
     """Drift of the learning rate with the least final loss, in octaves from infinite size, against depth and width.
 
     All sizes share their noise between the rates, and depths share it with one another: each optimum is the vertex of
-    a parabola through the best of the rates tried and its neighbours, each error a jackknife.
+    a parabola through the best of the rates tried and its neighbours, eight an octave, each error a jackknife.
 
     Args:
         x: Inputs, shape (samples, features).
@@ -65,7 +66,7 @@ def lr_drift(
         widths: Widths of finite networks, which have the first of `depths` blocks; their drift is from infinite width
             at that depth.
         steps: SGD updates.
-        middle: Rate about which others are tried, 1.5 octaves to both sides; None: the optimum of infinite size.
+        middle: Rate about which others are tried, an octave to both sides; None: the optimum of infinite size.
         particles, replicas: Those of `solve`; replicas at least 3.
         networks: Finite networks drawn at each width, at least 3.
         backward_weights: "reused" or "independent".
@@ -74,8 +75,9 @@ def lr_drift(
         **options: Further arguments of `solve`: phi, horizon, block_depth, rule, norm, momentum, ...
 
     Returns:
-        Dataset: lr(depth) and lr_of_width(width), the optima; drift(depth) and drift_of_width(width) in octaves, with
-        _low and _high (95 %), NaN where the best rate is the first or last that was tried; limit_lr at infinite size;
+        Dataset: lr(depth) and lr_of_width(width), the optima; drift(depth), drift_of_width(width) and their sum
+        drift_of_size(width), of that width and the first depth from infinite size, in octaves, with _low and _high
+        (95 %), NaN where the best rate is the first or last that was tried; limit_lr at infinite size;
         exponent(law), exponent_low, exponent_high of |drift| against size for the laws "depth" and "width", NaN unless
         each drift is seen (two standard errors). attrs: rates tried, particles, replicas, networks, seconds, settings.
 
@@ -97,6 +99,7 @@ def lr_drift(
     levels = depth_sequence("depths", depths, 3, ordered=True)
     sizes = sorted({whole("widths", width) for width in widths})
     networks = whole("networks", networks, least=3)
+    check_words(len(sizes) * networks, "Use fewer `networks`.")
     reused = inputs.mode(backward_weights)
     training = {name: value for name, value in options.items() if name not in _BLOCKS}
     given: dict[str, Any] = {"phi": "tanh", "horizon": 1.0, "loss": "mse", "train_ends": True, **training}
@@ -106,16 +109,20 @@ def lr_drift(
     octaves = np.arange(-_REACH * _AN_OCTAVE, _REACH * _AN_OCTAVE + 1) / _AN_OCTAVE
     rates = middle * 2.0**octaves
 
+    runs: list[tuple[Problem, Plan]] = []
     by_rate: list[np.ndarray] = []
     by_rate_of_width: list[list[np.ndarray]] = []
     for done, rate in enumerate(rates.tolist()):
         problem = inputs.problem(x, y, blocks=blocks, steps=steps, lr=rate, **given)
+        inputs.check_extrapolates(problem)
         plan = choose_plan(problem, levels, particles, replicas, seed=seed, least_replicas=3)
+        runs.append((problem, plan))
         by_rate.append(_of_depths(problem, plan, reused))
         size = Size(n=sizes[0], depth=levels[0], reused=reused)
         by_rate_of_width.append([_of_width(problem, size, width, networks, seed) for width in sizes])
         if progress is not None:
             progress((done + 1) / len(rates))
+    problem, plan = runs[-1]
     losses = np.stack(by_rate)  # (rate, depth and infinity, replica)
     optima, limit, drifts = _drifts(octaves, losses)
     of_width = _width_drifts(octaves, np.array(by_rate_of_width), losses[:, 0])
@@ -124,19 +131,19 @@ def lr_drift(
         "limit_lr": ((), middle * 2.0**limit),
         "lr_of_width": ("width", middle * 2.0**of_width.optima),
     }
-    fits = []
-    for name, axis, along, found in (
-        ("drift", "depth", levels, drifts),
-        ("drift_of_width", "width", sizes, of_width.drift),
-    ):
+    by_name = {
+        "drift": ("depth", drifts),
+        "drift_of_width": ("width", of_width.drift),
+        "drift_of_size": ("width", of_width.drift.plus(drifts, 0)),
+    }
+    for name, (axis, found) in by_name.items():
         data[name] = (axis, found.value)
         data[f"{name}_low"] = (axis, found.value - found.half)
         data[f"{name}_high"] = (axis, found.value + found.half)
-        fits.append(_exponent(along, found))
+    fits = [_exponent(levels, drifts), _exponent(sizes, of_width.drift)]
     for place, name in enumerate(("exponent", "exponent_low", "exponent_high")):
         data[name] = ("law", [fit[place] for fit in fits])
     attrs = {
-        "rates": rates.tolist(),
         "particles": plan.particles,
         "replicas": plan.replicas,
         "networks": networks,
@@ -156,6 +163,14 @@ class _Drift:
     value: np.ndarray
     error: np.ndarray
     half: np.ndarray
+
+    def plus(self, other: _Drift, place: int) -> _Drift:
+        """With the drift at this place of another's added to each, as if the two were independent."""
+        return _Drift(
+            self.value + other.value[place],
+            np.hypot(self.error, other.error[place]),
+            np.hypot(self.half, other.half[place]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +199,20 @@ def _of_width(problem: Problem, size: Size, width: int, count: int, seed: int) -
 
 # --- optima ---
 def _best(octaves: np.ndarray, losses: np.ndarray) -> float:
-    """Vertex of the parabola through the least loss and its neighbours; NaN at either end."""
+    """Vertex of the parabola through a least loss and its neighbours; NaN at either end.
+
+    The one that is downhill from the middle: near the rates that diverge a mean over replicas is noise, of any sign.
+    """
     finite = np.where(np.isfinite(losses), losses, math.inf)
-    place = int(finite.argmin())
+    place = len(losses) // 2
+    # Where nothing trains there is only one way.
+    while place and not math.isfinite(finite[place]):
+        place -= 1
+    while 0 < place < len(losses) - 1:
+        left, here, right = finite[place - 1 : place + 2]
+        if here <= left and here <= right:
+            break
+        place += 1 if right < left else -1
     if not 0 < place < len(losses) - 1:
         return math.nan
     left, here, right = finite[place - 1 : place + 2]

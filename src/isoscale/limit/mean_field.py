@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import History, Problem, direction, empty_history, own_precision
-from isoscale.limit.optimizers import SGD
+from isoscale.limit.network import History, Problem, direction, empty_history
+from isoscale.limit.optimizers import Optimizer
 from isoscale.limit.progress import Progress
 
 
@@ -48,13 +48,13 @@ class Population:
 class _Weights:
     """One kind of weights under SGD."""
 
-    def __init__(self, start: Tensor, sgd: SGD) -> None:
+    def __init__(self, start: Tensor, optimizer: Optimizer) -> None:
         self.now = start
-        self._momentum, self._sgd = sgd.buffer(), sgd
+        self._buffer, self._optimizer = optimizer.of_vectors(), optimizer
 
     def step(self, gradient: Tensor, k: int) -> None:
-        direction = self._momentum.direction(gradient)
-        self.now = self._sgd.keep(k) * self.now - float(self._sgd.rates[k]) * direction
+        direction = self._buffer.direction(gradient)
+        self.now = self._optimizer.keep(k) * self.now - float(self._optimizer.rates[k]) * direction
 
 
 def run(problem: Problem, population: Population, progress: Progress = None) -> History:
@@ -67,32 +67,31 @@ def run(problem: Problem, population: Population, progress: Progress = None) -> 
     drawn = _draw(population, samples + outputs).to(like)
     rows, columns = drawn.chunk(2, dim=-1)
     # E[omega phi] is 0 at initialisation, in a finite sample too if every neuron has its mirror image.
-    theta = _Weights(torch.cat([rows, rows], dim=2), problem.sgd)
-    omega = _Weights(torch.cat([columns, -columns], dim=2), problem.sgd)
+    theta = _Weights(torch.cat([rows, rows], dim=2), problem.optimizer)
+    omega = _Weights(torch.cat([columns, -columns], dim=2), problem.optimizer)
     values, vectors = torch.linalg.eigh(like)
     root = vectors * values.clamp_min(0).sqrt()
     every = population.replicas, -1, -1
     start = torch.cat([root, root.new_zeros(samples, outputs)], dim=1).expand(*every)
     readout = torch.cat([root.new_zeros(outputs, samples), torch.eye(outputs).to(like)], dim=1).expand(*every)
-    inputs, v = _Weights(start, problem.sgd), _Weights(readout, problem.sgd)
+    inputs, v = _Weights(start, problem.optimizer), _Weights(readout, problem.optimizer)
     first: list[Tensor] = []
-    with own_precision(problem):
-        for k in range(problem.steps + 1):
-            stream = _forward(problem, inputs.now, theta.now, omega.now)
-            f = stream[-1] @ v.now.mT
-            loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-            if not bool(loss.isfinite().all() and f.isfinite().all()):
-                history.diverged = k
-                break
-            u, w = direction(chi)
-            gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
-            history.loss[:, k], history.prediction[:, k] = loss, f
-            _record(history, population, problem, k, stream, gradients, theta.now, first)
-            if k < problem.steps:
-                weights = w * problem.batch_weights[k]
-                _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
-            if progress is not None:
-                progress((k + 1) / (problem.steps + 1))
+    for k in range(problem.steps + 1):
+        stream = _forward(problem, inputs.now, theta.now, omega.now)
+        f = stream[-1] @ v.now.mT
+        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
+        if not bool(loss.isfinite().all() and f.isfinite().all()):
+            history.diverged = k
+            break
+        u, w = direction(chi)
+        gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
+        history.loss[:, k], history.prediction[:, k] = loss, f
+        _record(history, population, problem, k, stream, gradients, theta.now, first)
+        if k < problem.steps:
+            weights = w * problem.batch_weights[k]
+            _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
+        if progress is not None:
+            progress((k + 1) / (problem.steps + 1))
     return history
 
 

@@ -15,9 +15,10 @@ and w = |chi|. The data enter only through Kx = x.x/d. Arrays are (replicas, sam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -25,10 +26,18 @@ from torch import Tensor
 
 from isoscale.limit.activations import Derivative, Function
 from isoscale.limit.blocks import Architecture, Branch, Update, normalised, through_norm
-from isoscale.limit.gaussian import ExplicitGaussian, Gaussian, LazyGaussian, Rows, inner, symmetric_power
+from isoscale.limit.gaussian import (
+    ExplicitGaussian,
+    Gaussian,
+    LazyGaussian,
+    Rows,
+    TrainedBeside,
+    inner,
+    symmetric_power,
+)
 from isoscale.limit.losses import Outputs
 from isoscale.limit.noise import DENSE, INPUT_OUTPUT, Noise, within
-from isoscale.limit.optimizers import SGD
+from isoscale.limit.optimizers import Optimizer
 from isoscale.limit.progress import Progress
 
 EXPLICIT_ABOVE = 1 / 8
@@ -41,12 +50,13 @@ KERNELS = ("feature_kernel", "stream_kernel", "gradient_kernel", "cross_kernel")
 class Problem:
     """Data, activation, loss and training: everything that does not depend on the size of the network."""
 
-    # Kx, the training samples first, then the test samples
+    # Kx, the training samples first, then the test samples; and x / sqrt(d)
     gram: Float[Tensor, "samples samples"]
+    inputs: Float[Tensor, "samples features"]
     y: Float[Tensor, "trained outputs"]
     # weight of each sample's loss at each step: 1 in a full batch, P/B or 0 in a mini-batch
     batch_weights: Float[Tensor, "steps trained"]
-    sgd: SGD
+    optimizer: Optimizer
     horizon: float
     phi: Function
     derivative: Derivative
@@ -98,7 +108,9 @@ class Size:
         """Whether the matrices are explicit."""
         if self.explicit is not None:
             return self.explicit
-        return not self.matched and problem.queries > EXPLICIT_ABOVE * self.n
+        if self.matched:
+            return False
+        return problem.optimizer.moments > 0 or problem.queries > EXPLICIT_ABOVE * self.n
 
 
 @dataclasses.dataclass
@@ -161,7 +173,7 @@ class Network:
             self._known = self.v
             if architecture.norm == "layer":
                 self._known = torch.cat([self.v, torch.ones_like(self.v[:, :1])], dim=1)
-        self._momentum = problem.sgd.buffer(), problem.sgd.buffer()  # of h_0 and v
+        self._buffers = problem.optimizer.of_vectors(), problem.optimizer.of_vectors()  # of U, by way of h_0, and v
         # rho: what decay has left of the initial weights
         self._left = 1.0
         matrices = self._matrices(workspace)
@@ -194,7 +206,7 @@ class Network:
                         self.noise.generator(kind, layer),
                         problem.gram,
                         reused=size.reused,
-                        momentum=problem.sgd.buffer(),
+                        buffer=problem.optimizer.of_matrix(unit=size.n),
                     )
                     of_layer.append(matrix)
                 out.append(of_layer)
@@ -206,13 +218,12 @@ class Network:
         for storages in workspace.take(shape, problem.gram):
             of_layer = []
             for storage in storages:
-                matrix = LazyGaussian(
-                    storage,
-                    reused=size.reused,
-                    tolerance=size.tolerance,
-                    momentum=problem.sgd.buffer(),
-                )
-                of_layer.append(matrix)
+                buffer = problem.optimizer.of_matrix()
+                lazy = LazyGaussian(storage, reused=size.reused, tolerance=size.tolerance, buffer=buffer)
+                if problem.optimizer.moments:
+                    of_layer.append(TrainedBeside(lazy, (size.replicas, size.n), problem.gram, buffer))
+                else:
+                    of_layer.append(lazy)
             out.append(of_layer)
         return out
 
@@ -244,7 +255,7 @@ class Network:
         return self.branches[-1].features
 
     def backward(self, stream: list[Rows], chi: Outputs, step: int | None) -> list[Rows]:
-        """The gradients g_0 .. g_L, and one step of SGD.
+        """The gradients g_0 .. g_L, and one step of the optimizer.
 
         Args:
             stream: Result of `forward`.
@@ -275,7 +286,7 @@ class Network:
     def _train(
         self, step: int, updates: list[Update], w: Tensor, u: Outputs, g: Rows, top: Rows, rows: Tensor | slice
     ) -> None:
-        """One step of SGD.
+        """One step of the optimizer.
 
         Args:
             step: Its number.
@@ -284,20 +295,29 @@ class Network:
             g, top: Their g_0 and h_L.
             rows: Which of the samples they are.
         """
-        problem, sgd = self.problem, self.problem.sgd
-        if sgd.clip is not None:
-            w = w * _clipping(updates, w, sgd.clip)[:, None]
-        keep, rate = sgd.keep(step), float(sgd.rates[step])
+        problem, optimizer = self.problem, self.problem.optimizer
+        if optimizer.clip is not None:
+            w = w * _clipping(updates, w, optimizer.clip)[:, None]
+        keep, rate = optimizer.keep(step), float(optimizer.rates[step])
         self._left *= keep
         for update in updates:
             # W_l -= (eta a / n) sum_b w_b g_b a_b^T
             of_matrix = rate * update.rate / self._left
-            update.matrix.update(update.coordinates, update.coordinates_g, update.multiplier * w, of_matrix)
+            weights = update.multiplier * w
+            if not optimizer.is_linear:
+                # a = sqrt(T) L^-beta is in no update then: its L^-beta has to be in the learning rate.
+                of_matrix *= self.size.depth**-problem.architecture.rule.beta
+                weights = w
+            update.matrix.update(update.coordinates, update.coordinates_g, weights, of_matrix)
         if problem.train_ends:
             by_sample = w[..., None]  # (R, B, 1)
-            of_h0, of_v = self._momentum
-            # h_0(a) -= eta sum_b Kx(a, b) w_b g_0(b)
-            change = of_h0.direction(problem.gram[:, rows] @ (by_sample * g))
+            of_u, of_v = self._buffers
+            if optimizer.is_linear:
+                # h_0(a) -= eta sum_b Kx(a, b) w_b g_0(b)
+                change = of_u.direction(problem.gram[:, rows] @ (by_sample * g))
+            else:
+                # U^T -= eta times the direction of sum_b w_b x_b g_0(b)^T / sqrt(d)
+                change = problem.inputs @ of_u.direction(problem.inputs[rows].mT @ (by_sample * g))
             self.h0 = keep * self.h0 - rate * change
             # v_c -= eta sum_b w_b u_c(b) h_L(b)
             change = of_v.direction((by_sample * u).mT @ top)
@@ -336,9 +356,12 @@ def direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
     return torch.where(length > 0, u, even), w
 
 
-def own_precision(problem: Problem) -> torch.autocast:
-    """Inside, products have the problem's dtype, whatever a caller's `torch.autocast` asks for."""
-    return torch.autocast(problem.gram.device.type, enabled=False)
+@contextlib.contextmanager
+def own_setting(device: torch.device) -> Iterator[None]:
+    """Inside, arrays without a device of their own are on the CPU, and products on this device have their own dtype,
+    whatever `torch.device` and `torch.autocast` a caller stands in."""
+    with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def run(
@@ -349,8 +372,8 @@ def run(
     workspace: Workspace | None = None,
 ) -> History:
     """Train, and record. A run that diverges stops, and its history says at which step."""
-    history = empty_history(problem, size.replicas, len(size.kernel_layers))
-    with own_precision(problem):
+    with own_setting(problem.gram.device):
+        history = empty_history(problem, size.replicas, len(size.kernel_layers))
         network = Network(problem, size, noise, workspace or Workspace())
         start: list[Rows] = []
         # Step k is recorded before its update; the last one has none.

@@ -1,18 +1,30 @@
-"""SGD with momentum, decay, clipping and a schedule, and what its earlier steps leave in later weights.
+"""Optimizers with decay, clipping and a schedule, and what earlier steps of SGD leave in later weights.
 
     V <- mu V + G,   direction = V, or G + mu V (Nesterov),   W <- (1 - eta lam) W - eta direction
 
 A weight at step k is W_k = rho_k W_0 - sum_{j<k} omega_kj G_j, with G_j the gradient of step j (docs/theory.md, section
-9.7). With more rows or columns to come, as in a basis that grows, a buffer starts at 0 in those.
+9.7). With more rows or columns to come, as in a basis that grows, a buffer starts at 0 in those. Adam and Lion act on
+the entries of a weight, Muon on the singular values of a matrix.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lion", "muon")
+
+BETAS = {"adam": (0.9, 0.999), "adamw": (0.9, 0.999), "lion": (0.9, 0.99), "muon": (0.9, 0.999)}
+"""Those of torch and of Lion's paper, by optimizer."""
+
+EPS = 1e-8
+"""Of Adam, for gradients that depend on neither width nor depth."""
+
+_NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 
 
 class Momentum:
@@ -43,26 +55,127 @@ class Momentum:
         return velocity
 
 
+class Adam:
+    """The moments of one array of weights, as torch's Adam keeps them."""
+
+    def __init__(self, betas: tuple[float, float]) -> None:
+        self._betas = betas
+        self._steps = 0
+        self._first: Tensor | None = None
+        self._second: Tensor | None = None
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """What an update subtracts: entries of order 1, whatever the gradient's size."""
+        first, second = self._betas
+        self._steps += 1
+        if self._first is None or self._second is None:
+            self._first, self._second = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        self._first.lerp_(gradient, 1 - first)
+        self._second.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = (self._second / (1 - second**self._steps)).sqrt_().add_(EPS)
+        return (self._first / (1 - first**self._steps)).div_(size)
+
+
+class Lion:
+    """The moment of one array of weights; an update is a sign."""
+
+    def __init__(self, betas: tuple[float, float]) -> None:
+        self._betas = betas
+        self._moment: Tensor | None = None
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """What an update subtracts: entries of 1, 0 and -1."""
+        first, second = self._betas
+        if self._moment is None:
+            self._moment = torch.zeros_like(gradient)
+        direction = torch.lerp(self._moment, gradient, 1 - first).sign_()
+        self._moment.lerp_(gradient, 1 - second)
+        return direction
+
+
+class Muon:
+    """The buffer of one matrix, whose updates are orthogonalised as torch's Muon does.
+
+    Args:
+        momentum: Its buffer.
+        unit: Singular values of an update in the coordinates in which it is handed out.
+    """
+
+    def __init__(self, momentum: Momentum, unit: float = 1.0) -> None:
+        self._momentum, self._unit = momentum, unit
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """What an update subtracts: singular values about `unit`, whatever the gradient's size."""
+        return self._unit * orthogonalised(self._momentum.direction(gradient))
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Five Newton-Schulz iterations of torch's Muon: an odd polynomial of a matrix, which acts on its singular values.
+
+    >>> two = torch.diag(torch.tensor([3.0, 0.5]))[None]
+    >>> orthogonalised(two).diagonal(dim1=-2, dim2=-1).round(decimals=2).tolist()
+    [[0.72, 1.04]]
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tiny = torch.finfo(matrices.dtype).tiny
+    x = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp_min(tiny)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+class Buffer(Protocol):
+    """What the gradients of an array of weights are collected in."""
+
+    def direction(self, gradient: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class SGD:
+class Optimizer:
     """How the gradients of all steps become updates.
 
     Attributes:
         rates: Learning rate of each step.
-        momentum: mu.
+        name: Of `OPTIMIZERS`.
+        momentum: mu, of "sgd" and "muon".
         nesterov: Whether the gradient is looked up ahead.
+        betas: Of "adam", "adamw" and "lion", and of what "muon" leaves to Adam.
         weight_decay: lam, decoupled from the gradient.
         clip: The largest norm of the gradient of all matrices together; None: any.
     """
 
     rates: np.ndarray
+    name: str = "sgd"
     momentum: float = 0.0
     nesterov: bool = False
+    betas: tuple[float, float] | None = None
     weight_decay: float = 0.0
     clip: float | None = None
 
-    def buffer(self) -> Momentum:
-        """That of one array of weights."""
+    @property
+    def is_linear(self) -> bool:
+        """Whether updates are linear in the gradients; else they have a size of their own."""
+        return self.name == "sgd"
+
+    @property
+    def moments(self) -> int:
+        """Arrays of the size of a matrix that are kept, where updates act on the entries of matrices; else 0."""
+        return {"adam": 2, "adamw": 2, "lion": 1}.get(self.name, 0)
+
+    def of_matrix(self, unit: float = 1.0) -> Buffer:
+        """A buffer of a matrix, given in coordinates in which singular values are `unit` times its own."""
+        if self.name == "muon":
+            return Muon(self._heavy_ball(), unit)
+        return self.of_vectors()
+
+    def of_vectors(self) -> Buffer:
+        """A buffer of the input or of the output weights."""
+        if self.betas is None:
+            return self._heavy_ball()
+        return Lion(self.betas) if self.name == "lion" else Adam(self.betas)
+
+    def _heavy_ball(self) -> Momentum:
         return Momentum(self.momentum, nesterov=self.nesterov)
 
     def keep(self, step: int) -> float:
@@ -71,12 +184,16 @@ class SGD:
 
     def settings(self) -> dict[str, object]:
         """As attributes, the rates apart."""
-        return {
+        found: dict[str, object] = {
+            "optimizer": self.name,
             "momentum": self.momentum,
             "nesterov": int(self.nesterov),
             "weight_decay": self.weight_decay,
             "clip": "none" if self.clip is None else self.clip,
         }
+        if self.betas is not None:
+            found["betas"] = list(self.betas)
+        return found
 
 
 @dataclass(frozen=True)

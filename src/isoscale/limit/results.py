@@ -74,10 +74,10 @@ def settings(
         "loss": losses.name(loss),
     }
     found |= problem.architecture.settings()
-    found |= problem.sgd.settings()
+    found |= problem.optimizer.settings()
     # The learning rate of each step, where they are not all the same.
-    if (problem.sgd.rates != float(lr)).any():
-        found["rates"] = problem.sgd.rates.tolist()
+    if (problem.optimizer.rates != float(lr)).any():
+        found["rates"] = problem.optimizer.rates.tolist()
     if problem.architecture.rule.corrected and backward_weights == "independent":
         found["warning"] = CORRECTED_INDEPENDENT
     return found

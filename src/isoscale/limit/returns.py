@@ -12,7 +12,6 @@ import numpy as np
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import activations, inputs, losses, results
-from isoscale.limit.blocks import Architecture
 from isoscale.limit.choices import choose_plan, depth_sequence
 from isoscale.limit.network import Problem
 from isoscale.limit.particles import sample
@@ -53,11 +52,13 @@ def depth_returns(
     beta: float = 0.5,
     rule: str | None = None,
     norm: str | None = None,
+    optimizer: str = "sgd",
+    betas: Sequence[float] | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     clip: float | None = None,
-    schedule: Sequence[float] | None = None,
+    schedule: inputs.Schedule = None,
     progress: Progress = None,
 ) -> xr.Dataset:
     """The loss at the end of training against depth, at infinite width, and what each doubling still brings.
@@ -78,7 +79,8 @@ def depth_returns(
         Dataset over `depth`: loss and loss_se at the last step; gain, the loss that doubling this depth saves, with
         gain_low and gain_high (95 %), measured (1) or fitted (0) as `is_measured` says, NaN where neither is known;
         above_limit = loss - limit, with _low and _high. limit and limit_se: the loss at infinite depth, NaN where it
-        has none (depth-mup-corrected) or no known one. attrs: law ("1/L", or "none" where no fit is made), particles,
+        has none (depth-mup-corrected) or no known one
+        (optimizers other than SGD). attrs: law ("1/L", or "none" where no fit is made), particles,
         replicas, seconds, diverged_step and the settings. Losses are NaN at depths at which training diverged.
 
     Raises:
@@ -102,6 +104,8 @@ def depth_returns(
         "horizon": horizon,
         "train_ends": train_ends,
         "loss": loss,
+        "optimizer": optimizer,
+        "betas": betas,
         "momentum": momentum,
         "nesterov": nesterov,
         "weight_decay": weight_decay,
@@ -139,8 +143,8 @@ def depth_returns(
         )
         limit, limit_se = float(limit_run.loss[-1]), float(limit_run.loss_se[-1])
     else:
-        limit, limit_se = _extrapolated(problem.architecture, last, levels)
-    data = _returns(problem.architecture, levels, last, limit, limit_se)
+        limit, limit_se = _extrapolated(problem, last, levels)
+    data = _returns(problem, levels, last, limit, limit_se)
     labels = {
         "loss": "training loss after the last step",
         "gain": "loss that doubling the depth saves",
@@ -148,7 +152,7 @@ def depth_returns(
         "limit": "training loss after the last step at infinite depth",
     }
     data |= {"loss": loss_mean, "loss_se": loss_se}
-    variables = {}
+    variables: dict[str, Any] = {}
     for name, value in data.items():
         variables[name] = ("depth", value, {"units": "1", "long_name": labels.get(name, name)})
     for name, value in (("limit", limit), ("limit_se", limit_se)):
@@ -156,7 +160,7 @@ def depth_returns(
     if progress is not None:
         progress(1.0)
     attrs = {
-        "law": "1/L" if _is_inverse(problem.architecture) else "none",
+        "law": "1/L" if _is_inverse(problem) else "none",
         "particles": plan.particles,
         "replicas": plan.replicas,
         "seconds": time.perf_counter() - begin,
@@ -167,22 +171,28 @@ def depth_returns(
     return xr.Dataset(variables, coords={"depth": list(levels)}, attrs=attrs)
 
 
-def _is_inverse(blocks: Architecture) -> bool:
+def _is_inverse(problem: Problem) -> bool:
     """Whether the error of a finite depth is of order 1/L."""
-    return blocks.rule.beta in (0.5, 1.0) and not blocks.rule.corrected
+    blocks = problem.architecture
+    return problem.optimizer.is_linear and blocks.rule.beta in (0.5, 1.0) and not blocks.rule.corrected
 
 
 def _has_equations(problem: Problem) -> bool:
     """Whether `solve` knows infinite depth without a ladder of particles."""
     blocks = problem.architecture
-    if blocks.layers != 2 or blocks.rule.corrected or problem.sgd.clip is not None:
+    if (
+        blocks.layers != 2
+        or not problem.optimizer.is_linear
+        or blocks.rule.corrected
+        or problem.optimizer.clip is not None
+    ):
         return False
     return blocks.norm is None or blocks.rule.beta < 1
 
 
-def _extrapolated(blocks: Architecture, last: np.ndarray, depths: tuple[int, ...]) -> tuple[float, float]:
+def _extrapolated(problem: Problem, last: np.ndarray, depths: tuple[int, ...]) -> tuple[float, float]:
     """Infinite depth from the finest depths, and its standard error; NaN where there is no such way."""
-    if not _is_inverse(blocks):
+    if not _is_inverse(problem):
         return math.nan, math.nan
     values, extrapolation = extrapolate(list(last[-_FINEST:]), depths[-_FINEST:])
     mean, sampling = mean_and_se(values)
@@ -190,7 +200,7 @@ def _extrapolated(blocks: Architecture, last: np.ndarray, depths: tuple[int, ...
 
 
 def _returns(
-    blocks: Architecture, depths: tuple[int, ...], last: np.ndarray, limit: float, limit_se: float
+    problem: Problem, depths: tuple[int, ...], last: np.ndarray, limit: float, limit_se: float
 ) -> dict[str, np.ndarray]:
     """What a doubling of each depth brings, and what all further depth can."""
     means, errors = mean_and_se(last, axis=1)
@@ -200,7 +210,7 @@ def _returns(
     gain, low, high = (np.full(len(depths), math.nan) for _ in range(3))
     gain[:-1], low[:-1], high[:-1] = saved, saved - half, saved + half
     finite = np.isfinite(means).all() and math.isfinite(limit)
-    if finite and _is_inverse(blocks):
+    if finite and _is_inverse(problem):
         # 1/L holds where L is large: the deepest three.
         finest = slice(-_FINEST, None)
         by_depth = dict(zip(depths[finest], means[finest].tolist(), strict=True))

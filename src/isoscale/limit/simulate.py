@@ -44,27 +44,31 @@ def simulate(
     beta: float = 0.5,
     rule: str | None = None,
     norm: str | None = None,
+    optimizer: str = "sgd",
+    betas: Sequence[float] | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     clip: float | None = None,
-    schedule: Sequence[float] | None = None,
+    schedule: inputs.Schedule = None,
     progress: Progress = None,
 ) -> xr.Dataset:
-    """One network of this width and depth at initialisation and under SGD, drawn exactly in law.
+    """One network of this width and depth at initialisation and in training, drawn exactly in law.
 
-    The residual network of docs/theory.md: with blocks of one layer under depth-muP (section 1; Yao, Wu, Gao, arXiv
-    2512.21075), or with deeper ones under any depth rule (section 9.1). Simulated as in section 3: same mean and spread
-    over seeds as a network with explicit weights. Time is about 12 width depth block_depth (steps samples)^2 flops;
-    beyond (steps + 1) samples = width / 8 the matrices are explicit.
+    The residual network of docs/theory.md, section 1, with blocks of one layer under depth-muP (Yao, Wu, Gao, arXiv
+    2512.21075), or of section 9.1, with deeper ones under any depth rule. Simulated as in section 3: same mean and
+    spread over seeds as a network with explicit weights. Time is about 12 width depth block_depth (steps samples)^2
+    flops; beyond (steps + 1) samples = width / 8 the matrices are explicit.
 
     Args:
         x: Inputs, shape (samples, features). Their norm is used as given: h_0 = U x / sqrt(features).
         y: Targets, shape (samples,) or (samples, outputs). For cross-entropy integer classes or class probabilities.
         width: n, the number of units of the residual stream.
         depth: L, the number of residual blocks.
-        steps: SGD updates. Step 0 is initialisation, so step axes have steps + 1 entries.
-        lr: eta, free of width and depth.
+        steps: Updates. Step 0 is initialisation, so step axes have steps + 1 entries.
+        lr: eta, free of width and depth. Under optimizers other than SGD, whose updates have a size of their own, the
+            entries of U (h_0 = U x / sqrt(features)) and v move by about lr a step, those of the matrices by lr
+            depth^(beta - 1) / width, and their singular values under muon by lr depth^(beta - 1).
         phi: "tanh", "relu", "gelu", "erf" (of slope 1 at 0), "linear" or another of torch's activations by name, an
             elementwise function, or a pair (function, derivative).
         horizon: T: branches are multiplied by sqrt(T / depth).
@@ -83,18 +87,24 @@ def simulate(
         device: A torch device.
         block_depth: Layers of a residual block: 1, or as many maps with phi between them.
         alpha, beta: Exponents of the depth rule of blocks of two layers and more, in [0, 1] and [1/2, 1]; alpha changes
-            nothing under SGD.
+            nothing.
         rule: Or its name: "depth-mup" (beta 1/2), "completep" (beta 1), "residual-family(ALPHA,BETA)" or
             "depth-mup-corrected".
         norm: Before each branch: "rms" or "layer"; None: none.
-        momentum: Of SGD, as torch's heavy ball.
+        optimizer: "sgd", "adam" or "adamw", "lion", or "muon" (torch's, of the matrices; U and v by Adam at the same
+            lr). Those that act on the entries of matrices, all but sgd and muon, keep explicit ones: time and memory
+            go like width^2 depth.
+        betas: Of adam, adamw and lion, and of muon's Adam; None: (0.9, 0.999), lion's (0.9, 0.99). Adam's eps is 1e-8,
+            for gradients that depend on neither width nor depth.
+        momentum: Of SGD, as torch's heavy ball, and of muon.
         nesterov: Whether it looks ahead, as torch's.
         weight_decay: Decoupled: each step multiplies the weights by 1 - lr weight_decay. The input and output layers
             decay too if they are trained.
         clip: The largest norm of the gradients of all blocks' matrices together, each matrix in units in which its
             learning rate is `lr`: free of width and depth. What is beyond shrinks all gradients, those of the input and
             output layers too.
-        schedule: By what each step multiplies `lr`; None: constant.
+        schedule: "constant", "cosine", "linear" or "wsd", as in sweeps, or by what each step multiplies `lr`; None:
+            constant.
         progress: Called with the fraction done after each step.
 
     Returns:
@@ -125,6 +135,8 @@ def simulate(
         train_ends=train_ends,
         batches=batches,
         blocks=inputs.architecture(block_depth, alpha, beta, rule, norm),
+        optimizer=optimizer,
+        betas=betas,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,

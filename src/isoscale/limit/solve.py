@@ -70,11 +70,13 @@ def solve(
     beta: float = 0.5,
     rule: str | None = None,
     norm: str | None = None,
+    optimizer: str = "sgd",
+    betas: Sequence[float] | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     clip: float | None = None,
-    schedule: Sequence[float] | None = None,
+    schedule: inputs.Schedule = None,
     progress: Progress = None,
 ) -> xr.Dataset:
     """Training of the infinitely wide network: Neural Feature Dynamics, or backpropagation's own limit.
@@ -115,9 +117,9 @@ def solve(
         dtype: "float64" or "float32"; None: float32 (twice as fast) if `tolerance` >= 1e-4.
         device: A torch device.
         block_depth: Layers of a residual block.
-        alpha, beta, rule, norm, momentum, nesterov, weight_decay, clip, schedule: Those of `simulate`. At infinite
-            depth depth-mup-corrected has no limit; and of two-layer blocks `clip`, and a `norm` under completep, are
-            not derived there.
+        alpha, beta, rule, norm, optimizer, betas, momentum, nesterov, weight_decay, clip, schedule: Those of
+            `simulate`. At infinite depth depth-mup-corrected has no limit; and optimizers other than SGD, and of
+            two-layer blocks `clip`, and a `norm` under completep, are not derived there.
         progress: Called with the fraction done of the run in progress.
 
     Returns:
@@ -152,6 +154,8 @@ def solve(
         train_ends=train_ends,
         batches=batches,
         blocks=blocks,
+        optimizer=optimizer,
+        betas=betas,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
@@ -159,6 +163,8 @@ def solve(
         schedule=schedule,
         device=device,
     )
+    if depth is None and optimizer != "sgd":
+        inputs.check_extrapolates(make(dtype="float64"))
     reused = inputs.mode(backward_weights)
     settings = functools.partial(results.settings, lr=lr, phi=phi, backward_weights=backward_weights, loss=loss)
     if depth is None and two_layer.is_solved(blocks, ladder):
@@ -198,6 +204,9 @@ def solve(
         )
         return problem, *_to_tolerance(problem, plan, reused, wanted, progress)
 
+    if optimizer == "muon" and dtype is None:
+        # The small singular values that it lifts are below float32's rounding.
+        dtype = "float64"
     known = inputs.matrix("x", x)
     largest = float((known**2).mean(1).max())
     problem, plan, answer = with_precision(dtype, tolerance, work, largest)
@@ -313,6 +322,9 @@ def _enough(problem: Problem, plan: Plan, answer: _Answer, tolerance: float) -> 
     wanted = (answer.error / (MARGIN * tolerance)) ** 2
     one_replica = plan.size(plan.depths[-1], 1, reused=True)
     affordable = min(MOST_FLOPS / plan.flops(problem), MOST_BYTES / lazy_bytes(problem, one_replica))
+    if problem.optimizer.moments:
+        # Explicit matrices grow as n^2.
+        affordable = math.sqrt(affordable)
     if wanted > FAR_OFF**2 * affordable:
         return plan
     particles = int(plan.particles * min(wanted, affordable))

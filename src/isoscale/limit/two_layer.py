@@ -23,7 +23,7 @@ from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import Problem
+from isoscale.limit.network import Problem, own_setting
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import kernels_of
 from isoscale.limit.particles import Plan
@@ -93,8 +93,13 @@ def is_solved(blocks: Architecture, ladder: Sequence[int] | None) -> bool:
 
 def solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     """The limit that this beta has."""
+    with own_setting(problem.gram.device):
+        return _solve(problem, phi, reused, sampling, kernels, progress)
+
+
+def _solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     beta = problem.architecture.rule.beta
-    if problem.sgd.clip is not None:
+    if problem.optimizer.clip is not None:
         raise InvalidValueError(
             "`clip` is not solved for blocks of two layers at infinite depth: leave it out, give a finite `depth`, or "
             "with depth-mup a `ladder`"
@@ -116,11 +121,11 @@ def _equations(
     """With more and more points in layer time, until two answers agree."""
     # What each step leaves in each later one's weights.
     check_words(2 * (problem.steps + 1) ** 2, "Use fewer steps.")
-    norm, sgd = problem.architecture.norm, problem.sgd
+    norm, optimizer = problem.architecture.norm, problem.optimizer
     equations = Equations(
         problem=problem,
         kernels=kernels_of(phi, norm),
-        path=path_of(sgd.rates, sgd.momentum, sgd.weight_decay, nesterov=sgd.nesterov),
+        path=path_of(optimizer.rates, optimizer.momentum, optimizer.weight_decay, nesterov=optimizer.nesterov),
         reused=reused,
         normed=norm is not None,
     )

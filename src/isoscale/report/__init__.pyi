@@ -20,6 +20,7 @@ from .limit_figures import captioned as captioned
 from .limit_figures import depth_returns as depth_returns
 from .limit_figures import gap as gap
 from .limit_figures import limit_rates as limit_rates
+from .limit_figures import lr_drift as lr_drift
 from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves

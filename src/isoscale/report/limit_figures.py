@@ -108,6 +108,32 @@ def depth_returns(data: xr.Dataset) -> Figure:
     return figure
 
 
+def lr_drift(data: xr.Dataset) -> Figure:
+    """How far the best learning rates of finite sizes are from that of infinite size, against depth and width.
+
+    Args:
+        data: What `isoscale.limit.lr_drift` returns.
+    """
+    depths, widths = data["depth"].values, data["width"].values
+    panels = (
+        ("drift", depths, "depth L, infinite width", 0.09),
+        ("drift_of_width", widths, f"width n, from infinite width at depth {depths[0]}", 0.59),
+    )
+    with drawing.style():
+        figure = drawing.blank(9.0, 3.7)
+        for name, sizes, label, left in panels:
+            axes = figure.add_axes((left, 0.15, 0.38, 0.75))
+            _depth_axis(axes, sizes)
+            axes.set_xlabel(label)
+            axes.set_ylabel("octaves")
+            axes.axhline(0, color=drawing.MUTED, lw=0.8)
+            value, low, high = (data[f"{name}{end}"].values for end in ("", "_low", "_high"))
+            seen = np.isfinite(value)
+            reach = np.stack([value - low, high - value])[:, seen]
+            axes.errorbar(sizes[seen], value[seen], yerr=reach, color=drawing.RULES[0], marker="o", ms=5, lw=1.4)
+    return figure
+
+
 def captioned(figure: Figure, settings: Mapping[str, object]) -> Figure:
     """The figure with all settings in small print below.
 

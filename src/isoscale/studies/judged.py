@@ -277,10 +277,8 @@ def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> dict[st
             rows.append([math.nan] * len(names))
             continue
         optima = [of_size[size].target for size in inside]
-        lrs = np.array([2.0**optimum.log2_lr for optimum in optima])
-        errors = np.array([math.log(2) * optimum.se for optimum in optima]) * lrs
-        is_known = np.isfinite(errors) & (errors > 0)
-        law = stats.fit_power_law(inside, lrs, errors if is_known.all() else None)
+        # All count alike: see `isoscale.studies.size_law.law_of`.
+        law = stats.fit_power_law(inside, [2.0**optimum.log2_lr for optimum in optima])
         rows.append([getattr(law, name) for name in names])
     columns = zip(names, np.array(rows).T, strict=True)
     return {name: column.tolist() for name, column in columns}

@@ -167,7 +167,7 @@ def transfer(
     >>> from isoscale.runs import log2_grid
     >>> transfer(Sweep(widths=[16, 32], depths=[2, 4], lrs=log2_grid(-4, 0)))
     Traceback (most recent call last):
-    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both; \
+    isoscale.errors.InvalidValueError: transfer goes along one axis, not along width and depth: give several of one, \
 or both as a path (`paired`, or a `base` that names both)
     """
     spec, axis = asked(spec, base)
@@ -293,11 +293,13 @@ def asked(spec: Sweep, base: Mapping[str, Any] | None = None) -> tuple[Sweep, Ax
     """
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
     if not many:
-        raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
+        raise InvalidValueError(
+            "transfer goes along one axis: give several depths, widths, batch sizes or steps, at least two"
+        )
     is_path = len(many) > 1
     if is_path and not spec.paired and base is None:
         raise InvalidValueError(
-            "transfer goes along one axis: give several depths or several widths, not both; or both as a path "
+            f"transfer goes along one axis, not along {' and '.join(many)}: give several of one, or both as a path "
             "(`paired`, or a `base` that names both)"
         )
     if base is not None and set(base) != set(many):
