@@ -128,15 +128,15 @@ def _speed(
 
 def _report(found: Measured, speed: xr.Dataset, internal: list[str], network: str, optimizer: str, rule: str) -> None:
     """Lines and exponents of one network, optimizer and rule."""
-    panel = f"{network}, {optimizer}"
     last = int(speed["step"][-1])
-    found.panel(panel, x="depth L", y=f"own update after {last} steps\n|dW x| / |z(0)|")
     for layer in internal:
         of = speed.sel(group=layer)
         short = layer.removeprefix("blocks.*.").replace("branches.0.", "")
+        panel = f"{network}, {optimizer}: {short}"
+        found.panel(panel, x="depth L", y=f"own update after {last} steps\n|dW x| / |z(0)|")
         shown = of.sel(step=last)
         depths = of["depth"].values
-        found.line(panel, f"{short}, {rule}", depths, shown["group_own"].values, shown["group_own_se"].values)
+        found.line(panel, rule, depths, shown["group_own"].values, shown["group_own_se"].values)
         for step, when in ((1, "first step"), (last, f"{last} steps")):
             at = of.sel(step=step)
             found.law(f"{rule}, {network}, {optimizer}, {short}, {when}", depths, at["group_own"].values)
