@@ -16,14 +16,7 @@ import isoscale
 from isoscale.runs import Sweep, sweep
 from isoscale.runs.trainers import stack
 
-GRID: dict[str, Any] = {
-    "lrs": [2.0**-9, 2.0**-7],
-    "seeds": 2,
-    "steps": 9,
-    "batch_size": 8,
-    "rule": ["sp", "mup"],
-    "base_width": 2,
-}
+GRID: dict[str, Any] = {"lrs": [2.0**-9, 2.0**-7], "seeds": 2, "steps": 9, "batch_size": 8, "rule": ["sp", "mup"], "base_width": 2}
 
 # A few steps below the edge of stability: float32 keeps 6e-8, and Adam's quotient of small moments amplifies it; far
 # from eps it turns the round-off in place of a zero gradient, of a bias below a batch norm, into whole steps.
