@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from isoscale.testing import InlineEngine
 from isoscale import reproduce
 from isoscale.errors import DataError, InvalidValueError
 from isoscale.reproduce import conditions, depth_laws, page
@@ -20,6 +19,7 @@ from isoscale.reproduce.claim import FAILS, HOLDS, LIMITS, OPEN, PRESETS, Part, 
 from isoscale.reproduce.measured import Measured
 from isoscale.runs.engines import engine as engine_
 from isoscale.runs.spec import log2_grid
+from isoscale.testing import InlineEngine
 
 SWEEP = {
     "widths": (4,),

@@ -130,9 +130,11 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule="exponent of S_l against l from layer 4 on is 3 and none of 0, 1, 2, 2.5, 3.5, 4; one exponent a seed.",
     reading="First order in the learning rate, by a forward-mode derivative: no training. The derivation is for dense "
-    "layers, ReLU and one sample; conv nets, GELU and batches are measured beside it. Why conv nets may differ: their "
-    "places become alike with depth, so that ever more of them push together. On images of one colour they are alike "
-    "from the start; such a net is measured, not judged.",
+    "layers, ReLU and one sample; conv nets, GELU and batches are measured beside it. Images of one colour are "
+    "measured, not judged.",
+    reason="the places of a conv net, and the samples of a batch, become alike with depth, so that ever more of them "
+    "push together: steeper than cubic. On images of one colour all places are alike from the start; if that is the "
+    "reason, conv nets come nearer to 3 there (not judged, but shown).",
     presets=PRESETS,
     measure=measure,
     decide=decide,

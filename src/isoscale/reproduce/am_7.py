@@ -77,6 +77,7 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6, protocol",
     rule="in every segment ({3, 4} to 5-9, {10, 11} to 12-16, {18, 20} to 22-30) the mean error over its unseen depths "
     "is at most half an octave, with its 95 % interval; depths at chance or at a bound do not count, as in am-1.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=measure,
     decide=decide,

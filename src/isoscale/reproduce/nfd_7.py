@@ -161,6 +161,9 @@ CLAIM = Claim(
     "depth-mup-corrected, after the first step and after the last.",
     reading="Own update at the input of the moment: the layer's total change hides the collapse, because its input "
     "moves too. Last layers are not judged: their updates add up over blocks.",
+    reason="networks of different depth are drawn independently, and the gradient of one small batch differs between "
+    "them: after the first step of SGD, which is proportional to it, the points scatter about the law. Adam's step "
+    "does not depend on the gradient's size; compare its intervals.",
     presets=PRESETS,
     measure=measure,
     decide=decide,

@@ -113,9 +113,12 @@ def render(claim: Claim, found: Sequence[Record]) -> str:
 def _section(claim: Claim, record: Record) -> list[str]:
     """One preset."""
     stem = f"{claim.id}-{record['preset']}"
+    judged = {part["name"] for part in record["parts"]}
     rows = []
     for name, (value, low, high) in record["quantities"].items():
-        rows.append((name, report.with_ends(value, low, high, _form(value))))
+        if name not in judged:
+            rows.append((name, report.with_ends(value, low, high, ".3g")))
+    beside = [_table(("measured beside it, not judged", "value, 95 % interval"), rows), ""] if rows else []
     conditions = [(part["name"], part["word"], part["why"]) for part in record["parts"]]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     kinds = record["figures"]
@@ -136,19 +139,12 @@ def _section(claim: Claim, record: Record) -> list[str]:
         *reasons,
         _table(("condition", "verdict", "measured, 95 % interval"), conditions),
         "",
-        _table(("quantity", "value, 95 % interval"), rows),
-        "",
+        *beside,
         *_protocol(record["settings"]),
         "",
         f"Again: `{record['command']}`. It took {_duration(record['seconds'])} of processor time; {versions}.",
         "",
     ]
-
-
-def _form(value: float) -> str:
-    if value.is_integer():
-        return ".0f"
-    return ".3f" if 0.01 <= abs(value) < 1000 else ".2e"
 
 
 def _protocol(settings: Mapping[str, Any]) -> list[str]:
