@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Tests of every room that an older package could break, in about two minutes.
+# Tests of every room that an older package could break, without those that train for long.
 QUICK := tests/test_extras.py tests/test_docstrings.py tests/test_files.py tests/cli/test_cli_commands.py \
 	tests/cli/test_cli_help.py tests/cli/test_cli_plan.py tests/cli/test_cli_doctor.py tests/data/test_digits.py \
 	tests/graph tests/limit/test_simulate.py tests/measure/test_audit.py tests/parametrization/test_plan_algebra.py \
@@ -25,30 +25,36 @@ lint: .venv/tested
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-# The site; search needs a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
+# The site; its search needs no network, but a server: `python3 -m http.server -d site`. A page that cannot be built, a link that leads
 # nowhere and whatever would be loaded from elsewhere are errors.
 docs: .venv-docs/installed
 	.venv-docs/bin/zensical build --clean --strict
 	! grep -rnE '<(script|link|img|iframe)[^>]+(src|href)="(https?:)?//' site --include='*.html'
 
 # The oldest versions that pyproject.toml admits: `make test-lowest PYTHON=python3.13` for another Python.
+# What they warn of in one another, deprecated since, is no fault of ours.
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(QUICK)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -W default::DeprecationWarning $(QUICK)
 
 # Which lines of the pure rooms the quick tests reach.
 coverage: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=isoscale.scaling --cov=isoscale.stats --cov=isoscale.graph \
 		--cov-branch --cov-report=term-missing:skip-covered tests/scaling tests/stats tests/graph tests/parametrization tests/studies
 
-# What is uploaded, built and tried where nothing else is installed.
+# What is uploaded, built, then tried where nothing else is: the core alone, then with all extras.
+WHEEL := .venv-wheel/bin/python
 dist: .venv/installed
 	rm -rf dist .venv-wheel
-	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build
 	$(BIN)/python -m build
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[cli,sweep]"
+	$(WHEEL) -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cp tests/core_alone.py .venv-wheel && cd .venv-wheel && bin/python core_alone.py
+	! .venv-wheel/bin/isoscale --help  # says what it lacks
+	$(WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[all]" pytest hypothesis beartype
 	cd .venv-wheel && bin/isoscale --version && bin/isoscale doctor && \
 		bin/isoscale transfer --rule completep --width 16 --depths 2 4 --log2-lr -10 -6 --seeds 2 --steps 10
+	OMP_NUM_THREADS=1 $(WHEEL) -m pytest tests/scaling tests/stats tests/parametrization/test_plan_algebra.py
 
 # Public models of many packages, planned and compared with what their architectures ask for: docs/survey.md.
 survey: .venv-survey/installed
@@ -62,10 +68,12 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/store.py
-	$(BIN)/python benchmarks/adaptive_lr.py
 
+# Everything that these targets made, but no store: trials take long.
 clean:
-	rm -rf .venv .venv-* dist site isoscale-report isoscale-law isoscale-reproduce
+	rm -rf .venv .venv-* dist site .cache .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf isoscale-audit isoscale-check isoscale-law isoscale-limit isoscale-report isoscale-reproduce
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

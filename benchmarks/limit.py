@@ -75,7 +75,7 @@ def explicit_losses(problem: Problem, n: int, depth: int, seed: int) -> Tensor:
         losses.append(error.square().mean() / 2)
         if k == problem.steps:
             break
-        step = problem.lr * error / SAMPLES
+        step = float(problem.optimizer.rates[k]) * error / SAMPLES
         g = v.expand(SAMPLES, n)
         for a, w in zip(reversed(features), reversed(weights), strict=True):
             back = (1 - a.square()) * (g @ w)
@@ -145,7 +145,7 @@ def kernels(depth: int, n: int = 1024, replicas: int = 16) -> None:
         work()
     profile = cProfile.Profile(time.process_time)
     profile.runcall(work)
-    rows = [(_label(*key), value[3]) for key, value in pstats.Stats(profile).stats.items()]
+    rows = [(_label(*key), value[3]) for key, value in pstats.Stats(profile).stats.items()]  # pyrefly: ignore[missing-attribute]  typeshed leaves it out
     whole = next(time for label, time in rows if label == "limit.py:particles_run")
     print(f"kernels: {replicas} x {n} particles, float32, {took:.2f} s")
     rest = 1.0

@@ -41,7 +41,7 @@ OPTIMIZERS: tuple[OptimizerFamily, ...] = ("sgd", "adamw")
 STEPS = 256
 BATCH = 32
 SEEDS = (0, 1, 2)
-RACE_SEEDS = {"development": (100, 101), "evaluation": (200, 201)}
+RACE_SEEDS = {"development": (100, 101), "used": (200, 201), "evaluation": (300, 301)}
 # Octaves, log2 of the learning rate, of the pilot; it takes one seed and a quarter of the steps.
 PILOT = {"sgd": range(-12, 4), "adamw": range(-15, 1)}
 # Half octaves on either side of the pilot's best, and how many more at an end where the loss still falls.
@@ -52,7 +52,7 @@ RESAMPLES = 2000
 # Goals, and what counts as no regret.
 MEDIAN, SHARE, COST, TOLERANCE = 0.4, 0.9, 330, 0.02
 
-Set = Literal["development", "evaluation"]
+Set = Literal["development", "used", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,8 @@ DEVELOPMENT = (
     ),
 )
 
-EVALUATION = (
+# An earlier race was measured on these; then a race was chosen on them.
+USED = (
     Network(name="mlp relu", model="residual-mlp", width=64, depths=(3, 12), dataset="fashion-mnist"),
     Network(
         name="mlp gelu three-layer",
@@ -164,7 +165,74 @@ EVALUATION = (
     Network(name="gpt gelu, layer norm", model="gpt", width=32, depths=(2, 4), **_TEXT),
     Network(name="vit", model="vit", options={"patch": 2}, width=32, depths=(2, 4), **_CIFAR),
 )
-SETS: dict[Set, tuple[Network, ...]] = {"development": DEVELOPMENT, "evaluation": EVALUATION}
+EVALUATION = (
+    Network(
+        name="mlp gelu, rms norm",
+        model="residual-mlp",
+        options={"phi": "gelu", "norm": "rms"},
+        width=48,
+        depths=(4, 10),
+        dataset="fashion-mnist",
+    ),
+    Network(
+        name="mlp tanh three-layer",
+        model="residual-mlp",
+        options={"phi": "tanh", "block_depth": 3},
+        width=48,
+        depths=(2, 6),
+        **_CIFAR,
+    ),
+    Network(
+        name="mlp relu one-layer",
+        model="residual-mlp",
+        options={"block_depth": 1},
+        width=64,
+        depths=(6, 20),
+        dataset="digits",
+    ),
+    Network(
+        name="mlp relu, layer norm",
+        model="residual-mlp",
+        options={"norm": "layer"},
+        width=40,
+        depths=(2, 8),
+        dataset="mnist",
+    ),
+    Network(
+        name="conv tanh",
+        model="conv-net",
+        options={"phi": "tanh"},
+        width=16,
+        depths=(2, 6),
+        dataset="digits",
+    ),
+    Network(
+        name="conv resnet pre, batch norm",
+        model="conv-resnet",
+        options={"block": "pre", "branch_init": "he/sqrt(K)", "norm": "batch"},
+        width=12,
+        depths=(3, 6),
+        dataset="digits",
+    ),
+    Network(
+        name="gpt gelu, rms norm",
+        model="gpt",
+        options={"norm": "rms"},
+        width=48,
+        depths=(1, 3),
+        dataset="text",
+        dataset_options={"context": 16},
+    ),
+    Network(
+        name="vit relu",
+        model="vit",
+        options={"patch": 2, "phi": "relu"},
+        width=48,
+        depths=(1, 3),
+        dataset="digits",
+    ),
+)
+SETS: dict[Set, tuple[Network, ...]] = {"development": DEVELOPMENT, "used": USED, "evaluation": EVALUATION}
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from isoscale import report
 from isoscale.runs import Store, Sweep, TrialRecord, driver, log2_grid, result
-from isoscale.runs.shards import Shard
+from isoscale.runs.trainers.registry import AnyShard
 from isoscale.studies import transfer as hp_transfer
 
 OUT = Console()
@@ -128,7 +128,7 @@ def _read(path: Path, seconds: float) -> int:
     return count
 
 
-def _trial(shard: Shard, key: str, member: Any) -> TrialRecord:
+def _trial(shard: AnyShard, key: str, member: Any) -> TrialRecord:
     away = np.log2(member.lr) + 4 + 0.01 * member.seed
     curve = (2.3 - (2.2 - 0.02 * away**2) * np.linspace(0, 1, shard.config.steps)).astype("f4")
     return _made(key, json.dumps(shard.settings(member), sort_keys=True), curve)
@@ -142,8 +142,9 @@ def _made(key: str, config: str, curve: np.ndarray) -> TrialRecord:
     )  # fmt: skip
 
 
-def _report(spec: Sweep, plan: list[Shard], store: Store, folder: Path) -> None:
-    found = hp_transfer.judge(result.gather(spec, plan, store), "depth", 4)
+def _report(spec: Sweep, plan: Sequence[AnyShard], store: Store, folder: Path) -> None:
+    spec, axis = hp_transfer.asked(spec, {"depth": 4})
+    found = hp_transfer.of_sweep(result.gather(spec, plan, store), axis)
     report.write(found.data, folder / "report")
 
 

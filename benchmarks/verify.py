@@ -295,7 +295,12 @@ def run(chosen: Study, out: Console) -> list[Result]:
         if result is not None and result.exists and not result.right:
             out.print(case.model, case.optimizer, case.rule, case.axis, case.fault or "correct", result.tensor)
             out.print(*result.items[:3], sep="\n   ")
-    return [kept[case] for case in order if kept.get(case) is not None]
+    results = []
+    for case in order:
+        result = kept.get(case)
+        if result is not None:
+            results.append(result)
+    return results
 
 
 # --- the page ---

@@ -69,7 +69,7 @@ def batch_of(data, generator):
 
 
 def loss_of(model, batch):
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=PRECISION == torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.bfloat16 == PRECISION):
         logits = model(batch[0])
     return val_loss(logits, batch[1])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
+import isoscale
 from isoscale.errors import InvalidValueError
 from isoscale.files import publishing, replacing, replacing_all
 
@@ -117,3 +119,30 @@ def test_a_folder_whose_making_fails_is_gone(tmp_path: Path):
     with pytest.raises(ZeroDivisionError), publishing(tmp_path / "made") as scratch:
         _write_half_of(scratch / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- where the system's own encoding is another ---
+def _is_text_of_no_encoding(call: ast.Call) -> bool:
+    """Of `read_text`, `write_text` and `open`: text, in whatever encoding the machine has."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    named = {keyword.arg for keyword in call.keywords}
+    if name in ("read_text", "write_text"):
+        return "encoding" not in named and len(call.args) < 2
+    if name != "open" or "encoding" in named:
+        return False
+    modes = [value.value for value in call.args if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    # An `open` of something else than a file takes no mode, and bytes have no encoding.
+    return any(set(mode) <= set("rwax+t") for mode in modes)
+
+
+def test_text_is_utf8_on_every_system():
+    """As on Windows, where it is the code page otherwise."""
+    found = []
+    for path in Path(isoscale.__path__[0]).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "open(" not in text and "_text(" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and _is_text_of_no_encoding(node):
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []

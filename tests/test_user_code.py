@@ -72,3 +72,11 @@ def test_a_file_is_run_anew_each_time(tmp_path):
 def test_what_is_not_there_is_named(reference, message):
     with pytest.raises(InvalidValueError, match=message.replace("(", r"\(")):
         user_code.load(reference)
+
+
+def test_the_colon_of_a_drive_is_not_the_functions(monkeypatch):
+    """As on Windows."""
+    asked = []
+    monkeypatch.setattr(user_code, "module_of", lambda path: asked.append(path) or types.SimpleNamespace(train=len))
+    assert user_code.load(r"C:\work\train.py:train").value is len
+    assert asked == [r"C:\work\train.py"]

@@ -142,7 +142,7 @@ def residual(width: int = 8, depth: int = 2, seed: int = 0) -> Residual:
     """A `Residual` with weights drawn from the seed; torch's own generator is left as it was.
 
     >>> import isoscale
-    >>> plan = isoscale.parametrize(residual(16), base=residual(8), example_inputs=(features(),))
+    >>> plan = isoscale.parametrize(residual(16), base=residual(8), lr=0.01, example_inputs=(features(),))
     >>> plan.ratios["width"]
     2.0
     """

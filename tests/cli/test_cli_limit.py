@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -44,6 +45,56 @@ def test_compare_splits_the_distance(isoscale: Run):
     assert re.search(r"Width 32, depth 2 is \d\.\d+ ± \d\.\d+ from the limit .* depth makes .* width", out)
 
 
+def test_a_finite_network_of_two_layers_with_every_option(isoscale: Run, tmp_path: Path):
+    flags = (
+        "--block-depth",
+        2,
+        "--norm",
+        "rms",
+        "--momentum",
+        0.5,
+        "--nesterov",
+        "--weight-decay",
+        0.1,
+        "--phi",
+        "silu",
+    )
+    size = ("--compare", "width=32,depth=2", "--networks", 2, "--schedule", "cosine")
+    samples = ("--classes", "3,5", "--sample-seed", 1, "--out", "all.csv")
+    code, out, errors = isoscale("limit", *TINY, *flags, *size, *samples)
+    assert (code, errors) == (0, "")
+    assert "Width 32, depth 2 is" in out
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert set(table.data) == {"reused", "independent", "width-32-depth-2", "depth-2"}
+    assert set(table[table.variable == "target"].value) <= {-1.0, 1.0}
+
+
+def test_returns_of_depth(isoscale: Run, tmp_path: Path):
+    code, out, errors = isoscale("limit", *TINY, "--returns", "--particles", 128, "--replicas", 4)
+    assert (code, errors) == (0, "")
+    assert re.search(r"infinity +\d\.\d+ ±", out)
+    assert "All depth beyond 32" in out
+    kept = xr.load_dataset(tmp_path / "isoscale-limit" / "returns.nc")
+    assert kept.depth.values.tolist() == [4, 8, 16, 32]
+    figure = (tmp_path / "isoscale-limit" / "returns.svg").read_text()
+    assert "2 of digits" in figure
+    assert "momentum 0" in figure
+    pdf = ("--returns", "--particles", 128, "--replicas", 4, "--out", "figure.pdf", "--quiet")
+    assert isoscale("limit", *TINY, *pdf)[0] == 0
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_best_rate_of_a_finite_size_and_of_infinite_size(isoscale: Run, tmp_path: Path):
+    flags = ("--optimal-lr", "--compare", "width=16,depth=2", "--networks", 3, "--particles", 64, "--replicas", 3)
+    blocks = ("--block-depth", 2, "--phi", "erf", "--norm", "rms")
+    code, out, errors = isoscale("limit", "--samples", 2, "--steps", 1, *blocks, *flags)
+    assert (code, errors) == (0, "")
+    assert re.search(r"Best learning rate [0-9.]+ \[[0-9.]+, [0-9.]+\]", out)
+    assert re.search(r"Width 16, depth 2: best learning rate [0-9.]+, .* octaves from infinite size", out)
+    kept = xr.load_dataset(tmp_path / "isoscale-limit" / "lr-drift.nc")
+    assert kept.depth.values.tolist() == [2, 4, 8]
+
+
 def test_json_and_quiet(isoscale: Run):
     _, out, _ = isoscale("limit", *TINY, "--depth", 2, "--json")
     rows = json.loads(out)
@@ -72,10 +123,21 @@ def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path
         (("--compare", "width=8"), "width=512,depth=8"),
         (("--compare", "width=8,depth=2,height=3"), "width=512,depth=8"),
         (("--compare", "width=8,depth=2", "--networks", 1), "`networks`"),
-        (("--gap", "--convergence"), "`--convergence`, `--gap` and `--optimal-lr`"),
+        (("--gap", "--convergence"), "run one after the other"),
+        (("--compare", "width=8,depth=2", "--returns"), "`--compare` goes with"),
+        (("--depth", 8, "--lr-drift"), "leave out `--depth`"),
         (("--block-depth", 2, "--gap"), "know blocks of one layer"),
+        (("--returns", "--gap"), "`--returns`"),
+        (("--clip", 1.0, "--convergence"), "leave out `--clip`"),
+        (("--optimizer", "lion"), "give a finite `depth`, or use sgd"),
+        (("--optimizer", "adam", "--betas", "0.9"), "betas are written 0.9,0.999"),
+        (("--phi", "silo"), "Nearest: silu"),
+        (("--classes", "3"), "`classes` must hold two or more"),
+        (("--classes", "3,x"), "classes are written 3,5"),
+        (("--sample-seed", -1), "`sample_seed` must be >= 0"),
+        (("--depth", 2, "--out", "here.txt"), "All: .csv, .nc, .pdf"),
         (("--block-depth", 2, "--rule", "depth-mup-corrected"), "no limit at a fixed learning rate"),
-        (("--norm", "rms"), "give block_depth=2"),
+        (("--rule", "completep"), "Give block_depth=2"),
         (("--dataset", "digit"), "Nearest: digits"),
         (("--lr", "nan"), "`lr`"),
         (("--horizon", 0), "`horizon`"),

@@ -248,7 +248,7 @@ def test_a_users_factory(isoscale: Run, factory: str):
     assert "exponents in depth" in out
     assert "blocks.*" in out
     code, out, errors = isoscale(
-        "lr", f"{factory}:make", "--size", "width=8,depth=2", "--options", "gain", "0.5", "--json"
+        "lr", f"{factory}:make", "--size", "width=8,depth=2", "--model-args", "gain", "0.5", "--json"
     )
     assert (code, errors) == (0, "")
     assert math.isfinite(_json(out)["lr"])
@@ -262,7 +262,7 @@ def test_a_users_factory(isoscale: Run, factory: str):
         ("audit mine.py:nothing", "has no function `nothing`; it has: "),
         ("audit mine.py:broken", "RuntimeError: no such luck"),
         ("audit mine.py:number", "must return a torch.nn.Module, got int"),
-        ("audit mine.py:make --options gian 2", "unexpected keyword argument 'gian'"),
+        ("audit mine.py:make --model-args gian 2", "unexpected keyword argument 'gian'"),
         ("audit silent.py:make", "says nothing of its data: define `batches`"),
         ("audit wrong.py:make", "the loss of wrong.py:make fails on the model's output: RuntimeError"),
         ("audit unpaired.py:make", "`batches` must be a list of one pair (x, y) or more"),

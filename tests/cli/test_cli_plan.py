@@ -96,6 +96,7 @@ def test_built_in_model_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--model", "residual-mpl", *SIZES], "Nearest: residual-mlp"),
         ([*BUDGET, "completed-p", "--batch", "x0"], "`batch` must be > 0, got 0"),
         ([*BUDGET, "completed-p", "--tokens", "x-4"], "`tokens` must be > 0, got -4"),
+        ([*BUDGET, "completed-p", "--betas", "0.9", "1"], "`betas` must be in [0, 1), got 1"),
         ([*BUDGET, "linear", "--batch", "x8"], "stated for sgd, not for adamw. For adamw: completed-p"),
     ],
 )

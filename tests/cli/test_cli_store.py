@@ -39,7 +39,7 @@ def test_a_store_that_is_not_there_is_not_made(isoscale: Run, tmp_path: Path, ve
 def test_list(isoscale: Run, store: Path):
     code, out, errors = isoscale("store", "list")
     assert (code, errors) == (0, "")
-    assert out.splitlines()[-1] == "4 trials in isoscale.db: 1 done, 1 diverged, 2 failed"
+    assert out.splitlines()[-1] == "4 trials in isoscale.db: 1 done, 1 diverged, 0 stopped, 2 failed"
     assert out.splitlines()[1].split()[:5] == ["residual-mlp", "digits", "sgd", "mup", "20"]
     code, out, errors = isoscale("store", "list", "--json")
     assert [(row["rule"], row["failed"]) for row in json.loads(out)] == [("mup", 2), ("sp", 0)]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,7 @@ def test_a_cache_that_was_damaged_is_made_again(home: Path, tmp_path: Path, name
 
 
 # --- whatever happens on the way ---
-def during(name: str, at: int, act: Callable[[], object]) -> contextmanager:
+def during(name: str, at: int, act: Callable[[], object]) -> AbstractContextManager[None]:
     """Does something while a folder is decoded, before the file of that number."""
 
     @contextmanager
@@ -274,6 +274,7 @@ def write_squares(path: Path, seed: int, side: int) -> None:
     Image.fromarray(pixels(8, 8, 3, seed=seed)).resize((side, side), Image.Resampling.NEAREST).save(path)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak")
 def test_peak_memory_is_that_of_a_few_images(home: Path, tmp_path: Path) -> None:
     """A folder of 236 MB, decoded, loaded and trained on, against one of six images."""

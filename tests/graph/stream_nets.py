@@ -339,7 +339,7 @@ class Cell(Net):
 
 
 class Recurrent(Net):
-    def __init__(self, width: int, depth: int, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, width: int, depth: int, kind: Callable[..., nn.RNNBase]) -> None:
         super().__init__(width, depth)
         self.cell = kind(width, width, batch_first=True)
 

@@ -129,6 +129,11 @@ RIGHT = {
         lambda net, h: net.up(net.seen(net.down(h.relu()))).relu(),
         {"down.weight": (1 / M, 1 / M), "down.bias": (1, 1), "up.weight": (1, M)},
     ),
+    "weight norm": (
+        modules(h=lambda width: nn.utils.parametrizations.weight_norm(nn.Linear(width, width))),
+        lambda net, h: net.seen(net.h(h)),
+        {"h.parametrizations.weight.original0": (1, M), "h.parametrizations.weight.original1": (1 / M, 1)},
+    ),
     "a router": (
         modules(gate=linear(n, fixed(2)), one=linear(n, n), two=linear(n, n)),
         lambda net, h: (torch.stack([net.one(h), net.two(h)], -1) * net.seen(net.gate(h)).softmax(-1)[:, None]).sum(-1),
@@ -378,8 +383,8 @@ REFUSED = {
         lambda net, h: F.linear(h, net.g * net.w),
         {"g": "vector", "w": "hidden"},
     ),
-    "weight norm": (
-        modules(h=lambda width: nn.utils.parametrizations.weight_norm(nn.Linear(width, width))),
+    "weight norm by inputs": (
+        modules(h=lambda width: nn.utils.parametrizations.weight_norm(nn.Linear(width, width), dim=1)),
         lambda net, h: net.h(h),
         {"h.parametrizations.weight.original0": "vector", "h.parametrizations.weight.original1": "hidden"},
     ),

@@ -1,6 +1,7 @@
 """A trace leaves the model as it was: the very same tensors with the same numbers, flags, hooks and attributes."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -134,13 +135,13 @@ def compiled_in_place(module):
     return module
 
 
-def normed(module):
-    weight_norm(module[0])
+def normed(module, dim=0):
+    weight_norm(module[0], dim=dim)
     return module
 
 
-def parametrized(module):
-    parametrizations.weight_norm(module[0])
+def parametrized(module, dim=0):
+    parametrizations.weight_norm(module[0], dim=dim)
     return module
 
 
@@ -155,6 +156,8 @@ TRACED = {
     "modes, frozen tensors and hooks": mixed,
     "batch norm": lambda width: net(width, lambda module: nn.Sequential(module, nn.BatchNorm1d(width))),
     "data-dependent": lambda width: Choosy(width, [block(width)]),
+    "weight norm": lambda width: net(width, normed),
+    "parametrized": lambda width: net(width, parametrized),
     "compiled": lambda width: compiled(net(width)),
     "averaged": lambda width: torch.optim.swa_utils.AveragedModel(net(width)),
     "checkpointed": lambda width: checkpoint_wrapper(net(width)),
@@ -169,8 +172,8 @@ TRACED = {
 }
 # Traced, and then refused as what they are.
 ONLY_TRACED = {
-    "weight norm": lambda width: net(width, normed),
-    "parametrized": lambda width: net(width, parametrized),
+    "weight norm by inputs": lambda width: net(width, functools.partial(normed, dim=1)),
+    "weight norm by inputs, parametrized": lambda width: net(width, functools.partial(parametrized, dim=1)),
 }
 
 
@@ -251,7 +254,7 @@ def test_after_a_plan_model_and_base_hold_their_own_tensors(kind):
     assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("kind", ["weight norm", "parametrized"])
+@pytest.mark.parametrize("kind", ONLY_TRACED)
 def test_after_a_refusal(kind):
     model, base = on(ONLY_TRACED[kind], 16), on(ONLY_TRACED[kind], 8)
     with Unchanged(base), Unchanged(model), pytest.raises(PlanError, match="effective weight is computed"):

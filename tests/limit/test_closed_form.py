@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from explicit import X, Y, problem
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit import closed_form, expectations, solve
+from isoscale.limit import closed_form, solve
 from isoscale.limit.network import Size, run
 from isoscale.limit.noise import GaussianNoise
 
@@ -48,14 +47,6 @@ def test_the_response_equation_solves_the_one_sample_cases(phi, formula, mode, h
 def test_theory_states_the_linear_kernels() -> None:
     assert closed_form.first_step_kernel(ONE, "linear", 1.0, "reused")[0, 0] == pytest.approx(3 * math.e)
     assert closed_form.first_step_kernel(ONE, "linear", 1.0, "independent")[0, 0] == pytest.approx(2 * math.e)
-
-
-def test_quadrature_agrees_with_the_kernel_of_erf() -> None:
-    # Williams 1996: E[erf(u) erf(w)] = (2 / pi) arcsin(2 c / sqrt((1 + 2 a) (1 + 2 b)))
-    covariance = X.numpy() @ X.numpy().T / 5
-    plus = 1 + 2 * np.diagonal(covariance)
-    expected = 2 / np.pi * np.arcsin(2 * covariance / np.sqrt(np.outer(plus, plus)))
-    np.testing.assert_allclose(expectations.pair(torch.erf, covariance), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)

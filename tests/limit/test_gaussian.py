@@ -1,4 +1,4 @@
-"""The lazily sampled matrix is a matrix: linear, with its transpose, moved by updates, and the same once explicit."""
+"""The lazily sampled matrix is a matrix: linear, with its transpose, moved by updates; an explicit one has its law."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isoscale.limit.gaussian import LazyGaussian
+from isoscale.limit.gaussian import ExplicitGaussian, Gaussian, LazyGaussian
 
 REPLICAS, N, CAPACITY = 3, 40, 16
 EXACT = {"rtol": 0.0, "atol": 1e-11}
@@ -42,6 +42,14 @@ class Queried(NamedTuple):
 def lazy(reused: bool, replicas: int = REPLICAS, n: int = N) -> LazyGaussian:
     storage = torch.full((4, replicas, CAPACITY, n), torch.nan, dtype=torch.float64)
     return LazyGaussian(storage, reused=reused)
+
+
+def make(reused: bool, explicit: bool, replicas: int = REPLICAS) -> Gaussian:
+    """Either kind of matrix."""
+    if not explicit:
+        return lazy(reused, replicas)
+    like = torch.zeros(1, dtype=torch.float64)
+    return ExplicitGaussian((replicas, N), torch.Generator().manual_seed(3), like, reused=reused)
 
 
 @pytest.fixture
@@ -112,50 +120,33 @@ def test_a_vector_of_zeros_has_an_image_of_zeros(queried: Queried, draw: Drawn):
     assert (image == 0).all()
 
 
-@pytest.mark.parametrize("densified", [False, True])
-def test_an_update_moves_the_images_by_its_outer_products(queried: Queried, draw: Drawn, densified: bool):
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("reused", [True, False])
+def test_an_update_moves_the_images_by_its_outer_products(draw: Drawn, reused: bool, explicit: bool):
     """W -= (1/n) sum_b w_b g_b a_b^T, seen in both directions; of an independent copy too."""
-    matrix = queried.matrix
-    a, g = queried.a, queried.g[:, :2]
-    coordinates, coordinates_g = queried.coordinates, queried.coordinates_g[:, :2]
-    if densified:
-        matrix.densify(torch.Generator().manual_seed(3))
-        coordinates, coordinates_g = a, g
+    matrix = make(reused, explicit)
+    a, g = draw(2), draw(3)
+    image, coordinates = matrix.forward(a, draw(2))
+    image_g, coordinates_g = matrix.backward(g, draw(3))
     weights = torch.tensor([[1.0, -0.5]], dtype=torch.float64).expand(REPLICAS, -1)
-    matrix.update(coordinates, coordinates_g, weights)
+    matrix.update(coordinates, coordinates_g[:, :2], weights)
     moved, _ = matrix.forward(a, draw(2))
-    expected = queried.image - products(a, a) @ (weights[..., None] * g) / N
+    expected = image - products(a, a) @ (weights[..., None] * g[:, :2]) / N
     torch.testing.assert_close(moved, expected, **EXACT)
-    moved_g, _ = matrix.backward(queried.g, draw(3))
-    expected_g = queried.image_g - products(queried.g, g) @ (weights[..., None] * a) / N
+    moved_g, _ = matrix.backward(g, draw(3))
+    expected_g = image_g - products(g, g[:, :2]) @ (weights[..., None] * a) / N
     torch.testing.assert_close(moved_g, expected_g, **EXACT)
 
 
-def test_what_was_queried_stays_once_the_matrix_is_explicit(queried: Queried, draw: Drawn):
-    matrix = queried.matrix
-    assert not matrix.dense
-    matrix.densify(torch.Generator().manual_seed(3))
-    assert matrix.dense
-    assert matrix.rank == N
-    torch.testing.assert_close(matrix.forward(queried.a, draw(2))[0], queried.image, **EXACT)
-    torch.testing.assert_close(matrix.backward(queried.g, draw(3))[0], queried.image_g, **EXACT)
-    if matrix.reused:
-        a, g = draw(1), draw(1)
-        forward, backward = matrix.forward(a, a)[0], matrix.backward(g, g)[0]
-        torch.testing.assert_close(products(g, forward), products(backward, a), **EXACT)
-
-
-@pytest.mark.parametrize("densified", [False, True])
+@pytest.mark.parametrize("explicit", [False, True])
 @pytest.mark.parametrize("reused", [True, False])
-def test_entries_have_variance_1_over_n(reused: bool, densified: bool):
+def test_entries_have_variance_1_over_n(reused: bool, explicit: bool):
     """What a new vector meets, beside one that was queried in each direction: the law of an iid matrix."""
     replicas = 300
     draw = Drawn(seed=2, replicas=replicas)
-    matrix = lazy(reused, replicas=replicas)
+    matrix = make(reused, explicit, replicas=replicas)
     matrix.forward(draw(1), draw(1))
     matrix.backward(draw(1), draw(1))
-    if densified:
-        matrix.densify(torch.Generator().manual_seed(4))
     a = draw(1)
     image = matrix.forward(a, draw(1))[0]
     # |W a|^2 / |a|^2 has mean 1.

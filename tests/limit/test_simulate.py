@@ -145,7 +145,7 @@ def test_one_batch_of_everything_is_the_full_batch() -> None:
 def test_a_callers_precision_and_gradient_mode_change_nothing() -> None:
     options = SMALL | {"dtype": "float32"}
     plain = simulate(X, Y, **options)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode(), torch.device("meta"):
         inside = simulate(X, Y, **options)
     np.testing.assert_array_equal(inside.loss, plain.loss)
 
@@ -179,6 +179,13 @@ def test_progress_ends_at_one() -> None:
         ({"steps": 10**12}, "needs about .* GiB and the machine has .*fewer steps"),
         ({"depth": 10**12}, "needs about .* GiB"),
         ({"width": 10**12}, "needs about .* GiB"),
+        ({"schedule": "cosin"}, "Nearest: cosine"),
+        ({"schedule": [1.0]}, "hold one factor for each of the"),
+        ({"optimizer": "adan"}, "Nearest: adam"),
+        ({"optimizer": "lion", "momentum": 0.5}, "`momentum` of lion is the first of its `betas`"),
+        ({"optimizer": "adam", "weight_decay": 0.1}, "use adamw"),
+        ({"optimizer": "adam", "betas": (0.9, 1.0)}, "`betas` must be in"),
+        ({"betas": (0.9, 0.9)}, "sgd has `momentum`"),
         ({"device": "meta"}, "`device` 'meta' cannot be used"),
         ({"device": "nowhere"}, "`device` 'nowhere' cannot be used"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from explicit import X, Y, problem
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit import closed_form, gaussian, richardson, simulate, solve
+from isoscale.limit.choices import choose_plan
 from isoscale.limit.network import Size, run
 from isoscale.limit.noise import GaussianNoise, HalvedNoise, QuasiNoise
+from isoscale.limit.particles import Sample
 
 MODES = ["reused", "independent"]
 
@@ -100,11 +104,51 @@ def test_tolerance_is_met_or_the_result_says_by_how_much_not() -> None:
     assert missed.attrs["error"] == pytest.approx(missed.loss_se.max().item())
 
 
-def test_standard_errors_are_those_of_repetition() -> None:
-    runs = [solve(X, Y, 2, 0.5, depth=2, particles=128, replicas=8, seed=s, kernels=False) for s in range(24)]
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 3.0])
+def test_an_error_is_within_a_tolerance_that_is_met(ratio: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A trial whose true standard error is so many tolerances, with four steps that are correlated.
+    module = sys.modules["isoscale.limit.solve"]
+    task, tolerance, repetitions = problem(), 1e-3, 150
+    plan = choose_plan(task, (8,), None, None, seed=0, tolerance=tolerance)
+    spread = ratio * tolerance * (plan.particles * plan.replicas) ** 0.5
+    mix = np.array([[1, 0.5, 0, 0], [0, 0.8, 0.5, 0], [0, 0, 0.7, 0.3], [0, 0, 0, 0.5]])
+    rng = np.random.default_rng(0)
+
+    def drawn(problem, plan, *, reused, progress) -> Sample:
+        losses = spread / plan.particles**0.5 * rng.standard_normal((plan.replicas, 4)) @ mix
+        return Sample(values=({"loss": losses},), rank=1, diverged=None)
+
+    monkeypatch.setattr(module, "sample", drawn)
+    within = []
+    for _ in range(repetitions):
+        answer = module._to_tolerance(task, plan, True, tolerance, None)[1]
+        if answer.error <= tolerance:
+            worst = answer.values["loss_se"].argmax()
+            within.append(abs(answer.values["loss"][worst]) <= tolerance)
+    assert len(within) > 0.9 * repetitions
+    assert np.mean(within) > 0.68 - 4 * (0.68 * 0.32 / len(within)) ** 0.5
+
+
+def test_standard_errors_cover_what_they_say() -> None:
+    repetitions = 50
+    runs = [
+        solve(X[:2], Y[:2], 1, 0.5, depth=2, particles=96, replicas=4, seed=s, kernels=False)
+        for s in range(repetitions)
+    ]
     final = np.array([r.loss[-1].item() for r in runs])
-    stated = np.sqrt(np.mean([r.loss_se[-1].item() ** 2 for r in runs]))
-    assert 0.6 < final.std(ddof=1) / stated < 1.6  # 24 repetitions: 15 % on a standard deviation, 4 of them
+    errors = np.array([r.loss_se[-1].item() for r in runs])
+    off = np.abs(final - final.mean()) / errors
+    # Of four replicas, widened for their number, one standard error holds more than 68 %.
+    for reach, nominal in ((1, 0.68), (1.96, 0.95)):
+        assert np.mean(off < reach) > nominal - 4 * (nominal * (1 - nominal) / repetitions) ** 0.5
+    assert np.mean(off < 0.5) < 0.85
+
+
+def test_inputs_out_of_all_proportion_end() -> None:
+    found = solve(1e8 * X, Y, 2, lr=1e-18, kernels=False, depth=2)
+    assert found.attrs["dtype"] == "float64"
+    assert found.attrs["tolerance_met"] == 1
+    assert solve(1e8 * X, Y, 1, kernels=False, depth=2).attrs["tolerance_met"] == 0
 
 
 def test_every_variable_has_a_standard_error_and_a_label() -> None:
@@ -182,6 +226,8 @@ def test_memory_is_checked_before_the_run() -> None:
         ({"particles": 10}, "`particles` must be >= "),
         ({"particles": 501}, "`particles` must be even"),
         ({"replicas": 1}, "`replicas` must be >= 2, got 1"),
+        ({"replicas": 10**9}, "GiB and the machine has .* Use fewer `replicas`"),
+        ({"optimizer": "lion"}, "infinite depth under `optimizer` lion is not derived"),
         ({"depth": 0}, "`depth` must be >= 1, got 0"),
         ({"ladder": [8]}, "`ladder` must hold two or more depths"),
         ({"ladder": [8, 12]}, "`ladder` must hold two or more depths"),
@@ -193,6 +239,26 @@ def test_memory_is_checked_before_the_run() -> None:
 def test_bad_settings_say_what_and_how(arguments: dict, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         solve(X, Y, 2, **arguments)
+
+
+def test_years_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isoscale.limit.particles.MOST_FLOPS_EVER", 1e6)
+    with pytest.raises(InvalidValueError, match="years of a core: use fewer `replicas`"):
+        solve(X, Y, 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.05), ("lion", 0.03), ("muon", 0.1)])
+def test_wide_networks_approach_the_limit_under_other_optimizers(optimizer: str, lr: float) -> None:
+    given = {"steps": 6, "lr": lr, "optimizer": optimizer}
+    limit = solve(X, Y, depth=4, particles=512, replicas=8, kernels=False, **given)
+    # 2 M(n) - M(n/2), whose bias is of order 1/n^2
+    size = {"depth": 4, "explicit": optimizer != "muon"}
+    whole = run(problem(**given), Size(n=256, replicas=128, **size), GaussianNoise(2)).loss
+    halves = run(problem(**given), Size(n=128, replicas=256, **size), GaussianNoise(3)).loss
+    mean = 2 * whole.mean(0) - halves.mean(0)
+    error = (4 * whole.var(0) / len(whole) + halves.var(0) / len(halves)).sqrt().numpy()
+    assert np.all(np.abs(mean.numpy() - limit.loss) < 4 * np.hypot(error, limit.loss_se))
 
 
 def test_a_small_matrix_that_float32_cannot_factor_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoscale.errors import InvalidValueError
-from isoscale.limit import optimal_lr, solve
+from isoscale.limit import depth_returns, optimal_lr, solve
 from isoscale.limit.activations import resolve
-from isoscale.limit.expectations import pair
+from isoscale.limit.blocks import depth_rule
 from isoscale.limit.kernel_equations import chebyshev
 from isoscale.limit.optimizers import path_of
 from isoscale.limit.pair_kernels import kernels_of
-from isoscale.limit.two_layer import depth_rule
 
 # Kx = [[1, 1/2], [1/2, 1]]
 X = np.sqrt(2) * np.array([[1.0, 0.0], [0.5, 0.75**0.5]])
@@ -53,6 +53,49 @@ def test_completep_moves_the_features_inside_its_blocks():
     assert (own < 5e-3).all()
 
 
+# --- particles at finite depths, extrapolated ------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["reused", "independent"])
+def test_a_ladder_of_particles_reaches_the_kernel_equations(mode):
+    given_ = {"phi": "erf", "steps": 3, "backward_weights": mode}
+    given_ |= {"norm": "rms", "momentum": 0.3, "nesterov": True, "weight_decay": 0.2, "schedule": [1.0, 0.5, 1.0]}
+    exact = losses(**given_)
+    sampled = solve(X, Y, lr=0.4, block_depth=2, kernels=False, ladder=(4, 8, 16), particles=256, replicas=16, **given_)
+    error = sampled.loss_se.values[1:]
+    assert (np.abs(sampled.loss.values - exact)[1:] < 3 * error).all()
+    assert (error < 4e-3).all()
+
+
+def test_particles_under_completep_approach_the_mean_field_equation():
+    given_ = {"phi": "erf", "steps": 2, "lr": 0.2, "block_depth": 2, "rule": "completep", "kernels": False}
+    limit = solve(X, [3.0, -3.0], **given_, particles=512)
+    by_depth = [solve(X, [3.0, -3.0], **given_, depth=depth, particles=256, replicas=16) for depth in (8, 16)]
+    # c/L is gone; the next term, what is left of the first, is allowed for by its square.
+    found = 2 * by_depth[1].loss - by_depth[0].loss
+    apart = np.abs(by_depth[1].loss - by_depth[0].loss).values
+    error = np.hypot(np.hypot(2 * by_depth[1].loss_se, by_depth[0].loss_se), limit.loss_se).values
+    assert (np.abs(found - limit.loss).values[1:] < (3 * error + apart / 4)[1:]).all()
+
+
+def test_three_layers_and_a_finite_depth_are_sampled():
+    found = solve(X, Y, steps=1, depth=2, block_depth=3, particles=128, replicas=4, rule="depth-mup-corrected")
+    assert found.attrs["depths"] == [2]
+    assert found.attrs["block_depth"] == 3
+    unstable = solve(X, Y, steps=0, depth=2, block_depth=2, particles=128, replicas=2, rule="depth-mup-corrected",
+                     backward_weights="independent")  # fmt: skip
+    assert "do not make depth-mup-corrected stable" in unstable.attrs["warning"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "law"), [("depth-mup", "1/L"), ("residual-family(0.5,0.75)", "none"), ("depth-mup-corrected", "none")]
+)
+def test_returns_of_depth(rule, law):
+    found = depth_returns(X, Y, (2, 4, 8), 2, 0.3, "erf", particles=128, replicas=6, block_depth=2, rule=rule)
+    assert found.attrs["law"] == law
+    np.testing.assert_allclose(found.gain[:-1], -found.loss.diff("depth"), atol=1e-12)
+    assert np.isfinite(found.gain[-1]) == (law == "1/L")
+    assert np.isfinite(found.limit) == (rule != "depth-mup-corrected")
+
+
 # --- closed forms ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("mode", "factor"), [("reused", lambda t: 2 * (1 + t)), ("independent", lambda t: 2.0)])
 @pytest.mark.parametrize("horizon", [0.5, 1.0])
@@ -74,9 +117,15 @@ def test_kernels_are_expectations(stds, rho, phi):
     variance = np.diag(covariance)
     of = kernels_of(phi)(covariance, variance[None, :], variance[:, None])
     function, derivative = resolve(phi)
-    # Quadrature in two dimensions with 48 nodes is the coarser of the two.
-    np.testing.assert_allclose(of.value, pair(function, covariance), atol=1e-4)
-    np.testing.assert_allclose(of.slope, pair(lambda z: derivative(z, function(z)), covariance), atol=1e-4)
+    # u_a = std_a z and u_b = std_b (rho z + sqrt(1 - rho^2) z') by Gauss-Hermite quadrature: exact to 1e-6.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(96)
+    z, other = np.meshgrid(nodes, nodes, indexing="ij")
+    u_a, u_b = torch.from_numpy(stds[0] * z), torch.from_numpy(stds[1] * (rho * z + (1 - rho**2) ** 0.5 * other))
+    density = np.outer(weights, weights) / weights.sum() ** 2
+    value = (density * (function(u_a) * function(u_b)).numpy()).sum()
+    slope = (density * (derivative(u_a, function(u_a)) * derivative(u_b, function(u_b))).numpy()).sum()
+    np.testing.assert_allclose(of.value[1, 0], value, atol=1e-6)
+    np.testing.assert_allclose(of.slope[1, 0], slope, atol=1e-6)
 
 
 @given(st.floats(0.3, 1.5), st.floats(0.3, 1.5), st.floats(-0.9, 0.9), st.sampled_from(["relu", "erf", "tanh"]))
@@ -175,14 +224,16 @@ def test_momentum_and_decay_change_training_and_a_schedule_is_a_rate():
         ({"beta": 0.75, "ladder": (8, 16)}, "no ladder reaches the limit"),
         ({"beta": 0.3}, r"`beta` must be in \[1/2, 1\]"),
         ({"block_depth": 3}, "must be 1 or 2, got 3"),
-        ({"depth": 8}, "leave out `depth`"),
+        ({"clip": 1.0}, "`clip` is not solved for blocks of two layers at infinite depth"),
         ({"norm": "batch"}, "All: layer, rms"),
         ({"rule": "completep", "norm": "rms"}, "not derived for completep"),
         ({"rule": "completep", "backward_weights": "independent"}, "reused backward weights"),
         ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\)"),
         ({"schedule": [1.0]}, "one factor for each of the 4 steps"),
         ({"phi": lambda z: z.abs()}, "kink"),
-        ({"block_depth": 1, "norm": "rms"}, "for blocks of two layers"),
+        ({"block_depth": 1, "beta": 0.75}, "for blocks of two layers"),
+        ({"weight_decay": 2.5}, "their product must not be 1"),
+        ({"nesterov": True}, "give `momentum`"),
         ({"rule": "completep", "particles": 1000}, "power of two"),
     ],
 )

@@ -1,5 +1,6 @@
 """What cannot be handled is refused by a message that names the tensor or the operation, and the way out."""
 
+import functools
 import logging
 
 import pytest
@@ -39,13 +40,13 @@ def parametrized(linear):
 @pytest.mark.parametrize(
     ("wrap", "tensor"),
     [
-        (parametrizations.weight_norm, r"2\.parametrizations\.weight\.original"),
+        (functools.partial(parametrizations.weight_norm, dim=1), r"2\.parametrizations\.weight\.original"),
         (parametrizations.spectral_norm, r"2\.parametrizations\.weight\.original"),
         (parametrizations.orthogonal, r"2\.parametrizations\.weight\.original"),
-        (weight_norm, r"2\.weight_[gv]"),
+        (functools.partial(weight_norm, dim=1), r"2\.weight_[gv]"),
         (parametrized, r"2\.parametrizations\.weight\.original"),
     ],
-    ids=["weight_norm", "spectral_norm", "orthogonal", "old weight_norm", "tanh"],
+    ids=["weight_norm by inputs", "spectral_norm", "orthogonal", "old weight_norm by inputs", "tanh"],
 )
 def test_computed_weights_are_refused_by_name(wrap, tensor):
     with pytest.raises((PlanError, TraceError), match=tensor):

@@ -34,8 +34,8 @@ def test_a_preset_is_what_the_trace_finds(family: str):
 @pytest.mark.parametrize("family", PRESETS)
 def test_a_plan_by_preset_is_the_traced_plan(family: str):
     def plan(**how: object) -> isoscale.Plan:
-        models = [MODELS[family](width, depth) for width, depth in ((64, 4), (32, 2))]
-        return isoscale.parametrize(*models, "completep", "adamw", lr=1e-3, force=True, **how)
+        model, base = [MODELS[family](width, depth) for width, depth in ((64, 4), (32, 2))]
+        return isoscale.parametrize(model, base, "completep", "adamw", lr=1e-3, force=True, **how)
 
     mine, traced = plan(roles=family).table(), plan(example_inputs=TOKENS).table()
     assert mine[["name", "role", "lr", "eps"]].equals(traced[["name", "role", "lr", "eps"]])

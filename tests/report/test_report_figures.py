@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "one learning rate": {"lrs": (0.25,)},
     "nothing trained": {"rules": {"sp": (-20.0, 0.0, 1.0, 1.0)}},
     "nothing diverged": {"rules": {"sp": (-2.0, 0.0, 1.0, 99.0)}, "sizes": (4, 8)},
-    "many": {"rules": {f"rule {i}": (-2.0, -i / 4, 1.0, 2.0) for i in range(5)}, "sizes": range(3, 15)},
+    "many": {"rules": {f"rule {i}": (-2.0, -i / 4, 1.0, 2.0) for i in range(5)}, "sizes": range(3, 9)},
     "a path": {"axis": "size", "sizes": ("width 16, depth 2", "width 64, depth 8")},
     "half octaves": {"lrs": tuple(2.0 ** (k / 2) for k in range(-30, 5))},
 }

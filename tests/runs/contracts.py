@@ -14,6 +14,7 @@ import pytest
 from isoscale.errors import DataError, StoreError
 from isoscale.runs import Store, Sweep, TrialRecord, driver, worker
 from isoscale.runs.engines.engine import Engine
+from isoscale.runs.shards import Shard
 
 SPEC = Sweep(rule="mup", widths=[4], depths=[1, 2], lrs=[0.0625, 0.125], seeds=1, steps=3)
 
@@ -34,6 +35,7 @@ class EngineContract:
 
     def test_what_a_shard_raises_comes_back_and_the_engine_goes_on(self, engine: Engine):
         shard = driver.prepare(SPEC)[0]
+        assert isinstance(shard, Shard)
         broken = dataclasses.replace(shard, source=dataclasses.replace(shard.source, fingerprint="of other data"))
         with pytest.raises(DataError):
             engine.result(engine.submit(broken, 2))

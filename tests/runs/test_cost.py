@@ -47,6 +47,28 @@ def test_workers_share_the_shards(clock: SimpleNamespace) -> None:
     assert (two, many) == (pytest.approx(one / 2), pytest.approx(one / 2))
 
 
+def test_what_is_left_is_told_by_the_pace_so_far() -> None:
+    """On a clock that a test moves: what was announced first does not matter."""
+    now = 0.0
+    expected = prepare(Sweep(widths=[8], depths=[1, 2], rule=["sp", "completep"], lrs=[0.1, 0.2], seeds=2, steps=50))
+    # Four trials of each size and rule, but the base's are the same under both.
+    whole = 4 * 50 * (1 + 2 * 2) * 8**2
+    pace = cost.Pace(expected, lambda: now)
+    assert pace.left(whole) is None
+    pace.move(whole / 10)
+    # Nothing is known of a speed before some time has passed.
+    assert pace.left(0.9 * whole) is None
+    for moved, seconds, left in ((0.1, 30.0, 240.0), (0.3, 120.0, 150.0)):
+        pace.move(moved * whole)
+        now = seconds
+        # So much of the work took so long; a search goes on after this round.
+        assert pace.left(0.01 * whole) == pytest.approx(left)
+    # It took more trials than was thought: what is left of this round is known all the same.
+    pace.move(whole)
+    now = 420.0
+    assert pace.left(0.35 * whole) == pytest.approx(420 / 1.4 * 0.35)
+
+
 def test_code_of_the_users_is_timed_while_it_trains() -> None:
     """A size that was not timed yet costs in proportion to its parameters, and a shorter trial in proportion to it."""
     whole = Sweep(train="math:sqrt", widths=[8, 16], lrs=[0.1, 0.2], seeds=2, steps=100)

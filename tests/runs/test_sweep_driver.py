@@ -323,6 +323,7 @@ def test_an_error_of_ours_ends_the_sweep_with_all_that_ran_kept(
 
 def test_data_that_changed_while_the_sweep_ran(tiny: Callable[..., Sweep]):
     (shard, *_) = driver.prepare(tiny())
+    assert isinstance(shard, Shard)
     other = dataclasses.replace(shard, source=dataclasses.replace(shard.source, fingerprint="another"))
     with pytest.raises(DataError, match=r"digits changed while the sweep ran: fingerprint .*, expected another"):
         worker.run(other, "cpu")

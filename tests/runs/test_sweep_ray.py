@@ -29,6 +29,7 @@ from isoscale.errors import ClusterError, DataError, InvalidTypeError, InvalidVa
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep  # noqa: E402
 from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
 from isoscale.runs.engines.engine import Backend, Engine, choose  # noqa: E402
+from isoscale.runs.shards import Shard  # noqa: E402
 from isoscale.runs.twins import Twins  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
@@ -77,12 +78,17 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
+@pytest.mark.nightly
 class TestRayEngine(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, nodes: Any) -> Iterator[Engine]:
-        with cluster.RayEngine(None, "cpu", 1.0) as opened:
-            yield opened
+        cluster.connect(nodes.address)
+        try:
+            with cluster.RayEngine(None, "cpu", 1.0) as opened:
+                yield opened
+        finally:
+            cluster.disconnect()
 
 
 def _on_ray(nodes: Any, store: Path, **run: Any) -> SweepResult:
@@ -254,6 +260,7 @@ def test_twenty_deaths(nodes: Any, alone: SweepResult, tmp_path: Path, monkeypat
 def test_what_a_task_raises_is_raised_here(nodes: Any):
     """The error itself, not Ray's wrapping of it with a traceback of another process."""
     shard = driver.prepare(SPEC)[0]
+    assert isinstance(shard, Shard)
     other = dataclasses.replace(shard, source=dataclasses.replace(shard.source, fingerprint="another"))
     with cluster.RayEngine(None, "cpu", 1.0) as engine:
         future = engine.submit(other, 0)

@@ -96,6 +96,8 @@ def test_betas_are_betas_and_a_cap_is_said(name, b, t, beta1, beta2):
         ({"tokens": -1.0}, InvalidValueError, "`tokens` must be > 0"),
         ({"tokens": math.inf}, InvalidValueError, "`tokens` must be finite"),
         ({"batch": True}, InvalidTypeError, "`batch` must be a number"),
+        ({"batch": 1e300, "tokens": 1e-300}, InvalidValueError, "no number holds what 'completed-p' asks for"),
+        ({"beta2": 1.0}, InvalidValueError, "`beta2` must be in"),
     ],
 )
 def test_bad_ratios(given_, error, says):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.stats import Curve, Limits, Undecided, find_optimum, judge
+from isoscale.stats.curve import BLOWN_UP
 from isoscale.stats.simulated import FAMILIES, draw
 
 GRID = np.arange(-8.0, 1.0)
@@ -48,8 +49,8 @@ def test_runs_in_any_order_are_one_curve():
     pairs = np.unique(np.stack([lrs, seeds]), axis=1)
     losses = rng.random(pairs.shape[1])
     order = rng.permutation(len(losses))
-    first = Curve.of_runs(*pairs, losses)
-    again = Curve.of_runs(*pairs[:, order], losses[order])
+    first = Curve.of_runs(pairs[0], pairs[1], losses)
+    again = Curve.of_runs(pairs[0, order], pairs[1, order], losses[order])
     assert np.array_equal(first.loss, again.loss)
     assert np.array_equal(first.log2_lr, again.log2_lr)
 
@@ -68,6 +69,50 @@ def test_a_grid_is_its_runs():
 def test_repeated_runs_are_averaged_and_a_diverged_one_counts():
     found = Curve.of_runs([0.5, 0.5, 0.25, 0.25], [0, 0, 0, 0], [1.0, 2.0, 3.0, math.inf])
     assert found.loss.tolist() == [math.inf, 1.5]
+
+
+def test_what_blew_up_diverged_though_its_numbers_are_finite():
+    """A network of tanh under SGD: from one rate to the next its loss goes from 0.04 to 1e11."""
+    octaves = np.array([-5.0, -4, -3.5, -3, -2.5, -2, -1])
+    loss = np.array(
+        [
+            [0.131, 0.146, 0.156],
+            [0.069, 0.084, 0.087],
+            [0.052, 0.063, 0.063],
+            [0.045, 0.047, 0.045],
+            [1.9e11, 1.4e21, 2.2e15],
+            [4.3e29, 1.4e24, 6.3e21],
+            [math.nan, math.nan, math.nan],
+        ]
+    )
+    names = np.arange(3)
+    found = find_optimum(Curve.of_grid(octaves, names, loss))
+    diverged = find_optimum(Curve.of_grid(octaves, names, np.where(loss > 1, math.nan, loss)))
+    assert found.is_limit
+    assert (found.log2_lr, found.low, found.high, found.loss) == (
+        diverged.log2_lr,
+        diverged.low,
+        diverged.high,
+        diverged.loss,
+    )
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=12), st.floats(-300, 300), st.integers(0, 3))
+def test_only_a_leap_over_every_lower_rate_is_a_blow_up(tenths: list[int], unit: float, seed: int):
+    """Whatever the unit of the loss, beside other seeds or alone."""
+    logs = [tenth / 10 for tenth in tenths]
+    losses = np.exp(np.array(logs) + unit)
+    lrs = 2.0 ** np.arange(len(logs))
+    others = [(2.0, seed + 1, 1e200), (4.0, seed + 1, 1e-200)]
+    runs = [*zip(lrs, [seed] * len(logs), losses, strict=True), *others]
+    found = Curve.of_runs(*zip(*runs, strict=True))
+    expected = []
+    first = None
+    for place, log in enumerate(logs):
+        if first is None and place > 0 and log > max(logs[:place]) + math.log(BLOWN_UP):
+            first = max(logs[:place])
+        expected.append(first is not None and log > first + math.log(BLOWN_UP))
+    assert np.isinf(found.loss).tolist() == [*expected, False, False]
 
 
 @pytest.mark.parametrize(("lr", "loss"), [([0.0], [1.0]), ([-1.0], [1.0]), ([math.nan], [1.0]), ([0.1, 0.2], [1.0])])

@@ -74,7 +74,8 @@ def test_curvature_is_the_change_of_the_exponent_per_octave():
     ],
 )
 def test_verdicts(interval, words):
-    assert verdict(*interval, (-1.5, -1.5)) == words
+    low, high = interval
+    assert verdict(low, high, (-1.5, -1.5)) == words
 
 
 def test_published_slopes_follow_the_network_and_the_optimizer():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import isoscale
 from isoscale.errors import InvalidValueError
 from isoscale.studies.published import exponents
-from isoscale.studies.size_law import SizeLaw, predictions, size_law
+from isoscale.studies.size_law import SizeLaw, law_of, predictions, size_law
 from isoscale.studies.transfer import said_of_lengths
 
 BATCHES = (8, 16, 32, 64)
@@ -44,6 +45,8 @@ def test_the_exponent_and_what_it_leaves(law: SizeLaw):
     assert float(of["exponent"]) == pytest.approx(0.5, abs=0.08)
     low, high = float(of["exponent_low"]), float(of["exponent_high"])
     assert of["tokens"].values.tolist() == [512] * 4
+    assert (law.runs["batch_size"] * law.runs["steps"] == law.runs["tokens"]).all()
+    assert set(law.runs["steps"]) == {64, 32, 16, 8}
     assert set(law.published["published"]) >= {"none", "sqrt-batch", "completed-p", "nanochat"}
     for row in law.published.to_dict("records"):
         assert row["verdict"] == ("survives" if low <= row["exponent"] <= high else "excluded")
@@ -122,3 +125,20 @@ def test_a_constant_rate_along_lengths_is_said():
     # A function has its own schedule, and one length is no question of lengths.
     for other in (ends, sweep(steps=[2, 4, 8]), dataclasses.replace(spec, steps=4)):
         assert said_of_lengths(other) == []
+
+
+def test_the_exponents_interval_holds_in_95_of_100():
+    """Five sizes of three seeds, whose scatter differs from size to size, beside what moves an optimum as a whole."""
+    rng = np.random.default_rng(0)
+    sizes = 8 * 2.0 ** np.arange(5)
+    studies = 1500
+    held = 0
+    for _ in range(studies):
+        scatter = 0.3 * 2 ** rng.uniform(-1, 1, 5)
+        seeds = rng.standard_normal((5, 3)) * scatter[:, None] + 0.3 * rng.standard_normal((5, 1))
+        log2_lrs = -0.3 * np.log2(sizes) + seeds.mean(axis=1)
+        errors = seeds.std(axis=1, ddof=1) / math.sqrt(3)
+        found = [SimpleNamespace(edge="", log2_lr=lr, se=se) for lr, se in zip(log2_lrs, errors, strict=True)]
+        law = law_of(dict(zip(sizes.tolist(), cast(Any, found), strict=True)))
+        held += law["exponent_low"] <= -0.3 <= law["exponent_high"]
+    assert held / studies == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / studies))

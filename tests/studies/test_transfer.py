@@ -205,8 +205,8 @@ def test_question():
 @pytest.mark.parametrize(
     ("sizes", "base", "message"),
     [
-        ({"depths": [4]}, None, "give several depths or several widths, at least two"),
-        ({"depths": [2, 4], "widths": [8, 16]}, None, "give several depths or several widths, not both"),
+        ({"depths": [4]}, None, "give several depths, widths, batch sizes or steps, at least two"),
+        ({"depths": [2, 4], "widths": [8, 16]}, None, "not along width and depth: give several of one"),
         ({"depths": [2, 4]}, {"depth": 3}, "`base` depth 3 is not among the depths 2, 4"),
         ({"depths": [2, 4], "base_depth": 1}, None, "`base` depth 1 is not among the depths 2, 4"),
         ({"depths": [2, 4]}, {"width": 64}, "`base` must name the depth that was tuned, got {'width': 64}"),

@@ -7,11 +7,13 @@ Nothing here imports torch before a command runs, so that `--help` answers at on
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
+import operator
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -26,27 +28,37 @@ from isoscale.cli.lr import LrCommand
 from isoscale.cli.plan import PlanCommand
 from isoscale.cli.reproduce import ReproduceCommand
 from isoscale.cli.rules import Rules
-from isoscale.cli.store import StoreCommand
+from isoscale.cli.store import VERBS, StoreCommand
 from isoscale.cli.sweep import SweepCommand
 from isoscale.cli.terminal import console, error_console, print_error
 from isoscale.cli.transfer import TransferCommand
+from isoscale.cli.typed import as_parsed
 from isoscale.errors import ClusterError, InvalidValueError, IsoscaleError
 
-Command = (
-    Annotated[TransferCommand, tyro.conf.subcommand("transfer")]
-    | Annotated[SweepCommand, tyro.conf.subcommand("sweep")]
-    | Annotated[JudgeCommand, tyro.conf.subcommand("judge")]
-    | Annotated[LawCommand, tyro.conf.subcommand("law")]
-    | Annotated[LimitCommand, tyro.conf.subcommand("limit")]
-    | Annotated[ReproduceCommand, tyro.conf.subcommand("reproduce")]
-    | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
-    | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
-    | Annotated[CheckCommand, tyro.conf.subcommand("check")]
-    | Annotated[LrCommand, tyro.conf.subcommand("lr")]
-    | Annotated[Rules, tyro.conf.subcommand("rules")]
-    | Annotated[StoreCommand, tyro.conf.subcommand("store")]
-    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
-)
+
+class Command(Protocol):
+    """What was typed, with its flags."""
+
+    def run(self) -> int:
+        """Do it; the exit code."""
+        ...
+
+
+_COMMANDS: dict[str, type[Command]] = {
+    "transfer": TransferCommand,
+    "sweep": SweepCommand,
+    "judge": JudgeCommand,
+    "law": LawCommand,
+    "limit": LimitCommand,
+    "reproduce": ReproduceCommand,
+    "plan": PlanCommand,
+    "audit": AuditCommand,
+    "check": CheckCommand,
+    "lr": LrCommand,
+    "rules": Rules,
+    "store": StoreCommand,
+    "doctor": Doctor,
+}
 
 # Commands whose trials are kept in a store: interrupted, they go on where they were.
 _SWEEPS = (TransferCommand, SweepCommand, LawCommand, ReproduceCommand)
@@ -57,10 +69,19 @@ _VERBOSE = ("-v", "--verbose")
 # Where to write it beside.
 _LOG_FILE = "--log-file"
 
+# Flags without the names of their groups, each in one form, and no "None" to type where a flag may be left out.
+_FORM = (
+    tyro.conf.DisallowNone,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+)
+
 _DESCRIPTION = (
     "Make a neural network train the same way at every width and depth: tune a small model once, "
     "get the init and learning rates of the large one, proved by measurement. "
-    "--version prints the version, -v says more, --log-file FILE writes it down."
+    "`isoscale COMMAND --help` has the flags and an example; --version prints the version, -v says more, "
+    "--log-file FILE writes it down."
 )
 
 
@@ -76,13 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verbose = [flag for flag in given if flag in _VERBOSE]
     given = [flag for flag in given if flag not in _VERBOSE]
     given, log_file = _log_file(given)
-    command = tyro.cli(
-        Command,  # pyrefly: ignore[bad-argument-type]  a union of annotated dataclasses is tyro's own idiom
-        prog="isoscale",
-        description=_DESCRIPTION,
-        args=given,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    try:
+        command = parsed(given)
+    except InvalidValueError as error:
+        print_error(error)
+        sys.exit(2)
     try:
         _log(bool(verbose), log_file)
         code = command.run()
@@ -97,6 +116,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error_console().print(said)
         code = 130  # what a shell says of a command that Ctrl-C ended
     sys.exit(code)
+
+
+def parsed(given: Sequence[str]) -> Command:
+    """The command with its flags; what asks for help or cannot be parsed ends the process.
+
+    Raises:
+        InvalidValueError: No such command.
+    """
+    own = {name: VERBS if kind is StoreCommand else () for name, kind in _COMMANDS.items()}
+    arguments = as_parsed(list(given), own)
+    # The list of all commands has a line for each; the help of one has all that there is to say.
+    is_list = arguments[0] in ("-h", "--help")
+    kinds: list[Any] = []
+    for name, kind in _COMMANDS.items():
+        summary = (kind.__doc__ or "").partition("\n")[0] if is_list else None
+        kinds.append(Annotated[kind, tyro.conf.subcommand(name, description=summary)])
+    return tyro.cli(
+        functools.reduce(operator.or_, kinds),
+        prog="isoscale",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=_FORM,
+    )
 
 
 def _log_file(given: list[str]) -> tuple[list[str], str | None]:

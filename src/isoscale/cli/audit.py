@@ -22,13 +22,16 @@ class AuditCommand:
     """Audit a rule without training: exponents, in width and depth, of what each role's first step does.
 
     Exits with 1 if an effect depends on the size; `--strict` also if that cannot be told at these sizes.
+
+    Example: isoscale audit model.py:make --rule completep --widths 64 128 256 --depths 4 8 16
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
-    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth."""
+    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth.
+    Also as --model NAME."""
     rule: str = "completep"
     """Scaling rule; `isoscale rules` lists them."""
-    optimizer: str = "sgd"
+    optimizer: str = "adamw"
     """sgd, adam, adamw, sign or muon."""
     widths: tuple[int, ...] = (64, 128, 256)
     """Widths; measured at the smallest depth."""

@@ -20,10 +20,13 @@ class CheckCommand:
 
     Exits with 1 if a module's change depends on the size, for use in continuous integration; `--strict` also if that
     cannot be told at these sizes.
+
+    Example: isoscale check model.py:make --rule completep --lr 0.001 --steps 5
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
-    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth."""
+    """A built-in model, or a factory pkg.module:make or file.py:make that takes width and depth.
+    Also as --model NAME."""
     rule: str = "completep"
     """Scaling rule; `isoscale rules` lists them."""
     optimizer: str = "adamw"

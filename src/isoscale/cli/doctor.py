@@ -13,6 +13,8 @@ class Doctor:
     """Look at versions, devices, threads, data folder and store, and test the mathematics.
 
     Exits with 1 if anything is wrong.
+
+    Example: isoscale doctor --store isoscale.db
     """
 
     store: str = "isoscale.db"

@@ -15,8 +15,16 @@ from isoscale.runs.spec import Sweep, log2_grid
 
 Value = int | float | bool | str
 
+# Lists that need not be given, and options by name: what to type for each.
+Integers = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")]
+Numbers = Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FLOAT [FLOAT ...]")]
+Words = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="STR [STR ...]")]
+Options = Annotated[dict[str, Value] | None, tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")]
+
 # The name of an axis and its values, as often as there are axes.
-_Axes = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
+_Axes = Annotated[
+    tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME VALUE [VALUE ...]")
+]
 
 _RULES = ("sp", "depth-mup", "depth-mup-corrected", "completep")
 
@@ -51,7 +59,7 @@ class Grid:
     """Seconds after which a trial of your own code has failed."""
     version: str | None = None
     """Name of this version of your own code: trials of different versions are never mixed."""
-    rule: tuple[str, ...] | None = None
+    rule: Words = None
     """Scaling rules to compare; `isoscale rules` lists them. By default sp, depth-mup, depth-mup-corrected and
     completep, and none for your own code."""
     model: str | None = None
@@ -63,14 +71,14 @@ class Grid:
     """Activation: relu, tanh, gelu or linear; by default the model's own."""
     norm: Literal["layer", "rms", "batch", "none"] | None = None
     """Norm: layer or rms, batch for conv nets, none; by default layer for residual-mlp, else the model's own."""
-    model_args: dict[str, Value] | None = None
+    model_args: Options = None
     """The model's other options by name: --model-args padding zero kernel 5."""
     dataset: str | None = None
     """Data set: synthetic (default: 6400 samples, of which the best classifier gets 70 % right) or digits, or from
     --data: cifar10, mnist, fashion-mnist, image-folder, audio-folder, text, arrays."""
-    dataset_args: dict[str, Value] | None = None
+    dataset_args: Options = None
     """The data set's options by name: --dataset-args context 128."""
-    batches: tuple[int, ...] | None = None
+    batches: Integers = None
     """CIFAR-10 only: which training batches to read."""
     optimizer: str | None = None
     """adamw (default), sgd, adam, sign or muon; by default your own code's."""
@@ -78,9 +86,9 @@ class Grid:
     """Momentum of sgd, sign or muon."""
     weight_decay: float = 0.0
     """Weight decay, as in torch."""
-    widths: Annotated[tuple[int, ...] | None, tyro.conf.arg(aliases=["--width"])] = None
+    widths: Annotated[Integers, tyro.conf.arg(aliases=["--width"])] = None
     """Widths to train at; 64 by default, none for your own code."""
-    depths: Annotated[tuple[int, ...] | None, tyro.conf.arg(aliases=["--depth"])] = None
+    depths: Annotated[Integers, tyro.conf.arg(aliases=["--depth"])] = None
     """Numbers of residual blocks (conv-net: of layers) to train at; 4 12 32 by default, none for your own code."""
     paired: bool = False
     """Train the first width at the first depth, the second at the second, ...: a path of sizes."""
@@ -99,15 +107,20 @@ class Grid:
     budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] = "steps"
     """What stays at other sizes: the steps of --steps; the samples seen, steps x batch size (the steps follow
     --batch-sizes, the batch size follows --steps); or the samples for each parameter of the hidden layers."""
-    log2_lr: tuple[float, float] = (-12.0, 0.0)
+    log2_lr: Annotated[tuple[float, float], tyro.conf.arg(metavar="LOW HIGH")] = (-12.0, 0.0)
     """Learning rates from 2^LOW to 2^HIGH; a search goes on where the best lies at an end ..."""
     per_octave: int = 1
     """... this many to a factor of two."""
-    lrs: tuple[float, ...] | None = None
+    lrs: Numbers = None
     """The learning rates themselves, instead of --log2-lr."""
     search: Literal["adaptive", "grid", "random"] | None = None
     """adaptive: from a short pilot to the optimum; grid: every learning rate; random: points spread over the ranges of
     all that is tuned, the same at every size. Default: adaptive for transfer, grid for sweep."""
+    early_stop: bool = True
+    """Whether an adaptive search stops trials that are hopeless after a quarter or half of their steps: their loss has
+    fallen by less than a share, --hopeless, of what the best one's of that size had fallen by then."""
+    hopeless: float = 0.25
+    """That share."""
     points: int | None = None
     """How many points a random search has; 32 by default."""
     linear: tuple[str, ...] = ()

@@ -21,7 +21,9 @@ class JudgeCommand:
     """Judge whether the optimum of the small model serves the large one, from a table of finished runs.
 
     Takes a CSV, TSV, Parquet, JSON or JSON-lines file, also one exported from W&B. Columns are recognised by their
-    usual names, and what was guessed is said. Example: isoscale judge runs.csv --size width --lr-column learning_rate
+    usual names, and what was guessed is said.
+
+    Example: isoscale judge runs.csv --size width --lr-column learning_rate
     """
 
     runs: Annotated[str, tyro.conf.Positional]
@@ -44,10 +46,10 @@ class JudgeCommand:
     """What the column of seeds is called."""
     rule_column: str | None = None
     """What the column of scaling rules is called, if there are several."""
-    hold: dict[str, float | str] | None = None
+    hold: Annotated[dict[str, float | str] | None, tyro.conf.arg(metavar="NAME VALUE [NAME VALUE ...]")] = None
     """Values of other columns to keep: --hold weight_decay 0.1. What is not held is minimised over."""
     verdict: VerdictFlags = field(default_factory=VerdictFlags)
-    report: str = "isoscale-report"
+    report: Annotated[str, tyro.conf.arg(aliases=["--out"])] = "isoscale-report"
     """Folder of the report."""
     quiet: bool = False
     """Print errors only."""

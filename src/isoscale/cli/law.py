@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from isoscale.cli import running
-from isoscale.cli.grid import Place, Value
+from isoscale.cli.grid import Integers, Options, Place, Value, Words
 from isoscale.cli.terminal import console, counted, framed, print_json, typed_command
 
 if TYPE_CHECKING:
@@ -39,18 +39,20 @@ class LawCommand:
     Fits the exponent with its interval, says whether it is a power law at all, and trains the largest network at
     learning rates taken from smaller ones. Along depth it says, too, which measure of depth predicts best, and what is
     known without a sweep. Along --axis batch, tokens or width it takes one sweep, of flags or of a file.
+
+    Example: isoscale law conv-net --data FOLDER --depths 3 6 12
     """
 
     model: Annotated[str, tyro.conf.Positional] = "all"
     """all: every network of the preset. Or one of them by its name, or a model: conv-net, conv-resnet, vit, gpt or
-    residual-mlp."""
+    residual-mlp. Also as --model NAME."""
     axis: Literal["depth", "batch", "tokens", "width"] = "depth"
     """Which size: tokens are samples seen, along runs of more and more steps."""
-    sizes: tuple[int, ...] | None = None
+    sizes: Integers = None
     """Of batch, tokens (in steps) or width, three or more; by default five over a factor of 16."""
     budget_axis: Literal["steps", "tokens", "tokens-per-parameter"] | None = None
     """What stays fixed along them: by default the samples seen (tokens) along batch, else the steps."""
-    rule: tuple[str, ...] | None = None
+    rule: Words = None
     """Scaling rules along batch, tokens or width; sp by default."""
     schedule: Literal["constant", "cosine", "linear", "wsd"] = "cosine"
     """Of the learning rate along batch, tokens or width."""
@@ -61,17 +63,17 @@ class LawCommand:
     preset: Literal["cpu", "paper"] = "cpu"
     """Sizes and data: cpu (narrow, small images, minutes) or paper (64 channels, 32x32, depths 3 to 30; for a GPU).
     Both use CIFAR-10 from --data."""
-    model_args: dict[str, Value] | None = None
+    model_args: Options = None
     """Options of the model by name: --model-args padding zero."""
     optimizer: str | None = None
     """sgd, adam, adamw, sign or muon, instead of the preset's."""
     dataset: str | None = None
     """Another data set."""
-    dataset_args: dict[str, Value] | None = None
+    dataset_args: Options = None
     """Its options by name: --dataset-args pool 2."""
     width: int | None = None
     """Another width."""
-    depths: tuple[int, ...] | None = None
+    depths: Integers = None
     """Other depths, three or more."""
     steps: int | None = None
     """Another number of batches to average the training loss over."""
@@ -79,7 +81,7 @@ class LawCommand:
     """Another batch size."""
     seeds: int | None = None
     """Another number of seeds."""
-    log2_lr: tuple[float, float] | None = None
+    log2_lr: Annotated[tuple[float, float] | None, tyro.conf.arg(metavar="LOW HIGH")] = None
     """Learning rates from 2^LOW to 2^HIGH: where the adaptive search begins, or the grid ..."""
     per_octave: int = 6
     """... this many to a factor of two."""
@@ -90,7 +92,7 @@ class LawCommand:
     """Half-width of an optimum's 95 % interval that the search tries to reach, in octaves."""
     most_seeds: int = 0
     """Seeds that the search may use to reach it; by default no more than --seeds."""
-    report: str = "isoscale-law"
+    report: Annotated[str, tyro.conf.arg(aliases=["--out"])] = "isoscale-law"
     """Folder for the page, the figure, the numbers and the table of all runs."""
     place: Place = field(default_factory=Place)
 

@@ -127,7 +127,7 @@ def result_of(found: SizeLaw) -> dict[str, Any]:
     rules = {}
     for rule in found.data["rule"].values.tolist():
         of = found.data.sel(rule=rule)
-        result: dict[str, Any] = {name: of[name].item() for name in of.data_vars if of[name].ndim == 0}
+        result: dict[str, Any] = {str(name): of[name].item() for name in of.data_vars if of[name].ndim == 0}
         sizes = [str(size) for size in of[found.axis].values.tolist()]
         for name in of.data_vars:
             if of[name].ndim == 1:

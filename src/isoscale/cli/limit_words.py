@@ -30,6 +30,36 @@ def sizes(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in found.items()}
 
 
+def classes(text: str | None, count: int) -> list[int]:
+    """ "3,5" as numbers; all classes if None.
+
+    >>> classes("3,5", 10), classes(None, 2)
+    ([3, 5], [0, 1])
+    """
+    if text is None:
+        return list(range(count))
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise InvalidValueError(f"classes are written 3,5, got {text!r}")
+    chosen = [int(part) for part in parts]
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2 or max(chosen) >= count:
+        raise InvalidValueError(f"`classes` must hold two or more different classes of 0..{count - 1}, got {text!r}")
+    return chosen
+
+
+def betas(text: str) -> list[float]:
+    """ "0.9,0.999" as numbers.
+
+    >>> betas("0.9,0.999")
+    [0.9, 0.999]
+    """
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidValueError(f"betas are written 0.9,0.999, got {text!r}") from None
+    return [first, second]
+
+
 # --- tables: columns and rows ---
 def losses(runs: dict[str, xr.Dataset], steps: int) -> Table:
     """The loss of every run, at about ten steps and the last."""
@@ -88,7 +118,84 @@ def rates(data: xr.Dataset) -> Table:
     return ["lr", "loss at the end", ""], rows
 
 
+def drifts(data: xr.Dataset) -> Table:
+    """The best learning rate of each depth and width, and how many octaves it is from infinite size."""
+    rows = [["infinite", "infinite", f"{float(data['limit_lr']):.4g}", "0"]]
+    for depth in data["depth"].values:
+        cell = data.sel(depth=depth)
+        rows.append(["infinite", str(depth), f"{float(cell['lr']):.4g}", octaves(cell, "drift")])
+    shallowest = str(int(data["depth"][0]))
+    for width in data["width"].values:
+        cell = data.sel(width=width)
+        rows.append([str(width), shallowest, f"{float(cell['lr_of_width']):.4g}", octaves(cell, "drift_of_size")])
+    return ["width", "depth", "best lr", "octaves from infinite size"], rows
+
+
+def returns(data: xr.Dataset) -> Table:
+    """The loss at each depth and at infinity, and what doubling the depth saves."""
+    rows = []
+    for depth in data["depth"].values:
+        cell = data.sel(depth=depth)
+        gain, low, high = (float(cell[f"gain{end}"]) for end in ("", "_low", "_high"))
+        saved = "-" if math.isnan(gain) else f"{gain:.4f} [{low:.4f}, {high:.4f}]"
+        how = "measured" if int(cell["is_measured"]) else "from the fit"
+        rows.append([str(depth), plus_minus(cell["loss"], cell["loss_se"]), saved, "" if saved == "-" else how])
+    limit = float(data["limit"])
+    at_infinity = plus_minus(limit, data["limit_se"]) if math.isfinite(limit) else "none"
+    rows.append(["infinity", at_infinity, "", ""])
+    return ["depth", "loss at the end", "a doubling saves", ""], rows
+
+
 # --- sentences ---
+def octaves(cell: xr.Dataset, name: str) -> str:
+    """A drift with its interval."""
+    value, low, high = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "an octave or more"
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def laws_of_drift(data: xr.Dataset) -> list[str]:
+    """How the drift falls with depth and with width."""
+    lines = []
+    for law in data["law"].values:
+        exponent, low, high = (float(data.sel(law=law)[f"exponent{end}"]) for end in ("", "_low", "_high"))
+        if math.isnan(exponent):
+            lines.append(f"With {law}: not at every size seen, or at too few; no exponent is fitted.")
+        else:
+            lines.append(f"With {law} it goes like {law}^{exponent:.2f} [{low:.2f}, {high:.2f}].")
+    return lines
+
+
+def drift_of(data: xr.Dataset) -> str:
+    """How far the best rate of the one finite size is from that of infinite size."""
+    of_size = data.isel(width=0)
+    width, depth = int(of_size["width"]), int(data["depth"][0])
+    return (
+        f"Width {width}, depth {depth}: best learning rate {float(of_size['lr_of_width']):.4g}, "
+        f"{octaves(of_size, 'drift_of_size')} octaves from infinite size; depth makes "
+        f"{octaves(data.isel(depth=0), 'drift')} of it, width {octaves(of_size, 'drift_of_width')}."
+    )
+
+
+def is_depth_worth_it(data: xr.Dataset) -> str:
+    """What all depth beyond the deepest can bring, and what its next doubling does."""
+    deepest = data.isel(depth=-1)
+    depth = int(deepest["depth"])
+    left, low, high = (float(deepest[f"above_limit{end}"]) for end in ("", "_low", "_high"))
+    if math.isnan(left):
+        return "Without a limit of infinite depth there is no bound on what more depth brings."
+    line = f"All depth beyond {depth} saves {left:.4f} [{low:.4f}, {high:.4f}] of the loss"
+    gain = float(deepest["gain"])
+    if math.isnan(gain):
+        return f"{line}; under this rule errors do not fall like 1/depth, and the next doubling is not fitted."
+    if high < 0:
+        return f"{line}: more depth makes it worse."
+    if low <= 0:
+        return f"{line}: more depth is not seen to pay."
+    return f"{line}, its next doubling {gain:.4f}."
+
+
 def claim(training_gap: list[str]) -> str:
     """What was claimed of the gap between the versions and what was found, from its row of the exponents."""
     _, exponent, low, high = training_gap

@@ -26,13 +26,15 @@ class LrCommand:
     Beside it the maximal-update learning rate (AM-muP), at which pre-activations change by 1 in mean square at the
     first step; a model with a readout of zeros, whose hidden layers do not move then, has none. With --sweep,
     trains at learning rates around the recommended one and says how far the best one is.
+
+    Example: isoscale lr model.py:make --size width=64,depth=4 --optimizer adamw
     """
 
     model: Annotated[str, tyro.conf.Positional] = "residual-mlp"
-    """A built-in model, or a factory pkg.module:make or file.py:make."""
+    """A built-in model, or a factory pkg.module:make or file.py:make. Also as --model NAME."""
     size: str = "width=64,depth=4"
     """Sizes of the model: any keyword arguments of the factory."""
-    optimizer: Literal["sgd", "adam", "adamw", "sign", "muon"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "sign", "muon"] = "adamw"
     """Whose learning rate."""
     batches: int = 4
     """Batches to average the maximal-update learning rate over."""

@@ -28,6 +28,8 @@ class PlanCommand:
 
     Prints one line a kind of tensor, checks the plan by measurement, and writes it as JSON, for
     `isoscale.Plan.load(...).apply(model)`. To plan, the large model is made on the meta device and needs no memory.
+
+    Example: isoscale plan --model model.py:make --base width=64,depth=4 --target width=1024,depth=32
     """
 
     model: str
@@ -46,6 +48,8 @@ class PlanCommand:
     """The base's weight decay."""
     eps: float = 1e-8
     """The base's eps (Adam family)."""
+    betas: tuple[float, float] | None = None
+    """The base's betas (Adam family), handed on in the plan; by default torch's, 0.9 and 0.999."""
     decay: Literal["independent", "sqrt", "coupled", "none"] = "independent"
     """What stays constant: lr x weight decay, weight decay itself, half way between ("sqrt"), or no decay."""
     budget: str = "none"
@@ -147,6 +151,7 @@ class PlanCommand:
             lr=self.lr,
             weight_decay=self.weight_decay,
             eps=self.eps,
+            betas=self.betas,
             decay=self.decay,
             budget=self.budget,
             batch=_ratio("--batch", self.batch),

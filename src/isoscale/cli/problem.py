@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from isoscale.cli.factory import Factory, factory
-from isoscale.cli.grid import value_of
+from isoscale.cli.grid import Options
 from isoscale.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ class On:
     """Folder of the data sets; $ISOSCALE_DATA by default."""
     batch_size: int = 64
     """Samples in a batch."""
-    options: dict[str, str] = field(default_factory=dict)
-    """Options of the model by name: --options block_depth 1 norm layer."""
+    model_args: Annotated[Options, tyro.conf.arg(aliases=["--options"])] = None
+    """The model's options by name: --model-args block_depth 1 norm layer."""
 
     def problem(self, name: str, batches: int) -> Problem:
         """The model of that name, and that many batches.
@@ -41,7 +43,7 @@ class On:
         if self.batch_size < 1:
             raise InvalidValueError(f"`--batch-size` must be >= 1, got {self.batch_size}")
         made = factory(name)
-        options = {key: value_of(value) for key, value in self.options.items()}
+        options = dict(self.model_args or {})
         if made.module is None:
             return _built_in(name, options, self, batches)
         own = getattr(made.module, "batches", None)

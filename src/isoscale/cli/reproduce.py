@@ -23,6 +23,8 @@ class ReproduceCommand:
     """Measure a claim of the papers by a protocol and decide it by a rule that was stated beforehand.
 
     Writes a page with figure, table and runs; interrupted, it goes on where it was.
+
+    Example: isoscale reproduce collapse
     """
 
     claim: Annotated[str, tyro.conf.Positional] = ""

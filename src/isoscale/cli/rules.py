@@ -10,7 +10,10 @@ from isoscale.scaling import budget, rules
 
 @dataclass(frozen=True)
 class Rules:
-    """List the rules for width and depth, and those for batch and duration: what each keeps, where it comes from."""
+    """List the rules for width and depth, and those for batch and duration: what each keeps, where it comes from.
+
+    Example: isoscale rules
+    """
 
     def run(self) -> int:
         rows = [(rule.name, rule.keeps, rule.source) for rule in map(rules.get, rules.names())]

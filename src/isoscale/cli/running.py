@@ -78,9 +78,7 @@ def announce(job: Job, place: Place, out: Console) -> None:
         return
     done = trials - sum(len(shard.members) for shard in job.missing)
     price = _price(job, "at most about") or ", nothing to run"
-    out.print(
-        f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({done} of {trials} done)"
-    )
+    out.print(f"{trials} trials in {len(job.shards)} shards{price}.  Store: {place.store} ({done} of {trials} done)")
 
 
 def _price(job: Job, about: str) -> str:

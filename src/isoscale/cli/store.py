@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 from rich.console import Console
 
 from isoscale.cli.terminal import console, framed
 from isoscale.errors import InvalidValueError
+from isoscale.runs.record import Status
 
 if TYPE_CHECKING:
     from isoscale.runs.store.queries import Summary
@@ -23,7 +24,10 @@ _Paths = Annotated[tuple[str, ...], tyro.conf.Positional]
 
 @dataclass(frozen=True, kw_only=True)
 class ListStore:
-    """What a store holds: one row for each model, data set, optimizer, length and rule."""
+    """What a store holds: one row for each model, data set, optimizer, length and rule.
+
+    Example: isoscale store list --store isoscale.db
+    """
 
     store: str = "isoscale.db"
     """File that keeps every trial."""
@@ -40,7 +44,7 @@ class ListStore:
             return 0
         out = console()
         out.print(framed(_HEADER, map(_cells, rows)))
-        total = {status: sum(getattr(row, status) for row in rows) for status in ("done", "diverged", "failed")}
+        total = {status: sum(getattr(row, status) for row in rows) for status in get_args(Status)}
         counts = ", ".join(f"{count:,} {status}" for status, count in total.items())
         out.print(f"{sum(total.values()):,} trials in {self.store}: {counts}")
         return 0
@@ -48,7 +52,10 @@ class ListStore:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportStore:
-    """Write every trial to a table: .csv, .nc (NetCDF) or .parquet."""
+    """Write every trial to a table: .csv, .nc (NetCDF) or .parquet.
+
+    Example: isoscale store export trials.csv
+    """
 
     out: _Path
     """File to write; its ending says the format."""
@@ -66,7 +73,10 @@ class ExportStore:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeStores:
-    """Take over the trials of other stores; exits with 1 if a trial is finished in two with other numbers."""
+    """Take over the trials of other stores; exits with 1 if a trial is finished in two with other numbers.
+
+    Example: isoscale store merge theirs.db --into isoscale.db
+    """
 
     others: _Paths
     """Stores to read; they stay as they are."""
@@ -89,11 +99,14 @@ class MergeStores:
 
 @dataclass(frozen=True, kw_only=True)
 class PruneStore:
-    """Delete trials that match every flag given. Only shows how many unless --yes is given."""
+    """Delete trials that match every flag given. Only shows how many unless --yes is given.
+
+    Example: isoscale store prune --status failed --yes
+    """
 
     store: str = "isoscale.db"
     """File that keeps every trial."""
-    status: tuple[Literal["done", "diverged", "failed"], ...] = ()
+    status: tuple[Status, ...] = ()
     """Trials that ended so."""
     rule: tuple[str, ...] = ()
     """Trials under these rules."""
@@ -123,7 +136,10 @@ class PruneStore:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckStore:
-    """Look for damage in the file and in every trial; exits with 1 if there is any."""
+    """Look for damage in the file and in every trial; exits with 1 if there is any.
+
+    Example: isoscale store check
+    """
 
     store: str = "isoscale.db"
     """File that keeps every trial."""
@@ -142,7 +158,10 @@ class CheckStore:
 
 @dataclass(frozen=True, kw_only=True)
 class SalvageStore:
-    """Recover every sound trial of a damaged store into a new one; exits with 1 if a trial was lost."""
+    """Recover every sound trial of a damaged store into a new one; exits with 1 if a trial was lost.
+
+    Example: isoscale store salvage isoscale.db rescued.db
+    """
 
     store: _Path
     """The damaged store; it is not touched."""
@@ -171,11 +190,15 @@ Verb = (
     | Annotated[CheckStore, tyro.conf.subcommand("check")]
     | Annotated[SalvageStore, tyro.conf.subcommand("salvage")]
 )
+VERBS = ("list", "export", "merge", "prune", "check", "salvage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreCommand:
-    """List, export, merge, prune, check or salvage the store that keeps every trial."""
+    """List, export, merge, prune, check or salvage the store that keeps every trial.
+
+    Example: isoscale store list
+    """
 
     verb: Verb
 
@@ -185,7 +208,7 @@ class StoreCommand:
 
 _HEADER = (
     "model", "data set", "optimizer", "rule", "steps", "batch", "widths", "depths", "lrs", "seeds",
-    "done", "diverged", "failed", "last",
+    "done", "diverged", "stopped", "failed", "last",
 )  # fmt: skip
 
 

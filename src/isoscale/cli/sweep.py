@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCommand:
-    """Train a grid of rules, widths, depths, learning rates and seeds; resumes by itself."""
+    """Train a grid of rules, widths, depths, learning rates and seeds; resumes by itself.
+
+    Example: isoscale sweep --model residual-mlp --rule completep --depths 4 12 --log2-lr -10 -4 --seeds 3
+    """
 
     grid: Grid = field(default_factory=Grid)
     place: Place = field(default_factory=Place)
@@ -46,5 +49,7 @@ class SweepCommand:
         done = result.count("done")
         diverged = result.count("diverged")
         out.print(framed(best.columns, best.values))
+        if result.searched is not None:
+            out.print(str(result.searched))
         out.print(f"{done} trials done, {diverged} diverged, in {self.place.store}")
         print_failures(out, result.reasons)

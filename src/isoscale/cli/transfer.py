@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.text import Text
 
@@ -27,11 +28,13 @@ class TransferCommand:
 
     The verdict is "transfers", "does not transfer" or "cannot tell", decided by the regret: what the base's rate costs
     at the largest size, in loss. Prints the numbers of each size and writes an HTML report with figures.
+
+    Example: isoscale transfer --train train.py:train --rule mup --widths 64 256
     """
 
     grid: Grid = field(default_factory=Grid)
     place: Place = field(default_factory=Place)
-    report: str = "isoscale-report"
+    report: Annotated[str, tyro.conf.arg(aliases=["--out"])] = "isoscale-report"
     """Folder of the report."""
     about: str = "lr"
     """What the question is about: lr, or a hyperparameter of --hyperparameter. Each of them has its verdict anyway."""
@@ -112,6 +115,8 @@ def print_verdicts(found: Transfer, out: Console) -> None:
         out.print("\nEach hyperparameter by itself", style="bold")
         out.print(framed(tuned.columns, tuned.values))
     out.print()
+    if found.data.attrs.get("searched"):
+        out.print(found.data.attrs["searched"])
     for run in found.next_runs:
         out.print(f"This would tell: {run}")
 

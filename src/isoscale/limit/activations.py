@@ -62,22 +62,34 @@ NAMED: dict[str, tuple[Function, Derivative]] = {
     "linear": (_identity, _linear_derivative),
 }
 
+TORCH = (
+    *("celu", "elu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "relu6"),
+    *("selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanhshrink"),
+    *("arctan", "cos", "sin", "sinh", "square"),
+)
+"""Further elementwise functions of torch.nn.functional and torch, by their names there, differentiated by autograd."""
+
 
 def resolve(phi: Phi) -> tuple[Function, Derivative]:
     """The activation and its derivative.
 
     Args:
-        phi: "tanh", "relu", "gelu", "erf" (of slope 1 at 0), "linear", an elementwise function (differentiated by
-            autograd), or a pair of elementwise functions: the activation and its derivative.
+        phi: "tanh", "relu", "gelu", "erf" (of slope 1 at 0), "linear" or another name of `TORCH`, an elementwise
+            function (differentiated by autograd), or a pair of elementwise functions: the activation and its
+            derivative.
 
     Raises:
         InvalidValueError: The name is not known.
         InvalidTypeError: It is none of these.
     """
     if isinstance(phi, str):
-        if phi not in NAMED:
-            raise unknown("activation (`phi`)", phi, NAMED)
-        return NAMED[phi]
+        if phi in NAMED:
+            return NAMED[phi]
+        if phi not in TORCH:
+            raise unknown("activation (`phi`)", phi, [*NAMED, *TORCH])
+        where = torch.nn.functional if hasattr(torch.nn.functional, phi) else torch
+        function = getattr(where, phi)
+        return function, _by_autograd(function)
     if isinstance(phi, tuple | list) and len(phi) == 2:
         function, derivative = phi
         if callable(function) and callable(derivative):

@@ -13,7 +13,7 @@ from isoscale.checks import whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs
 from isoscale.limit.network import Problem
-from isoscale.limit.particles import Plan, least_particles
+from isoscale.limit.particles import PER_REPLICA, PER_REPLICA_DEEP, Plan, least_particles
 
 T = TypeVar("T")
 
@@ -31,8 +31,12 @@ default tolerance often enough. If not, the trial has shown how many are."""
 COARSEST_RANK_TOLERANCE = 1e-5
 """Rank tolerance at tolerances of 1e-3 and coarser."""
 
+MUON_RANK_TOLERANCE = 1e-7
+"""Rank tolerance under Muon, which lifts small singular values of the gradients to those of the rest."""
+
 FLOAT32_TOLERANCE = 1e-4
-"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6."""
+"""The finest tolerance for which float32 is enough: it moves losses by about 5e-6 for inputs of |x|^2 = features, and
+by more in proportion to |x|^2."""
 
 DEPTHS = (8, 16, 32)
 """Depths that are extrapolated, at horizon <= 1; longer horizons take finer layers."""
@@ -129,6 +133,8 @@ def choose_plan(
     if rank_tolerance is None:
         # Invisible at the tolerance: directions that are dropped lose their noise and keep their mean.
         rank_tolerance = min(COARSEST_RANK_TOLERANCE, 1e-2 * tolerance)
+        if problem.optimizer.name == "muon":
+            rank_tolerance = min(rank_tolerance, MUON_RANK_TOLERANCE)
     return Plan(
         particles=n,
         replicas=whole("replicas", replicas, least=least_replicas),
@@ -136,18 +142,26 @@ def choose_plan(
         times=times,
         rank_tolerance=inputs.positive("rank_tolerance", rank_tolerance, zero=True),
         seed=whole("seed", seed, least=0),
+        per_replica=PER_REPLICA if problem.architecture.layers == 1 else PER_REPLICA_DEEP,
     )
 
 
-def with_precision(dtype: str | None, tolerance: float, work: Callable[[str], T]) -> T:
+def with_precision(dtype: str | None, tolerance: float, work: Callable[[str], T], square: float = 1.0) -> T:
     """`work` in the precision requested, or in the fastest that is exact enough and can do it.
+
+    Args:
+        dtype: The precision requested; None: chosen.
+        tolerance: Error of the losses that is to be seen.
+        work: What is done in a precision.
+        square: The largest |x|^2 / features of the inputs.
 
     Raises:
         InvalidValueError: The precision requested is too coarse.
     """
     chosen = dtype
     if chosen is None:
-        chosen = "float32" if tolerance >= FLOAT32_TOLERANCE else "float64"
+        is_coarse = tolerance >= FLOAT32_TOLERANCE * max(1.0, square)
+        chosen = "float32" if is_coarse else "float64"
     try:
         return work(chosen)
     except torch.linalg.LinAlgError as error:  # rounding made a Gram matrix indefinite

@@ -25,10 +25,10 @@ from isoscale.checks import check_memory, whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, results
 from isoscale.limit.activations import Phi
-from isoscale.limit.expectations import features_and_derivatives
 from isoscale.limit.memory import lazy_bytes
 from isoscale.limit.network import Size
 from isoscale.limit.noise import BasisNoise
+from isoscale.limit.pair_kernels import all_pairs
 from isoscale.limit.simulate import single_run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
 
     Args:
         x: Inputs, shape (samples, features).
-        phi: The activation; quadrature needs it smooth, unless it is "relu".
+        phi: The activation; smooth, unless it is "relu".
         horizon: T.
 
     >>> kernels = initial_kernels([[1.0]], phi="linear")
@@ -71,8 +71,7 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
 
     # C_h(0) = Kx,   dC_h/dt = T C
     def growth(_: float, stream: np.ndarray) -> np.ndarray:
-        features, _derivatives = features_and_derivatives(phi, stream)
-        return horizon * features
+        return horizon * all_pairs(phi, stream).value
 
     gram = known @ known.T / known.shape[1]
     stream = _runge_kutta(growth, gram, times)
@@ -80,7 +79,8 @@ def initial_kernels(x: Any, phi: Phi = "tanh", horizon: float = 1.0) -> InitialK
     features = np.empty_like(stream)
     derivatives = np.empty_like(stream)
     for t, covariance in enumerate(stream):
-        features[t], derivatives[t] = features_and_derivatives(phi, covariance)
+        of = all_pairs(phi, covariance)
+        features[t], derivatives[t] = of.value, of.slope
     # D(1) = 1,   dD/dt = -T Psi D:   D(t) = exp(T int_t^1 Psi)
     exponent = _integral_to_the_end(derivatives, times)
     return InitialKernels(
@@ -153,8 +153,10 @@ def first_step_kernel(
 
     Reused: the neural tangent kernel C_h(1) + T int C D dt + Kx D(0). Independent: the same with D = 1.
 
-    >>> first_step_kernel([[1.0]], phi="linear").round(6), first_step_kernel([[1.0]], "linear", 1.0, "reused").round(6)
-    (array([[5.436564]]), array([[8.154845]]))
+    >>> first_step_kernel([[1.0]], phi="linear").round(6)
+    array([[8.154845]])
+    >>> first_step_kernel([[1.0]], phi="linear", backward_weights="independent").round(6)
+    array([[5.436564]])
     """
     kernels = initial_kernels(x, phi, horizon)
     reused = inputs.mode(backward_weights)
@@ -227,7 +229,7 @@ def linear(
 
     >>> exact = linear([[1.0]], [1.0], depth=2, steps=1, lr=1e-6, train_ends=False)
     >>> round(float(exact.prediction[1, 0]) / 1e-6, 3), one_step_linear(depth=2)
-    (1.25, 1.25)
+    (1.5, 1.5)
     """
     problem = inputs.problem(
         x,
@@ -254,15 +256,7 @@ def linear(
         kernel_layers=inputs.kernel_layers(kernels, depth),
     )
     check_memory(lazy_bytes(problem, size), "Use a smaller `depth` or fewer steps.")
-    settings = results.settings(
-        steps=steps,
-        lr=lr,
-        phi="linear",
-        horizon=horizon,
-        backward_weights=backward_weights,
-        train_ends=train_ends,
-        loss=loss,
-    )
+    settings = results.settings(problem, lr=lr, phi="linear", backward_weights=backward_weights, loss=loss)
     return single_run(problem, size, BasisNoise(n), settings)
 
 

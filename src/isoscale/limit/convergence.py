@@ -327,7 +327,8 @@ def _initial_gaps(
     """`_initial_gap` at each width and depth, of the gradient kernel at the lowest layer."""
     gaps = []
     for width, depth in sizes:
-        size = Size(n=width, depth=depth, kernel_layers=(0,))
+        # Sampled lazily, both modes can have the same noise.
+        size = Size(n=width, depth=depth, explicit=False, kernel_layers=(0,))
         gaps.append(_initial_gap(problem, size, count, seed))
         tick()
     return gaps

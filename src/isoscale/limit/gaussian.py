@@ -25,10 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Rows = Float[Tensor, "replicas rows n"]
+from isoscale.limit.optimizers import Buffer, Momentum
 
-DENSE_ABOVE = 0.25
-"""Share of n beyond which a basis costs more than the explicit matrix (docs/theory.md, section 3)."""
+Rows = Float[Tensor, "replicas rows n"]
 
 ROUNDING = 256
 """A residual below this many units of rounding of its vector has no direction: adding it would corrupt the basis."""
@@ -154,10 +153,6 @@ class _Side:
         """N: the raw noise of their images."""
         return self.noise[:, : self.rank]
 
-    def s(self, other: _Side) -> Float[Tensor, "replicas rank other_rank"]:
-        """S, in the precision of the vectors."""
-        return self.small[:, : self.rank, : other.rank].to(self.noise.dtype)
-
     def room(self, count: int) -> tuple[Rows, Rows]:
         """Memory for the next directions, and for their images' noise."""
         new = slice(self.rank, self.rank + count)
@@ -179,6 +174,7 @@ class LazyGaussian:
         reused: Whether `backward` is W's own transpose or an independent copy's.
         tolerance: Residual directions with less than this share of their vector's squared norm are not sampled; only
             their conditional mean is kept (without it the response to W would vanish at small learning rates).
+        buffer: Of the updates; None: plain SGD's.
     """
 
     def __init__(
@@ -187,25 +183,18 @@ class LazyGaussian:
         *,
         reused: bool,
         tolerance: float = 1e-12,
+        buffer: Buffer | None = None,
     ) -> None:
         self.n = storage.shape[-1]
         self.reused = reused
         self.tolerance = tolerance
         self._forward = _Side.empty(storage[:2])
         self._backward = _Side.empty(storage[2:])
-        # once explicit: W, and the matrix whose transpose `backward` applies (W itself if reused)
-        self._dense: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def dense(self) -> bool:
-        """Whether the matrix has become explicit."""
-        return self._dense is not None
+        self._buffer = buffer or Momentum()
 
     @property
     def rank(self) -> int:
-        """The number of directions sampled so far, on the larger side: all n of an explicit matrix."""
-        if self.dense:
-            return self.n
+        """The number of directions sampled so far, on the larger side."""
         return max(self._forward.rank, self._backward.rank)
 
     def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
@@ -216,57 +205,31 @@ class LazyGaussian:
             noise: As many rows of standard normal noise.
             uncorrelated: If given, match moments: rows that the noise has no correlation with in the limit.
         """
-        if self._dense is not None:
-            return a @ self._dense[0].mT, a
         return self._query(self._forward, self._backward, a, noise, uncorrelated)
 
     def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
         """W^T g (or the independent copy's), and the coordinates of `g`."""
-        if self._dense is not None:
-            return g @ self._dense[1], g
         return self._query(self._backward, self._forward, g, noise, uncorrelated)
 
-    def update(self, coordinates: Tensor, coordinates_g: Tensor, weights: Float[Tensor, "replicas rows"]) -> None:
-        """W -= (1/n) sum_b weights_b g_b a_b^T."""
+    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
+        """The inner products of vectors with these coordinates: the bases are orthonormal."""
+        return coordinates @ coordinates.mT
+
+    def update(
+        self,
+        coordinates: Tensor,
+        coordinates_g: Tensor,
+        weights: Float[Tensor, "replicas rows"],
+        rate: float = 1.0,
+    ) -> None:
+        """W -= rate times the gradient (1/n) sum_b weights_b g_b a_b^T, with the momentum of those before."""
         # With a_b = coordinates_b E_x and g_b = coordinates_g_b E_v, W E_x moves by -change E_v and W^T E_v by
         # -change^T E_x, where change = sum_b coordinates_b^T weights_b coordinates_g_b.
         weighted = weights[..., None].to(coordinates.dtype) * coordinates_g
-        change = coordinates.mT @ weighted
-        if self._dense is not None:
-            matrices = self._dense[:1] if self.reused else self._dense
-            for matrix in matrices:
-                matrix -= change.mT / self.n
-            return
+        change = rate * self._buffer.direction(coordinates.mT @ weighted)
         _, p, q = change.shape
         self._forward.small[:, :p, :q] -= change
         self._backward.small[:, :q, :p] -= change.mT
-
-    def densify(self, generator: torch.Generator) -> None:
-        """Draw what has not been sampled and go on with the explicit matrix: the same law, and O(n^2) memory."""
-        x, v = self._forward, self._backward
-        # P_x = E_x^T E_x / n and P_v = E_v^T E_v / n project on the queried vectors, and W P_x = (W E_x)^T E_x / n.
-        image_x = x.n + x.s(v) @ v.e
-        sampled_x = image_x.mT @ x.e / self.n
-        # G (1 - P_x), G with iid N(0, 1/n) entries
-        fresh = _off(_white(x.e, generator), x.e)
-        if self.reused:
-            # W = W P_x + P_v W (1 - P_x) + (1 - P_v) G (1 - P_x); of W^T E_v only N_v has a part off E_x
-            sampled_v = v.e.mT @ _off(v.n, x.e) / self.n
-            fresh = _off(fresh.mT, v.e).mT
-            matrix = sampled_x + sampled_v + fresh
-            self._dense = matrix, matrix
-        else:
-            # W = W P_x + G (1 - P_x), and the copy is P_v W' + (1 - P_v) G'
-            image_v = v.n + v.s(x) @ x.e
-            sampled_v = v.e.mT @ image_v / self.n
-            fresh_copy = _off(_white(x.e, generator).mT, v.e).mT
-            matrix = sampled_x + fresh
-            copy = sampled_v + fresh_copy
-            self._dense = matrix, copy
-        # The bases have done their work.
-        replicas = x.e.shape[0]
-        nothing = x.e.new_empty(2, replicas, 0, self.n)
-        self._forward = self._backward = _Side.empty(nothing)
 
     def _query(
         self,
@@ -312,6 +275,126 @@ class LazyGaussian:
         return _image(here, there, coordinates, dropped), coordinates
 
 
+class ExplicitGaussian:
+    """W with iid N(0, 1/n) entries and its training, `replicas` of them, entry by entry.
+
+    The same law as a `LazyGaussian`, and cheaper once there are many queries; the coordinates of a vector are the
+    vector. The noise that queries bring goes unused.
+
+    Args:
+        shape: (replicas, n).
+        generator: Of the entries.
+        like: Whose dtype and device they have.
+        reused: Whether `backward` is W's own transpose or an independent copy's.
+        buffer: Of the updates; None: plain SGD's.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        generator: torch.Generator,
+        like: Tensor,
+        *,
+        reused: bool,
+        buffer: Buffer | None = None,
+    ) -> None:
+        replicas, self.n = shape
+        # W, and unless W itself the matrix whose transpose `backward` applies
+        self._matrices: list[Float[Tensor, "replicas n n"]] = []
+        for _ in range(1 if reused else 2):
+            draw = torch.randn(
+                (replicas, self.n, self.n),
+                generator=generator,
+                dtype=like.dtype,
+                device=like.device,
+            )
+            self._matrices.append(draw.div_(math.sqrt(self.n)))
+        self._buffer = buffer or Momentum()
+
+    @property
+    def rank(self) -> int:
+        """All n directions."""
+        return self.n
+
+    def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W a, and a."""
+        return a @ self._matrices[0].mT, a
+
+    def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W^T g (or the independent copy's), and g."""
+        return g @ self._matrices[-1], g
+
+    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
+        """The normalised inner products of these vectors."""
+        return inner(coordinates, coordinates)
+
+    def update(
+        self,
+        coordinates: Tensor,
+        coordinates_g: Tensor,
+        weights: Float[Tensor, "replicas rows"],
+        rate: float = 1.0,
+    ) -> None:
+        """That of `LazyGaussian`."""
+        weighted = weights[..., None] * coordinates_g
+        change = self._buffer.direction(weighted.mT @ coordinates)
+        for matrix in self._matrices:
+            matrix.sub_(change, alpha=rate / self.n)
+
+
+class TrainedBeside:
+    """A lazily sampled W_0, and what was trained as an explicit matrix D beside it: W = W_0 + D.
+
+    For updates that act on the entries of D, and so are of no low rank; the coordinates of a vector are the vector.
+
+    Args:
+        start: W_0, and where backward weights are independent its copy; D is the same for both.
+        shape: (replicas, n).
+        like: Whose dtype and device D has.
+        buffer: Of the updates.
+    """
+
+    def __init__(self, start: LazyGaussian, shape: tuple[int, int], like: Tensor, buffer: Buffer) -> None:
+        replicas, self.n = shape
+        self.start = start
+        self._trained = like.new_zeros(replicas, self.n, self.n)
+        self._buffer = buffer
+
+    @property
+    def rank(self) -> int:
+        """The number of directions sampled of W_0."""
+        return self.start.rank
+
+    def forward(self, a: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W a, and a; arguments are those of `LazyGaussian`."""
+        image, _ = self.start.forward(a, noise, uncorrelated)
+        return image.baddbmm(a, self._trained.mT), a
+
+    def backward(self, g: Rows, noise: Rows, uncorrelated: Rows | None = None) -> tuple[Rows, Tensor]:
+        """W^T g (or the independent copy's), and g."""
+        image, _ = self.start.backward(g, noise, uncorrelated)
+        return image.baddbmm(g, self._trained), g
+
+    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
+        """The normalised inner products of these vectors."""
+        return inner(coordinates, coordinates)
+
+    def update(
+        self,
+        coordinates: Tensor,
+        coordinates_g: Tensor,
+        weights: Float[Tensor, "replicas rows"],
+        rate: float = 1.0,
+    ) -> None:
+        """That of `LazyGaussian`."""
+        weighted = weights[..., None] * coordinates_g
+        change = self._buffer.direction(weighted.mT @ coordinates)
+        self._trained.sub_(change, alpha=rate / self.n)
+
+
+Gaussian = LazyGaussian | ExplicitGaussian | TrainedBeside
+
+
 def _image(here: _Side, there: _Side, coordinates: Tensor, dropped: Tensor | None) -> Rows:
     """The image of a vector with these coordinates, and the conditional mean of the part that they leave out."""
     # coordinates (N + S E') + dropped E'
@@ -321,24 +404,6 @@ def _image(here: _Side, there: _Side, coordinates: Tensor, dropped: Tensor | Non
     dtype = here.noise.dtype
     image = torch.bmm(coordinates.to(dtype), here.n)
     return image.baddbmm_(along.to(dtype), there.e)
-
-
-def _off(rows: Rows, basis: Rows) -> Rows:
-    """The rows' parts orthogonal to the basis."""
-    # rows - <rows, E> E
-    return torch.baddbmm(rows, inner(rows, basis), basis, alpha=-1.0)
-
-
-def _white(like: Rows, generator: torch.Generator) -> Float[Tensor, "replicas n n"]:
-    """Matrices with iid N(0, 1/n) entries."""
-    replicas, _, n = like.shape
-    draw = torch.randn(
-        (replicas, n, n),
-        generator=generator,
-        dtype=like.dtype,
-        device=like.device,
-    )
-    return draw / n**0.5
 
 
 def _split(a: Rows, basis: Rows) -> tuple[Float[Tensor, "replicas rows rank"], Rows]:

@@ -10,15 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isoscale.checks import usable_device, whole
+from isoscale.checks import number, share, usable_device, whole
 from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
-from isoscale.limit import activations
-from isoscale.limit.losses import LOSSES
+from isoscale.limit import activations, losses
+from isoscale.limit.blocks import Architecture, depth_rule, norm_of
 from isoscale.limit.memory import check_words
 from isoscale.limit.network import Problem
+from isoscale.limit.optimizers import BETAS, OPTIMIZERS, Optimizer
+from isoscale.scaling.schedules import SCHEDULES, lr_factor
 
 MODES = ("independent", "reused")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+Schedule = str | Sequence[float] | None
+"""Of the learning rate: its name, or by what each step multiplies it."""
 
 Kernels = bool | Sequence[float]
 """Whether to record kernels; or the layer times in [0, 1] at which to."""
@@ -77,7 +82,106 @@ def matrix(name: str, value: Any, *, features: int | None = None) -> np.ndarray:
     return array
 
 
-def targets(y: Any, samples: int, loss: str) -> np.ndarray:
+def architecture(block_depth: int, alpha: float, beta: float, rule: str | None, norm: str | None) -> Architecture:
+    """The residual blocks requested.
+
+    Raises:
+        InvalidValueError: A rule or norm that is unknown, or a rule that blocks of one layer do not have.
+    """
+    found = Architecture(
+        layers=whole("block_depth", block_depth),
+        rule=depth_rule(rule, alpha, beta),
+        norm=norm_of(norm),
+    )
+    if found.layers == 1 and (found.rule.beta != 0.5 or found.rule.corrected):
+        name = "beta" if rule is None else "rule"
+        raise InvalidValueError(
+            f"`{name}` is for blocks of two layers: those of one layer are scaled by depth-mup. Give block_depth=2, or "
+            "leave it out"
+        )
+    return found
+
+
+def optimizer_of(
+    *,
+    steps: int,
+    lr: float,
+    optimizer: str = "sgd",
+    betas: Sequence[float] | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    schedule: Schedule = None,
+) -> Optimizer:
+    """The optimizer requested."""
+    if optimizer not in OPTIMIZERS:
+        raise unknown("`optimizer`", optimizer, OPTIMIZERS)
+    momentum = share("momentum", momentum)
+    if momentum and optimizer not in ("sgd", "muon"):
+        raise InvalidValueError(f"`momentum` of {optimizer} is the first of its `betas`: leave it out")
+    if nesterov and not momentum:
+        raise InvalidValueError("`nesterov` looks ahead along the momentum: give `momentum`, or leave it out")
+    rates = positive("lr", lr, zero=True) * _factors(schedule, steps)
+    weight_decay = number("weight_decay", weight_decay, least=0)
+    if weight_decay and optimizer == "adam":
+        raise InvalidValueError("the decay of adam passes through its moments, which is not built: use adamw")
+    if (np.abs(1 - rates * weight_decay) < 1e-6).any():
+        raise InvalidValueError(
+            f"`weight_decay` of {weight_decay:g} takes all of the weights in one step at learning rate "
+            f"{rates.max():g}: their product must not be 1"
+        )
+    return Optimizer(
+        rates=rates,
+        name=optimizer,
+        momentum=momentum,
+        nesterov=bool(nesterov),
+        betas=_betas(optimizer, betas),
+        weight_decay=weight_decay,
+        clip=None if clip is None else positive("clip", clip),
+    )
+
+
+def check_extrapolates(problem: Problem) -> None:
+    """Raise for an optimizer under which it is not known how errors fall with depth."""
+    if not problem.optimizer.is_linear:
+        raise InvalidValueError(
+            f"the limit of infinite depth under `optimizer` {problem.optimizer.name} is not derived, nor how errors "
+            "fall with depth: give a finite `depth`, or use sgd"
+        )
+
+
+def _betas(optimizer: str, betas: Sequence[float] | None) -> tuple[float, float] | None:
+    if betas is None:
+        return BETAS.get(optimizer)
+    if optimizer not in BETAS:
+        raise InvalidValueError(f"`betas` are of {', '.join(BETAS)}; {optimizer} has `momentum`")
+    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+        raise InvalidTypeError(f"`betas` must be two numbers in [0, 1), got {betas!r}")
+    first, second = betas
+    return share("betas", first), share("betas", second)
+
+
+def _factors(schedule: Schedule, steps: int) -> np.ndarray:
+    """By what each step multiplies the learning rate."""
+    if schedule is None:
+        return np.ones(steps)
+    if not isinstance(schedule, (str, Sequence, np.ndarray)):
+        raise InvalidTypeError(f"`schedule` must be a name ({', '.join(SCHEDULES)}) or numbers, got {schedule!r}")
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            raise unknown("`schedule`", schedule, SCHEDULES)
+        return np.array([lr_factor(schedule, step / steps) for step in range(steps)])
+    factors = np.array([number("schedule", factor, least=0) for factor in schedule])
+    if len(factors) != steps:
+        raise InvalidValueError(
+            f"`schedule` must be a name ({', '.join(SCHEDULES)}) or hold one factor for each of the {steps} steps, got "
+            f"{len(factors)} factors"
+        )
+    return factors
+
+
+def targets(y: Any, samples: int, loss: losses.Loss) -> np.ndarray:
     """Targets of shape (samples, outputs); integer classes become one-hot rows."""
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
@@ -105,15 +209,22 @@ def problem(
     lr: float,
     phi: activations.Phi,
     horizon: float,
-    loss: str,
+    loss: losses.Loss,
     train_ends: bool,
     batches: Sequence[Sequence[int]] | None = None,
+    blocks: Architecture | None = None,
+    optimizer: str = "sgd",
+    betas: Sequence[float] | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    schedule: Schedule = None,
     dtype: str = "float64",
     device: str | torch.device = "cpu",
 ) -> Problem:
     """The checked `Problem`; see `isoscale.limit.simulate` for the arguments."""
-    if loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES)
+    steps = whole("steps", steps, least=0)
     if dtype not in DTYPES:
         raise unknown("`dtype`", dtype, DTYPES)
     trained = matrix("x", x)
@@ -125,9 +236,9 @@ def problem(
         everyone = np.vstack([trained, test])
     function, derivative = activations.resolve(phi)
     device = usable_device(device)
-    steps = whole("steps", steps, least=0)
     # Each of them twice: as an array, and as a tensor.
-    check_words(2 * (steps * samples + len(everyone) ** 2), "Use fewer steps or fewer samples.")
+    words = steps * samples + len(everyone) * (len(everyone) + features)
+    check_words(2 * words, "Use fewer steps or fewer samples.")
     weights = _batch_weights(batches, steps, samples)
 
     def tensor(array: np.ndarray) -> Tensor:
@@ -138,12 +249,24 @@ def problem(
         gram=tensor(everyone @ everyone.T / features),
         y=tensor(y),
         batch_weights=tensor(weights),
-        lr=positive("lr", lr, zero=True),
+        inputs=tensor(everyone / math.sqrt(features)),
+        optimizer=optimizer_of(
+            steps=steps,
+            lr=lr,
+            optimizer=optimizer,
+            betas=betas,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clip=clip,
+            schedule=schedule,
+        ),
         horizon=positive("horizon", horizon),
         phi=function,
         derivative=derivative,
-        loss=LOSSES[loss],
+        loss=losses.resolve(loss),
         train_ends=bool(train_ends),
+        architecture=blocks or Architecture(),
     )
 
 

@@ -209,7 +209,7 @@ class _Integration:
         c[..., n:] = s_q @ s.mT + s @ q[..., :n].mT + q[..., n:]
         own, earlier = _diagonal(c[..., n:]), _diagonal(of["C"])
         columns = np.concatenate([earlier, own], axis=1)[:, None, :]
-        of_pair = self._e.kernels(c, columns, own[..., None])
+        of_pair = self._e.kernels(c, columns, own[..., None], self._e.path.between(k, p))
         a_hat = a @ of["S_"]
         phi = shares * of_pair.value
         if self._e.reused:

@@ -19,6 +19,7 @@ import torch
 from isoscale.limit.kernel_equations import Equations, Solution, chebyshev
 from isoscale.limit.memory import check_words
 from isoscale.limit.network import direction
+from isoscale.limit.pair_kernels import Left
 from isoscale.limit.progress import Progress
 
 _CONVERGED = 1e-9
@@ -57,7 +58,9 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
             v = v - (weights[:, None] * u[:n]).T @ h[-1, :n]
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                h[:, here] = _stream(equations, start, upward, weights, h[:, :n], g[:, :n])
+                between = equations.path.between(k, samples)
+                earlier = None if between is None else (between[0][:n], between[1])
+                h[:, here] = _stream(equations, start, upward, weights, earlier, h[:, :n], g[:, :n])
                 f = h[-1, here] @ v.T
                 value, chi = problem.loss(torch.tensor(f[None, :trained]), problem.y.double().cpu())
                 if not bool(value.isfinite().all()):
@@ -67,7 +70,9 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
                 u[n : n + trained] = directions[0].numpy()
                 if k < problem.steps:
                     w[n : n + trained] = size[0].numpy() * problem.batch_weights[k].double().cpu().numpy()
-                g[:, here] = _gradients(equations, u[here] @ v, downward, weights, h[:, : n + samples], g[:, :n])
+                g[:, here] = _gradients(
+                    equations, u[here] @ v, downward, weights, earlier, h[:, : n + samples], g[:, :n]
+                )
         except OverflowError:
             diverged = k
             break
@@ -78,23 +83,35 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
 
 
 def _stream(
-    equations: Equations, start: np.ndarray, integral: np.ndarray, weights: np.ndarray, h: np.ndarray, g: np.ndarray
+    equations: Equations,
+    start: np.ndarray,
+    integral: np.ndarray,
+    weights: np.ndarray,
+    left: Left | None,
+    h: np.ndarray,
+    g: np.ndarray,
 ) -> np.ndarray:
     def change(own: np.ndarray) -> np.ndarray:
         cov = own @ h.mT
-        of = equations.kernels(cov, _squares(h)[:, None, :], _squares(own)[..., None])
+        of = equations.kernels(cov, _squares(h)[:, None, :], _squares(own)[..., None], left)
         return -(weights * (of.value + cov * of.slope)) @ g
 
     return _fixed_point(start, integral, change)
 
 
 def _gradients(
-    equations: Equations, start: np.ndarray, integral: np.ndarray, weights: np.ndarray, h: np.ndarray, g: np.ndarray
+    equations: Equations,
+    start: np.ndarray,
+    integral: np.ndarray,
+    weights: np.ndarray,
+    left: Left | None,
+    h: np.ndarray,
+    g: np.ndarray,
 ) -> np.ndarray:
     n = g.shape[1]
     earlier, own_h = h[:, :n], h[:, n:]
     cov = own_h @ earlier.mT
-    of = equations.kernels(cov, _squares(earlier)[:, None, :], _squares(own_h)[..., None])
+    of = equations.kernels(cov, _squares(earlier)[:, None, :], _squares(own_h)[..., None], left)
     theta_slope = 2 * of.slope + cov * of.bend
     theta_b = of.value_b + cov * of.slope_b
 
@@ -134,7 +151,8 @@ def _solution(
     backward = g.reshape(by_step.swapaxes(0, 1).shape).swapaxes(0, 1)
     stream, gradient, cross = by_step @ by_step.mT, backward @ backward.mT, by_step @ backward.mT
     own = np.diagonal(stream, axis1=-2, axis2=-1)
-    features = equations.kernels(stream, own[..., None, :], own[..., None]).value
+    left = equations.path.left[:, None, None, None]
+    features = equations.kernels(stream, own[..., None, :], own[..., None], (left, left)).value
     displacement = ((by_step - by_step[:1]) ** 2).sum(-1)
     found = {"stream": stream, "gradient": gradient, "features": features, "cross": cross, "displacement": displacement}
     if diverged is not None:

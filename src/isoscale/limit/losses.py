@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
+
 Outputs = Float[Tensor, "replicas samples outputs"]
 Targets = Float[Tensor, "samples outputs"]
+
+OfReplicas = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Losses of all replicas, and chi."""
+
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+"""A name; or a function of the outputs and targets of a network, (samples,) or (samples, outputs) both, to a number."""
 
 
 def mse(f: Outputs, y: Targets) -> tuple[Float[Tensor, " replicas"], Outputs]:
@@ -31,3 +42,49 @@ def cross_entropy(f: Outputs, y: Targets) -> tuple[Float[Tensor, " replicas"], O
 
 
 LOSSES = {"mse": mse, "cross-entropy": cross_entropy}
+
+
+def resolve(loss: Loss) -> OfReplicas:
+    """The loss of that name, or of that function, which is differentiated by autograd.
+
+    Raises:
+        InvalidValueError: The name is not known.
+        InvalidTypeError: It is neither.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise unknown("loss", loss, LOSSES)
+        return LOSSES[loss]
+    if callable(loss):
+        return _by_autograd(loss)
+    raise InvalidTypeError(f"`loss` must be a name or a function of (f, y), got {loss!r}")
+
+
+def name(loss: Loss) -> str:
+    """Label of the loss in a result's attributes."""
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", "custom")
+
+
+def _by_autograd(loss: Callable[[Tensor, Tensor], Tensor]) -> OfReplicas:
+    def of_replicas(f: Outputs, y: Targets) -> tuple[Float[Tensor, " replicas"], Outputs]:
+        # A network of one output has no dimension of outputs.
+        single = f.shape[-1] == 1
+        target = y[:, 0] if single else y
+        values = []
+        with torch.enable_grad():
+            outputs = f.detach().requires_grad_()
+            for of_network in outputs:
+                value = loss(of_network[:, 0] if single else of_network, target)
+                if not isinstance(value, Tensor) or value.numel() != 1:
+                    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise InvalidValueError(
+                        f"`loss` must return one number, the mean over the samples say, got {shape}"
+                    )
+                values.append(value.reshape(()))
+            together = torch.stack(values)
+            if not together.requires_grad:
+                raise InvalidValueError("`loss` must be differentiable in its first argument, the outputs")
+            (chi,) = torch.autograd.grad(together.sum(), outputs)
+        return together.detach(), chi
+
+    return of_replicas

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import History, Problem, direction, empty_history, own_precision
+from isoscale.limit.network import History, Problem, direction, empty_history
+from isoscale.limit.optimizers import Optimizer
 from isoscale.limit.progress import Progress
 
 
@@ -33,8 +34,6 @@ class Population:
     Attributes:
         layers, neurons: Of each layer; neurons, a power of two, in pairs of opposite omega.
         replicas: Independent samples.
-        rates: Learning rate of each step.
-        momentum, weight_decay: Of SGD, the decay decoupled.
         seed: Of the samples.
         kernel_layers: Where kernels are recorded, of 0 .. layers.
     """
@@ -42,24 +41,20 @@ class Population:
     layers: int
     neurons: int
     replicas: int
-    rates: np.ndarray
-    momentum: float
-    weight_decay: float
     seed: int
     kernel_layers: tuple[int, ...] = ()
 
 
 class _Weights:
-    """One kind of weights under SGD with momentum and decoupled decay."""
+    """One kind of weights under SGD."""
 
-    def __init__(self, start: Tensor, population: Population) -> None:
+    def __init__(self, start: Tensor, optimizer: Optimizer) -> None:
         self.now = start
-        self._velocity = torch.zeros_like(start)
-        self._population = population
+        self._buffer, self._optimizer = optimizer.of_vectors(), optimizer
 
-    def step(self, gradient: Tensor, rate: float) -> None:
-        self._velocity = self._population.momentum * self._velocity + gradient
-        self.now = (1 - rate * self._population.weight_decay) * self.now - rate * self._velocity
+    def step(self, gradient: Tensor, k: int) -> None:
+        direction = self._buffer.direction(gradient)
+        self.now = self._optimizer.keep(k) * self.now - float(self._optimizer.rates[k]) * direction
 
 
 def run(problem: Problem, population: Population, progress: Progress = None) -> History:
@@ -72,32 +67,31 @@ def run(problem: Problem, population: Population, progress: Progress = None) -> 
     drawn = _draw(population, samples + outputs).to(like)
     rows, columns = drawn.chunk(2, dim=-1)
     # E[omega phi] is 0 at initialisation, in a finite sample too if every neuron has its mirror image.
-    theta = _Weights(torch.cat([rows, rows], dim=2), population)
-    omega = _Weights(torch.cat([columns, -columns], dim=2), population)
+    theta = _Weights(torch.cat([rows, rows], dim=2), problem.optimizer)
+    omega = _Weights(torch.cat([columns, -columns], dim=2), problem.optimizer)
     values, vectors = torch.linalg.eigh(like)
     root = vectors * values.clamp_min(0).sqrt()
     every = population.replicas, -1, -1
     start = torch.cat([root, root.new_zeros(samples, outputs)], dim=1).expand(*every)
     readout = torch.cat([root.new_zeros(outputs, samples), torch.eye(outputs).to(like)], dim=1).expand(*every)
-    inputs, v = _Weights(start, population), _Weights(readout, population)
+    inputs, v = _Weights(start, problem.optimizer), _Weights(readout, problem.optimizer)
     first: list[Tensor] = []
-    with own_precision(problem):
-        for k in range(problem.steps + 1):
-            stream = _forward(problem, inputs.now, theta.now, omega.now)
-            f = stream[-1] @ v.now.mT
-            loss, chi = problem.loss(f[:, : problem.trained], problem.y)
-            if not bool(loss.isfinite().all() and f.isfinite().all()):
-                history.diverged = k
-                break
-            u, w = direction(chi)
-            gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
-            history.loss[:, k], history.prediction[:, k] = loss, f
-            _record(history, population, problem, k, stream, gradients, theta.now, first)
-            if k < problem.steps:
-                weights = w * problem.batch_weights[k]
-                _update(problem, float(population.rates[k]), weights, u, stream, gradients, (theta, omega, inputs, v))
-            if progress is not None:
-                progress((k + 1) / (problem.steps + 1))
+    for k in range(problem.steps + 1):
+        stream = _forward(problem, inputs.now, theta.now, omega.now)
+        f = stream[-1] @ v.now.mT
+        loss, chi = problem.loss(f[:, : problem.trained], problem.y)
+        if not bool(loss.isfinite().all() and f.isfinite().all()):
+            history.diverged = k
+            break
+        u, w = direction(chi)
+        gradients = _backward(problem, stream, u @ v.now, theta.now, omega.now)
+        history.loss[:, k], history.prediction[:, k] = loss, f
+        _record(history, population, problem, k, stream, gradients, theta.now, first)
+        if k < problem.steps:
+            weights = w * problem.batch_weights[k]
+            _update(problem, k, weights, u, stream, gradients, (theta, omega, inputs, v))
+        if progress is not None:
+            progress((k + 1) / (problem.steps + 1))
     return history
 
 
@@ -147,7 +141,7 @@ def _through(problem: Problem, h: Tensor, g: Tensor, rows: Tensor, columns: Tens
 
 def _update(
     problem: Problem,
-    rate: float,
+    k: int,
     weights: Tensor,
     u: Tensor,
     stream: list[Tensor],
@@ -166,11 +160,11 @@ def _update(
         through = problem.derivative(z, features) * (g @ columns.mT)
         of_omega.append(scale * (by_sample * features).mT @ g)
         of_theta.append(scale * (by_sample * through).mT @ h)
-    theta.step(torch.stack(of_theta), rate)
-    omega.step(torch.stack(of_omega), rate)
+    theta.step(torch.stack(of_theta), k)
+    omega.step(torch.stack(of_omega), k)
     if problem.train_ends:
-        inputs.step(problem.gram[:, : problem.trained] @ (by_sample * gradients[0]), rate)
-        v.step((by_sample * u).mT @ stream[-1][:, : problem.trained], rate)
+        inputs.step(problem.gram[:, : problem.trained] @ (by_sample * gradients[0]), k)
+        v.step((by_sample * u).mT @ stream[-1][:, : problem.trained], k)
 
 
 def _record(

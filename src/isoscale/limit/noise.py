@@ -14,10 +14,19 @@ import torch
 from torch import Tensor
 
 INPUT_OUTPUT, FORWARD, BACKWARD, DENSE = range(4)
-"""Kinds of streams: the initial v and h_0; fresh noise of W phi(h); of W^T g; entries of matrices made explicit."""
+"""Kinds of streams: the initial v and h_0; fresh noise that enters h; that enters g; entries of explicit matrices."""
 
 MOST_EVEN = 1024
 """Coordinates beyond which a sequence of some thousand points is no more even than chance."""
+
+
+def within(index: int, kind: int) -> int:
+    """The kind of a stream that stays inside a branch, of its matrix number `index`.
+
+    >>> within(0, FORWARD), within(1, BACKWARD)
+    (4, 8)
+    """
+    return DENSE + 3 * index + kind
 
 
 class Noise(Protocol):

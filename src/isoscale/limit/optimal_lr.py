@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from isoscale.checks import number, whole
 from isoscale.errors import InvalidValueError
@@ -67,6 +66,7 @@ def optimal_lr(
     True
     """
     import xarray as xr
+    from scipy.optimize import minimize_scalar
 
     begin = time.perf_counter()
     steps = whole("steps", steps)

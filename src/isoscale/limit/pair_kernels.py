@@ -7,7 +7,8 @@ For centred (z_a, z_b) with covariance C_ab and variances C_aa, C_bb:
 
 Closed forms for linear, ReLU and erf; otherwise series in Hermite polynomials, exact for smooth phi:
 E[f(z_a) g(z_b)] = sum_m rho^m f_m g_m with the coefficients f_m of f(std_a x) and g_m of g(std_b x). With a norm before
-the branch they are functions of the correlation alone.
+the branch they are functions of the correlation alone. Under weight decay z is what is left of it, rho_a z_a and
+rho_b z_b, and derivatives are still in the covariances of the stream.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
 from isoscale.limit.activations import ERF_SCALE, Function, Phi, name, resolve
+from isoscale.limit.blocks import Norm
 
 Pairs = Float[np.ndarray, "... rows columns"]
-Norm = Literal["rms", "layer"] | None
 
 # A relative error of a kernel that shows nowhere: series are summed until they are this close.
 _SERIES_ERROR = 1e-8
@@ -34,6 +35,9 @@ _FEWEST_TERMS = 64
 _MOST_TERMS = 1024
 _NODES = 521
 _END = 13.0
+
+# Below it, that of a constant in effect: derivatives of phi are coefficients divided by it.
+_LEAST_STD = 1e-3
 
 # sin of the angle between two variables, below which they are taken for one: terms that are singular there cancel.
 _LEAST_SINE = 1e-7
@@ -52,24 +56,64 @@ class PairKernels:
 
 # (C_ab, C_aa, C_bb): the variances broadcast against the covariances (..., rows, columns): C_aa of shape
 # (..., 1, columns), C_bb of (..., rows, 1).
-Kernels = Callable[[Pairs, Pairs, Pairs], PairKernels]
+_Plain = Callable[[Pairs, Pairs, Pairs], PairKernels]
+
+# What decay has left of the first matrix: rho_a by column and rho_b by row, which broadcast likewise.
+Left = tuple[np.ndarray, np.ndarray]
+
+
+class Kernels(Protocol):
+    """The functions, from the stream's covariances; `left` is None without decay."""
+
+    def __call__(self, cov: Pairs, var_a: Pairs, var_b: Pairs, left: Left | None = None) -> PairKernels: ...
 
 
 def kernels_of(phi: Phi, norm: Norm = None) -> Kernels:
     """The functions of an activation, of z itself or of z behind a norm of the stream."""
     plain = _CLOSED.get(phi) if isinstance(phi, str) else None
-    found = plain or _series(phi)
+    found = _decayed(plain or _series(phi))
     return found if norm is None else _normed(found)
 
 
-def _normed(plain: Kernels) -> Kernels:
+def all_pairs(phi: Phi, covariance: Float[np.ndarray, "samples samples"]) -> PairKernels:
+    """The functions at all pairs of samples with this covariance.
+
+    >>> all_pairs("relu", np.eye(2)).value.round(6).tolist()
+    [[0.5, 0.159155], [0.159155, 0.5]]
+    """
+    variance = np.diagonal(covariance)
+    return kernels_of(phi)(covariance, variance[None, :], variance[:, None])
+
+
+def _decayed(plain: _Plain) -> Kernels:
+    """Of rho_a z_a and rho_b z_b, with derivatives in the covariances of z_a and z_b."""
+
+    def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs, left: Left | None = None) -> PairKernels:
+        if left is None:
+            return plain(cov, var_a, var_b)
+        left_a, left_b = left
+        both = left_a * left_b
+        of = plain(both * cov, left_a**2 * var_a, left_b**2 * var_b)
+        return PairKernels(
+            value=of.value,
+            slope=both * of.slope,
+            bend=both**2 * of.bend,
+            value_b=left_b**2 * of.value_b,
+            slope_b=left_b**2 * both * of.slope_b,
+        )
+
+    return kernels
+
+
+def _normed(found: Kernels) -> Kernels:
     """Behind RMSNorm the variances are 1 and the covariance is the correlation; LayerNorm adds nothing to that."""
 
-    def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
+    def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs, left: Left | None = None) -> PairKernels:
+        _check_varies("behind a norm", var_a, var_b)
         scale = np.sqrt(var_a * var_b)
         rho = np.clip(cov / scale, -1.0, 1.0)
         one = np.ones((1,) * rho.ndim)
-        of = plain(rho, one, one)
+        of = found(rho, one, one, left)
         # rho moves with C_ab as 1/scale, and with C_bb as -rho/(2 C_bb).
         return PairKernels(
             value=of.value,
@@ -82,6 +126,13 @@ def _normed(plain: Kernels) -> Kernels:
     return kernels
 
 
+def _check_varies(where: str, *variances: Pairs) -> None:
+    if any((variance == 0).any() for variance in variances):
+        raise InvalidValueError(
+            f"`x` holds a sample of zeros, at which a kernel {where} has no derivative: leave it out"
+        )
+
+
 # --- closed forms ---
 def _linear(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
     zero = np.zeros_like(cov)
@@ -89,6 +140,7 @@ def _linear(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
 
 
 def _relu(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
+    _check_varies("of ReLU", var_a, var_b)
     std_a, std_b = np.sqrt(var_a), np.sqrt(var_b)
     scale = std_a * std_b
     cosine = np.clip(cov / scale, -1.0, 1.0)
@@ -121,16 +173,16 @@ def _erf(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
     )
 
 
-_CLOSED: dict[str, Kernels] = {"linear": _linear, "relu": _relu, "erf": _erf}
+_CLOSED: dict[str, _Plain] = {"linear": _linear, "relu": _relu, "erf": _erf}
 
 
 # --- series ---
-def _series(phi: Phi) -> Kernels:
+def _series(phi: Phi) -> _Plain:
     function, _ = resolve(phi)
     label = name(phi)
 
     def kernels(cov: Pairs, var_a: Pairs, var_b: Pairs) -> PairKernels:
-        std_a, std_b = np.sqrt(var_a), np.sqrt(var_b)
+        std_a, std_b = (np.maximum(np.sqrt(variance), _LEAST_STD) for variance in (var_a, var_b))
         rho = np.clip(cov / (std_a * std_b), -1.0, 1.0)
         of_a, of_b = _coefficients(function, (std_a, std_b), label)
         return PairKernels(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.limit import activations
+from isoscale.limit import activations, losses
+from isoscale.limit.blocks import CORRECTED_INDEPENDENT
 from isoscale.limit.network import KERNELS, History, Problem
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ DESCRIPTIONS = {
     "loss": "mean loss over the training samples",
     "prediction": "network output of the training samples",
     "test_prediction": "network output of samples that are never trained on",
-    "feature_kernel": "<phi(h), phi(h)>: inner products of the features over the width",
+    "feature_kernel": "<u, u>: inner products over the width of the features that a block's last matrix is applied to",
     "stream_kernel": "<h, h>: inner products of the residual stream over the width",
     "gradient_kernel": "<g, g>: inner products of the backward vectors g = n dL/dh / chi over the width",
     "cross_kernel": "<h, g>: inner products of the residual stream with the backward vectors",
@@ -55,25 +56,31 @@ def concatenate(parts: Sequence[Arrays]) -> Arrays:
 
 
 def settings(
+    problem: Problem,
     *,
-    steps: int,
     lr: float,
     phi: activations.Phi,
-    horizon: float,
     backward_weights: str,
-    train_ends: bool,
-    loss: str,
+    loss: losses.Loss,
 ) -> dict[str, Any]:
     """Arguments of a run as attributes that every file format can hold."""
-    return {
-        "steps": steps,
+    found: dict[str, Any] = {
+        "steps": problem.steps,
         "lr": float(lr),
         "phi": activations.name(phi),
-        "horizon": float(horizon),
+        "horizon": problem.horizon,
         "backward_weights": backward_weights,
-        "train_ends": int(train_ends),
-        "loss": loss,
+        "train_ends": int(problem.train_ends),
+        "loss": losses.name(loss),
     }
+    found |= problem.architecture.settings()
+    found |= problem.optimizer.settings()
+    # The learning rate of each step, where they are not all the same.
+    if (problem.optimizer.rates != float(lr)).any():
+        found["rates"] = problem.optimizer.rates.tolist()
+    if problem.architecture.rule.corrected and backward_weights == "independent":
+        found["warning"] = CORRECTED_INDEPENDENT
+    return found
 
 
 def diverged_step(step: int | None) -> int:

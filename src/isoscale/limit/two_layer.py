@@ -10,56 +10,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.interpolate import BarycentricInterpolator
 
-from isoscale.checks import number, whole
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.checks import whole
+from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, kernel_equations, lazy_ode, mean_field
 from isoscale.limit.activations import Phi
+from isoscale.limit.blocks import Architecture
 from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
 from isoscale.limit.memory import check_words
-from isoscale.limit.network import Problem
+from isoscale.limit.network import Problem, own_setting
 from isoscale.limit.optimizers import path_of
-from isoscale.limit.pair_kernels import Norm, kernels_of
+from isoscale.limit.pair_kernels import kernels_of
 from isoscale.limit.particles import Plan
 from isoscale.limit.progress import Progress
 from isoscale.limit.results import Arrays, arrays
 from isoscale.limit.richardson import extrapolate
+from isoscale.stats.least_squares import widening
 from isoscale.stats.summary import mean_and_se
-
-NORMS = ("rms", "layer")
 
 # Points in layer time: the answer with so many is compared with the next.
 _POINTS = (6, 8, 12, 16, 24)
 
 # Of the mean-field equation: neurons of each layer that a first run has, and the most that `solve` takes by itself.
 _NEURONS, _MOST_NEURONS, _REPLICAS = 512, 2**15, 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """What is trained beside the data.
-
-    Attributes:
-        beta: Of the depth rule.
-        norm: Before each branch; None: none.
-        rates: Learning rate of each step.
-        momentum, weight_decay: Of SGD, the decay decoupled.
-        reused: Whether the backward pass uses the forward pass's weights.
-    """
-
-    beta: float
-    norm: Norm
-    rates: np.ndarray
-    momentum: float
-    weight_decay: float
-    reused: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,141 +62,74 @@ class Found:
     diverged: int | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """The residual blocks and their optimizer, as far as they are more than one layer under plain SGD."""
-
-    depth: int
-    beta: float
-    norm: Norm
-    momentum: float
-    weight_decay: float
-    schedule: np.ndarray
-
-    def check(self, depth: int | None) -> None:
-        """Raise InvalidValueError for what has no solution here."""
-        if self.depth > 2:
-            raise InvalidValueError(
-                f"`block_depth` must be 1 or 2, got {self.depth}: of deeper blocks the "
-                "kernel equations are not solved here"
-            )
-        if self.depth == 2 and depth is not None:
-            raise InvalidValueError("blocks of two layers are solved at infinite depth: leave out `depth`")
-        if self.depth == 1:
-            given = {
-                "beta": self.beta != 0.5,
-                "norm": self.norm is not None,
-                "momentum": self.momentum != 0,
-                "weight_decay": self.weight_decay != 0,
-                "schedule": bool((self.schedule != 1).any()),
-            }
-            names = [name for name, is_given in given.items() if is_given]
-            if names:
-                raise InvalidValueError(
-                    f"`{names[0]}` is for blocks of two layers: give block_depth=2, or leave it out"
-                )
-
-    def settings(self) -> dict[str, object]:
-        """As attributes."""
-        return {
-            "block_depth": self.depth,
-            "beta": self.beta,
-            "norm": self.norm or "none",
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-            "schedule": self.schedule.tolist(),
-        }
-
-
-def factors_of(schedule: Sequence[float] | None, steps: int) -> np.ndarray:
-    """By what each step multiplies the learning rate."""
-    if schedule is None:
-        return np.broadcast_to(1.0, (steps,))
-    factors = np.array([number("schedule", factor, least=0) for factor in schedule])
-    if len(factors) != steps:
-        raise InvalidValueError(f"`schedule` must hold one factor for each of the {steps} steps, got {len(factors)}")
-    return factors
-
-
-def depth_rule(rule: str | None, alpha: float, beta: float) -> float:
-    """beta of a rule by name, or as given.
+def is_solved(blocks: Architecture, ladder: Sequence[int] | None) -> bool:
+    """Whether the limit of infinite depth has equations of its own; else particles at a ladder of depths reach it.
 
     Raises:
-        InvalidValueError: An unknown rule, one without a limit, or exponents out of range.
-
-    >>> depth_rule("completep", 0.5, 0.5)
-    1.0
+        InvalidValueError: It has no limit, or no known one.
     """
-    if rule is None:
-        beta = number("beta", beta)
-        alpha = number("alpha", alpha)
-        if not 0.5 <= beta <= 1:
-            raise InvalidValueError(
-                f"`beta` must be in [1/2, 1], got {beta:g}: below, the stream's noise grows with depth"
-            )
-        if not 0 <= alpha <= 1:
-            raise InvalidValueError(f"`alpha` must be in [0, 1], got {alpha:g}")
-        return beta
-    if rule == "depth-mup-corrected":
+    beta = blocks.rule.beta
+    if blocks.rule.corrected:
         raise InvalidValueError(
             "depth-mup-corrected has no limit at a fixed learning rate: the first step changes the output like "
             "sqrt(L), and with independent backward weights the gradients grow like sqrt(L) from the second step on. "
             "At a rate ~ L^-1/2 it has one, that of depth-mup with the inner maps alone trained, where they no longer "
-            "move by themselves: the correction undoes itself (docs/theory.md, section 9). Use depth-mup or completep"
+            "move by themselves: the correction undoes itself (docs/theory.md, section 9). Use depth-mup or completep, "
+            "or give a finite `depth`"
         )
-    if match := re.fullmatch(r"residual-family\(([^,()]+),([^,()]+)\)", rule.replace(" ", "")):
-        return depth_rule(None, float(match[1]), float(match[2]))
-    known = {"depth-mup": 0.5, "completep": 1.0}
-    if rule not in known:
-        raise unknown("depth rule with a limit", rule, [*known, "residual-family(ALPHA,BETA)"])
-    return known[rule]
+    if 0.5 < beta < 1 and ladder is not None:
+        raise InvalidValueError(
+            f"no ladder reaches the limit at beta = {beta:g}: errors fall like L^-{2 * beta - 1:g} and "
+            f"L^-{2 - 2 * beta:g}. Leave out `ladder`: the limit itself, the same for every beta between 1/2 and 1, is "
+            "solved exactly"
+        )
+    if blocks.layers > 2 and (ladder is None or beta != 0.5):
+        raise InvalidValueError(
+            f"at infinite depth `block_depth` must be 1 or 2, got {blocks.layers}: of deeper blocks the equations are "
+            "not solved here. Give a finite `depth`, or with depth-mup a `ladder` of depths to extrapolate from"
+        )
+    return blocks.layers == 2 and (ladder is None or beta == 1)
 
 
-def solve(
-    problem: Problem, phi: Phi, training: Training, sampling: Sampling, kernels: Kernels, progress: Progress
-) -> Found:
+def solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     """The limit that this beta has."""
-    if training.beta == 1:
-        _check_mean_field(training)
-        return _sampled(problem, training, sampling, kernels, progress)
-    if training.beta > 0.5:
-        if sampling.ladder is not None:
-            raise InvalidValueError(
-                f"no ladder reaches the limit at beta = {training.beta:g}: errors fall like "
-                f"L^-{2 * training.beta - 1:g} and L^-{2 - 2 * training.beta:g}. Leave out `ladder`: the limit "
-                "itself, the same for every beta between 1/2 and 1, is solved exactly"
-            )
-        if not training.reused:
-            raise InvalidValueError(
-                "with 1/2 < `beta` < 1 the limit is known for reused backward weights: backward_weights='reused'"
-            )
-    elif sampling.ladder is not None:
-        raise InvalidValueError("the kernel equations are those of infinite depth: leave out `ladder`")
-    return _equations(problem, phi, training, sampling.tolerance, kernels, progress)
+    with own_setting(problem.gram.device):
+        return _solve(problem, phi, reused, sampling, kernels, progress)
 
 
-def norm_of(norm: str | None) -> Norm:
-    """The norm of that name."""
-    if norm is not None and norm not in NORMS:
-        raise unknown("`norm`", norm, NORMS)
-    return norm  # type: ignore[return-value]
+def _solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
+    beta = problem.architecture.rule.beta
+    if problem.optimizer.clip is not None:
+        raise InvalidValueError(
+            "`clip` is not solved for blocks of two layers at infinite depth: leave it out, give a finite `depth`, or "
+            "with depth-mup a `ladder`"
+        )
+    if beta == 1:
+        _check_mean_field(problem, reused)
+        return _sampled(problem, sampling, kernels, progress)
+    if beta > 0.5 and not reused:
+        raise InvalidValueError(
+            "with 1/2 < `beta` < 1 the limit is known for reused backward weights: backward_weights='reused'"
+        )
+    return _equations(problem, phi, reused, sampling.tolerance, kernels, progress)
 
 
 # --- solved to rounding ---
 def _equations(
-    problem: Problem, phi: Phi, training: Training, tolerance: float, kernels: Kernels, progress: Progress
+    problem: Problem, phi: Phi, reused: bool, tolerance: float, kernels: Kernels, progress: Progress
 ) -> Found:
     """With more and more points in layer time, until two answers agree."""
     # What each step leaves in each later one's weights.
     check_words(2 * (problem.steps + 1) ** 2, "Use fewer steps.")
+    norm, optimizer = problem.architecture.norm, problem.optimizer
     equations = Equations(
         problem=problem,
-        kernels=kernels_of(phi, training.norm),
-        path=path_of(training.rates, training.momentum, training.weight_decay),
-        reused=training.reused,
-        normed=training.norm is not None,
+        kernels=kernels_of(phi, norm),
+        path=path_of(optimizer.rates, optimizer.momentum, optimizer.weight_decay, nesterov=optimizer.nesterov),
+        reused=reused,
+        normed=norm is not None,
     )
-    solver = kernel_equations if training.beta == 0.5 else lazy_ode
+    solver = kernel_equations if problem.architecture.rule.beta == 0.5 else lazy_ode
     times = _times(kernels)
     before: Solution | None = None
     error = math.nan
@@ -250,6 +161,8 @@ def _times(kernels: Kernels) -> np.ndarray:
 
 def _labelled(found: Solution, problem: Problem, times: np.ndarray) -> Arrays:
     """What `results.dataset` takes; kernels by the polynomial through their points."""
+    from scipy.interpolate import BarycentricInterpolator
+
     trained = problem.trained
     out: Arrays = {"loss": found.loss, "prediction": found.prediction[:, :trained]}
     if problem.samples > trained:
@@ -268,16 +181,19 @@ def _labelled(found: Solution, problem: Problem, times: np.ndarray) -> Arrays:
 
 
 # --- sampled ---
-def _check_mean_field(training: Training) -> None:
-    if training.norm is not None:
-        raise InvalidValueError("`norm` is not derived for completep at infinite depth: leave it out, or use depth-mup")
-    if not training.reused:
+def _check_mean_field(problem: Problem, reused: bool) -> None:
+    if problem.architecture.norm is not None:
+        raise InvalidValueError(
+            "`norm` is not derived for completep at infinite depth: leave it out, use depth-mup, or give a finite "
+            "`depth`"
+        )
+    if not reused:
         raise InvalidValueError(
             "under completep the limit is known for reused backward weights: backward_weights='reused'"
         )
 
 
-def _sampled(problem: Problem, training: Training, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
+def _sampled(problem: Problem, sampling: Sampling, kernels: Kernels, progress: Progress) -> Found:
     """A first sample of the populations, and a larger one if its error misses the tolerance."""
     depths = choose_depths(None, sampling.ladder, problem.horizon)
     neurons = _NEURONS
@@ -291,7 +207,7 @@ def _sampled(problem: Problem, training: Training, sampling: Sampling, kernels: 
         plan = Plan(
             particles=neurons, replicas=replicas, depths=depths, times=layers, rank_tolerance=0.0, seed=sampling.seed
         )
-        values, sampling_error, ladder_error, diverged = _populations(problem, training, plan, progress)
+        values, sampling_error, ladder_error, diverged = _populations(problem, plan, progress)
         error = math.hypot(sampling_error, ladder_error)
         misses = sampling.particles is None and diverged is None and sampling_error > 0.8 * sampling.tolerance
         if not misses or neurons >= _MOST_NEURONS:
@@ -310,9 +226,7 @@ def _sampled(problem: Problem, training: Training, sampling: Sampling, kernels: 
     return Found(values=values, error=error, times=np.array(layers) / depths[0], attrs=attrs, diverged=diverged)
 
 
-def _populations(
-    problem: Problem, training: Training, plan: Plan, progress: Progress
-) -> tuple[Arrays, float, float, int | None]:
+def _populations(problem: Problem, plan: Plan, progress: Progress) -> tuple[Arrays, float, float, int | None]:
     """All depths of the ladder, extrapolated; errors of the loss by sampling and by the ladder."""
     by_depth: list[Arrays] = []
     diverged: list[int] = []
@@ -322,9 +236,6 @@ def _populations(
             layers=depth,
             neurons=plan.particles,
             replicas=plan.replicas,
-            rates=training.rates,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
             seed=plan.seed + depth,
             kernel_layers=tuple(finer * layer for layer in plan.times),
         )
@@ -337,6 +248,7 @@ def _populations(
     for name in by_depth[0]:
         limit, extrapolation = extrapolate([of_depth[name] for of_depth in by_depth], plan.depths)
         mean, sampled = mean_and_se(limit)
+        sampled = widening(plan.replicas - 1) * sampled
         values[name], values[f"{name}_se"] = mean, np.hypot(sampled, extrapolation)
         if name == "loss":
             errors = {"sampling": float(np.nanmax(sampled)), "ladder": float(np.nanmax(extrapolation))}

@@ -3,9 +3,9 @@
 Estimates from one step see the initialisation, while the best learning rate is set by the next tens of steps: each is
 one to two octaves (factors of two) off, and no constant mends it. So they only say where to look. Learning rates an
 octave apart around their median start from the same weights, see the same batches and train for a few steps; the best
-of them start again and train for longer; the vertex of the parabola through those, in the logarithm of the learning
-rate, is trained once more and recommended if it trains. How far that is from a swept optimum was measured:
-`race_error`.
+of them go on, and the best of those for longer still; the vertex of the parabola through the last, in the logarithm of
+the learning rate, is tried for as long as the second heat and recommended if it trains. How far that is from a swept
+optimum was measured: `race_error`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ from isoscale.errors import InvalidValueError
 from isoscale.measure.max_update import MaxUpdate, max_update_lr
 from isoscale.measure.tools.building import Factory, check_finite_data, checked_batches
 from isoscale.measure.tools.experiment import Experiment, Progress
-from isoscale.measure.tools.heats import Heats
+from isoscale.measure.tools.heats import Group, Heats
 from isoscale.measure.tools.line import along_step
 from isoscale.measure.tools.notes import notes_on
 from isoscale.measure.tools.passes import Batch, LossFn, call, one_number, parameters
 from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, family_of
 
-# Chosen on the development networks of benchmarks/lr_race.py, and on no others.
+# Chosen on the networks of benchmarks/lr_race.py that its page does not show, and on no others.
 _OCTAVES = range(-4, 4)
 _FIRST_STEPS = 8
-_FINALISTS = 3
-_LAST_STEPS = 60
+# How many go on after the first heat, and until which step; then once more.
+_HALF_FINALISTS, _HALF_STEPS = 5, 24
+_FINALISTS, _LAST_STEPS = 3, 64
+# Of all heats but the first the last part of the steps counts.
+_COUNTED = 1 / 3
 # Where steps do not shrink with the gradient the best learning rate falls as training goes on: between the end of a
 # race and 256 steps by half an octave.
 _LATER = {"linear": 0.0, "entrywise": -0.5, "spectral": -0.5}
@@ -53,9 +56,9 @@ class Heat(NamedTuple):
     """Learning rates that started together, ascending.
 
     Attributes:
-        steps: Of each.
+        steps: Of each, from the beginning: those that go on from another heat have some behind them.
         lrs: Learning rates.
-        losses: Mean over seeds and over the steps that count: all of a first heat, the later half of any other;
+        losses: Mean over seeds and over the steps that count: all of a first heat, the last third of any other;
             infinite where a seed diverged.
     """
 
@@ -71,7 +74,7 @@ class Race:
     Attributes:
         lr: The recommended learning rate; NaN if no learning rate lowers the loss.
         loss: What it reached in the last heat; NaN likewise.
-        untrained_loss: The untrained network's loss on the same batches.
+        untrained_loss: The untrained network's loss on the batches that count in the longest heat.
         estimates: Learning rates from the first step alone, by name: "AM-muP", "line-search minimum" and
             "line-search return"; those that exist, each the geometric mean over seeds.
         centre: Their median, around which the race began.
@@ -103,12 +106,12 @@ def race_lr(
 ) -> Race:
     """Recommend a learning rate after about 320 training steps.
 
-    Small networks race as one stack by `torch.func.vmap`, large ones, and those that it does not take, one after the
-    other.
+    Small networks race as one stack by `torch.func.vmap`. Large ones, and those that it does not take, race one after
+    the other and begin each heat again, which takes about 430.
 
     Args:
         make_model: Called with `seed` if it takes one. Its networks train in the mode in which it makes them.
-        batches: (x, y) pairs, used in turn; 60 different ones or more are best.
+        batches: (x, y) pairs, used in turn; 64 different ones or more are best.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         optimizer: "sgd", "adam", "adamw", "sign" or "muon" as in `confirm_lr`, with torch's defaults and without
             weight decay.
@@ -148,8 +151,8 @@ def race_lr(
     run.report(0.05)
     first = run.first_heat(centre)
     run.report(0.25)
-    last, bar = run.last_heat(first)
-    run.report(0.8)
+    last, bar = run.last_heats(first)
+    run.report(0.9)
     lr, loss = run.recommended(last, bar)
     run.report(1.0)
     return Race(
@@ -165,6 +168,15 @@ def race_lr(
     )
 
 
+@dataclass
+class _Runners:
+    """Learning rates that began together, and still run: octaves, a group for each seed, and how far they are."""
+
+    octaves: list[float]
+    groups: list[Group]
+    steps: int = 0
+
+
 class _Running:
     """A race while it runs; learning rates are octaves, their log2, here."""
 
@@ -175,6 +187,7 @@ class _Running:
         self.max_update: MaxUpdate | None = None
         self.missing: list[str] = []
         self._passes = 0
+        self._runners: list[_Runners] = []
 
     @property
     def steps(self) -> int:
@@ -228,7 +241,8 @@ class _Running:
         table: dict[float, float] = {}
         todo = [centre + octave for octave in _OCTAVES]
         for _ in range(_MOVES + 1):
-            table |= self._heat(todo, _FIRST_STEPS, counted=_FIRST_STEPS)
+            self._start(todo, beside=True)
+            table |= self._advance(_FIRST_STEPS, counted=_FIRST_STEPS)
             octaves = sorted(table)
             best = min(octaves, key=table.__getitem__)
             reach = len(_OCTAVES) // 2
@@ -240,20 +254,22 @@ class _Running:
                 break
         return table
 
-    def last_heat(self, first: dict[float, float]) -> tuple[dict[float, float], float]:
+    def last_heats(self, first: dict[float, float]) -> tuple[dict[float, float], float]:
         """Losses of the best octaves that end below the untrained network's loss, and that loss."""
-        counted = _LAST_STEPS // 2
-        bar = self._untrained(range(_LAST_STEPS - counted, _LAST_STEPS))
-        ranked = sorted(first, key=first.__getitem__)
-        finalists = sorted(ranked[:_FINALISTS])
+        bar = self._untrained(range(_LAST_STEPS - _counted(_LAST_STEPS), _LAST_STEPS))
+        self._keep(_best(first, _HALF_FINALISTS))
+        half = self._advance(_HALF_STEPS)
+        finalists = _best(half, _FINALISTS)
+        self._keep(finalists)
         for _ in range(_MOVES + 1):
-            table = self._heat(finalists, _LAST_STEPS, counted=counted)
+            table = self._advance(_LAST_STEPS)
             trained = {octave: loss for octave, loss in table.items() if loss < bar}
             if trained:
                 break
             # What looked well for a few steps diverges later: lower then.
             finalists = [finalists[0] - octave for octave in range(_FINALISTS, 0, -1)]
-        return (table if trained else {}), bar
+            self._start(finalists)
+        return trained, bar
 
     def recommended(self, last: dict[float, float], bar: float) -> tuple[float, float]:
         """The vertex, moved to where the optimum is later, if it trains; else the best that did."""
@@ -263,23 +279,52 @@ class _Running:
         wanted = _vertex(last, best) + _LATER[self.experiment.family.answer]
         if wanted == best:
             return 2.0**best, last[best]
-        (loss,) = self._heat([wanted], _LAST_STEPS, counted=_LAST_STEPS // 2).values()
+        self._start([wanted])
+        (loss,) = self._advance(_HALF_STEPS).values()
         if loss < bar:
             return 2.0**wanted, loss
         return 2.0**best, last[best]
 
-    def _heat(self, octaves: Sequence[float], steps: int, *, counted: int) -> dict[float, float]:
+    def _start(self, octaves: Sequence[float], *, beside: bool = False) -> None:
+        """Begin with learning rates, in place of those that ran before or beside them."""
+        if not beside:
+            self._runners.clear()
         lrs = [2.0**octave for octave in octaves]
-        scores: list[np.ndarray] = []
-        for seed in self.experiment.seeds:
-            curves = self.trainer.run(lrs, seed, steps)
-            scores.append(curves[:, -counted:].mean(1))
-            self._passes += _PASSES_PER_STEP * len(lrs) * steps
-        # One seed that diverges rules a learning rate out.
-        means = np.mean(scores, axis=0)
-        losses = np.where(np.isfinite(means), means, np.inf).tolist()
-        self.heats.append(Heat(steps, tuple(lrs), tuple(losses)))
-        return dict(zip(octaves, losses, strict=True))
+        groups = [self.trainer.start(lrs, seed) for seed in self.experiment.seeds]
+        self._runners.append(_Runners(list(octaves), groups))
+
+    def _keep(self, octaves: Sequence[float]) -> None:
+        """Go on with those alone."""
+        for runners in list(self._runners):
+            runners.octaves = [octave for octave in runners.octaves if octave in octaves]
+            if not runners.octaves:
+                self._runners.remove(runners)
+                continue
+            for group in runners.groups:
+                group.keep([2.0**octave for octave in runners.octaves])
+
+    def _advance(self, until: int, *, counted: int | None = None) -> dict[float, float]:
+        """Train those that are not as far yet up to that step; their losses over the last steps, by octave."""
+        counted = counted or _counted(until)
+        found: dict[float, float] = {}
+        for runners in self._runners:
+            if runners.steps >= until:
+                continue
+            scores: list[np.ndarray] = []
+            for group in runners.groups:
+                before = group.spent
+                curves = group.advance(until)
+                scores.append(curves[:, -counted:].mean(1))
+                self._passes += _PASSES_PER_STEP * (group.spent - before)
+            runners.steps = until
+            # One seed that diverges rules a learning rate out.
+            means = np.mean(scores, axis=0)
+            losses = np.where(np.isfinite(means), means, np.inf).tolist()
+            found |= zip(runners.octaves, losses, strict=True)
+        found = dict(sorted(found.items()))
+        lrs = tuple(2.0**octave for octave in found)
+        self.heats.append(Heat(until, lrs, tuple(found.values())))
+        return found
 
     def _untrained(self, numbers: range) -> float:
         """Mean loss of the initial networks on the batches of those steps."""
@@ -310,6 +355,17 @@ class _Running:
             batches = "1 batch" if count == 1 else f"{count} batches"
             notes.append(f"{batches} for {RACE_BATCHES} steps, used again in turn: what is found is how fast they fit")
         return notes
+
+
+def _counted(steps: int) -> int:
+    """How many of the last steps of a heat count."""
+    return round(_COUNTED * steps)
+
+
+def _best(table: dict[float, float], count: int) -> list[float]:
+    """The octaves of the lowest losses, ascending."""
+    ranked = sorted(table, key=table.__getitem__)
+    return sorted(ranked[:count])
 
 
 def _vertex(table: dict[float, float], best: float) -> float:

@@ -16,8 +16,11 @@ from .law_figure import depth_law as depth_law
 from .law_tables import law_tables as law_tables
 from .law_words import law_page as law_page
 from .law_words import law_summary as law_summary
+from .limit_figures import captioned as captioned
+from .limit_figures import depth_returns as depth_returns
 from .limit_figures import gap as gap
 from .limit_figures import limit_rates as limit_rates
+from .limit_figures import lr_drift as lr_drift
 from .limit_figures import rates as rates
 from .limit_figures import training as training
 from .loss_figure import loss_curves as loss_curves
@@ -26,6 +29,7 @@ from .optimum_figure import optimum as optimum
 from .output import images as images
 from .output import svg as svg
 from .output import write_figures as write_figures
+from .output import write_one as write_one
 from .page import write as write
 from .size_figures import audit as audit
 from .size_figures import coordinates as coordinates

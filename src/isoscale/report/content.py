@@ -83,6 +83,7 @@ def facts(data: xr.Dataset) -> dict[str, str]:
         _plural(data): _learning_rates(data),
         "Seeds": numbers.listing(seeds),
         "Trials": _trials(data),
+        "Searches": str(attrs.get("searched", "")),
         "Time of this run": duration(seconds),
         "Finished": _finished(data),
         "Versions": _versions(data),
@@ -120,8 +121,12 @@ def _trials(data: xr.Dataset) -> str:
     trials = int(data.attrs["trials"])
     diverged = int(data.attrs["diverged"])
     failed = int(data.attrs["failed"])
-    finished = trials - diverged - failed
-    return f"{trials:,}: {finished:,} finished, {diverged:,} diverged, {failed:,} failed"
+    stopped = int(data.attrs.get("stopped", 0))
+    finished = trials - diverged - failed - stopped
+    counts = f"{finished:,} finished, {diverged:,} diverged"
+    if stopped:
+        counts += f", {stopped:,} stopped early"
+    return f"{trials:,}: {counts}, {failed:,} failed"
 
 
 def _finished(data: xr.Dataset) -> str:

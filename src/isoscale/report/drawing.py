@@ -10,6 +10,7 @@ import colorsys
 import contextlib
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -91,15 +92,32 @@ def panel(figure: Figure, *, left: float, bottom: float, width: float, height: f
 
 def encoded(figure: Figure, kind: str) -> bytes:
     """The figure as the bytes of a file: "svg", "png" or "pdf". The same figure gives the same bytes."""
-    # Matplotlib signs what it writes with the date or with its own version: neither comes from the data.
-    signed = {"svg": "Date", "png": "Software", "pdf": "CreationDate"}
-    metadata = {signed[kind]: None}
+    # Matplotlib signs files with the date and its own version: neither comes from the data.
+    metadata = {
+        "svg": {"Date": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }[kind]
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings():
         # A rule's name may hold letters that our font lacks: boxes in the PNG, but right in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     return buffer.getvalue()
+
+
+def caption(figure: Figure, text: str) -> None:
+    """Small print below everything that is drawn: the figure grows by what it takes."""
+    across, up = figure.get_size_inches()
+    lines = textwrap.wrap(text, width=int(across * 17))
+    more = 0.14 * len(lines) + 0.08
+    for axes in figure.axes:
+        place = axes.get_position()
+        bottom, height = place.y0 * up, place.height * up
+        axes.set_position((place.x0, (bottom + more) / (up + more), place.width, height / (up + more)))
+    figure.set_size_inches(across, up + more)
+    words = "\n".join(lines)
+    figure.text(0.01, 0.05 / (up + more), words, fontsize=7, color=MUTED, va="bottom", linespacing=1.3)
 
 
 # --- colours ---

@@ -3,7 +3,8 @@
 What the report is handed (`axis` is `data.attrs["axis"]`, the size dimension's name: "depth", "width", or "size" along
 a path of both, whose sizes are labels such as "width 16, depth 2"):
 
-    loss, test_loss, status (rule, axis, lr, seed)  final losses; 0 done, 1 diverged, 2 failed, 3 not trained
+    loss, test_loss, status (rule, axis, lr, seed)  final losses; 0 done, 1 diverged, 2 failed, 3 not trained,
+                                            4 stopped before the end
     curve (rule, axis, lr, seed, step)      training loss at each step
     optimal_lr, _low, _high (rule, axis)    the best learning rate and its interval
     at_edge (rule, axis)                    "" inside the rates, "low" (<=) or "high" (>=) at their end, "none"
@@ -18,8 +19,9 @@ a path of both, whose sizes are labels such as "width 16, depth 2"):
     verdict, reason, good (rule)            "transfers", "does not transfer" or "cannot tell"; why; 1 or 0
 
 Attributes: axis, base, question, answer, limits (JSON), model, dataset, dataset_note, optimizer, created, seconds,
-trials, diverged, failed, versions (JSON), spec (TOML) and, if there were any, command and next_runs (JSON). A number
-that does not exist, and an end of an interval that is open, is NaN.
+trials, diverged, stopped, failed, searched (what the searches took, in words), versions (JSON), spec (TOML) and, if
+there were any, command and next_runs (JSON). A number that does not exist, and an end of an interval that is open, is
+NaN.
 
 A question may be about another hyperparameter: `what` is its name in words ("learning rate" by default), and what is
 called lr here is it. Runs may be judged by another `quantity` than the loss (its name), which is what is called loss
@@ -40,7 +42,7 @@ import xarray as xr
 from isoscale.report import numbers
 
 GOOD, BAD, OPEN = "\N{CHECK MARK}", "\N{BALLOT X}", "?"
-DONE, DIVERGED, FAILED, MISSING = 0, 1, 2, 3
+DONE, DIVERGED, FAILED, MISSING, STOPPED = 0, 1, 2, 3, 4
 
 Size = int | str
 """A size; a label where several sizes change together."""
@@ -156,15 +158,16 @@ def interval(cell: xr.Dataset, name: str) -> tuple[float, float, float]:
 
 
 def shared_rates(cell: xr.Dataset) -> np.ndarray:
-    """Of the learning rates (lr), which were trained with at least half of the cell's seeds.
+    """Of the learning rates (lr), which were trained with at least half of the cell's seeds, none of them stopped.
 
     A search trains most rates of a grid not at all, and some next to a cliff with single seeds: a mean over one seed
-    here and three there is not a curve.
+    here and three there is not a curve, nor is one over the seeds that were not hopeless.
     """
-    is_run = cell.status.transpose("lr", "seed").values != MISSING
+    status = cell.status.transpose("lr", "seed").values
+    is_run = status != MISSING
     seeds = int(is_run.any(axis=0).sum())
     runs = is_run.sum(axis=1)
-    return (runs > 0) & (2 * runs >= seeds)
+    return (runs > 0) & (2 * runs >= seeds) & ~(status == STOPPED).any(axis=1)
 
 
 def nearest_rate(cell: xr.Dataset, lr: float) -> float:

@@ -72,6 +72,89 @@ def limit_rates(data: xr.Dataset) -> Figure:
     return figure
 
 
+def depth_returns(data: xr.Dataset) -> Figure:
+    """Loss against depth with that of infinite depth, and what each doubling saves.
+
+    Args:
+        data: What `isoscale.limit.depth_returns` returns.
+    """
+    depths, limit = data["depth"].values.astype(float), float(data["limit"])
+    has_limit = math.isfinite(limit)
+    with drawing.style():
+        figure = drawing.blank(9.0, 3.7)
+        axes = figure.add_axes((0.09, 0.15, 0.38, 0.75))
+        places = _depth_axis(axes, np.append(depths, math.inf) if has_limit else depths)
+        axes.set_ylabel("training loss at the end")
+        axes.set_title("loss", fontsize=9, loc="left")
+        drawing.line(axes, depths, data["loss"].values, data["loss_se"].values, drawing.RULES[0], marker="o")
+        if has_limit:
+            reach = numbers.SE * float(data["limit_se"])
+            axes.errorbar(places[-1:], [limit], yerr=[reach], color=drawing.RULES[1], marker="s", ms=5, lw=1.6)
+            axes.axhline(limit, color=drawing.MUTED, lw=0.8, ls=":")
+        saved = figure.add_axes((0.59, 0.15, 0.38, 0.75))
+        _depth_axis(saved, depths)
+        saved.set_xlabel("depth that is doubled")
+        saved.set_ylabel("loss saved")
+        saved.set_title("what a doubling brings (hollow: from the fit)", fontsize=9, loc="left")
+        saved.axhline(0, color=drawing.MUTED, lw=0.8)
+        for depth in depths:
+            cell = data.sel(depth=depth)
+            gain, low, high = formats.interval(cell, "gain")
+            if not math.isfinite(gain):
+                continue
+            face = drawing.RULES[0] if int(cell["is_measured"]) else drawing.PAPER
+            reach = [[gain - low], [high - gain]]
+            saved.errorbar([depth], [gain], yerr=reach, color=drawing.RULES[0], marker="o", mfc=face, ms=5, lw=1.4)
+    return figure
+
+
+def lr_drift(data: xr.Dataset) -> Figure:
+    """How far the best learning rates of finite sizes are from that of infinite size, against depth and width.
+
+    Args:
+        data: What `isoscale.limit.lr_drift` returns.
+    """
+    depths, widths = data["depth"].values, data["width"].values
+    panels = (
+        ("drift", depths, "depth L, infinite width", 0.09),
+        ("drift_of_width", widths, f"width n, from infinite width at depth {depths[0]}", 0.59),
+    )
+    with drawing.style():
+        figure = drawing.blank(9.0, 3.7)
+        for name, sizes, label, left in panels:
+            axes = figure.add_axes((left, 0.15, 0.38, 0.75))
+            _depth_axis(axes, sizes)
+            axes.set_xlabel(label)
+            axes.set_ylabel("octaves")
+            axes.axhline(0, color=drawing.MUTED, lw=0.8)
+            value, low, high = (data[f"{name}{end}"].values for end in ("", "_low", "_high"))
+            seen = np.isfinite(value)
+            reach = np.stack([value - low, high - value])[:, seen]
+            axes.errorbar(sizes[seen], value[seen], yerr=reach, color=drawing.RULES[0], marker="o", ms=5, lw=1.4)
+    return figure
+
+
+def captioned(figure: Figure, settings: Mapping[str, object]) -> Figure:
+    """The figure with all settings in small print below.
+
+    Args:
+        figure: Changed in place.
+        settings: By name; numbers are shortened, lists of more than eight left out.
+    """
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        if isinstance(value, list | tuple | np.ndarray):
+            if len(value) > 8:
+                continue
+            value = " ".join(f"{each:.4g}" for each in value)
+        words.append(f"{name} {value}")
+    with drawing.style():
+        drawing.caption(figure, ", ".join(words))
+    return figure
+
+
 def gap(data: xr.Dataset) -> Figure:
     """How far independent backward weights are from reused ones, against depth at the last step, by horizon.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale import limit
-from isoscale.limit.expectations import features_and_derivatives
+from isoscale.limit.pair_kernels import all_pairs
 from isoscale.reproduce import conditions, inputs
 from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
 from isoscale.reproduce.measured import Measured
@@ -115,8 +115,7 @@ def _infinitely_wide(x: Any, settings: Mapping[str, Any], depth: int) -> np.ndar
     """<h, h> at the end of the stream: C_{l+1} = C_l + (T / L) E[phi(h_l) phi(h_l)] with h_l Gaussian."""
     kernel = x @ x.T / x.shape[1]
     for _ in range(depth):
-        features, _slopes = features_and_derivatives(settings["phi"], kernel)
-        kernel = kernel + settings["horizon"] / depth * features
+        kernel = kernel + settings["horizon"] / depth * all_pairs(settings["phi"], kernel).value
     return kernel
 
 

@@ -60,7 +60,7 @@ def records(folder: Path, claim: str) -> list[Record]:
     for preset in reversed(PRESETS):
         path = folder / f"{claim}-{preset}.json"
         if path.exists():
-            found.append(_infinite(json.loads(path.read_text())))
+            found.append(_infinite(json.loads(path.read_text(encoding="utf-8"))))
     return found
 
 

@@ -65,10 +65,10 @@ class Work:
             text = json.dumps(kept, default=_plain)
             with replacing(path) as scratch:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                scratch.write_text(text)
+                scratch.write_text(text, encoding="utf-8")
         # Read back even if just computed: a resumed run gets the same numbers.
         try:
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InvalidValueError(
                 f"{path} cannot be read: {error}. Delete it, and the part is computed again"

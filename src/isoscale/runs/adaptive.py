@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from isoscale.runs.driver import Session
-from isoscale.runs.result import SweepResult
+from isoscale.runs.result import Searched, SweepResult
 from isoscale.runs.rounds import run_round
 from isoscale.runs.search import Search
 from isoscale.runs.spec import Sweep
@@ -54,6 +54,8 @@ class _Chain:
             start=2.0 ** inside[-1].log2_lr if inside else None,
             also=(2.0 ** optima[0].rate,) if optima and not optima[0].edge else (),
             shortens=self._spec.shortens,
+            hopeless=self._spec.hopeless if self._spec.early_stop else 0.0,
+            pilots_compare=not self._spec.is_foreign and self._spec.schedule == "constant" and not self._spec.warmup,
         )
 
 
@@ -85,7 +87,14 @@ def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> 
     lrs = lrs or {lr for search in searches.values() for lr in search.tried}
     found = dataclasses.replace(spec, lrs=sorted(lrs), seeds=sorted(seeds))
     (result,) = session.read([found])
-    return result
+    all_of_them = searches.values()
+    searched = Searched(
+        optima=len(searches),
+        trials=sum(search.trials for search in all_of_them),
+        full_trials=sum(search.full_trials for search in all_of_them),
+        stopped=sum(search.stopped for search in all_of_them),
+    )
+    return dataclasses.replace(result, searched=searched)
 
 
 def chains_of(spec: Sweep, cells: Iterable[Mapping[str, Any]]) -> list[list[Cell]]:

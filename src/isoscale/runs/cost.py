@@ -1,18 +1,20 @@
 """What a sweep will cost, from a stopwatch: a few steps of each kind of shard, and those too large scaled from them.
 
-Code of the user's is timed while it trains, as nobody knows what it does before it has run.
+Code of the user's is timed while it trains, as nobody knows what it does before it has run. What is left is told anew
+all the time, by how fast the sweep went so far.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from isoscale.runs.shards import Shard
 from isoscale.runs.trainers import ensemble
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard
+from isoscale.runs.twins import Twins
 from isoscale.training import train
 from isoscale.training.ensemble import members_at_once
 
@@ -20,6 +22,8 @@ _STEPS = 3
 # No kind of shard is timed once this has passed: an announcement that takes long is none.
 _PATIENCE_SECONDS = 3.0
 _WORKER_START_SECONDS = 4.0
+# Before that the pace is that of a few first batches.
+_FIRST_SECONDS = 5.0
 
 
 def estimate_seconds(left: Sequence[AnyShard], workers: int, device: str) -> float | None:
@@ -45,6 +49,39 @@ def estimate_seconds(left: Sequence[AnyShard], workers: int, device: str) -> flo
     seconds = [timed.get(_kind(shard), per_unit * shard.cost) for shard in own]
     # No schedule beats the longest shard.
     return _WORKER_START_SECONDS + max(sum(seconds) / workers, *seconds)
+
+
+class Pace:
+    """How long isoscale's own networks will still train, by how fast they did so far.
+
+    Args:
+        expected: All that a search will likely train, as it says at its beginning; of a grid nothing.
+        clock: Seconds.
+    """
+
+    def __init__(self, expected: Sequence[AnyShard] = (), clock: Callable[[], float] = time.monotonic) -> None:
+        own = [shard for shard in expected if isinstance(shard, Shard)]
+        self._expected = sum(shard.cost for shard in Twins(own).first(own))
+        self._clock = clock
+        self._done = 0.0
+        # When training was first seen to move, and how much was done then: workers take a while to start.
+        self._began: tuple[float, float] | None = None
+
+    def move(self, work: float) -> None:
+        """So much more was done, as `Shard.cost` measures it; negative where it is to be done again."""
+        self._done += work
+        if self._began is None and self._done > 0:
+            self._began = self._clock(), self._done
+
+    def left(self, work: float) -> float | None:
+        """Seconds until that much has run, and what the search will likely want after it; None before it is known."""
+        if self._began is None:
+            return None
+        when, done = self._began
+        seconds, moved = self._clock() - when, self._done - done
+        if seconds < _FIRST_SECONDS or moved <= 0:
+            return None
+        return max(work, self._expected - self._done) * seconds / moved
 
 
 class Stopwatch:

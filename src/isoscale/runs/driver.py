@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import os
@@ -19,22 +20,27 @@ from typing import Any, TypedDict
 from isoscale.errors import IsoscaleError
 from isoscale.runs import interrupts, worker
 from isoscale.runs.callbacks import Callback
-from isoscale.runs.cost import Stopwatch
+from isoscale.runs.cost import Pace, Stopwatch
 from isoscale.runs.engines.engine import Backend, Engine, choose
 from isoscale.runs.engines.local import NotStartedError, WorkerLostError
 from isoscale.runs.progress import Progress, bars
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.result import SweepResult, gather
+from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.store.store import Store
 from isoscale.runs.trainers import changed, registry, stack
 from isoscale.runs.trainers.foreign import ForeignShard
 from isoscale.runs.trainers.registry import AnyShard, Work
 from isoscale.runs.twins import Twins
+from isoscale.training import hopeless
+from isoscale.training.hopeless import Mark
 from isoscale.training.memory import is_out_of_memory
 from isoscale.user_code import described
 
 _log = logging.getLogger(__name__)
+
+Marks = tuple[Mark, ...]
 
 _TRIES = 3
 _BEAT_SECONDS = 3.0
@@ -144,22 +150,28 @@ class Session:
 
     def __init__(self, runner: Runner, *, is_search: bool = True, expected: Sweep | None = None) -> None:
         self._runner = runner
-        is_timed = expected is not None and expected.is_foreign and runner.progress is not False
-        self._watch = Stopwatch(prepare(expected, runner.data, runner.store) if expected and is_timed else ())
+        is_timed = expected is not None and runner.progress is not False
+        likely = prepare(expected, runner.data, runner.store) if expected and is_timed else ()
+        self._watch, self._pace = Stopwatch(likely), Pace(likely)
         self._is_search = is_search
         self._backend = runner.backend()
         self._engine: Engine | None = None
         # How many shards the engine can take.
         self._room = 0
 
-    def run(self, specs: Sequence[Sweep]) -> list[SweepResult]:
-        """As `Runner.run`."""
-        job = Job(self._runner, specs, self._backend)
+    def run(self, specs: Sequence[Sweep], marks: Sequence[Marks] = ()) -> list[SweepResult]:
+        """As `Runner.run`.
+
+        Args:
+            specs: The sweeps.
+            marks: For each of them where its hopeless trials are stopped; by default nowhere.
+        """
+        job = Job(self._runner, specs, self._backend, marks)
         if self._runner.announce is not None:
             self._runner.announce(job)
         self._backend.connect()
         try:
-            return job.run(self._engine_for, self._watch, is_round=self._is_search)
+            return job.run(self._engine_for, self._watch, self._pace, is_round=self._is_search)
         except BaseException:
             # Shards of a run that failed must not go on beside those of the next one.
             self._end(*sys.exc_info())
@@ -202,11 +214,14 @@ class Job:
         backend: What they run on; connected when they run, or by whoever must know how large it is.
     """
 
-    def __init__(self, runner: Runner, specs: Sequence[Sweep], backend: Backend) -> None:
+    def __init__(self, runner: Runner, specs: Sequence[Sweep], backend: Backend, marks: Sequence[Marks] = ()) -> None:
         self.specs = list(specs)
         self.backend = backend
         self._runner = runner
-        plans = [prepare(spec, runner.data, runner.store) for spec in specs]
+        plans = [
+            _marked(prepare(spec, runner.data, runner.store), of_spec)
+            for spec, of_spec in zip(specs, marks or itertools.repeat(()), strict=False)
+        ]
         self._plans = [changed.settled(plan, runner.store, reuse=runner.reuse, fresh=runner.fresh) for plan in plans]
         self.shards = _merged([shard for plan in self._plans for shard in plan])
         self.twins = Twins(self.shards)
@@ -225,13 +240,13 @@ class Job:
         return self.twins.first(self.missing)
 
     def run(
-        self, engine_for: Callable[[int], Engine], watch: Stopwatch, *, is_round: bool = False
+        self, engine_for: Callable[[int], Engine], watch: Stopwatch, pace: Pace, *, is_round: bool = False
     ) -> list[SweepResult]:
         """Run what is left on the engine for so many shards, and return all of it."""
         left = self.left
         with Store(self._runner.store) as store, self._progress() as show:
             self._copy(store)
-            beside = self.twins, watch, is_round, self._runner.callbacks
+            beside = self.twins, watch, pace, is_round, self._runner.callbacks
             _Driver(self.shards, left, store, show, self.backend, engine_for, *beside).run()
             return self._gathered(store)
 
@@ -239,8 +254,8 @@ class Job:
         """Keep what the store has of one rule's trials under the keys of its twins."""
         for shard in missing(self.shards, store):
             for other in self.twins.of(shard):
-                finished = store.finished(other.keys)
-                store.record(self.twins.copies(other, store.read(finished)))
+                known = [trial for trial in store.read(other.keys) if trial.status != "failed"]
+                store.record(self.twins.copies(other, known))
 
     def read(self) -> list[SweepResult]:
         """What the store has."""
@@ -322,6 +337,9 @@ def _merged(plan: Sequence[AnyShard]) -> list[AnyShard]:
     shards: dict[str, AnyShard] = {}
     for shard in plan:
         known = shards.setdefault(shard.id, shard)
+        # Where one copy is to be trained to its end, all are.
+        if isinstance(known, Shard) and isinstance(shard, Shard) and known.marks != shard.marks:
+            known = shards[shard.id] = dataclasses.replace(known, marks=())
         if known.members != shard.members:  # else it stays, and so do the keys that it works out once
             members = tuple(dict.fromkeys((*known.members, *shard.members)))
             shards[shard.id] = dataclasses.replace(known, members=members)
@@ -333,9 +351,24 @@ def prepare(spec: Sweep, data: str | None = None, store: str | os.PathLike[str] 
     return registry.prepare(spec, data, store)
 
 
+def _marked(plan: Sequence[AnyShard], marks: Marks) -> Sequence[AnyShard]:
+    """The plan with hopeless trials stopped; code of the user's runs to its end."""
+    if not marks:
+        return plan
+    return [dataclasses.replace(shard, marks=marks) if isinstance(shard, Shard) else shard for shard in plan]
+
+
 def missing(plan: Sequence[AnyShard], store: Store) -> list[AnyShard]:
-    """What of a plan the store does not have, the costliest shards first."""
+    """What of a plan the store does not have, the costliest shards first.
+
+    A trial that was stopped counts where the plan's marks would stop it, too.
+    """
     finished = store.finished([key for shard in plan for key in shard.keys])
+    for shard in plan:
+        if isinstance(shard, Shard) and shard.marks:
+            for trial in store.read(set(shard.keys) - finished):
+                if trial.status == "stopped" and hopeless.stopped_at(trial.seen, shard.marks) >= 0:
+                    finished.add(trial.key)
     left = [shard.only(set(shard.keys) - finished) for shard in plan]
     return _costliest_first([shard for shard in left if shard.members])
 
@@ -371,13 +404,14 @@ class _Driver:
         engine_for: Callable[[int], Engine],
         twins: Twins,
         watch: Stopwatch,
+        pace: Pace,
         is_round: bool = False,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.callbacks = list(callbacks)
         self.plan, self.store, self.show, self.backend = plan, store, show, backend
         self.engine_for = engine_for
-        self.twins, self.watch, self.is_round = twins, watch, is_round
+        self.twins, self.watch, self.pace, self.is_round = twins, watch, pace, is_round
         self.waiting = list(left)
         self.slots = {shard.id: slot for slot, shard in enumerate(self.waiting)}
         self.tries = dict.fromkeys(self.slots, 0)
@@ -386,6 +420,8 @@ class _Driver:
         self.most_together = _shares(self.waiting, backend.workers or 1)
         self.last_beat = self.last_look = time.monotonic()
         self.left_seconds: float | None = None
+        # Work that isoscale's own networks have left.
+        self.own_work = self._own_work([])
 
     def run(self) -> None:
         if self.waiting:
@@ -397,6 +433,7 @@ class _Driver:
                         interrupt()
                 finally:
                     self.store.release_all()
+        self._moved([])
         self.show(self._progress([]))
 
     def _turn(self, engine: Engine) -> None:
@@ -516,6 +553,21 @@ class _Driver:
                 self.callbacks.remove(callback)
                 _log.warning("callback %r fails, and is not called again: %s", callback, described(error))
 
+    def _moved(self, member_steps: Sequence[int]) -> float:
+        """What is left of the work of isoscale's own networks, after the pace was told how far they are."""
+        before, self.own_work = self.own_work, self._own_work(member_steps)
+        self.pace.move(before - self.own_work)
+        return self.own_work
+
+    def _own_work(self, member_steps: Sequence[int]) -> float:
+        """Cost of what isoscale's own networks have left, of running ones the rest of their steps."""
+        left = sum(shard.cost for shard in self.waiting if isinstance(shard, Shard))
+        for first, *_ in self.running.values():
+            if isinstance(first, Shard):
+                steps = member_steps[self.slots[first.id]] if member_steps else 0
+                left += first.cost * (1 - min(1.0, steps / first.member_steps))
+        return left
+
     def _progress(self, member_steps: Sequence[int]) -> Progress:
         total = dict.fromkeys((shard.rule for shard in self.plan), 0)
         for shard in self.plan:
@@ -533,5 +585,7 @@ class _Driver:
         if time.monotonic() - self.last_look > _LOOK_SECONDS:
             running = [shard for shards in self.running.values() for shard in shards]
             self.left_seconds = self.watch.left([*self.waiting, *running], self.backend.workers or 1)
+            if self.left_seconds is None:
+                self.left_seconds = self.pace.left(self._moved(member_steps))
             self.last_look = time.monotonic()
         return Progress(total, done, elsewhere, self.is_round, self.left_seconds)

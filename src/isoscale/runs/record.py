@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-Status = Literal["done", "diverged", "failed"]
+Status = Literal["done", "diverged", "stopped", "failed"]
 
 # In the order of the table; `checksum` comes last.
 COLUMNS = (
@@ -48,9 +48,10 @@ class TrialRecord:
 
     Attributes:
         key, shard, config: What it is (`isoscale.runs.shards`); config is JSON.
-        status: "done", "diverged" (a loss that was not finite) or "failed" (it could not run).
-        reason: Why it diverged or failed; empty when done.
-        curve: Training loss at each step, NaN from divergence on; empty when failed.
+        status: "done", "diverged" (a loss that was not finite), "stopped" (hopeless before its end: its loss would have
+            been at least bad) or "failed" (it could not run).
+        reason: Why it diverged, was stopped or failed; empty when done.
+        curve: Training loss at each step, NaN from divergence or its stop on; empty when failed.
         test_loss, test_accuracy: After training; NaN unless done.
         versions: JSON of the versions that ran it.
         created: When it was recorded, UTC; empty if it is not in a store yet.
@@ -74,6 +75,11 @@ class TrialRecord:
     def measured(self) -> dict[str, float]:
         """What the user's code measured besides, by name."""
         return json.loads(self.numbers) if self.numbers else {}
+
+    @property
+    def seen(self) -> Float[np.ndarray, " steps"]:
+        """The losses before the trial diverged or was stopped."""
+        return self.curve[np.isfinite(self.curve)]
 
     @property
     def final_loss(self) -> float:

@@ -24,7 +24,35 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
-STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3}
+STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3, "stopped": 4}
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What searches took.
+
+    Attributes:
+        optima: How many there were.
+        trials: Trials that they asked for, pilots included.
+        full_trials: The same with each trial counted by the steps that it took, in full trials.
+        stopped: How many of them were stopped because they were hopeless.
+    """
+
+    optima: int
+    trials: int
+    full_trials: float
+    stopped: int
+
+    def __str__(self) -> str:
+        """For a person.
+
+        >>> print(Searched(optima=2, trials=40, full_trials=30.25, stopped=1))
+        2 searches: 40 trials, 1 of them stopped early, as long as 30.2 full ones (15.1 an optimum)
+        """
+        searches = "1 search" if self.optima == 1 else f"{self.optima} searches"
+        early = f", {self.stopped} of them stopped early" if self.stopped else ""
+        each = f" ({self.full_trials / self.optima:.1f} an optimum)" if self.optima > 1 else ""
+        return f"{searches}: {self.trials} trials{early}, as long as {self.full_trials:.1f} full ones{each}"
 
 
 @dataclass(frozen=True)
@@ -35,12 +63,13 @@ class SweepResult:
         spec: The grid.
         data: Dataset over (rule, width, depth, lr, seed), more or fewer if the spec has other axes: `loss` (mean
             training loss of the last tenth of the steps, or what the user's code says it is), `test_loss`,
-            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing), `curve` (training loss at each step)
-            and what else was measured: the metric, by its name. Numbers of trials that are not done are NaN, but for
-            the part of a curve before its divergence.
+            `test_accuracy`, `status` (0 done, 1 diverged, 2 failed, 3 missing, 4 stopped), `curve` (training loss at
+            each step) and what else was measured: the metric, by its name. Numbers of trials that are not done are NaN,
+            but for the part of a curve before its divergence or its stop.
         note: Exactly which data was used; of the user's code, which code.
         versions: What ran the trials, each combination once.
         reasons: Why trials failed, each reason once; of the user's code with the log of the first one.
+        searched: What an adaptive search took; None of a grid.
     """
 
     spec: Sweep
@@ -48,6 +77,7 @@ class SweepResult:
     note: str
     versions: tuple[dict[str, str], ...]
     reasons: tuple[str, ...]
+    searched: Searched | None = None
 
     @property
     def loss(self) -> xr.DataArray:
@@ -68,14 +98,19 @@ class SweepResult:
         return measured if self.quantity.sign > 0 else -measured
 
     def curve(self, cell: Mapping[str, Any]) -> Curve:
-        """The runs that finished or diverged at one of the spec's cells, as what optima are read off."""
+        """The runs that finished, diverged or were stopped at one of the spec's cells, as what optima are read off."""
         data = self.data[["status"]].assign(cost=self.cost).sel(dict(cell)).transpose("lr", "seed")
-        is_run = np.isin(data["status"].values, (STATUS["done"], STATUS["diverged"]))
+        status = data["status"].values
+        is_run = np.isin(status, (STATUS["done"], STATUS["diverged"], STATUS["stopped"]))
         lrs, seeds = np.meshgrid(data["lr"].values, data["seed"].values, indexing="ij")
-        return Curve.of_runs(lrs[is_run], seeds[is_run], data["cost"].values[is_run])
+        is_stopped = status[is_run] == STATUS["stopped"]
+        return Curve.of_runs(lrs[is_run], seeds[is_run], data["cost"].values[is_run], is_stopped)
 
     def runs_table(self) -> pd.DataFrame:
-        """The trials that ended or failed, one row each: the axes, status, loss, test_loss, the metric by its name."""
+        """The trials that ended, were stopped or failed, one row each.
+
+        Columns: the axes, status, loss, test_loss and the metric by its name.
+        """
         words = {code: word for word, code in STATUS.items()}
         measured = self.data[["status", "loss", "test_loss"]].assign(
             {self.quantity.name: self.quantity.sign * self.cost}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
 
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS, SweepResult
-from isoscale.runs.search import Grid, Request, Search
+from isoscale.runs.search import Course, Grid, Request, Search
 from isoscale.runs.spec import Sweep
 
 if TYPE_CHECKING:
@@ -56,27 +58,46 @@ def run_round(
             requested.append((key, request, spec))
     if not requested:
         return []
-    results = session.run([spec for _, _, spec in requested])
+    marks = [request.marks for _, request, _ in requested]
+    results = session.run([spec for _, _, spec in requested], marks)
     answers = []
     for (key, request, _), result in zip(requested, results, strict=True):
-        searches[key].tell(losses(result, objective), request.steps)
+        searches[key].tell(losses(result, objective), request.steps, courses(result))
         answers.append(Answer(key, request, result))
     return answers
 
 
 def losses(result: SweepResult, objective: Objective = cost) -> dict[tuple[float, int], float]:
-    """The loss of each (learning rate, seed) of one rule and size, NaN where it diverged; without failed trials."""
-    loss = objective(result).squeeze(drop=True)
-    status = result.data["status"].squeeze(drop=True)
+    """The loss of each (learning rate, seed) of one rule and size, NaN where it diverged or was stopped; without failed
+    trials."""
+    loss = _by_trial(objective(result))
+    status = _by_trial(result.data["status"])
+    known = (STATUS["done"], STATUS["diverged"], STATUS["stopped"])
+    return {trial: float(loss[trial]) for trial in loss if status[trial] in known}
+
+
+def courses(result: SweepResult) -> dict[tuple[float, int], Course]:
+    """How the training loss of each (learning rate, seed) of one rule and size went.
+
+    Empty where it is not what trials are judged by, and of the user's code, whose losses may be few.
+    """
+    if result.spec.is_foreign or result.spec.metric is not None:
+        return {}
+    status = _by_trial(result.data["status"])
     found = {}
-    for lr in result.data["lr"].values.tolist():
-        for seed in result.data["seed"].values.tolist():
-            at = {"lr": lr, "seed": seed}
-            if int(_at(status, at)) in (STATUS["done"], STATUS["diverged"]):
-                found[lr, seed] = float(_at(loss, at))
+    for trial, curve in _by_trial(result.data["curve"]).items():
+        is_stopped = bool(status[trial] == STATUS["stopped"])
+        found[trial] = Course(curve[np.isfinite(curve)], is_stopped)
     return found
 
 
-def _at(values: xr.DataArray, at: Mapping[str, float]) -> xr.DataArray:
-    """One trial; an axis of one entry was squeezed away."""
-    return values.sel({name: value for name, value in at.items() if name in values.dims})
+def _by_trial(values: xr.DataArray) -> dict[tuple[float, int], Any]:
+    """What one rule and size has for each (learning rate, seed): a number, or an array along the steps."""
+    kept = ("lr", "seed", "step")
+    single = {name: 0 for name in values.dims if name not in kept}
+    values = values.isel(single).transpose("lr", "seed", ...)
+    found = {}
+    for lr, row in zip(values["lr"].values.tolist(), values.values, strict=True):
+        for seed, value in zip(values["seed"].values.tolist(), row, strict=True):
+            found[lr, seed] = value
+    return found

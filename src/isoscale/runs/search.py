@@ -11,6 +11,10 @@
 
 The search of another size starts where this one ended (`start`), and trains this one's rate beside its own (`also`).
 
+A full trial that is *hopeless* is stopped after a quarter or half of its steps: the loss has fallen by less than a
+share of what the best trial's had fallen by then (`isoscale.training.hopeless`). What was stopped bounds where the
+optimum is, as a trial that diverged does; its loss is not used. What a verdict is read off, `also`, is never stopped.
+
 A search says what it wants next and is told what came of it; who trains, and how many searches share the workers, is
 none of its business. Rates are remembered by their log2, in octaves.
 """
@@ -23,9 +27,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float
 
 from isoscale.errors import InvalidValueError
 from isoscale.stats import Curve, Optimum, find_optimum
+from isoscale.training.hopeless import Mark, mark
 
 # Rates of a search are 2^(k / 8): a finer search meets the points of a coarser one.
 LATTICE = 8
@@ -38,6 +44,8 @@ _REACH = 2.0
 _EXTENSION = 4.0
 LIMITS = (-40.0, 10.0)
 _PILOT_SHARE = 4
+# Parts of a full trial after which a hopeless one is stopped.
+_CHECKED_AFTER = (1 / 4, 1 / 2)
 # Bottoms of a pilot that are trained in full.
 _BOTTOMS = 2
 # A valley that does not show in so many octaves on either side is flat.
@@ -58,16 +66,31 @@ class Request:
     Attributes:
         lrs, seeds: The trials.
         steps: Length of each.
+        marks: Where hopeless ones are stopped; empty if none is.
     """
 
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     steps: int
+    marks: tuple[Mark, ...] = ()
 
     @property
     def trials(self) -> int:
         """How many there are."""
         return len(self.lrs) * len(self.seeds)
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """How one trial went.
+
+    Attributes:
+        seen: Its losses, step by step, until it ended, diverged or was stopped.
+        is_stopped: Whether it was stopped.
+    """
+
+    seen: Float[np.ndarray, " steps"]
+    is_stopped: bool
 
 
 @dataclass(kw_only=True)
@@ -83,12 +106,14 @@ class Search:
         target: Half-width of the optimum's 95 % interval to reach with more seeds, in octaves.
         more_seeds: Seeds to add, one by one, while the interval is wider.
         shortens: Whether a pilot can be shorter than a full trial.
+        hopeless: Share of the best trial's progress below which a full trial is stopped; 0: none is.
+        pilots_compare: Whether a pilot is the beginning of a full trial, as it is without a schedule.
 
     `wanted()` is empty when it has ended; `curve` is then what was measured in full.
 
     >>> search = Search(low=2.0**-4, high=1.0, seeds=(0, 1), steps=40)
     >>> search.wanted()
-    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10)]
+    [Request(lrs=(0.0625, 0.125, 0.25, 0.5, 1.0), seeds=(0,), steps=10, marks=())]
     """
 
     low: float
@@ -100,10 +125,16 @@ class Search:
     target: float = 0.125
     more_seeds: tuple[int, ...] = ()
     shortens: bool = True
+    hopeless: float = 0.0
+    pilots_compare: bool = False
     _requested: list[Request] | None = None
     _pilots: dict[float, float] = field(default_factory=dict)
     _full: dict[Trial, float] = field(default_factory=dict)
-    _asked: set[tuple[float, int, int]] = field(default_factory=set)
+    _stopped: set[Trial] = field(default_factory=set)
+    # Every trial that was asked for, by its place, its seed and its length: how many steps it took.
+    _asked: dict[tuple[float, int, int], int] = field(default_factory=dict)
+    # The loss and the course of the best trial, of the pilots and of the full ones.
+    _best: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict)
     _centre: float | None = None
 
     def __post_init__(self) -> None:
@@ -124,18 +155,37 @@ class Search:
         if self._requested is None:
             self._requested = self._next()
             for request in self._requested:
-                trials = itertools.product(map(_place, request.lrs), request.seeds)
-                self._asked.update((place, seed, request.steps) for place, seed in trials)
+                for place, seed in itertools.product(map(_place, request.lrs), request.seeds):
+                    self._asked[place, seed, request.steps] = request.steps
         return self._requested
 
-    def tell(self, losses: Mapping[tuple[float, int], float], steps: int) -> None:
+    def tell(
+        self,
+        losses: Mapping[tuple[float, int], float],
+        steps: int,
+        courses: Mapping[tuple[float, int], Course] | None = None,
+    ) -> None:
         """What came of a request of so many steps: the loss of each (lr, seed), not finite where the trial diverged.
 
         Trials that failed are left out, and not asked for again.
+
+        Args:
+            losses: The losses; any of a trial that was stopped.
+            steps: Of the request.
+            courses: How each trial went, where that is known. Without them nothing is stopped.
         """
         self._requested = None
         for (lr, seed), loss in losses.items():
             place = _place(lr)
+            course = courses.get((lr, seed)) if courses else None
+            if course is not None:
+                self._asked[place, seed, steps] = min(len(course.seen) + 1, steps)
+                if course.is_stopped:
+                    self._asked[place, seed, steps] = len(course.seen)
+                    self._stopped.add((place, seed))
+                    loss = math.inf
+                elif math.isfinite(loss) and loss < self._best.get(steps, (math.inf,))[0]:
+                    self._best[steps] = (loss, course.seen)
             if steps < self.steps:
                 self._pilots[place] = loss
                 continue
@@ -147,7 +197,7 @@ class Search:
         pilots = self._pilot_places()
         if pilots:
             return [self._request(pilots, self.seeds[:1], self._pilot_steps)]
-        also = self._missing(map(_place, self.also), self.seeds)
+        also = self._missing(map(_place, self.also), self.seeds, may_stop=False)
         if also:
             return also
         if not any(map(math.isfinite, self._pilots.values())):
@@ -169,7 +219,8 @@ class Search:
         places = [place for place, _ in self._full]
         seeds = [seed for _, seed in self._full]
         rates = 2.0 ** np.array(places, float)
-        return Curve.of_runs(rates, np.array(seeds, int), list(self._full.values()))
+        is_stopped = [trial in self._stopped for trial in self._full]
+        return Curve.of_runs(rates, np.array(seeds, int), list(self._full.values()), is_stopped)
 
     @property
     def optimum(self) -> Optimum:
@@ -194,8 +245,13 @@ class Search:
 
     @property
     def full_trials(self) -> float:
-        """The same with each trial counted by its length: a pilot is a quarter."""
-        return sum(steps for _, _, steps in self._asked) / self.steps
+        """The same with each trial counted by the steps that it took: a pilot is a quarter."""
+        return sum(self._asked.values()) / self.steps
+
+    @property
+    def stopped(self) -> int:
+        """How many of them were stopped."""
+        return len(self._stopped)
 
     # --- the pilot ---
     @property
@@ -238,9 +294,10 @@ class Search:
 
     # --- every seed in full ---
     def _bracket(self) -> list[float]:
-        """Half an octave apart around the centre, up to the first rate at which the pilot diverged."""
+        """Half an octave apart around the centre, up to the first rate at which the pilot diverged or blew up."""
         assert self._centre is not None
-        lost = [place for place, loss in self._pilots.items() if not math.isfinite(loss) and place > self._centre]
+        pilots = _trained(self._pilots)
+        lost = [place for place, loss in pilots.items() if not math.isfinite(loss) and place > self._centre]
         places = [self._centre + k * _COARSE for k in (-2, -1, 0, 1, 2)]
         # A rate beside one that every seed was trained at tells nothing more.
         known = [_place(lr) for lr in self.also]
@@ -306,8 +363,13 @@ class Search:
         low, high = min(stable), max(stable)
         if high - low >= 2 * _WIDEST:
             return []
-        lost = min((place for (place, _), loss in self._full.items() if not math.isfinite(loss)), default=math.inf)
-        beyond = [place for place in (low - _OCTAVE, high + _OCTAVE) if place < lost]
+        lost = [place for (place, _), loss in self._full.items() if not math.isfinite(loss)]
+        beyond = []
+        # Beyond what diverged or was stopped there is no need to look.
+        if not any(place < low for place in lost):
+            beyond.append(low - _OCTAVE)
+        if not any(place > low for place in lost if place <= high + _OCTAVE):
+            beyond.append(high + _OCTAVE)
         return self._missing(_within(beyond), self.seeds)
 
     def _another_seed(self, optimum: Optimum) -> list[Request]:
@@ -326,8 +388,8 @@ class Search:
         return (place, seed, steps) in self._asked
 
     def _of_seed(self, seed: int) -> dict[float, float]:
-        """What one seed's full trials gave, by place."""
-        return {place: loss for (place, other), loss in self._full.items() if other == seed}
+        """What one seed's full trials gave, by place; inf where it diverged or blew up."""
+        return _trained({place: loss for (place, other), loss in self._full.items() if other == seed})
 
     def _of_seeds(self, seeds_at: Mapping[float, list[int]]) -> list[Request]:
         """Full trials of some seeds at each place, within the limits."""
@@ -336,19 +398,47 @@ class Search:
             requests += self._missing([place], tuple(seeds_at[place]))
         return requests
 
-    def _missing(self, places: Iterable[float], seeds: tuple[int, ...]) -> list[Request]:
+    def _missing(
+        self,
+        places: Iterable[float],
+        seeds: tuple[int, ...],
+        *,
+        may_stop: bool = True,
+    ) -> list[Request]:
         """Full trials at those places that were not run; places that miss the same seeds share a request."""
         by_seeds: dict[tuple[int, ...], list[float]] = {}
         for place in places:
             left = tuple(seed for seed in seeds if not self._was_asked(place, seed, self.steps))
             if left:
                 by_seeds.setdefault(left, []).append(place)
-        return [self._request(found, left, self.steps) for left, found in by_seeds.items()]
+        marks = self._marks() if may_stop else ()
+        return [self._request(found, left, self.steps, marks) for left, found in by_seeds.items()]
 
     @staticmethod
-    def _request(places: Iterable[float], seeds: tuple[int, ...], steps: int) -> Request:
+    def _request(
+        places: Iterable[float],
+        seeds: tuple[int, ...],
+        steps: int,
+        marks: tuple[Mark, ...] = (),
+    ) -> Request:
         lrs = tuple(2.0**place for place in sorted(places))
-        return Request(lrs, seeds, steps)
+        return Request(lrs, seeds, steps, marks)
+
+    def _marks(self) -> tuple[Mark, ...]:
+        """Where full trials are stopped, by the best full trial so far; before there is one, by the best pilot."""
+        found = []
+        for part in _CHECKED_AFTER if self.hopeless else ():
+            step = round(part * self.steps)
+            _, course = self._best.get(self.steps, self._best_pilot)
+            if 1 <= step <= len(course):
+                found.append(mark(course, step, self.hopeless))
+        return tuple(one for one in found if one is not None)
+
+    @property
+    def _best_pilot(self) -> tuple[float, np.ndarray]:
+        """Loss and course of the best pilot, if it is the beginning of a full trial; else nothing."""
+        nothing = math.inf, np.empty(0)
+        return self._best.get(self._pilot_steps, nothing) if self.pilots_compare else nothing
 
 
 @dataclass(kw_only=True)
@@ -379,9 +469,15 @@ class Grid:
             self._asked += lrs
         return self._requested
 
-    def tell(self, losses: Mapping[tuple[float, int], float], steps: int) -> None:
-        """As `Search.tell`."""
+    def tell(
+        self,
+        losses: Mapping[tuple[float, int], float],
+        steps: int,
+        courses: Mapping[tuple[float, int], Course] | None = None,
+    ) -> None:
+        """As `Search.tell`; no trial of a grid is stopped."""
         assert steps == self.steps
+        assert not any(course.is_stopped for course in (courses or {}).values())
         self._requested = None
         self._losses.update(losses)
 
@@ -430,6 +526,13 @@ def _place(lr: float) -> float:
 
 def _on_lattice(lr: float) -> float:
     return round(math.log2(lr) * LATTICE) / LATTICE
+
+
+def _trained(losses: Mapping[float, float]) -> dict[float, float]:
+    """The losses of one seed by place, inf where it diverged or blew up."""
+    places = sorted(losses)
+    curve = Curve.of_runs([2.0**place for place in places], [0] * len(places), [losses[place] for place in places])
+    return dict(zip(places, curve.loss.tolist(), strict=True))
 
 
 def _finite(loss: float) -> float:

@@ -16,6 +16,7 @@ from isoscale.runs.keys import Keys, Metric, Source, digest, identity
 from isoscale.runs.record import TrialRecord
 from isoscale.runs.spec import Sweep
 from isoscale.training import Member, Optimizer, TrialConfig
+from isoscale.training.hopeless import Mark
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Shard:
         metric: What they are judged by instead of the loss.
         plan: What the rule makes of the network, at base learning rate 1. It follows from the rest, so it is no part
             of what the shard is.
+        marks: Where hopeless trials are stopped; empty if none is. No part of what a trial is either.
     """
 
     config: TrialConfig
@@ -36,6 +38,7 @@ class Shard:
     source: Source
     plan: Plan = field(compare=False, repr=False)
     metric: Metric | None = None
+    marks: tuple[Mark, ...] = field(default=(), compare=False)
 
     @property
     def id(self) -> str:

@@ -133,6 +133,10 @@ class Sweep:
             to the optimum. "random": `points` points of a Sobol sequence between the least and the greatest value
             of every tuned axis (`isoscale.runs.points`), the same at every size. None: the grid for a sweep, the
             search for `isoscale.transfer`.
+        early_stop: Whether an adaptive search stops full trials that are hopeless (of isoscale's own networks): after a
+            quarter or half of its steps such a trial's loss has fallen by less than `hopeless` times what the best
+            trial's of that size had fallen by then. It counts as at least that bad, and not as a measured loss.
+        hopeless: That share, at least 0 and below 1.
         points: How many points a random search has, 32 by default; more later add to the ones that there are.
         linear: Hyperparameters that a random search draws evenly in themselves and not in their logarithm.
         hyperparameters: Further tuned axes: {"weight_decay": [0, 0.1]}. isoscale's networks have weight_decay,
@@ -186,6 +190,8 @@ class Sweep:
     paired: bool = False
     lrs: Sequence[float] = log2_grid(-10, 0)
     search: str | None = None
+    early_stop: bool = True
+    hopeless: float = 0.25
     points: int | None = None
     linear: Sequence[str] = ()
     hyperparameters: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -389,6 +395,11 @@ class Sweep:
                 self._set(f"base_{axis}", whole(f"base_{axis}", base))
         self._set("base_sizes", self._bases())
         self._set("batch_size", whole("batch_size", self.batch_size))
+        if not isinstance(self.early_stop, bool):
+            raise InvalidTypeError(f"`early_stop` must be true or false, got {self.early_stop!r}")
+        self._set("hopeless", number("hopeless", self.hopeless, least=0.0))
+        if self.hopeless >= 1:
+            raise InvalidValueError(f"`hopeless` must be below 1, got {self.hopeless}: a good trial is never hopeless")
         for name in ("eps", "weight_decay"):
             self._set(name, number(name, getattr(self, name)))
         self._set("momentum", None if self.momentum is None else number("momentum", self.momentum))

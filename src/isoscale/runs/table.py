@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, unknown
+from isoscale.errors import DataError, InvalidTypeError, InvalidValueError, MissingExtraError, unknown
+from isoscale.extras import needed
 from isoscale.files import replacing
 from isoscale.runs.spec import NO_RULE
 from isoscale.stats.quantity import Quantity
@@ -174,7 +175,7 @@ def _file(path: Path) -> pd.DataFrame:
     readers: dict[str, Any] = {
         "csv": pd.read_csv,
         "tsv": lambda file: pd.read_csv(file, sep="\t"),
-        "parquet": pd.read_parquet,
+        "parquet": _parquet,
         "jsonl": lambda file: pd.read_json(file, lines=True),
         "json": pd.read_json,
     }
@@ -182,11 +183,19 @@ def _file(path: Path) -> pd.DataFrame:
         return readers[kind](path)
     except FileNotFoundError:
         raise DataError(f"`{path}` does not exist") from None
-    except ImportError as error:
-        raise DataError(f"`{path}` needs a package to be read: {error}") from error
+    except MissingExtraError:
+        raise
     except (OSError, ValueError, UnicodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"`{path}` cannot be read as {kind}: {reason}") from error
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    with needed("parquet", by="Parquet"):
+        import pyarrow  # noqa: F401  pandas' own error for a missing one is a page long
+    return pd.read_parquet(path, engine="pyarrow")
 
 
 class _Reader:

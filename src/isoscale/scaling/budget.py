@@ -10,12 +10,13 @@ The published rows contradict one another: docs/theory.md, section 8.2, says whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from isoscale.checks import number, share
-from isoscale.errors import InvalidValueError, unknown
+from isoscale.errors import InvalidTypeError, InvalidValueError, unknown
 from isoscale.scaling.optimizers import OPTIMIZERS, OptimizerFamily, family
 
 # What torch's Adam family averages over unless it is told.
@@ -33,8 +34,11 @@ class Powers:
     tokens: float = 0.0
 
     def at(self, batch: float, tokens: float) -> float:
-        """The factor b^x t^y."""
-        return batch**self.batch * tokens**self.tokens
+        """The factor b^x t^y; infinite where no number holds it."""
+        try:
+            return batch**self.batch * tokens**self.tokens
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +134,8 @@ class BudgetRule:
             beta2: The base's; only a rule that raises beta2 to a power asks for it.
 
         Raises:
-            InvalidValueError: A ratio that is not positive and finite, a beta2 outside [0, 1), an unknown family, or
-                a family that the rule is not stated for.
+            InvalidValueError: A ratio that is not positive and finite, or so far from 1 that a factor is no number, a
+                beta2 outside [0, 1), an unknown family, or a family that the rule is not stated for.
 
         >>> budget("sqrt-batch").factors("adamw", batch=16).lr
         4.0
@@ -144,16 +148,20 @@ class BudgetRule:
             )
         b = number("batch", batch, above=0)
         t = number("tokens", tokens, above=0)
+        beta2 = share("beta2", beta2)
         second = self.one_minus_beta2.at(b, t)
         if self.beta2_range:
-            second = _powered(share("beta2", beta2), b, self.beta2_range)
-        return BudgetFactors(
+            second = _powered(beta2, b, self.beta2_range)
+        found = BudgetFactors(
             lr=self.lr.at(b, t),
             weight_decay=self.weight_decay.at(b, t),
             eps=self.eps.at(b, t),
             one_minus_beta1=self.one_minus_beta1.at(b, t),
             one_minus_beta2=second,
         )
+        if not all(0 < factor < math.inf for factor in astuple(found)):
+            raise InvalidValueError(f"no number holds what {self.name!r} asks for at batch x{b:g} and tokens x{t:g}")
+        return found
 
 
 def _powered(beta2: float, batch: float, kept: tuple[float, float]) -> float:
@@ -290,6 +298,8 @@ def budget(name: str | BudgetRule) -> BudgetRule:
     """
     if isinstance(name, BudgetRule):
         return name
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"a budget rule is a name or a `BudgetRule`, got {name!r}")
     if name not in _RULES:
         raise unknown("budget", name, _RULES)
     return _RULES[name]

@@ -30,7 +30,7 @@ def unpaired_means(
 
 def smooth_interval(
     values: Float[np.ndarray, "n ..."],
-) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
+) -> tuple[Float[np.ndarray, "..."] | float, Float[np.ndarray, "..."] | float]:
     """Central 95 % of draws that are all finite, interpolated between the draws."""
     low = np.quantile(values, _LOW, axis=0)
     high = np.quantile(values, _HIGH, axis=0)

@@ -141,7 +141,7 @@ def _free_limit(
     design = np.stack([ones, inverse], axis=1)
     fit = least_squares(design, losses.T)
     limits, coefficients = fit.coefficients
-    return _InverseLaws(limits, coefficients, fit.variance, fit.freedom)
+    return _InverseLaws(limits, coefficients, np.asarray(fit.variance), fit.freedom)
 
 
 def _given_limit(
@@ -153,7 +153,7 @@ def _given_limit(
     above = losses - limits[:, None]
     fit = least_squares(inverse[:, None], above.T)
     (coefficients,) = fit.coefficients
-    return _InverseLaws(limits, coefficients, fit.variance, fit.freedom)
+    return _InverseLaws(limits, coefficients, np.asarray(fit.variance), fit.freedom)
 
 
 def _draws(

@@ -36,16 +36,16 @@ class LeastSquares:
     """
 
     coefficients: Float[np.ndarray, "column ..."]
-    variance: Float[np.ndarray, ...]
+    variance: Float[np.ndarray, "..."] | float
     unit_covariance: Float[np.ndarray, "column column"]
     freedom: int
 
-    def se(self, column: int) -> Float[np.ndarray, ...]:
+    def se(self, column: int) -> Float[np.ndarray, "..."] | float:
         """Standard error of one coefficient; NaN without degrees of freedom."""
         unit = self.unit_covariance[column, column]
         return np.sqrt(self.variance * unit)
 
-    def half_width(self, column: int, level: float = LEVEL) -> Float[np.ndarray, ...]:
+    def half_width(self, column: int, level: float = LEVEL) -> Float[np.ndarray, "..."] | float:
         """Half the width of one coefficient's t-based interval; NaN without degrees of freedom."""
         return t_quantile(self.freedom, level) * self.se(column)
 
@@ -125,3 +125,14 @@ def normal_quantile(level: float = LEVEL) -> float:
     from scipy import stats
 
     return float(stats.norm.ppf((1 + level) / 2))
+
+
+def widening(freedom: int | float) -> float:
+    """By what a standard error from few replicas is multiplied so that 1.96 of them hold 95 %.
+
+    >>> round(widening(7), 3), round(widening(1000), 3)
+    (1.206, 1.001)
+    """
+    from scipy import stats
+
+    return t_quantile(freedom) / float(stats.norm.ppf((1 + LEVEL) / 2))

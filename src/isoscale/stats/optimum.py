@@ -6,9 +6,9 @@ while each seed has a level and a slope of its own:
     log loss of seed s = a_s + b_s u + c u^2        optimum of seed s: centre - b_s / 2c
 
 Least squares over the runs near the centre give all of them at once; the centre then moves to the mean of the
-optima. Where the next rate up diverged before the parabola turns, the seed's optimum is the cliff itself: between
-the last rate that trained and the first that did not. Half of that gap is the seed's *resolution*, 0 elsewhere.
-The interval over n seeds with standard deviation s is
+optima. Where the next rate up diverged before the parabola turns, or was stopped as hopeless, the seed's optimum is
+the cliff itself: between the last rate that trained and the first that did not. Half of that gap is the seed's
+*resolution*, 0 elsewhere. The interval over n seeds with standard deviation s is
 
     mean +- sqrt(max(t s / sqrt(n), resolution)^2 + (z error)^2)
 
@@ -208,7 +208,7 @@ class _Ends(NamedTuple):
     lowest: Float[np.ndarray, " seed"]
     best: Float[np.ndarray, " seed"]
     last_stable: Float[np.ndarray, " seed"]
-    # The first rate above the best that diverged; inf where none did.
+    # The first rate above the best that diverged or was stopped; inf where none was.
     first_lost: Float[np.ndarray, " seed"]
 
 

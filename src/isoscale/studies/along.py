@@ -30,6 +30,9 @@ Others = Literal["best", "held"]
 
 OTHERS: tuple[Others, ...] = ("best", "held")
 
+STOPPED = "stopped"
+"""A table's column, if it has one: whether a run was stopped before its end. Its loss is infinite."""
+
 # Of a hyperparameter's values, most have as many other settings as that at least, unless points are scattered.
 _SHARED = 2
 # Share of a grid that is a grid all the same: trials may have failed.
@@ -124,7 +127,7 @@ def curves(table: pd.DataFrame, axis: Axis, along: Along, others: Others) -> tup
     else:
         kept = {}
         for size, runs in of_size.items():
-            kept[size] = runs.groupby([along.name, "seed"], sort=False)[["loss"]].min().reset_index()
+            kept[size] = least_of(runs, [along.name, "seed"])
     return {size: _curve(runs, along.name) for size, runs in kept.items()}, notes
 
 
@@ -165,9 +168,17 @@ def _at(runs: pd.DataFrame, along: Along, setting: Mapping[str, Any]) -> pd.Data
     return runs
 
 
+def least_of(runs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The run of least loss for each value of some columns; of those that end nowhere one that was stopped."""
+    known = [name for name in ("loss", STOPPED) if name in runs]
+    best_first = runs.sort_values(known, ascending=[True, False][: len(known)], kind="stable")
+    return best_first.drop_duplicates(list(names))
+
+
 def _curve(of_size: pd.DataFrame, name: str) -> Curve:
     octaves = in_octaves(name, of_size[name].to_numpy(float))
-    return Curve.of_runs(octaves, of_size["seed"].to_numpy(), of_size["loss"].to_numpy(float))
+    is_stopped = of_size[STOPPED].to_numpy(bool) if STOPPED in of_size else False
+    return Curve.of_runs(octaves, of_size["seed"].to_numpy(), of_size["loss"].to_numpy(float), is_stopped)
 
 
 # --- scattered points ---

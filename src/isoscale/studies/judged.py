@@ -20,7 +20,7 @@ from isoscale.errors import InvalidValueError
 from isoscale.runs.result import STATUS
 from isoscale.runs.spec import NO_RULE
 from isoscale.stats import Curve, Limits, Optimum, Quantity, Transferred, Undecided, Verdict
-from isoscale.studies.along import OTHERS, Along, Others, curves, in_octaves, is_scattered, usable
+from isoscale.studies.along import OTHERS, STOPPED, Along, Others, curves, in_octaves, is_scattered, usable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,8 @@ def judge_table(
     """The verdict on every rule of a table of runs.
 
     Args:
-        table: rule, the axis's column, the hyperparameters', seed, loss: one row for each setting and seed.
+        table: rule, the axis's column, the hyperparameters', seed, loss: one row for each setting and seed. Whether a
+            run was stopped before its end stands in a column of its own, if any was (`along.STOPPED`).
         axis: Along which sizes.
         along: Which hyperparameter the question is about.
         limits: What still counts as a transfer.
@@ -196,6 +197,8 @@ def trials_dataset(table: pd.DataFrame, axis: Axis, along: Along, rules: Sequenc
     """
     import pandas as pd
 
+    if STOPPED in table:
+        table = table[~table[STOPPED]]
     rates = in_octaves(along.name, table[along.name].to_numpy(float))
     if len(np.unique(rates)) > _MOST_RATES:
         digits = 2 - np.floor(np.log10(rates))
@@ -274,10 +277,8 @@ def _laws(verdicts: Mapping[str, Mapping[Size, Verdict]], axis: Axis) -> dict[st
             rows.append([math.nan] * len(names))
             continue
         optima = [of_size[size].target for size in inside]
-        lrs = np.array([2.0**optimum.log2_lr for optimum in optima])
-        errors = np.array([math.log(2) * optimum.se for optimum in optima]) * lrs
-        is_known = np.isfinite(errors) & (errors > 0)
-        law = stats.fit_power_law(inside, lrs, errors if is_known.all() else None)
+        # All count alike: see `isoscale.studies.size_law.law_of`.
+        law = stats.fit_power_law(inside, [2.0**optimum.log2_lr for optimum in optima])
         rows.append([getattr(law, name) for name in names])
     columns = zip(names, np.array(rows).T, strict=True)
     return {name: column.tolist() for name, column in columns}

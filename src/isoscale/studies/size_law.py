@@ -50,7 +50,7 @@ class SizeLaw:
         zero_shot: One row per rule and method of predicting the largest size's rate: `lr`; `octaves` (predicted above
             measured), `octaves_low`, `octaves_high`; `loss`, `regret` (loss above the best rate's, seed by seed),
             `regret_low`, `regret_high`, `diverged` seeds.
-        runs: Every full trial of the searches.
+        runs: Every full trial of the searches, with its batch size, steps and samples (`tokens`).
         axis: The size's name.
         transfer: The verdict on the same runs: does the smallest size's rate serve the largest?
         notes: What is to be said.
@@ -91,7 +91,7 @@ def size_law(spec: Sweep, *, runner: Runner | None = None, **where: Unpack[RunOp
         data=_dataset(spec, axis, optima),
         published=_published(spec, axis, optima),
         zero_shot=_zero_shot(spec, axis, optima, rates, result, runner),
-        runs=result.runs_table(),
+        runs=_runs(result),
         axis=axis.name,
         transfer=found,
         notes=tuple(said_of_lengths(spec)),
@@ -116,7 +116,19 @@ def _cell(spec: Sweep, rule: str, axis: Axis, size: Any) -> dict[str, Any]:
 
 
 def _optima(result: SweepResult, rule: str, axis: Axis) -> dict[float, Optimum]:
-    return {size: find_optimum(result.curve(_cell(result.spec, rule, axis, size))) for size in axis.sizes}
+    return {float(size): find_optimum(result.curve(_cell(result.spec, rule, axis, size))) for size in axis.sizes}
+
+
+def _runs(result: SweepResult) -> pd.DataFrame:
+    """Every full trial, with what it spent."""
+    spec, table = result.spec, result.runs_table()
+    cells: list[Any] = table[[name for name in spec.cells[0] if name in table]].to_dict("records")
+    spent = [spec.spending(cell) for cell in cells]
+    return table.assign(
+        batch_size=[one.batch_size for one in spent],
+        steps=[one.steps for one in spent],
+        tokens=[one.tokens for one in spent],
+    )
 
 
 # --- the law ---
@@ -125,7 +137,11 @@ _BEND = ("curvature", "curvature_low", "curvature_high")
 
 
 def law_of(optima: dict[float, Optimum]) -> dict[str, float]:
-    """The power law through the optima inside the measured rates, each weighed by its error; NaN of too few."""
+    """The power law through the optima inside the measured rates; NaN of too few.
+
+    All count alike: errors of a few seeds are themselves so uncertain that with weights by them an interval of 95 %
+    holds the exponent in 90 of 100 studies (docs/theory.md, section 7).
+    """
     law = dict.fromkeys((*_LAW, *_BEND), math.nan)
     inside = {size: optimum for size, optimum in optima.items() if not optimum.edge}
     law["points"] = len(inside)
@@ -133,13 +149,10 @@ def law_of(optima: dict[float, Optimum]) -> dict[str, float]:
         return law
     sizes = list(inside)
     lrs = np.array([2.0**optimum.log2_lr for optimum in inside.values()])
-    errors = np.array([math.log(2) * optimum.se for optimum in inside.values()]) * lrs
-    is_known = np.isfinite(errors) & (errors > 0)
-    weights = errors if is_known.all() else None
-    fitted = fit_power_law(sizes, lrs, weights)
+    fitted = fit_power_law(sizes, lrs)
     law |= {name: getattr(fitted, name) for name in _LAW}
     if len(inside) >= _LEAST:
-        bend = fit_curvature(sizes, lrs, weights)
+        bend = fit_curvature(sizes, lrs)
         law |= dict(zip(_BEND, (bend.per_octave, bend.low, bend.high), strict=True))
     return law
 
@@ -257,7 +270,7 @@ def _zero_shot(
     rows = []
     for (rule, method, lr), one in zip(keys, results, strict=True):
         row: dict[str, Any] = {"rule": rule, "method": method, "lr": lr}
-        row |= _octaves(math.log2(lr), optima[rule][axis.target])
+        row |= _octaves(math.log2(lr), optima[rule][float(axis.target)])
         row |= _cost(one, tuned[rule])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -18,7 +18,7 @@ from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
 from isoscale.runs.result import STATUS
 from isoscale.stats import Limits
-from isoscale.studies.along import Along, best_setting, in_octaves, octaves_of
+from isoscale.studies.along import STOPPED, Along, best_setting, in_octaves, octaves_of
 from isoscale.studies.judged import (
     Axis,
     NextRun,
@@ -167,7 +167,7 @@ def transfer(
     >>> from isoscale.runs import log2_grid
     >>> transfer(Sweep(widths=[16, 32], depths=[2, 4], lrs=log2_grid(-4, 0)))
     Traceback (most recent call last):
-    isoscale.errors.InvalidValueError: transfer goes along one axis: give several depths or several widths, not both; \
+    isoscale.errors.InvalidValueError: transfer goes along one axis, not along width and depth: give several of one, \
 or both as a path (`paired`, or a `base` that names both)
     """
     spec, axis = asked(spec, base)
@@ -224,8 +224,8 @@ def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
         return result
     # Each search has learning rates of its own: held ones are those of the base's best setting, everywhere.
     session.run(_held(result, axis))
-    (result,) = session.read([result.spec])
-    return result
+    (held,) = session.read([result.spec])
+    return dataclasses.replace(held, searched=result.searched)
 
 
 def _held(result: SweepResult, axis: Axis) -> list[Sweep]:
@@ -276,7 +276,7 @@ def _continued(session: Session, result: SweepResult, axis: Axis, found: Transfe
             requested.append(dataclasses.replace(wider.only(cell), lrs=run.lrs, seeds=run.seeds))
     session.run(requested)
     (more,) = session.read([wider])
-    return more
+    return dataclasses.replace(more, searched=result.searched)
 
 
 # --- the question ---
@@ -293,11 +293,13 @@ def asked(spec: Sweep, base: Mapping[str, Any] | None = None) -> tuple[Sweep, Ax
     """
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
     if not many:
-        raise InvalidValueError("transfer goes along one axis: give several depths or several widths, at least two")
+        raise InvalidValueError(
+            "transfer goes along one axis: give several depths, widths, batch sizes or steps, at least two"
+        )
     is_path = len(many) > 1
     if is_path and not spec.paired and base is None:
         raise InvalidValueError(
-            "transfer goes along one axis: give several depths or several widths, not both; or both as a path "
+            f"transfer goes along one axis, not along {' and '.join(many)}: give several of one, or both as a path "
             "(`paired`, or a `base` that names both)"
         )
     if base is not None and set(base) != set(many):
@@ -362,9 +364,11 @@ def _table(result: SweepResult, axis: Axis) -> pd.DataFrame:
     spec = result.spec
     table = result.runs_table()
     table = table[table["status"] != "failed"]
+    is_stopped = table["status"] == "stopped"
     measured = result.quantity.sign * table[result.quantity.name]
-    loss = measured.where(table["status"] != "diverged", np.inf)
+    loss = measured.where((table["status"] != "diverged") & ~is_stopped, np.inf)
     columns: dict[str, Any] = {"rule": table["rule"], "lr": table["lr"], "seed": table["seed"], "loss": loss}
+    columns[STOPPED] = is_stopped
     columns |= {name: table[name] for name in spec.hyperparameters}
     many = [name for name in spec.size_axes if len(spec.axes[name]) > 1]
     sizes = table[many]
@@ -453,5 +457,7 @@ def _about(result: SweepResult, data: xr.Dataset) -> dict[str, Any]:
         "spec": spec.to_toml(),
         "trials": int((data["status"] != STATUS["missing"]).sum()),
         "diverged": result.count("diverged"),
+        "stopped": result.count("stopped"),
+        "searched": "" if result.searched is None else str(result.searched),
         "failed": result.count("failed"),
     }

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from isoscale.data import Dataset
 from isoscale.errors import InvalidValueError
@@ -24,6 +25,7 @@ from isoscale.graph.multiplier import Multiplier
 from isoscale.models import Model
 from isoscale.parametrization.plan import Plan
 from isoscale.training.config import Member, TrialConfig, as_taken, batch_order
+from isoscale.training.hopeless import Mark, window
 from isoscale.training.loop import Loop
 from isoscale.training.memory import data_fit, in_parts, members_that_fit
 from isoscale.training.precision import autocast
@@ -42,6 +44,9 @@ _NUMBERS_THAT_STACK = 2**17
 # Divergence is looked for every so many steps: each look waits for the device.
 _LOOK_EVERY = 10
 
+# A stack of one is a plain model, whose sums may be taken in another order: members that go on keep company.
+_LEAST_STACK = 2
+
 _EVAL_POSITIONS = 2**16
 _EVAL_SAMPLES = 1024
 
@@ -54,15 +59,17 @@ class Outcome:
 
     Attributes:
         curve: Training loss on each step's batch before the step, (members, steps); NaN from the
-            first loss that was not finite.
+            first loss that was not finite, and from where a member was stopped.
         diverged_at: Step of that first loss, (members,); `steps` if only the test loss was not
             finite; -1 for a member that stayed finite.
-        test_loss, test_accuracy, metric: On the held-out set after training, (members,); NaN if diverged, the metric
-            also without one.
+        stopped_at: After how many steps a hopeless member was stopped, (members,); -1 for all others.
+        test_loss, test_accuracy, metric: On the held-out set after training, (members,); NaN if diverged or stopped,
+            the metric also without one.
     """
 
     curve: Float[np.ndarray, "members steps"]
     diverged_at: Int[np.ndarray, " members"]
+    stopped_at: Int[np.ndarray, " members"]
     test_loss: Float[np.ndarray, " members"]
     test_accuracy: Float[np.ndarray, " members"]
     metric: Float[np.ndarray, " members"]
@@ -81,6 +88,7 @@ def train(
     metric: Metric | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    marks: Sequence[Mark] = (),
 ) -> Outcome:
     """Train every member and record its losses; divergence is recorded, never raised.
 
@@ -92,6 +100,7 @@ def train(
         metric: What else is measured on the held-out samples.
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
+        marks: Where hopeless members are stopped, in ascending order; the others' losses do not depend on it.
 
     Raises:
         InvalidValueError: A batch larger than the data, data of another kind than the model takes, or a model
@@ -109,7 +118,7 @@ def train(
         for i in chunk:
             start = seeds[members[i].seed]
             replicas.append(Replica(start.model, start.plan, start.order, members[i].lr))
-        return train_stack(replicas, data, device, progress, config.loop, metric)
+        return train_stack(replicas, data, device, progress, config.loop, metric, marks)
 
     chunks = _chunks(order, members_at_once(config, data, device))
     outcomes = [part for chunk in chunks for part in in_parts(run, chunk)]
@@ -170,8 +179,11 @@ def train_stack(
     progress: Progress | None = None,
     loop: Loop | None = None,
     metric: Metric | None = None,
+    marks: Sequence[Mark] = (),
 ) -> Outcome:
     """Train replicas of one shape as one batched program.
+
+    Those that diverged or are stopped leave the stack, where the others' sums do not depend on how many there are.
 
     Args:
         replicas: The networks; they stay as they are, copies are trained.
@@ -179,9 +191,10 @@ def train_stack(
         device: Where to train.
         progress: Called with the number of member-steps finished since its last call.
         loop: What is done beside the optimizers' steps; by default nothing.
-        metric: As for `train`.
+        metric, marks: As for `train`.
     """
     loop = loop or Loop()
+    least = dict(marks)
     orders = {id(replica.order): replica.order for replica in replicas}
     places = {key: place for place, key in enumerate(orders)}
     of_order = torch.tensor([places[id(replica.order)] for replica in replicas], device=device)
@@ -194,13 +207,18 @@ def train_stack(
     x = data.train_x.to(device) if data_fit(data.train_x, device) else data.train_x
     y = data.train_y.to(x.device)
     steps = len(order) // loop.accumulate
-    curve = torch.full((steps, len(replicas)), torch.nan, device=device)
+    count = len(replicas)
+    curve = torch.full((steps, count), torch.nan, device=device)
+    stopped_at = torch.full((count,), -1, device=device)
+    # Which replicas the stack still holds.
+    rows = torch.arange(count, device=device)
+    may_leave = _may_leave(model)
     for step in range(steps):
         if loop.has_schedule:
             for one in steppers:
                 one.scale_lr(loop.lr_factor(step, steps))
         grads: list[Tensor | None] = []
-        curve[step] = 0.0
+        total = torch.zeros(len(rows), device=device)
         for row in range(step * loop.accumulate, (step + 1) * loop.accumulate):
             batch = order[row][of_order]  # (members, batch)
             at = batch.to(x.device)
@@ -208,21 +226,62 @@ def train_stack(
                 losses = _losses(model, x[at].to(device), y[at].to(device))
             if loop.accumulate > 1:
                 losses = losses / loop.accumulate
-            curve[step] += losses.detach()
+            total += losses.detach()
             # The sum's gradient is each member's own: no member's parameters enter another's loss.
             grads = added(grads, torch.autograd.grad(losses.sum(), params))
+        curve[step, rows] = total
         if loop.clip is not None:
-            grads = clipped(grads, loop.clip, len(replicas))
+            grads = clipped(grads, loop.clip, len(rows))
         for one, grad in zip(steppers, grads, strict=True):
             assert grad is not None  # every parameter of isoscale's own networks takes part
             one.step(grad)
-        if (step + 1) % _LOOK_EVERY == 0:
-            if progress:
-                progress(_LOOK_EVERY * len(replicas))
-            if not curve[step].isfinite().any():
+        done = step + 1
+        if done in least:
+            come = curve[0].double() - curve[done - window(done) : done].double().mean(0)
+            # Of one that diverged, that is NaN and no less than anything.
+            is_hopeless = (come < least[done]) & (stopped_at < 0)
+            stopped_at[is_hopeless] = done
+        is_looked = done % _LOOK_EVERY == 0
+        if is_looked and progress:
+            progress(_LOOK_EVERY * count)
+        if is_looked or done in least:
+            goes_on = curve[step, rows].isfinite() & (stopped_at[rows] < 0)
+            if not goes_on.any():
                 break
+            if may_leave and done < steps and not goes_on.all():
+                kept = _company(goes_on)
+                if len(kept) < len(rows):
+                    rows, of_order = rows[kept], of_order[kept]
+                    params = _keep(model, steppers, kept)
     with autocast(loop, device):
-        return _outcome(model, curve, data, device, metric)
+        return _outcome(model, curve, stopped_at, rows, data, device, metric)
+
+
+def _may_leave(model: Model) -> bool:
+    """Whether the members' sums do not depend on how many there are: those of a grouped convolution do."""
+    return not any(isinstance(module, _ConvNd) for module in model.modules())
+
+
+def _company(goes_on: Shaped[Tensor, " members"]) -> Int[Tensor, " kept"]:
+    """Places of the members that go on, and of others where these would be too few for a stack."""
+    # Those that go on first, each kind in its order.
+    order = torch.argsort((~goes_on).int(), stable=True)
+    count = max(int(goes_on.sum()), min(_LEAST_STACK, len(goes_on)))
+    return order[:count].sort().values
+
+
+def _keep(model: Model, steppers: Sequence[Stepper], kept: Int[Tensor, " kept"]) -> list[nn.Parameter]:
+    """Leave those members in a stack and in its steppers; its new parameters."""
+    for name, param in dict(model.named_parameters()).items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(param.detach()[kept]))
+    for name, buffer in dict(model.named_buffers()).items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, buffer[kept])
+    params = list(model.parameters())
+    for one, param in zip(steppers, params, strict=True):
+        one.keep(kept, param.detach())
+    return params
 
 
 def _steppers(model: Model, replicas: Sequence[Replica]) -> list[Stepper]:
@@ -271,18 +330,29 @@ def _logits(model: Model, x: Shaped[Tensor, "members batch *shape"]) -> Float[Te
 def _outcome(
     model: Model,
     curve: Float[Tensor, "steps members"],
+    stopped_at: Int[Tensor, " members"],
+    rows: Int[Tensor, " kept"],
     data: Dataset,
     device: torch.device | str,
     metric: Metric | None,
 ) -> Outcome:
-    finite = curve.isfinite().int().cummin(0).values.bool()
-    test_loss, test_accuracy, measured = _evaluate(model, data, curve.shape[1], device, metric)
+    """What became of all members, of which the model still holds some."""
+    steps, count = curve.shape
+    is_stopped = stopped_at >= 0
+    # A stopped member may have trained on in company.
+    is_after = is_stopped & (torch.arange(steps, device=curve.device)[:, None] >= stopped_at)
+    finite = (curve.isfinite() & ~is_after).int().cummin(0).values.bool()
+    test_loss, test_accuracy = torch.full((2, count), torch.nan, device=curve.device)
+    measured = torch.full((count,), torch.nan, dtype=torch.float64, device=curve.device)
+    test_loss[rows], test_accuracy[rows], measured[rows] = _evaluate(model, data, len(rows), device, metric)
     survived = finite[-1] & test_loss.isfinite()
     if metric is not None:
         survived = survived & measured.isfinite()
+    diverged = ~survived & ~is_stopped
     return Outcome(
         curve=curve.where(finite, torch.nan).T.cpu().numpy(),
-        diverged_at=finite.sum(0).where(~survived, -1).cpu().numpy(),
+        diverged_at=finite.sum(0).where(diverged, -1).cpu().numpy(),
+        stopped_at=stopped_at.cpu().numpy(),
         test_loss=test_loss.where(survived, torch.nan).cpu().numpy(),
         test_accuracy=test_accuracy.where(survived, torch.nan).cpu().numpy(),
         metric=measured.where(survived, torch.nan).cpu().numpy(),
@@ -315,7 +385,8 @@ def _evaluate(
 
 
 def _fields(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    return outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy, outcome.metric
+    arrays = (outcome.curve, outcome.diverged_at, outcome.stopped_at, outcome.test_loss, outcome.test_accuracy)
+    return (*arrays, outcome.metric)
 
 
 def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:

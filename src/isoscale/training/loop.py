@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from isoscale.checks import number, share, whole
 from isoscale.errors import unknown
-
-SCHEDULES = ("constant", "cosine", "linear", "wsd")
+from isoscale.scaling.schedules import SCHEDULES, lr_factor
 
 # Of a forward pass; float16 would need its gradients scaled.
 PRECISIONS = ("bfloat16",)
-
-# Share of a "wsd" run (warmup, stable, decay) in which the learning rate falls to zero.
-_DECAY_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +73,4 @@ class Loop:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(1, steps - rising)
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        if self.schedule == "linear":
-            return 1 - done
-        if self.schedule == "wsd":
-            return min(1.0, (1 - done) / _DECAY_SHARE)
-        return 1.0
+        return lr_factor(self.schedule, done)

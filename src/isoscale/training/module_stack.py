@@ -88,6 +88,14 @@ class ModuleStack:
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return list(torch.autograd.grad(losses.sum(), list(self.trained.values()), allow_unused=True))
 
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with some members, given by their places."""
+        places = list(members)
+        for name, param in self.params.items():
+            self.params[name] = param.detach()[places].requires_grad_(param.requires_grad)
+        for name, buffer in self.buffers.items():
+            self.buffers[name] = buffer[places]
+
     @torch.no_grad()
     def write(self, member: int, model: nn.Module) -> None:
         """Copy one member's tensors into a model."""

@@ -45,6 +45,19 @@ class Stepper(ABC):
         """From here on, step with `factor` times the learning rate that it began with."""
         self.minus_lr = self.lr * -factor
 
+    def keep(self, members: Tensor, param: Tensor) -> None:
+        """Go on with some members of the stack.
+
+        Args:
+            members: Their places.
+            param: What is stepped from here on, in place.
+        """
+        for name, value in vars(self).items():
+            # Whatever is a tensor here has a row for each member.
+            if isinstance(value, Tensor):
+                setattr(self, name, value[members])
+        self.param = param
+
     @abstractmethod
     def step(self, grad: Tensor) -> None: ...
 

@@ -19,10 +19,10 @@ _ROW = ", ".join(_COLUMNS)
 _PLACEHOLDERS = ", ".join("?" * len(_COLUMNS))
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "key")
 
-# A finished trial stays as it is; a failed one gives way to whatever comes.
+# A finished trial stays as it is; one that failed or was stopped gives way to whatever comes.
 _RECORD = (
     f"INSERT INTO trials ({_ROW}) VALUES ({_PLACEHOLDERS}) "
-    f"ON CONFLICT (key) DO UPDATE SET {_UPDATES} WHERE status = 'failed'"
+    f"ON CONFLICT (key) DO UPDATE SET {_UPDATES} WHERE status IN ('stopped', 'failed')"
 )
 
 # Where each name of a filter or a summary stands in a trial's config.
@@ -41,7 +41,7 @@ class Filter:
     """Which trials: those that match every field that is not empty.
 
     Attributes:
-        status: "done", "diverged", "failed".
+        status: "done", "diverged", "stopped", "failed".
         rule, model, dataset, optimizer: Names, as `Store.summary` gives them.
 
     >>> Filter(status=("failed",), rule=("sp",))
@@ -81,7 +81,7 @@ class Summary:
         model, dataset, optimizer, rule, steps, batch_size: What they share.
         widths, depths: Sizes.
         lrs, seeds: How many of each.
-        done, diverged, failed: How many trials ended so.
+        done, diverged, stopped, failed: How many trials ended so.
         last: When the latest was recorded, UTC.
     """
 
@@ -97,6 +97,7 @@ class Summary:
     seeds: int
     done: int
     diverged: int
+    stopped: int
     failed: int
     last: str
 
@@ -152,12 +153,12 @@ def summary(db: sqlite3.Connection) -> list[Summary]:
         f"SELECT {shared}, "
         f"json_group_array(DISTINCT {_setting('width')}), json_group_array(DISTINCT {_setting('depth')}), "
         f"count(DISTINCT {_setting('lr')}), count(DISTINCT {_setting('seed')}), "
-        "sum(status = 'done'), sum(status = 'diverged'), sum(status = 'failed'), max(created) "
+        "sum(status = 'done'), sum(status = 'diverged'), sum(status = 'stopped'), sum(status = 'failed'), max(created) "
         "FROM trials GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 5, 4"
     )
     groups = []
     for row in found:
-        *values, widths, depths, lrs, seeds, done, diverged, failed, last = row
+        *values, widths, depths, lrs, seeds, done, diverged, stopped, failed, last = row
         known: dict[str, Any] = {}
         for name, value in zip(_SETTINGS, values, strict=True):
             known[name] = "?" if value is None else value
@@ -169,6 +170,7 @@ def summary(db: sqlite3.Connection) -> list[Summary]:
             seeds=seeds,
             done=done,
             diverged=diverged,
+            stopped=stopped,
             failed=failed,
             last=last,
         )

@@ -6,14 +6,14 @@ import sqlite3
 
 from isoscale.errors import StoreError
 
-SCHEMA = 3
+SCHEMA = 4
 
-TABLES = """
+_TRIALS = """
 CREATE TABLE trials (
     key TEXT PRIMARY KEY,
     shard TEXT NOT NULL,
     config TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'failed')),
+    status TEXT NOT NULL CHECK (status IN ('done', 'diverged', 'stopped', 'failed')),
     reason TEXT NOT NULL,
     curve BLOB NOT NULL,
     test_loss REAL,
@@ -23,6 +23,8 @@ CREATE TABLE trials (
     checksum INTEGER NOT NULL DEFAULT 0,
     numbers TEXT NOT NULL DEFAULT ''
 ) STRICT;
+"""
+TABLES = f"""{_TRIALS}
 CREATE TABLE leases (
     shard TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
@@ -31,9 +33,15 @@ CREATE TABLE leases (
 """
 
 
-# From the schema before: the checksum of a row without numbers is what it was.
-_UPGRADES = {2: "ALTER TABLE trials ADD COLUMN numbers TEXT NOT NULL DEFAULT ''"}
-_COVERS = {2: "CREATE TEMP VIEW trials AS SELECT rowid AS rowid, *, '' AS numbers FROM main.trials"}
+# A constraint is changed by copying the table. The checksum of a row without numbers is what it was before there were
+# any; rows keep their numbers, in the order of which trials are listed.
+_COLUMNS = "rowid, key, shard, config, status, reason, curve, test_loss, test_accuracy, versions, created, checksum"
+_COPIES = {
+    2: f"INSERT INTO trials ({_COLUMNS}) SELECT {_COLUMNS} FROM before",
+    3: f"INSERT INTO trials ({_COLUMNS}, numbers) SELECT {_COLUMNS}, numbers FROM before",
+}
+# What is only read stays as it is.
+_COVERS = {2: "CREATE TEMP VIEW trials AS SELECT rowid AS rowid, *, '' AS numbers FROM main.trials", 3: ""}
 
 
 def is_current(db: sqlite3.Connection) -> bool:
@@ -42,7 +50,7 @@ def is_current(db: sqlite3.Connection) -> bool:
 
 
 def create(db: sqlite3.Connection, path: object) -> None:
-    """Create the tables of an empty file, or upgrade those of the schema before; call it in a transaction.
+    """Create the tables of an empty file, or upgrade those of the schemas before; call it in a transaction.
 
     Args:
         db: The open database.
@@ -59,7 +67,10 @@ def create(db: sqlite3.Connection, path: object) -> None:
         return
     found = _known(db, path, objects)
     if found != SCHEMA:
-        db.execute(_UPGRADES[found])
+        db.execute("ALTER TABLE trials RENAME TO before")
+        db.execute(_TRIALS)
+        db.execute(_COPIES[found])
+        db.execute("DROP TABLE before")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
@@ -94,7 +105,7 @@ def _known(db: sqlite3.Connection, path: object, objects: list[tuple[str, str]])
             f"`{path}` was written by a newer isoscale (store schema {found}, this one reads {SCHEMA}): "
             "upgrade isoscale, or choose another file with --store"
         )
-    if found < SCHEMA and found not in _UPGRADES:
+    if found < SCHEMA and found not in _COPIES:
         raise StoreError(
             f"`{path}` was written by an older isoscale (store schema {found}, this one reads {SCHEMA}): "
             "choose another file with --store, and the same sweep runs again"

@@ -1,8 +1,8 @@
 """The store: one row per trial, in SQLite. What a user computed is never lost.
 
 Contract: `record` writes the trials of a shard in one transaction, so a killed process leaves all of them or
-none; a finished trial is never written again, a failed one may be; any number of processes may read and write
-at once. A lease keeps two drivers off the same shard; a lease whose owner is gone is taken over.
+none; a finished trial is never written again, one that failed or was stopped may be; any number of processes may
+read and write at once. A lease keeps two drivers off the same shard; a lease whose owner is gone is taken over.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Store:
 
     # --- trials ---------------------------------------------------------------------------------------------
     def finished(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that need not run again: done or diverged; a failed trial is tried again.
+        """Those of `keys` that need not run again: done or diverged; a trial that failed or was stopped may.
 
         Raises:
             StoreError: One of them is damaged.
@@ -73,8 +73,7 @@ class Store:
         with self._database.errors():
             for row in queries.rows(self._db, wanted):
                 verify(row)
-                known.add(row[_KEY])
-                if row[_STATUS] != "failed":
+                if row[_STATUS] in ("done", "diverged"):
                     found.add(row[_KEY])
             if known != wanted:
                 self._check_index()
@@ -147,7 +146,8 @@ class Store:
     def merge(self, *paths: str | os.PathLike[str]) -> Merged:
         """Take over the trials of other stores, all or none.
 
-        Equal keys are the same trial: what is finished here stays, a failed trial gives way to a finished one.
+        Equal keys are the same trial: what is finished here stays; a trial that failed gives way to one that was
+        stopped, and both to a finished one.
         A trial that is finished in both with other numbers is a conflict; it stays as it is here and is named.
 
         Raises:

@@ -11,13 +11,14 @@ from isoscale.errors import DataError, InvalidValueError
 from isoscale.runs import shards as shards_
 from isoscale.runs import worker
 from isoscale.runs.keys import Metric
-from isoscale.runs.record import TrialRecord
+from isoscale.runs.record import Status, TrialRecord
 from isoscale.runs.shards import Shard
 from isoscale.runs.spec import Sweep
 from isoscale.runs.trainers import foreign
 from isoscale.runs.trainers.code import code
 from isoscale.runs.trial import Trial
 from isoscale.training import Outcome, train
+from isoscale.training.hopeless import stopped_words
 
 
 def shards(spec: Sweep, data: str | None) -> list[Shard]:
@@ -52,8 +53,16 @@ def run(shard: Shard, device: str, progress: Callable[[int], None] | None = None
         InvalidValueError: A model or batch size that cannot be.
     """
     data = load(shard)
-    metric = None if shard.metric is None else _measuring(shard.metric)
-    outcome = train(shard.config, shard.members, data, plan=shard.plan, metric=metric, device=device, progress=progress)
+    outcome = train(
+        shard.config,
+        shard.members,
+        data,
+        plan=shard.plan,
+        metric=None if shard.metric is None else _measuring(shard.metric),
+        device=device,
+        progress=progress,
+        marks=shard.marks,
+    )
     return _records(shard, outcome, device)
 
 
@@ -86,22 +95,31 @@ def load(shard: Shard) -> Dataset:
 
 def _records(shard: Shard, outcome: Outcome, device: str) -> list[TrialRecord]:
     ran = json.dumps(worker.versions(device))
-    arrays = (outcome.curve, outcome.diverged_at, outcome.test_loss, outcome.test_accuracy, outcome.metric)
     found = []
-    for member, curve, step, test_loss, test_accuracy, measured in zip(shard.members, *arrays, strict=True):
+    for number, member in enumerate(shard.members):
+        status, reason = _end(outcome, number)
         numbers = ""
-        if shard.metric is not None and step < 0:
-            numbers = json.dumps({shard.metric.name: float(measured)})
+        if shard.metric is not None and status == "done":
+            numbers = json.dumps({shard.metric.name: float(outcome.metric[number])})
         record = worker.record(
             shard,
             member,
             ran,
-            status="done" if step < 0 else "diverged",
-            reason="" if step < 0 else f"loss not finite at step {step}",
-            curve=curve,
-            test_loss=float(test_loss),
-            test_accuracy=float(test_accuracy),
+            status=status,
+            reason=reason,
+            curve=outcome.curve[number],
+            test_loss=float(outcome.test_loss[number]),
+            test_accuracy=float(outcome.test_accuracy[number]),
             numbers=numbers,
         )
         found.append(record)
     return found
+
+
+def _end(outcome: Outcome, number: int) -> tuple[Status, str]:
+    """How a member's training ended, and why."""
+    if outcome.stopped_at[number] >= 0:
+        return "stopped", stopped_words(outcome.curve[number], int(outcome.stopped_at[number]))
+    if outcome.diverged_at[number] >= 0:
+        return "diverged", f"loss not finite at step {outcome.diverged_at[number]}"
+    return "done", ""
