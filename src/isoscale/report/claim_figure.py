@@ -116,9 +116,15 @@ def _places(axes: Axes, sizes: np.ndarray) -> np.ndarray:
     axes.set_xscale("log", base=2)
     ticks, first = np.unique(places, return_index=True)
     labels = ["∞" if math.isinf(sizes[at]) else f"{sizes[at]:g}" for at in first]
-    # At most seven labels, or they touch.
-    every = math.ceil(len(ticks) / 7)
-    shown = [label if (len(ticks) - 1 - at) % every == 0 else "" for at, label in enumerate(labels)]
+    # A seventh of the axis from one label to the next, or they touch; the largest size has one.
+    nearest = math.log2(ticks[-1] / ticks[0]) / 7
+    shown = [""] * len(ticks)
+    before = math.inf
+    for at in reversed(range(len(ticks))):
+        place = math.log2(ticks[at])
+        if before - place >= nearest * (1 - 1e-9):
+            shown[at] = labels[at]
+            before = place
     axes.set_xticks(ticks, shown)
     axes.minorticks_off()
     return places

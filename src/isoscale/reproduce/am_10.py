@@ -60,8 +60,9 @@ _RIVALS = (0.0, 1.0, 2.0, 2.5, 3.5, 4.0)
 def measure(settings: Mapping[str, Any], work: Work) -> Measured:
     """S_l(1) against l, averaged over seeds and batches."""
     found = Measured()
-    found.panel("one step at learning rate 1", x="layer l", y="S_l / S_1")
+    first = settings["first"]
     for kind, network in settings["networks"].items():
+        found.panel(kind, x="layer l", y=f"S_l / S_{first}")
         for size in settings["batch_sizes"]:
             name = f"{kind}, batch of {size}"
             # (seed, layer)
@@ -72,12 +73,11 @@ def measure(settings: Mapping[str, Any], work: Work) -> Measured:
                     lambda network=network, size=size: _moments(settings, network, size, work.data),
                 )
             )
-            relative = moments / moments[:, :1].mean()
-            middle, error = mean_and_se(relative)
+            middle, error = mean_and_se(moments / moments[:, first - 1 : first])
             layers = np.arange(1, moments.shape[1] + 1)
-            found.line("one step at learning rate 1", name, layers, middle, error)
+            found.line(kind, f"batch of {size}", layers, middle, error)
             # One exponent a seed: the layers of one network are not independent of one another.
-            late = layers >= settings["first"]
+            late = layers >= first
             slopes = []
             for row in moments:
                 slopes.append(float(np.polyfit(np.log(layers[late]), np.log(row[late]), 1)[0]))
