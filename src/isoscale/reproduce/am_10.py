@@ -31,7 +31,7 @@ _NETWORKS = {
 _SHARED = {"networks": _NETWORKS, "batch_sizes": (1, 32), "first": 4, "init": "he", "padding": "circular"}
 PRESETS = {
     "quick": Preset(
-        minutes=0.8,
+        minutes=0.3,
         settings=_SHARED | {"dataset": "digits", "width": 64, "depth": 16, "seeds": 6, "batches": 2},
     ),
     "cpu": Preset(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "lr": 0.15, "phis": ("tanh", "relu", "gelu"), "horizons": (0.5, 1.0, 2.0)}
 PRESETS = {
     "quick": Preset(
-        minutes=1.0,
+        minutes=0.3,
         settings=_SHARED
         | {
             "samples": 3,

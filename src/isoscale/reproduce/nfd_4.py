@@ -34,7 +34,7 @@ _SHARED = {
 }
 PRESETS = {
     "quick": Preset(
-        minutes=0.5,
+        minutes=0.2,
         settings=_SHARED
         | {"dataset": "digits", "width": 64, "depths": (2, 4, 8, 16), "batch_size": 64, "steps": 40, "seeds": 3},
     ),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "phi": "tanh", "lr": 0.15}
 PRESETS = {
     "quick": Preset(
-        minutes=1.0,
+        minutes=0.4,
         settings=_SHARED
         | {
             "samples": 4,

@@ -29,7 +29,7 @@ _SHARED = {
 }
 PRESETS = {
     "quick": Preset(
-        minutes=1.0,
+        minutes=0.8,
         settings=_SHARED
         | {
             "networks": {

@@ -49,7 +49,7 @@ _GPT = {
 }
 PRESETS = {
     "quick": Preset(
-        minutes=1.5,
+        minutes=0.6,
         settings={
             "networks": {"MLP, relu, sgd": _mlp("sgd"), "MLP, relu, adam": _mlp("adam")},
             # Its loss stays well above 0, where a share of it would be noise.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "phis": ("tanh", "relu"), "horizon": 1.0, "seeds": 4}
 PRESETS = {
     "quick": Preset(
-        minutes=2,
+        minutes=1.1,
         settings=_SHARED | {"samples": 3, "steps": 3, "depths": (2, 4, 8, 16), "particles": 96, "replicas": 6},
     ),
     "cpu": Preset(
