@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import qmc
 
-from isoscale.stats import Limits, judge
+from isoscale.stats import judge
 from isoscale.stats.simulated import FAMILIES, Family, Landscape, landscapes
 from isoscale.studies.along import Along, Others, curves
 from isoscale.studies.judged import Axis
-from verdict import DRIFT, Counts, holds
+from verdict import DRIFT, Counts, count  # pyrefly: ignore[missing-import]
 
 AXIS = Axis("depth", [4, 32], 4)
 ALONG = Along("lr", ("weight_decay",))
@@ -63,22 +63,7 @@ def replicate(
     best = -4 + rng.uniform(-0.5, 0.5)
     table = pd.concat([runs(4, base, seeds, square, best), runs(32, target, seeds, square, best)])
     of_size, _ = curves(table, AXIS, ALONG, others)
-    found = judge(of_size[4], of_size[32])
-    numbers = found.numbers
-    counts.optimum += holds(found.target.low, pair.optima[1], found.target.high)
-    counts.drift += holds(numbers.drift_low, pair.drift, numbers.drift_high)
-    counts.opened += math.isnan(numbers.drift_low + numbers.drift_high)
-    counts.yes += found.answer == "transfers"
-    counts.no += found.answer == "does not transfer"
-    if not math.isfinite(numbers.regret):
-        return
-    truth = pair.regret(numbers.rate)
-    counts.regrets += 1
-    unit = numbers.loss_tuned
-    counts.regret += holds(numbers.regret_low / unit, truth, numbers.regret_high / unit)
-    limit = Limits().regret
-    counts.false_yes += found.answer == "transfers" and truth > limit
-    counts.false_no += found.answer == "does not transfer" and truth <= limit and pair.lost(numbers.rate) == 0
+    count(counts, pair, judge(of_size[4], of_size[32]))
 
 
 def main(chosen: Benchmark) -> None:
