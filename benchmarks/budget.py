@@ -598,11 +598,11 @@ def _example(laws: Kept) -> str:
             if not tasks:
                 continue
             mean = t_interval(np.array(octaves))
-            factors = [2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half)]
+            value, low, high = (2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half))
             rules = []
             for name in isoscale.rules.budget_names(optimizer):
                 rules.append(f"{name} {_lr_factor(name, optimizer):.3g}")
-            rows.append([preset, optimizer, with_ends(*factors, ".2f"), f"{len(tasks)}", ", ".join(rules)])
+            rows.append([preset, optimizer, with_ends(value, low, high, ".2f"), f"{len(tasks)}", ", ".join(rules)])
     return _EXAMPLE + _table(["preset", "optimizer", "measured", "data sets", "published"], rows)
 
 

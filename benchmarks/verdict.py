@@ -19,8 +19,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from isoscale.stats import Limits, judge
-from isoscale.stats.simulated import FAMILIES, Family, draw
+from isoscale.stats import Limits, Verdict, judge
+from isoscale.stats.simulated import FAMILIES, Family, Pair, draw
 
 SPACINGS = {"1": 1.0, "1/2": 0.5, "scattered": None}
 SEEDS = (2, 3, 5, 8)
@@ -62,7 +62,11 @@ def holds(low: float, truth: float, high: float) -> bool:
 def replicate(counts: Counts, family: Family, spacing: float | None, seeds: int, rng: np.random.Generator) -> None:
     """Draw one pair of sizes and count what the verdict makes of it."""
     pair = draw(family, seeds=seeds, spacing=spacing, drift=rng.uniform(-DRIFT, DRIFT), rng=rng)
-    found = judge(pair.base, pair.target)
+    count(counts, pair, judge(pair.base, pair.target))
+
+
+def count(counts: Counts, pair: Pair, found: Verdict) -> None:
+    """Hold a verdict to the truth."""
     numbers = found.numbers
     counts.optimum += holds(found.target.low, pair.optima[1], found.target.high)
     counts.drift += holds(numbers.drift_low, pair.drift, numbers.drift_high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_pages_figures_and_index(tiny):
     assert found.interval == pytest.approx(conditions.quantity(found.measured, first), nan_ok=True)
     assert found.plot("column").get_size_inches()[0] < 3.5 < found.plot().get_size_inches()[0]
     # A larger preset comes first on the page, and is what the index says.
-    record = {**found.record(), "preset": "cpu", "verdict": FAILS}
+    record = {**found.record(), "preset": "cpu", "verdict": FAILS, "figures": ["pdf"]}
     page.write(record, found.measured, None, found.plot(), Path("out"))
     text = Path("out/nfd-9.md").read_text()
     assert found.claim.sentence in text
@@ -149,8 +150,19 @@ def test_pages_figures_and_index(tiny):
     # The same numbers give the same bytes.
     assert Path("out/nfd-9-cpu.pdf").read_bytes() == Path("out/nfd-9-quick.pdf").read_bytes()
     index = Path("out/index.md").read_text()
-    assert f"| cpu | **{FAILS}** |" in index
+    assert re.search(rf"\| cpu \| \*\*{FAILS}\*\*: .* of {len(found.ruling.parts)} \|", index)
     assert "not run yet" in index
+
+
+def test_a_page_links_the_figures_that_were_written(tiny):
+    found = tiny("nfd-9")
+    found.save("out", figures=["png"])
+    assert {path.suffix for path in Path("out").iterdir()} == {".md", ".csv", ".json", ".png"}
+    links = re.findall(r"\]\(([^)]*)\)", Path("out/nfd-9.md").read_text())
+    assert [link for link in links if not Path("out", link).exists()] == []
+    for wrong in (["gif"], []):
+        with pytest.raises(InvalidValueError, match="svg"):
+            found.save("out", figures=wrong)
 
 
 def test_killed_half_way_it_goes_on_where_it_was(tiny, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -39,6 +40,8 @@ class ReproduceCommand:
     """Folder for pages, figures, tables and the index."""
     style: Literal["page", "column"] = "page"
     """Figures for a page, or for a single column in print."""
+    figures: tuple[Literal["svg", "pdf", "png"], ...] = ("svg", "pdf", "png")
+    """What each figure is written as; svg alone keeps a folder of results small."""
     data: str | None = None
     """Folder of the data sets; $ISOSCALE_DATA by default."""
     store: str = "isoscale.db"
@@ -108,10 +111,11 @@ class ReproduceCommand:
             runner=self._runner(),
             say=lambda part: out.print(f"  {part}"),
         )
-        page = found.save(self.out, style=self.style)
+        page = found.save(self.out, style=self.style, figures=self.figures)
         value, low, high = found.interval
         first = found.measured["quantity"].values[0]
-        out.print(f"{first}: {value:.3g} [{low:.3g}, {high:.3g}]")
+        ends = f"[{low:.3g}, {high:.3g}]" if math.isfinite(low) and math.isfinite(high) else "(no interval)"
+        out.print(f"{first}: {value:.3g} {ends}", soft_wrap=True)
         for part in found.ruling.parts:
             out.print(f"  {part.word}: {part.name}: {part.why}", soft_wrap=True)
         out.print(f"Verdict: {found.verdict}", style="bold")

@@ -53,6 +53,15 @@ def names() -> list[str]:
     return sorted(_READERS)
 
 
+def needs_folder(name: str) -> bool:
+    """Whether a data set is read from a folder.
+
+    >>> needs_folder("cifar10"), needs_folder("digits")
+    (True, False)
+    """
+    return _READERS[name].needs_folder
+
+
 def load(name: str, folder: str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
     """Read a data set, standardised with its own training split.
 

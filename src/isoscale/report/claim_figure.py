@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ _WIDTH, _HEIGHT = 2.35, 1.95
 _STYLES = {"page": 3, "column": 1}
 _COLUMN = {"left": 0.72, "right": 1.08, "width": 1.55, "height": 1.75}
 
-# Letters of a label; a title has twice as many.
-_LONGEST = {"page": 25, "column": 16}
+# Letters to a line of a label, which may take two; a title has twice as many on one.
+_LONGEST = {"page": 25, "column": 13}
 
 
 def claim(data: xr.Dataset, style: str = "page") -> Figure:
@@ -87,7 +88,8 @@ def _panel(axes: Axes, of: xr.Dataset, name: str, labels: dict[str, Any], longes
         colour = drawing.colours(len(lines))[index]
         marker = drawing.MARKERS[index % len(drawing.MARKERS)]
         end = _line(axes, of.isel(point=chosen), places[chosen], colour, marker)
-        ends.append((drawing.shortened(line, longest), colour, end))
+        label = textwrap.fill(drawing.shortened(line, 2 * longest - 2), longest)
+        ends.append((label, colour, end))
     if is_log:
         _log_limits(axes, seen)
     drawing.label_ends(axes, ends)
@@ -114,9 +116,15 @@ def _places(axes: Axes, sizes: np.ndarray) -> np.ndarray:
     axes.set_xscale("log", base=2)
     ticks, first = np.unique(places, return_index=True)
     labels = ["∞" if math.isinf(sizes[at]) else f"{sizes[at]:g}" for at in first]
-    # At most seven labels, or they touch.
-    every = math.ceil(len(ticks) / 7)
-    shown = [label if (len(ticks) - 1 - at) % every == 0 else "" for at, label in enumerate(labels)]
+    # A seventh of the axis from one label to the next, or they touch; the largest size has one.
+    nearest = math.log2(ticks[-1] / ticks[0]) / 7
+    shown = [""] * len(ticks)
+    before = math.inf
+    for at in reversed(range(len(ticks))):
+        place = math.log2(ticks[at])
+        if before - place >= nearest * (1 - 1e-9):
+            shown[at] = labels[at]
+            before = place
     axes.set_xticks(ticks, shown)
     axes.minorticks_off()
     return places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 LARGEST = np.iinfo("int32").max
 
 
-def images(name: str, figure: Figure, *, pdf: bool = False) -> dict[str, bytes]:
+def images(name: str, figure: Figure, kinds: Iterable[str] = ("svg", "png")) -> dict[str, bytes]:
     """The files of a figure: SVG for pages, PNG for everything else, and PDF for papers if asked for."""
-    kinds = ("svg", "png", "pdf") if pdf else ("svg", "png")
     return {f"{name}.{kind}": drawing.encoded(figure, kind) for kind in kinds}
 
 

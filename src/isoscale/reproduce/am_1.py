@@ -29,6 +29,7 @@ CLAIM = Claim(
     sentence="In plain 2-D conv nets with circular padding the best learning rate is kappa L^-3/2.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=depth_laws.RULE,
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

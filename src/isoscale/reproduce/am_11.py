@@ -44,6 +44,7 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=f"at every width: {depth_laws.RULE}",
     reading="In pre-activation residual nets, which learn at every depth.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

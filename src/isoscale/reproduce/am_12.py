@@ -56,6 +56,7 @@ CLAIM = Claim(
     source="MultiPath, arXiv 2602.07494; docs/theory.md, section 6",
     rule=f"on every data set and in every network: {depth_laws.RULE}",
     reading="The transformers and Tiny ImageNet (a folder of images, by class) are in the preset paper.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

@@ -41,6 +41,8 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; MultiPath, arXiv 2602.07494; docs/theory.md, section 6",
     rule=f"in every variant: {depth_laws.RULE}",
     reading="Blocks of one convolution, so that minimal depth and blocks differ by a constant.",
+    reason=depth_laws.REASON
+    + " With He init and no norm the stream grows with each block, and the optimum follows it.",
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

@@ -31,6 +31,7 @@ CLAIM = Claim(
     "much larger than the kernel.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=f"with both kinds of padding: {depth_laws.RULE}",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

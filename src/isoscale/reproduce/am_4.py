@@ -30,6 +30,7 @@ CLAIM = Claim(
     sentence="The exponent -3/2 of the depth law is the same with ReLU and with GELU.",
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=f"with both activations: {depth_laws.RULE}",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

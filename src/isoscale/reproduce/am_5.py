@@ -35,6 +35,7 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=f"with BatchNorm and with dropout: {depth_laws.RULE}",
     reading="MultiPath (arXiv 2602.07494) itself prints -1.70 with BatchNorm.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

@@ -30,6 +30,7 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6",
     rule=depth_laws.RULE,
     reading="Images are read row by row as one sequence.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Part, Preset, Ruling, ruling
 from isoscale.reproduce.measured import Measured
 from isoscale.studies.depth_law.fits import SEGMENTS, Prediction
 
@@ -63,7 +63,10 @@ def _errors(depths: Any, lrs: Any, segment: str) -> dict[float, float]:
 def decide(data: xr.Dataset) -> Ruling:
     """Within half an octave on average."""
     names = conditions.named(data, "mean error in octaves")
-    return ruling([conditions.within(data, name, high=0.5) for name in names])
+    parts = [conditions.within(data, name, high=0.5) for name in names]
+    if not parts:
+        parts = [Part("every segment", None, "none has both its first depths and a later one among those that count")]
+    return ruling(parts)
 
 
 CLAIM = Claim(
@@ -74,6 +77,7 @@ CLAIM = Claim(
     source="AM-muP, arXiv 2510.04327; docs/theory.md, section 6, protocol",
     rule="in every segment ({3, 4} to 5-9, {10, 11} to 12-16, {18, 20} to 22-30) the mean error over its unseen depths "
     "is at most half an octave, with its 95 % interval; depths at chance or at a bound do not count, as in am-1.",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=measure,
     decide=decide,

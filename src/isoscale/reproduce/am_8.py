@@ -78,6 +78,7 @@ CLAIM = Claim(
     source="MultiPath, arXiv 2602.07494; PathSum, arXiv 2402.17440; docs/theory.md, section 6",
     rule="rms residual of -3/2 (constant fitted, each network by itself) in minimal depth is below that in blocks and "
     "in PathSum^(1/3), by more than the scatter over networks (95 %).",
+    reason=depth_laws.REASON,
     presets=PRESETS,
     measure=measure,
     decide=decide,

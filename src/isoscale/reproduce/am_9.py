@@ -33,6 +33,8 @@ CLAIM = Claim(
     sentence="The depth law -3/2 holds under Adam as well.",
     source="AM-muP, arXiv 2510.04327; MultiPath, arXiv 2602.07494 (prints about -1.2); docs/theory.md, section 6",
     rule=f"in both networks: {depth_laws.RULE}",
+    reason=depth_laws.REASON
+    + " Adam's step does not depend on the gradient's size: the derivation for SGD does not cover it.",
     presets=PRESETS,
     measure=depth_laws.measure,
     decide=decide,

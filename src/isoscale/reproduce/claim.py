@@ -16,6 +16,8 @@ HOLDS = "holds"
 LIMITS = "holds within limits"
 FAILS = "does not hold"
 OPEN = "cannot be decided at this size"
+# Of a single condition.
+UNDECIDED = "open"
 
 # Smallest first.
 PRESETS = ("quick", "cpu", "paper")
@@ -50,7 +52,7 @@ class Part:
     def word(self) -> str:
         """The condition's verdict in a word or two."""
         if self.holds is None:
-            return "open"
+            return UNDECIDED
         return HOLDS if self.holds else FAILS
 
 
@@ -107,6 +109,7 @@ class Claim:
         measure: Runs a preset's protocol: settings and work -> points to draw and quantities to decide on.
         decide: Quantities -> verdict.
         reading: How the claim was read where the paper leaves it open, and what is not covered.
+        reason: Why a condition may fail or stay open: the most likely reason, and what in the page tests it.
     """
 
     id: str
@@ -118,3 +121,4 @@ class Claim:
     measure: Callable[[Mapping[str, Any], Work], Measured] = field(repr=False)
     decide: Callable[[xr.Dataset], Ruling] = field(repr=False)
     reading: str = ""
+    reason: str = ""

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "samples": 4, "phi": "tanh", "horizon": 1.0, "seed": 0}
 PRESETS = {
     "quick": Preset(
-        minutes=0.3,
+        minutes=0.7,
         settings=_SHARED | {"widths": (32, 64, 128, 256), "depths": (4, 8, 16, 32), "draws": 100},
     ),
     "cpu": Preset(
-        minutes=8,
+        minutes=14,
         settings=_SHARED
         | {
             "widths": (64, 128, 256, 512, 1024),

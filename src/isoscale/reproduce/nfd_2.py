@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "phi": "tanh", "lr": 0.15, "seed": 0}
 PRESETS = {
     "quick": Preset(
-        minutes=1.5,
+        minutes=0.1,
         settings=_SHARED
         | {"samples": 4, "steps": 4, "depths": (4, 8, 16, 32), "particles": 256, "replicas": 16, "draws": 32},
     ),

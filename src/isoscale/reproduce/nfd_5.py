@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHARED = {"dataset": "digits", "lr": 0.15, "phis": ("tanh", "relu"), "times": (0.0, 0.25, 0.5, 0.75)}
 PRESETS = {
     "quick": Preset(
-        minutes=0.5,
+        minutes=0.1,
         settings=_SHARED | {"samples": 4, "steps": 4, "depth": 8, "widths": (128, 256, 512, 1024), "seeds": 5},
     ),
     "cpu": Preset(

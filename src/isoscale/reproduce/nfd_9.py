@@ -31,12 +31,12 @@ _SHARED = {
 }
 PRESETS = {
     "quick": Preset(
-        minutes=0.3,
+        minutes=0.2,
         settings=_SHARED
         | {"dataset": "digits", "width": 64, "depths": (4, 8, 16, 32), "batch_size": 64, "steps": 8, "seeds": 3},
     ),
     "cpu": Preset(
-        minutes=8,
+        minutes=3,
         settings=_SHARED
         | {
             "dataset": "cifar10",

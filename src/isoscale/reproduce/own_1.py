@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _SHARED = {"betas": (0.5, 0.75, 1.0), "optimizers": ("sgd", "adam"), "phi": "relu", "lr": 0.01}
 PRESETS = {
     "quick": Preset(
-        minutes=0.4,
+        minutes=0.6,
         settings=_SHARED | {"dataset": "digits", "width": 128, "depths": (8, 16, 32, 64), "batch_size": 32, "seeds": 3},
     ),
     "cpu": Preset(
-        minutes=8,
+        minutes=7,
         settings=_SHARED
         | {
             "dataset": "cifar10",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoscale import report
 from isoscale.reproduce import registry
-from isoscale.reproduce.claim import PRESETS, Claim
+from isoscale.reproduce.claim import FAILS, HOLDS, PRESETS, UNDECIDED, Claim
 from isoscale.reproduce.measured import Quantity
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ def write(
     figure: Figure,
     folder: Path,
 ) -> Path:
-    """Write one preset's files, the claim's page over all presets that lie there, and the index."""
+    """Write one preset's files, the claim's page over all presets that lie there, and the index.
+
+    The record says as what the figure is written.
+    """
     claim = registry.get(record["claim"])
     stem = f"{claim.id}-{record['preset']}"
-    files = report.images(stem, figure, pdf=True)
+    files = report.images(stem, figure, record["figures"])
     files[f"{stem}.csv"] = _csv(_tidy(measured))
     if runs is not None:
         files[f"{stem}-runs.csv.gz"] = gzip.compress(_csv(runs), mtime=0)
@@ -68,9 +71,9 @@ def index(folder: Path) -> str:
         claim = registry.get(name)
         found = records(folder, name)
         label = f"[{claim.id}]({claim.id}.md)" if found else claim.id
-        verdict = found[0]["verdict"] if found else "not run yet"
         preset = found[0]["preset"] if found else ""
-        rows.append((label, claim.alias, claim.sentence, preset, f"**{verdict}**" if found else verdict))
+        verdict = f"**{found[0]['verdict']}**: {_counts(found[0])}" if found else "not run yet"
+        rows.append((label, claim.alias, claim.sentence, preset, verdict))
     table = _table(("claim", "alias", "what is claimed", "preset", "verdict"), rows)
     return (
         "# The claims of the papers, and what was measured\n\n"
@@ -78,8 +81,20 @@ def index(folder: Path) -> str:
         "beforehand; this page and all pages that it links are written by that command. A verdict is about the sizes "
         "of its preset: `quick` checks that the command works and decides what small sizes can, `cpu` is for two "
         "cores, `paper` has the papers' sizes and needs a GPU.\n\n"
+        "A verdict counts the conditions of its claim: all hold, or some (*within limits*), or none and at least one "
+        "fails, or all are open, because their intervals are too wide.\n\n"
         f"{table}\n"
     )
+
+
+def _counts(record: Record) -> str:
+    """How many conditions hold, fail and are open."""
+    words = [part["word"] for part in record["parts"]]
+    said = []
+    for word, verb in ((HOLDS, "hold"), (FAILS, "fail"), (UNDECIDED, "open")):
+        if word in words:
+            said.append(f"{words.count(word)} {verb}")
+    return f"{', '.join(said)} of {len(words)}"
 
 
 def render(claim: Claim, found: Sequence[Record]) -> str:
@@ -91,63 +106,78 @@ def render(claim: Claim, found: Sequence[Record]) -> str:
     for record in found:
         lines += _section(claim, record)
     lines += [f"All claims: [index]({INDEX}).", ""]
-    return "\n".join(lines)
+    # <h, h> is no tag.
+    return "\n".join(lines).replace("<", "&lt;")
 
 
 def _section(claim: Claim, record: Record) -> list[str]:
     """One preset."""
     stem = f"{claim.id}-{record['preset']}"
+    judged = {part["name"] for part in record["parts"]}
     rows = []
     for name, (value, low, high) in record["quantities"].items():
-        rows.append((name, report.with_ends(value, low, high, _form(value))))
+        if name not in judged:
+            rows.append((name, report.with_ends(value, low, high, ".3g")))
+    beside = [_table(("measured beside it, not judged", "value, 95 % interval"), rows), ""] if rows else []
     conditions = [(part["name"], part["word"], part["why"]) for part in record["parts"]]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    files = [f"[points and quantities]({stem}.csv)"]
+    kinds = record["figures"]
+    files = [f"[{kind.upper()}]({stem}.{kind})" for kind in kinds]
+    files.append(f"[points and quantities]({stem}.csv)")
     if record["has_runs"]:
         files.append(f"[all runs]({stem}-runs.csv.gz)")
+    reasons = []
+    if claim.reason and any(part["holds"] is not True for part in record["parts"]):
+        reasons = [f"Where it does not hold or stays open, the most likely reason: {claim.reason}", ""]
     return [
         f"## Preset {record['preset']}: {record['verdict']}",
         "",
-        f"![{claim.sentence}]({stem}.svg)",
+        f"![{claim.sentence}]({stem}.{'svg' if 'svg' in kinds else kinds[0]})",
         "",
-        f"Figure as [PDF]({stem}.pdf) and [PNG]({stem}.png); {', '.join(files)} (CSV).",
+        f"{'; '.join(files)}.",
         "",
+        *reasons,
         _table(("condition", "verdict", "measured, 95 % interval"), conditions),
         "",
-        _table(("quantity", "value, 95 % interval"), rows),
+        *beside,
+        *_protocol(record["settings"]),
         "",
-        f"Protocol: {_protocol(record['settings'])}",
-        "",
-        f"Again: `isoscale reproduce {claim.id} --preset {record['preset']}`. "
-        f"It took {_duration(record['seconds'])} of processor time; {versions}.",
+        f"Again: `{record['command']}`. It took {_duration(record['seconds'])} of processor time; {versions}.",
         "",
     ]
 
 
-def _form(value: float) -> str:
-    if value.is_integer():
-        return ".0f"
-    return ".3f" if 0.01 <= abs(value) < 1000 else ".2e"
+def _protocol(settings: Mapping[str, Any]) -> list[str]:
+    """What all networks share in a sentence, and what each has of its own in a list."""
+    shared = {name: value for name, value in settings.items() if name != "networks"}
+    lines = [f"Protocol: {_pairs(shared, '; ')}."]
+    networks = settings.get("networks", {})
+    if networks:
+        lines += ["", "Networks:", ""]
+    for name, own in networks.items():
+        lines.append(f"* {name}: {_pairs(own, ', ')}" if own else f"* {name}")
+    return lines
 
 
-def _protocol(settings: Mapping[str, Any]) -> str:
+def _pairs(settings: Mapping[str, Any], separator: str) -> str:
     said = []
     for name, value in settings.items():
-        said.append(f"{name.replace('_', ' ')} {_said(value)}")
-    return "; ".join(said) + "."
+        # All sweeps and loops count their seeds from 0.
+        shown = f"0 to {value - 1}" if name == "seeds" else _said(value)
+        said.append(f"{name.replace('_', ' ')} {shown}")
+    return separator.join(said)
 
 
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{key} {_said(item)}" for key, item in value.items())
-        return f"({inside})"
+        return f"({_pairs(value, ', ')})" if value else "none"
     if isinstance(value, (list, tuple)):
         if len(value) > _MOST:
             return f"{_said(value[0])} to {_said(value[-1])} ({len(value)})"
         return ", ".join(_said(item) for item in value)
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return str(value).replace("*", "\\*")
 
 
 def _duration(seconds: float) -> str:

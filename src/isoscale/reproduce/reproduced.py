@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,6 +17,7 @@ import torch
 import isoscale
 from isoscale import data, report
 from isoscale.checks import check_memory
+from isoscale.data.registry import needs_folder
 from isoscale.errors import InvalidValueError, unknown
 from isoscale.reproduce import page, registry
 from isoscale.reproduce.claim import PRESETS, Claim, Preset, Ruling
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.figure import Figure
+
+FIGURES = ("svg", "pdf", "png")
 
 # Minutes that a preset may take unless somebody allows more; "paper" is asked for with a GPU and the time it takes.
 TIME_LIMITS = {"quick": 2.0, "cpu": 45.0, "paper": math.inf}
@@ -67,12 +70,31 @@ class Reproduced:
         """The figure: "page", or "column" for a single column in print."""
         return report.claim(self.measured, style)
 
-    def save(self, folder: str | os.PathLike[str], *, style: str = "page") -> Path:
-        """Write page, figure (SVG, PDF, PNG), points and quantities, runs and the index; the page's path."""
-        return page.write(self.record(), self.measured, self.runs, self.plot(style), Path(folder))
+    def save(self, folder: str | os.PathLike[str], *, style: str = "page", figures: Sequence[str] = FIGURES) -> Path:
+        """Write page, figure, points and quantities, runs and the index; the page's path.
+
+        Args:
+            folder: Where to; pages of other claims and presets that lie there are kept.
+            style: As for `plot`.
+            figures: Of "svg", "pdf" and "png", those to write.
+
+        Raises:
+            InvalidValueError: Nothing is named in `figures`, or something else, or the folder cannot be written to.
+        """
+        for kind in figures:
+            if kind not in FIGURES:
+                raise unknown("kind of figure", kind, FIGURES)
+        if not figures:
+            raise InvalidValueError(f"`figures` names none of {', '.join(FIGURES)}: a page shows its figure")
+        record = self.record() | {"figures": list(figures)}
+        return page.write(record, self.measured, self.runs, self.plot(style), Path(folder))
 
     def record(self) -> dict[str, Any]:
-        """All that the page says of this preset, as JSON."""
+        """All that the page says of this preset, its figure's files apart, as JSON."""
+        settings = self.claim.presets[self.preset].settings
+        command = f"isoscale reproduce {self.claim.id} --preset {self.preset}"
+        if any(needs_folder(name) for name, _ in data_sets(settings)):
+            command += " --data DIR"
         quantities = {}
         for name in self.measured["quantity"].values.tolist():
             of = self.measured.sel(quantity=name)
@@ -84,7 +106,8 @@ class Reproduced:
             "why": self.ruling.why,
             "parts": [{**dataclasses.asdict(part), "word": part.word} for part in self.ruling.parts],
             "quantities": quantities,
-            "settings": dict(self.claim.presets[self.preset].settings),
+            "settings": dict(settings),
+            "command": command,
             "seconds": round(self.seconds, 1),
             "versions": versions(),
             "has_runs": self.runs is not None,
