@@ -49,6 +49,8 @@ dist: .venv/installed
 	$(BIN)/python -m build
 	$(PYTHON) -m venv .venv-wheel
 	$(WHEEL) -m pip install --quiet --constraint constraints.txt dist/*.whl
+	! $(WHEEL) -c "from importlib.metadata import metadata; print(metadata('isoscale').get_payload())" | \
+		grep -nE '\]\((docs|examples)/'  # what a package index cannot show
 	cp tests/core_alone.py .venv-wheel && cd .venv-wheel && bin/python core_alone.py
 	! .venv-wheel/bin/isoscale --help  # says what it lacks
 	$(WHEEL) -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[all]" pytest hypothesis beartype

@@ -67,6 +67,9 @@ CLAIMS = {
     "batch": {"constant": 0.0, "sqrt": 0.5, "linear": 1.0},
     "steps": {"constant": 0.0, "0.28": -0.28, "0.30": -0.30, "0.32": -0.32, "1/2": -0.5},
 }
+# Ends of the weight decays to try.
+LIMITS = (2.0**-15, 2.0**9)
+
 # Exponents of the decay in width, where lr ~ 1/width in hidden matrices; and in steps, at one learning rate.
 DECAYS = {
     "width": {"independent": 1.0, "sqrt": 0.5, "coupled": 0.0},
@@ -157,14 +160,14 @@ class Preset:
 
 PRESETS = {
     "short": Preset(
-        cost="about an hour and a half of one core",
+        cost="under two hours of one core",
         tasks=_tasks(12_800, 3_200, 16, {"depth": 1, "model_args": {"heads": 1}}),
         widths=(16, 32, 64),
         decay_steps=100,
         decays=tuple(2.0**k for k in range(-7, 6, 2)),
     ),
     "long": Preset(
-        cost="about a day of one core",
+        cost="by estimate about a day of one core",
         tasks=_tasks(51_200, 12_800, 32, {"depth": 2, "model_args": {"heads": 2}}),
         widths=(16, 32, 64, 128),
         decay_steps=200,
@@ -283,8 +286,22 @@ def measured(study: Study, preset: Preset, runner: Runner) -> dict[str, Any]:
         "cost": searched.full_trials / searched.optima,
         "law": numbers,
         "zero_shot": found.zero_shot.to_dict("records"),
-        "runs": found.runs.to_dict("records"),
+        "runs": pd.concat([found.runs, _predicted_runs(spec, found, runner)]).to_dict("records"),
     }
+
+
+def _predicted_runs(spec: Sweep, found: isoscale.SizeLaw, runner: Runner) -> pd.DataFrame:
+    """The runs of the largest size at the predicted rates; all are in the store by now."""
+    largest = spec.cells[-1]
+    spent = spec.spending(largest)
+    tables = []
+    for row in found.zero_shot.to_dict("records"):
+        if row["method"] == "tuned":
+            continue
+        result = runner.sweep(dataclasses.replace(spec.only(largest), lrs=(row["lr"],), search="grid"))
+        numbers = {"batch_size": spent.batch_size, "steps": spent.steps, "tokens": spent.tokens}
+        tables.append(result.runs_table().assign(**numbers, predicted_by=row["method"]))
+    return pd.concat(tables) if tables else pd.DataFrame()
 
 
 def _rules(spec: Sweep, batch: int, steps: int, runner: Runner) -> dict[str, Any]:
@@ -335,10 +352,15 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
     base = spec.only(spec.cells[0])
     tuned = runner.sweep(base)
     lr = _rounded(find_optimum(tuned.curve(base.cells[0])).log2_lr)
-    settings = {"lrs": (lr,), "hyperparameters": {"weight_decay": preset.decays}, "search": "grid"}
-    grid = runner.sweep(dataclasses.replace(spec, **settings))
-    found = isoscale.judge(grid, size=axis, hyperparameter="weight_decay")
-    of = found.data.isel(rule=0)
+    decays = preset.decays
+    while True:
+        settings = {"lrs": (lr,), "hyperparameters": {"weight_decay": decays}, "search": "grid"}
+        grid = runner.sweep(dataclasses.replace(spec, **settings))
+        of = isoscale.judge(grid, size=axis, hyperparameter="weight_decay").data.isel(rule=0)
+        wider = _wider(decays, of["at_edge"].values.tolist())
+        if wider == decays:
+            break
+        decays = wider
     sizes = of[axis].values
     spent = [spec.spending(cell) for cell in spec.cells]
     # Along width the plan has multiplied the base's decay by the ratio already ("independent").
@@ -351,7 +373,8 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
         fitted = fit_power_law(sizes[inside], optima[inside])
         law |= {name: getattr(fitted, name) for name in law}
     costs, rows = _decay_costs(spec, axis, grid, lr, float(optima[0]), runner)
-    runs = pd.concat([tuned.runs_table().assign(weight_decay=spec.weight_decay), grid.runs_table(), rows])
+    base_runs = tuned.runs_table().assign(**{axis: int(sizes[0]), "weight_decay": spec.weight_decay})
+    runs = pd.concat([base_runs, grid.runs_table(), rows])
     return {
         "axis": axis,
         "lr": lr,
@@ -369,6 +392,18 @@ def _decay(spec: Sweep, axis: str, preset: Preset, runner: Runner) -> dict[str, 
         "zero_shot": costs,
         "runs": runs.to_dict("records"),
     }
+
+
+def _wider(decays: tuple[float, ...], edges: Sequence[str]) -> tuple[float, ...]:
+    """The grid with two more values at an end where the best of a size lies, as far as a decay does anything."""
+    step = decays[1] / decays[0]
+    more = set(decays)
+    if "low" in edges:
+        more |= {decays[0] / step, decays[0] / step**2}
+    if "high" in edges:
+        more |= {decays[-1] * step, decays[-1] * step**2}
+    least, most = LIMITS
+    return tuple(sorted(decay for decay in more if least <= decay <= most))
 
 
 def _decay_costs(
@@ -389,7 +424,7 @@ def _decay_costs(
         kept = 0.0 if value == 0 else _rounded(math.log2(value / planned))
         result = runner.sweep(dataclasses.replace(cell, lrs=(lr,), weight_decay=kept, search="grid"))
         rows.append({"method": name, "decay": kept * planned} | _cost(result, best.values))
-        tables.append(result.runs_table().assign(weight_decay=kept))
+        tables.append(result.runs_table().assign(**{axis: spec.axes[axis][-1], "weight_decay": kept}))
     return rows, pd.concat(tables)
 
 
@@ -440,13 +475,16 @@ Five sizes over a factor of 16 in each study; every run warms up over a tenth of
 grow with the steps. The loss is the mean training loss of the last tenth of the steps. Optima are searched for
 adaptively, three seeds each; a search begins in the same range for all sizes of an optimizer. Intervals are 95 %: of
 an exponent from the scatter of the optima about the law, of a regret over seeds. Sizes, ranges and the order of the
-studies were fixed by their cost before any exponent was seen."""
+studies were fixed by their cost before any exponent was seen, but for this: that the grid of weight decays goes on
+where the best lies at its end, as the learning rates' searches do, was added when the first grid had ended in bounds;
+and that whole rules are compared, when the first exponents were known."""
 
 _LIMITS = """\
 * Networks of a few thousand to fifty thousand parameters, runs of seconds. Exponents of large models may differ;
   published fits are of language models many thousand times larger.
-* Weight decay is 0.1 for AdamW and Muon and 0 for SGD along batch and steps, betas are torch's: rules that move decay
-  and betas along with the learning rate are judged by their learning rate's exponent alone.
+* Weight decay is 0.1 for AdamW and Muon and 0 for SGD along batch and steps, betas are torch's: there, rules that move
+  decay and betas along with the learning rate are judged by their learning rate's exponent alone. Whole rules are
+  compared at one place.
 * The data are small: images are seen up to a few times, so that a longer run is also one of more epochs. Loss is the
   training loss.
 * Batches span a factor of 16 from very small ones on. Far below the critical batch everything may look like one power;
@@ -503,7 +541,8 @@ _OF = ["preset", "data", "optimizer", "along"]
 
 _SHORT = """\
 The mean of the exponents over data sets and networks, with its 95 % interval from their scatter, and the published
-exponents that this interval leaves. An interval of two studies is wide.
+exponents that this interval leaves. Two of the networks see the same images. A trial that studies have in common counts
+in each.
 
 """
 
@@ -559,11 +598,11 @@ def _example(laws: Kept) -> str:
             if not tasks:
                 continue
             mean = t_interval(np.array(octaves))
-            factors = [2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half)]
+            value, low, high = (2.0**place for place in (mean.mean, mean.mean - mean.half, mean.mean + mean.half))
             rules = []
             for name in isoscale.rules.budget_names(optimizer):
                 rules.append(f"{name} {_lr_factor(name, optimizer):.3g}")
-            rows.append([preset, optimizer, with_ends(*factors, ".2f"), f"{len(tasks)}", ", ".join(rules)])
+            rows.append([preset, optimizer, with_ends(value, low, high, ".2f"), f"{len(tasks)}", ", ".join(rules)])
     return _EXAMPLE + _table(["preset", "optimizer", "measured", "data sets", "published"], rows)
 
 
@@ -586,21 +625,24 @@ def _whole_rules(kept: Kept) -> str:
             regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
             octaves = "—" if one["larger"]["at_edge"] else signed(row["octaves"], 2)
             lost = f"{row['diverged']} diverged" if row["diverged"] else regret
-            rows.append(
-                [preset, data, optimizer, row["method"], f"{row['lr']:.3g}", octaves, lost, f"{row['loss']:.4f}"]
-            )
+            rows.append([preset, data, optimizer, row["method"], f"{row['lr']:.3g}", octaves, lost, _loss(row)])
             shares.setdefault((preset, optimizer, row["method"]), []).append(_share(row))
     summary = []
     for key, found in shares.items():
         mean = t_interval(100 * np.array(found))
         words = with_ends(mean.mean, mean.mean - mean.half, mean.mean + mean.half, "+.1f")
         lost = sum(map(math.isinf, found))
-        summary.append([*key, f"{len(found)}", "diverges" if lost else words, f"{100 * max(found):+.1f}"])
+        largest = f"diverges in {lost}" if lost else f"{100 * max(found):+.1f}"
+        summary.append([*key, f"{len(found)}", "—" if lost else words, largest])
     if not rows:
         return "No study of it is finished."
     of = ["preset", "optimizer", "rule", "data sets", "mean regret, %", "largest, %"]
     header = ["preset", "data", "optimizer", "rule", "lr", "octaves", "regret", "loss"]
     return _WHOLE_RULES + _table(of, summary) + "\n\nOne by one:\n\n" + _table(header, rows)
+
+
+def _loss(row: dict[str, Any]) -> str:
+    return f"{row['loss']:.4f}" if math.isfinite(row["loss"]) else "—"
 
 
 def _share(row: dict[str, Any]) -> float:
@@ -660,7 +702,7 @@ def _predicted(laws: Kept) -> str:
             regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
             if row["diverged"]:
                 regret = f"{row['diverged']} diverged"
-            rows.append([*_of(one), row["method"], f"{row['lr']:.3g}", octaves, regret, f"{row['loss']:.4f}"])
+            rows.append([*_of(one), row["method"], f"{row['lr']:.3g}", octaves, regret, _loss(row)])
             worst.setdefault((preset, optimizer, kind, row["method"]), []).append((row["octaves"], _share(row)))
     summary = []
     for key, found in worst.items():
@@ -700,7 +742,7 @@ def _decay_table(one: dict[str, Any]) -> str:
     costs = []
     for row in one["zero_shot"]:
         regret = with_ends(row["regret"], row["regret_low"], row["regret_high"], "+.4f")
-        costs.append([row["method"], f"{row['decay']:.3g}", regret, f"{row['loss']:.4f}"])
+        costs.append([row["method"], f"{row['decay']:.3g}", regret, _loss(row)])
     fixed = _FIXED[one["study"]["fixed"]]
     lr = f"learning rate {one['lr']:.3g} at the base"
     lr += ", and 1/width in hidden matrices" if axis == "width" else ""

@@ -71,7 +71,7 @@ def test_page_runs(page, scratch, capsys):
     CLAIMS.get(page.stem, lambda *_: None)(names, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *RESULTS, *REFERENCE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *RESULTS, *REFERENCE, *DOCS.parent.glob("*.md")], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target

@@ -79,8 +79,7 @@ def test_returns_of_depth(isoscale: Run, tmp_path: Path):
     figure = (tmp_path / "isoscale-limit" / "returns.svg").read_text()
     assert "2 of digits" in figure
     assert "momentum 0" in figure
-    pdf = ("--returns", "--particles", 128, "--replicas", 4, "--out", "figure.pdf", "--quiet")
-    assert isoscale("limit", *TINY, *pdf)[0] == 0
+    assert isoscale("limit", *TINY, "--depth", 2, "--out", "figure.pdf", "--quiet")[0] == 0
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -99,11 +98,12 @@ def test_json_and_quiet(isoscale: Run):
     _, out, _ = isoscale("limit", *TINY, "--depth", 2, "--json")
     rows = json.loads(out)
     assert [row["step"] for row in rows] == ["0", "1", "2"]
-    assert isoscale("limit", *TINY, "--depth", 2, "--quiet") == (0, "", "")
+    adam = ("--optimizer", "adamw", "--betas", "0.9,0.95", "--weight-decay", 0.1, "--schedule", "wsd", "--lr", 0.05)
+    assert isoscale("limit", *TINY, "--depth", 2, *adam, "--quiet") == (0, "", "")
 
 
 def test_gap_is_measured_against_depth_and_horizon(isoscale: Run, tmp_path: Path):
-    code, out, _ = isoscale("limit", *TINY, "--gap")
+    code, out, _ = isoscale("limit", *TINY, "--gap", "--particles", 128, "--replicas", 8)
     assert code == 0
     assert "depth inf" in out
     gap = xr.load_dataset(tmp_path / "isoscale-limit" / "gap.nc")

@@ -31,6 +31,9 @@ class Net(nn.Module):
 
 def make(width, depth, tied=0):
     return Net(width, depth, tied)
+
+def of_seven(width, depth):
+    return nn.Linear(7, width)
 """
 SIZES = ["--base", "width=8,depth=2", "--target", "width=32,depth=8"]
 BUDGET = ["--model", "residual-mlp", *SIZES, "--budget"]
@@ -92,7 +95,7 @@ def test_built_in_model_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--model", "net.py:make", *SIZES, "--inputs", "int:2x5", "--rule", "completp"], "Nearest: completep"),
         (["--model", "net.py:make", *SIZES, "--inputs", "int:2x5", "--optimizer", "lbfgs"], "no optimizer family"),
         (["--model", "net.py:make", *SIZES, "--inputs", "int:2x5", "--lr", "-1"], "`lr` must be > 0"),
-        (["--model", "net.py:make", *SIZES, "--inputs", "float:2x5"], "fails on the meta device"),
+        (["--model", "net.py:of_seven", *SIZES, "--inputs", "float:2x5"], "fails on the meta device"),
         (["--model", "residual-mpl", *SIZES], "Nearest: residual-mlp"),
         ([*BUDGET, "completed-p", "--batch", "x0"], "`batch` must be > 0, got 0"),
         ([*BUDGET, "completed-p", "--tokens", "x-4"], "`tokens` must be > 0, got -4"),

@@ -141,6 +141,20 @@ def test_questions_about_what_was_not_tuned(tmp_path: Path):
     assert "too much alike, to tell lr, weight_decay apart" in found.data.attrs["notes"]
 
 
+@pytest.mark.parametrize(("points", "answer"), [(16, "Cannot tell."), (32, "Yes.")])
+def test_few_scattered_points_tell_nothing(points: int, answer: str):
+    rng = np.random.default_rng(0)
+    settings = 2.0 ** np.column_stack([rng.uniform(-9, -3, points), rng.uniform(-6, 2, points)])
+    rows = []
+    for depth in (4, 8):
+        for lr, decay in settings:
+            for seed in (0, 1):
+                rows.append((depth, lr, decay, seed, loss(lr, decay, depth, seed)))
+    found = isoscale.judge(pd.DataFrame(rows, columns=["depth", "lr", "weight_decay", "seed", "loss"]))
+    assert found.answer == answer
+    assert ("16 scattered points of lr and weight_decay at depth 4" in found.reasons["-"]) == (points == 16)
+
+
 def test_more_points_add_to_those_that_there_are(tmp_path: Path, ran: list[Any]):
     for points in (8, 16):
         isoscale.sweep(spec(search="random", points=points, depths=[4]), store=tmp_path / "s.db")

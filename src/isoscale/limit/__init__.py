@@ -18,8 +18,8 @@ of depths extrapolates away.
 
 The model is the residual network with blocks of one layer under depth-muP of Yao, Wu and Gao (arXiv 2512.21075), or
 with blocks of two layers and more under any depth rule; with or without a norm before each branch; trained by SGD with
-momentum, decay, clipping and a schedule. Of two-layer blocks `solve` has the equations of infinite depth under
-depth-muP, completep and everything between.
+momentum, decay, clipping and a schedule, or at a finite depth by Adam, Lion or Muon. Of two-layer blocks `solve` has
+the equations of infinite depth under depth-muP, completep and everything between.
 """
 
 from isoscale.limit import closed_form as closed_form

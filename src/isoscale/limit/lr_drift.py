@@ -109,15 +109,19 @@ def lr_drift(
     octaves = np.arange(-_REACH * _AN_OCTAVE, _REACH * _AN_OCTAVE + 1) / _AN_OCTAVE
     rates = middle * 2.0**octaves
 
+    def at(rate: float) -> Problem:
+        return inputs.problem(x, y, blocks=blocks, steps=steps, lr=rate, **given)
+
+    problem = at(middle)
+    inputs.check_extrapolates(problem)
+    plan = choose_plan(problem, levels, particles, replicas, seed=seed, least_replicas=3)
+    size = Size(n=sizes[0], depth=levels[0], reused=reused)
     by_rate: list[np.ndarray] = []
     by_rate_of_width: list[list[np.ndarray]] = []
     for done, rate in enumerate(rates.tolist()):
-        problem = inputs.problem(x, y, blocks=blocks, steps=steps, lr=rate, **given)
-        inputs.check_extrapolates(problem)
-        plan = choose_plan(problem, levels, particles, replicas, seed=seed, least_replicas=3)
-        by_rate.append(_of_depths(problem, plan, reused))
-        size = Size(n=sizes[0], depth=levels[0], reused=reused)
-        by_rate_of_width.append([_of_width(problem, size, width, networks, seed) for width in sizes])
+        trained = at(rate)
+        by_rate.append(_of_depths(trained, plan, reused))
+        by_rate_of_width.append([_of_width(trained, size, width, networks, seed) for width in sizes])
         if progress is not None:
             progress((done + 1) / len(rates))
     losses = np.stack(by_rate)  # (rate, depth and infinity, replica)

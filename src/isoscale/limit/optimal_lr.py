@@ -45,8 +45,8 @@ def optimal_lr(
         y: Targets, shape (samples,) or (samples, outputs).
         steps: SGD updates.
         depth: Residual blocks; None: infinitely many.
-        start: Where the walk begins; None: the rate at which the linearised network's fastest direction is fitted at
-            once.
+        start: Where the walk begins; None: under SGD the rate at which the linearised network's fastest direction is
+            fitted at once, else 1 / (8 steps).
         progress: Called with the fraction done, which is a guess: how long the walk is shows on the way.
         **options: Further arguments of `solve`: phi, horizon, block_depth, rule, norm, momentum, ...
 
@@ -74,12 +74,12 @@ def optimal_lr(
         if name in options:
             raise InvalidValueError(f"`{name}` is no option of a search for the learning rate: leave it out")
     search = _Search(x, y, {"steps": steps, "depth": depth, "kernels": False, **options}, progress)
-    first = _first_rate(x, options) if start is None else number("start", start, above=0)
+    first = _first_rate(x, steps, options) if start is None else number("start", start, above=0)
     low, high = search.bracket(math.log2(first))
-    found = minimize_scalar(search.loss, bounds=(low, high), method="bounded", options={"xatol": _RESOLUTION})
-    best = min(search.solved, key=lambda log2_lr: search.solved[log2_lr][0])
-    if search.solved[best][0] > found.fun:
-        best = float(found.x)
+    minimize_scalar(search.loss, bounds=(low, high), method="bounded", options={"xatol": _RESOLUTION})
+    # Those outside the bracket are of no account: where training all but diverges, means over replicas are noise.
+    within = [log2_lr for log2_lr in search.solved if low <= log2_lr <= high]
+    best = min(within, key=lambda log2_lr: search.solved[log2_lr][0])
     loss, error = search.solved[best]
     left, right = search.indistinguishable(best)
     tried = np.array(sorted(search.solved))
@@ -164,8 +164,14 @@ class _Search:
         return ends[0], ends[1]
 
 
-def _first_rate(x: Any, options: dict[str, Any]) -> float:
-    """P / lambda with lambda the largest eigenvalue of Kx times the tangent kernel's growth 2 (1 + T) exp(T)."""
+def _first_rate(x: Any, steps: int, options: dict[str, Any]) -> float:
+    """P / lambda with lambda the largest eigenvalue of Kx times the tangent kernel's growth 2 (1 + T) exp(T).
+
+    Of an optimizer whose updates have a size of their own, the rate at which all steps together move a weight by an
+    eighth of its own size: well below the best.
+    """
+    if options.get("optimizer", "sgd") != "sgd":
+        return 1 / (8 * max(steps, 1))
     known = inputs.matrix("x", x)
     horizon = inputs.positive("horizon", options.get("horizon", 1.0))
     largest = float(np.linalg.eigvalsh(known @ known.T / known.shape[1])[-1])

@@ -152,7 +152,7 @@ def depth_returns(
         "limit": "training loss after the last step at infinite depth",
     }
     data |= {"loss": loss_mean, "loss_se": loss_se}
-    variables = {}
+    variables: dict[str, Any] = {}
     for name, value in data.items():
         variables[name] = ("depth", value, {"units": "1", "long_name": labels.get(name, name)})
     for name, value in (("limit", limit), ("limit_se", limit_se)):

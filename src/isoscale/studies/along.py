@@ -35,6 +35,9 @@ STOPPED = "stopped"
 
 # Of a hyperparameter's values, most have as many other settings as that at least, unless points are scattered.
 _SHARED = 2
+# Fewer scattered points of several hyperparameters at a size give intervals that hold the truth too seldom: measured in
+# docs/verdict.md, "Several hyperparameters".
+LEAST_POINTS = 32
 # Share of a grid that is a grid all the same: trials may have failed.
 _CROSSED = 0.8
 
@@ -150,6 +153,13 @@ def is_scattered(table: pd.DataFrame, axis: Axis, along: Along) -> bool:
     settings = table[[axis.name, along.name, *along.tuned]].drop_duplicates()
     beside = settings.groupby([axis.name, along.name]).size()
     return bool(beside.median() < _SHARED) and len(beside) > 1
+
+
+def points_of(table: pd.DataFrame, axis: Axis, along: Along) -> dict[Any, int]:
+    """How many settings of the tuned hyperparameters each size has."""
+    settings = table[[axis.name, along.name, *along.tuned]].drop_duplicates()
+    counts = settings.groupby(axis.name).size()
+    return {size: int(counts.get(size, 0)) for size in axis.sizes}
 
 
 def _is_crossed(table: pd.DataFrame, axis: Axis, along: Along) -> bool:

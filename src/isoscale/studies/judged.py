@@ -20,7 +20,18 @@ from isoscale.errors import InvalidValueError
 from isoscale.runs.result import STATUS
 from isoscale.runs.spec import NO_RULE
 from isoscale.stats import Curve, Limits, Optimum, Quantity, Transferred, Undecided, Verdict
-from isoscale.studies.along import OTHERS, STOPPED, Along, Others, curves, in_octaves, is_scattered, usable
+from isoscale.studies.along import (
+    LEAST_POINTS,
+    OTHERS,
+    STOPPED,
+    Along,
+    Others,
+    curves,
+    in_octaves,
+    is_scattered,
+    points_of,
+    usable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,12 +152,29 @@ def judge_table(
         if failed and name in failed:
             why = f"trials failed at {axis.words(failed[name])}"
             verdicts[axis.target] = replace(last, answer="cannot tell", reason=why, undecided=())
-        # No single run would tell more of points that have nothing in common.
-        elif not (along.tuned and is_scattered(of_rule, axis, along)):
+        elif along.tuned and is_scattered(of_rule, axis, along):
+            # No single run would tell more of points that have nothing in common.
+            few = _too_few_points(of_rule, axis, along)
+            if few:
+                verdicts[axis.target] = replace(last, answer="cannot tell", reason=few, undecided=())
+        else:
             run = next_run(name, last, of_size, axis, along.words)
             if run is not None:
                 found.next_runs.append(run)
     return found
+
+
+def _too_few_points(of_rule: pd.DataFrame, axis: Axis, along: Along) -> str:
+    """Why scattered points of several hyperparameters tell nothing; "" if there are enough."""
+    points = points_of(of_rule, axis, along)
+    for size in (axis.base, axis.target):
+        if points[size] < LEAST_POINTS:
+            names = " and ".join([along.name, *along.tuned])
+            return (
+                f"{points[size]} scattered points of {names} at {axis.words(size)}: of fewer than {LEAST_POINTS}, "
+                "intervals hold the truth too seldom"
+            )
+    return ""
 
 
 # --- as labelled arrays ---
