@@ -25,7 +25,7 @@ PRESETS = {
         | {"samples": 4, "steps": 4, "depths": (4, 8, 16, 32), "particles": 256, "replicas": 16, "draws": 32},
     ),
     "cpu": Preset(
-        minutes=40,
+        minutes=3,
         gibibytes=2,
         settings=_SHARED
         | {

@@ -39,7 +39,7 @@ PRESETS = {
         | {"dataset": "digits", "width": 64, "depths": (2, 4, 8, 16), "batch_size": 64, "steps": 40, "seeds": 3},
     ),
     "cpu": Preset(
-        minutes=25,
+        minutes=5,
         gibibytes=2,
         settings=_SHARED
         | _CIFAR
