@@ -26,8 +26,8 @@ def quadratic(f, y):
 @pytest.mark.parametrize("asked", [1.0, 2.0, 0.25])
 def test_finds_the_best(asked):
     found = confirm_lr(linear, [(X, Y)], quadratic, asked, steps=4)
-    # Half a step of the grid.
-    assert abs(math.log2(found.lr)) <= 0.5
+    # Between the neighbours of the grid's best rate; the loss is steeper above it, and at 4 it has blown up.
+    assert abs(math.log2(found.lr)) < 1
     assert found.octaves == pytest.approx(math.log2(asked / found.lr))
     side = "above" if asked > found.lr else "below"
     away = f"is {abs(found.octaves):.1f} octaves {side} it"
