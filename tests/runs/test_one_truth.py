@@ -90,7 +90,7 @@ def by_hand(one, model_name, options):
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     network=st.sampled_from(MODELS),
     rule=st.sampled_from(RULES),
