@@ -275,7 +275,39 @@ class LazyGaussian:
         return _image(here, there, coordinates, dropped), coordinates
 
 
-class ExplicitGaussian:
+class _ByEntry:
+    """What trains entry by entry; the coordinates of a vector are the vector.
+
+    Args:
+        n: Width.
+        buffer: Of the updates.
+    """
+
+    def __init__(self, n: int, buffer: Buffer) -> None:
+        self.n = n
+        # What an update is taken from.
+        self._matrices: list[Float[Tensor, "replicas n n"]] = []
+        self._buffer = buffer
+
+    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
+        """The normalised inner products of these vectors."""
+        return inner(coordinates, coordinates)
+
+    def update(
+        self,
+        coordinates: Tensor,
+        coordinates_g: Tensor,
+        weights: Float[Tensor, "replicas rows"],
+        rate: float = 1.0,
+    ) -> None:
+        """That of `LazyGaussian`."""
+        weighted = weights[..., None] * coordinates_g
+        change = self._buffer.direction(weighted.mT @ coordinates)
+        for matrix in self._matrices:
+            matrix.sub_(change, alpha=rate / self.n)
+
+
+class ExplicitGaussian(_ByEntry):
     """W with iid N(0, 1/n) entries and its training, `replicas` of them, entry by entry.
 
     The same law as a `LazyGaussian`, and cheaper once there are many queries; the coordinates of a vector are the
@@ -298,9 +330,9 @@ class ExplicitGaussian:
         reused: bool,
         buffer: Buffer | None = None,
     ) -> None:
-        replicas, self.n = shape
+        replicas, n = shape
+        super().__init__(n, buffer or Momentum())
         # W, and unless W itself the matrix whose transpose `backward` applies
-        self._matrices: list[Float[Tensor, "replicas n n"]] = []
         for _ in range(1 if reused else 2):
             draw = torch.randn(
                 (replicas, self.n, self.n),
@@ -309,7 +341,6 @@ class ExplicitGaussian:
                 device=like.device,
             )
             self._matrices.append(draw.div_(math.sqrt(self.n)))
-        self._buffer = buffer or Momentum()
 
     @property
     def rank(self) -> int:
@@ -324,25 +355,8 @@ class ExplicitGaussian:
         """W^T g (or the independent copy's), and g."""
         return g @ self._matrices[-1], g
 
-    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
-        """The normalised inner products of these vectors."""
-        return inner(coordinates, coordinates)
 
-    def update(
-        self,
-        coordinates: Tensor,
-        coordinates_g: Tensor,
-        weights: Float[Tensor, "replicas rows"],
-        rate: float = 1.0,
-    ) -> None:
-        """That of `LazyGaussian`."""
-        weighted = weights[..., None] * coordinates_g
-        change = self._buffer.direction(weighted.mT @ coordinates)
-        for matrix in self._matrices:
-            matrix.sub_(change, alpha=rate / self.n)
-
-
-class TrainedBeside:
+class TrainedBeside(_ByEntry):
     """A lazily sampled W_0, and what was trained as an explicit matrix D beside it: W = W_0 + D.
 
     For updates that act on the entries of D, and so are of no low rank; the coordinates of a vector are the vector.
@@ -355,10 +369,11 @@ class TrainedBeside:
     """
 
     def __init__(self, start: LazyGaussian, shape: tuple[int, int], like: Tensor, buffer: Buffer) -> None:
-        replicas, self.n = shape
+        replicas, n = shape
+        super().__init__(n, buffer)
         self.start = start
-        self._trained = like.new_zeros(replicas, self.n, self.n)
-        self._buffer = buffer
+        self._trained = like.new_zeros(replicas, n, n)
+        self._matrices.append(self._trained)
 
     @property
     def rank(self) -> int:
@@ -374,22 +389,6 @@ class TrainedBeside:
         """W^T g (or the independent copy's), and g."""
         image, _ = self.start.backward(g, noise, uncorrelated)
         return image.baddbmm(g, self._trained), g
-
-    def products(self, coordinates: Tensor) -> Float[Tensor, "replicas rows rows"]:
-        """The normalised inner products of these vectors."""
-        return inner(coordinates, coordinates)
-
-    def update(
-        self,
-        coordinates: Tensor,
-        coordinates_g: Tensor,
-        weights: Float[Tensor, "replicas rows"],
-        rate: float = 1.0,
-    ) -> None:
-        """That of `LazyGaussian`."""
-        weighted = weights[..., None] * coordinates_g
-        change = self._buffer.direction(weighted.mT @ coordinates)
-        self._trained.sub_(change, alpha=rate / self.n)
 
 
 Gaussian = LazyGaussian | ExplicitGaussian | TrainedBeside

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 
 if TYPE_CHECKING:
     import xarray as xr
 
 NETWORKS = {"plain": depth_laws.plain()}
 PRESETS = {
-    "quick": Preset(minutes=0.6, settings=depth_laws.settings("quick", NETWORKS)),
-    "cpu": Preset(minutes=20, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS)),
-    "paper": Preset(minutes=60, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+    "quick": depth_laws.preset("quick", NETWORKS, minutes=0.6),
+    "cpu": depth_laws.preset("cpu", NETWORKS, minutes=20),
+    "paper": depth_laws.preset("paper", NETWORKS, minutes=60),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,18 +16,9 @@ def _at(*widths: int) -> dict[str, dict[str, object]]:
 
 
 PRESETS = {
-    "quick": Preset(minutes=1.5, settings=depth_laws.settings("quick", _at(4, 8, 16))),
-    "cpu": Preset(
-        minutes=45,
-        gibibytes=2,
-        settings=depth_laws.settings("cpu", _at(16, 32, 64), depths=(3, 4, 6, 8, 12, 16), seeds=2),
-    ),
-    "paper": Preset(
-        minutes=240,
-        gibibytes=40,
-        needs_gpu=True,
-        settings=depth_laws.settings("paper", _at(16, 32, 64, 128)),
-    ),
+    "quick": depth_laws.preset("quick", _at(4, 8, 16), minutes=1.5),
+    "cpu": depth_laws.preset("cpu", _at(16, 32, 64), depths=(3, 4, 6, 8, 12, 16), seeds=2, minutes=45),
+    "paper": depth_laws.preset("paper", _at(16, 32, 64, 128), minutes=240, gibibytes=40),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 from isoscale.runs import log2_grid
 
 if TYPE_CHECKING:
@@ -28,18 +28,9 @@ _MORE = {
     "GPT": {"model": "gpt", "model_args": {}, "optimizer": "adam", "dataset": "text", "dataset_args": {"context": 64}},
 }
 PRESETS = {
-    "quick": Preset(minutes=1.2, settings=depth_laws.settings("quick", _QUICK)),
-    "cpu": Preset(
-        minutes=45,
-        gibibytes=3,
-        settings=depth_laws.settings("cpu", _CPU, widths=(16,), depths=(3, 4, 6, 8, 12, 16), seeds=2),
-    ),
-    "paper": Preset(
-        minutes=300,
-        gibibytes=40,
-        needs_gpu=True,
-        settings=depth_laws.settings("paper", _CPU | _MORE, lrs=log2_grid(-18, 0)),
-    ),
+    "quick": depth_laws.preset("quick", _QUICK, minutes=1.2),
+    "cpu": depth_laws.preset("cpu", _CPU, widths=(16,), depths=(3, 4, 6, 8, 12, 16), seeds=2, minutes=45, gibibytes=3),
+    "paper": depth_laws.preset("paper", _CPU | _MORE, lrs=log2_grid(-18, 0), minutes=300, gibibytes=40),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,9 +22,9 @@ _ALL = _MAIN | {
     "pre, he": depth_laws.residual(branch_init="he", block="pre"),
 }
 PRESETS = {
-    "quick": Preset(minutes=1.6, settings=depth_laws.settings("quick", _MAIN)),
-    "cpu": Preset(minutes=45, gibibytes=2, settings=depth_laws.settings("cpu", _MAIN, seeds=2)),
-    "paper": Preset(minutes=240, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", _ALL)),
+    "quick": depth_laws.preset("quick", _MAIN, minutes=1.6),
+    "cpu": depth_laws.preset("cpu", _MAIN, seeds=2, minutes=45),
+    "paper": depth_laws.preset("paper", _ALL, minutes=240),
 }
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 
 if TYPE_CHECKING:
     import xarray as xr
 
 NETWORKS = {"circular": depth_laws.plain(), "zero": depth_laws.plain(padding="zero")}
 PRESETS = {
-    "quick": Preset(minutes=1.2, settings=depth_laws.settings("quick", NETWORKS)),
-    "cpu": Preset(minutes=35, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS)),
-    "paper": Preset(minutes=120, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+    "quick": depth_laws.preset("quick", NETWORKS, minutes=1.2),
+    "cpu": depth_laws.preset("cpu", NETWORKS, minutes=35),
+    "paper": depth_laws.preset("paper", NETWORKS, minutes=120),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -16,9 +16,9 @@ NETWORKS = {
     "dropout": depth_laws.plain(dropout=0.1),
 }
 PRESETS = {
-    "quick": Preset(minutes=1.8, settings=depth_laws.settings("quick", NETWORKS)),
-    "cpu": Preset(minutes=45, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS, seeds=2)),
-    "paper": Preset(minutes=180, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+    "quick": depth_laws.preset("quick", NETWORKS, minutes=1.8),
+    "cpu": depth_laws.preset("cpu", NETWORKS, seeds=2, minutes=45),
+    "paper": depth_laws.preset("paper", NETWORKS, minutes=180),
 }
 
 

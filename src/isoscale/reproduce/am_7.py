@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Part, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Part, Ruling, ruling
 from isoscale.reproduce.measured import Measured
 from isoscale.studies.depth_law.fits import SEGMENTS, Prediction
 
@@ -23,9 +23,9 @@ NETWORKS = {"plain": depth_laws.plain(), "pre, he/sqrt(K)": depth_laws.residual(
 _QUICK = (3, 4, 5, 7)
 _CPU = (3, 4, 5, 7, 9, 10, 11, 12, 14, 16)
 PRESETS = {
-    "quick": Preset(minutes=1.2, settings=depth_laws.settings("quick", NETWORKS, depths=_QUICK)),
-    "cpu": Preset(minutes=40, gibibytes=2, settings=depth_laws.settings("cpu", NETWORKS, depths=_CPU)),
-    "paper": Preset(minutes=120, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+    "quick": depth_laws.preset("quick", NETWORKS, depths=_QUICK, minutes=1.2),
+    "cpu": depth_laws.preset("cpu", NETWORKS, depths=_CPU, minutes=40),
+    "paper": depth_laws.preset("paper", NETWORKS, minutes=120),
 }
 
 

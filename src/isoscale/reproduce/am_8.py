@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.reproduce import conditions, depth_laws
-from isoscale.reproduce.claim import Claim, Preset, Ruling, ruling
+from isoscale.reproduce.claim import Claim, Ruling, ruling
 from isoscale.reproduce.measured import Measured
 
 if TYPE_CHECKING:
@@ -25,13 +25,9 @@ NETWORKS = {
 }
 MEASURES = {"blocks": "blocks", "effective": "minimal depth", "path_sum": "PathSum"}
 PRESETS = {
-    "quick": Preset(minutes=2.0, settings=depth_laws.settings("quick", NETWORKS)),
-    "cpu": Preset(
-        minutes=45,
-        gibibytes=2,
-        settings=depth_laws.settings("cpu", NETWORKS, depths=(3, 4, 6, 8, 12, 16), seeds=2),
-    ),
-    "paper": Preset(minutes=200, gibibytes=16, needs_gpu=True, settings=depth_laws.settings("paper", NETWORKS)),
+    "quick": depth_laws.preset("quick", NETWORKS, minutes=2.0),
+    "cpu": depth_laws.preset("cpu", NETWORKS, depths=(3, 4, 6, 8, 12, 16), seeds=2, minutes=45),
+    "paper": depth_laws.preset("paper", NETWORKS, minutes=200),
 }
 
 

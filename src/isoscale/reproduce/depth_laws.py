@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale import data
+from isoscale.reproduce.claim import Preset
 from isoscale.reproduce.measured import Measured
 from isoscale.runs import Sweep, log2_grid
 from isoscale.studies.depth_law import depth_law
@@ -70,8 +71,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-# Minutes of one network.
-MINUTES = {"quick": 0.4, "cpu": 15.0, "paper": 10.0}
+# Memory, where a claim does not say otherwise.
+GIBIBYTES = {"quick": 1.0, "cpu": 2.0, "paper": 16.0}
 
 
 def plain(**options: Any) -> dict[str, Any]:
@@ -91,9 +92,22 @@ def _network(model: str, shared: Mapping[str, Any], options: Mapping[str, Any]) 
     return {"model": model, "model_args": {**shared, **of_model}} | of_sweep
 
 
-def settings(preset: str, networks: Mapping[str, Mapping[str, Any]], **changes: Any) -> dict[str, Any]:
-    """The protocol of a preset: its sizes and the networks, each with what it has of its own."""
-    return {**SIZES[preset], **changes, "networks": {name: dict(network) for name, network in networks.items()}}
+def preset(
+    name: str,
+    networks: Mapping[str, Mapping[str, Any]],
+    *,
+    minutes: float,
+    gibibytes: float | None = None,
+    **changes: Any,
+) -> Preset:
+    """A preset of the shared protocol: its sizes and the networks, each with what it has of its own."""
+    own = {key: dict(network) for key, network in networks.items()}
+    return Preset(
+        minutes=minutes,
+        gibibytes=GIBIBYTES[name] if gibibytes is None else gibibytes,
+        needs_gpu=name == "paper",
+        settings={**SIZES[name], **changes, "networks": own},
+    )
 
 
 def measure(settings: Mapping[str, Any], work: Work) -> Measured:

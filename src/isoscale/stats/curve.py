@@ -205,7 +205,9 @@ def _is_blown_up(seed: Int[np.ndarray, " run"], losses: Float[np.ndarray, " run"
     limit[1:] = np.where(has_lower, so_far[:-1] + math.log(BLOWN_UP), np.inf)
     # What follows the first of a seed is measured against the same rates as that one.
     is_blown_up = np.isfinite(logs) & (logs > limit)
-    for first in np.flatnonzero(is_blown_up):
+    places = np.flatnonzero(is_blown_up)
+    _, firsts = np.unique(seed[places], return_index=True)
+    for first in places[firsts]:
         later = slice(first, np.searchsorted(seed, seed[first], side="right"))
         is_blown_up[later] |= np.isfinite(logs[later]) & (logs[later] > limit[first])
     return is_blown_up
