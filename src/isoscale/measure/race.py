@@ -3,11 +3,10 @@
 Estimates from one step see the initialisation, while the best learning rate is set by the next tens of steps: each is
 one to two octaves (factors of two) off, and no constant mends it. So they only say where to look. Learning rates an
 octave apart around their median start from the same weights, see the same batches and train for a few steps; those
-around the best go on, and the best of those for longer still. Where the loss has an edge, by a cliff say, one of them is
-best; where it is flat, several are as good as each other, their order is noise, and the middle of them is the best guess.
-So the answer is their mean, in the logarithm of the learning rate, weighted by how near each is to the best; it is tried
-for as long as the second heat and recommended if it trains. How far that is from a swept optimum was measured:
-`race_error`.
+around the best go on, and the best of those for longer still. Where the loss is flat several are as good as each
+other, their order is noise, and the middle of them is the best guess. So the answer is their mean, in the logarithm of
+the learning rate, weighted by how near each one's loss is to the lowest; it is tried for as long as the second heat
+and recommended if it trains. How far that is from a swept optimum was measured: `race_error`.
 """
 
 from __future__ import annotations
