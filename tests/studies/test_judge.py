@@ -187,3 +187,9 @@ def test_tokens_are_batch_size_times_steps_and_said():
     assert "`tokens` is batch_size x steps" in found.data.attrs["notes"]
     with pytest.raises(InvalidValueError, match="nor is batch_size"):
         isoscale.judge(longer.drop(columns="batch_size"), size="tokens")
+
+
+def test_results_say_in_a_line_what_they_are():
+    frame = runs({64: -6, 256: -6})
+    assert repr(isoscale.judge(frame)) == "<Transfer from width 64 to 256: Yes.>"
+    assert repr(isoscale.Runs.read(frame)) == f"<Runs: {len(frame)} with rule, seed, loss, lr, width>"

@@ -64,7 +64,7 @@ class Searched:
         return f"{searches}: {self.trials} trials{early}{failed}, as long as {self.full_trials:.1f} full ones{each}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep found.
 
@@ -175,6 +175,12 @@ class SweepResult:
         large = self.data["seed"].values.max() > np.iinfo("int32").max
         data = self.data.assign_coords(seed=self.data["seed"].astype(float)) if large else self.data
         return bytes(data.to_netcdf(engine="scipy"))
+
+    def __repr__(self) -> str:
+        """How many trials ended how, and the axes."""
+        counts = [f"{self.count(status)} {status}" for status in STATUS if self.count(status)]
+        sizes = [f"{name} {size}" for name, size in self.data["status"].sizes.items()]
+        return f"<SweepResult of {self.spec.subject}: {', '.join(counts)}; {', '.join(sizes)}>"
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()

@@ -93,7 +93,7 @@ _READERS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "json
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Runs:
     """Finished runs, one row each.
 
@@ -154,6 +154,10 @@ from `n_embd`')
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        """How many there are, and of what."""
+        return f"<Runs: {len(self)} with {', '.join(map(str, self.table.columns))}>"
 
     def _repr_html_(self) -> str:
         return self.table.to_html(index=False, escape=True, max_rows=20)

@@ -41,7 +41,7 @@ _ROUNDS = 12
 _MOST_POINTS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transfer:
     """The verdict on hyperparameter transfer along one size axis, or along a path of sizes.
 
@@ -121,6 +121,10 @@ class Transfer:
         if kind not in figures:
             raise unknown("figure", kind, figures)
         return figures[kind](self.data).axes
+
+    def __repr__(self) -> str:
+        """The question and the answer."""
+        return f"<Transfer from {Axis(self.axis, (), self.base).words(self.base)} to {self.target}: {self.answer}>"
 
     def _repr_html_(self) -> str:
         """The answer, the table and the figure, for a notebook; without matplotlib no figure."""
