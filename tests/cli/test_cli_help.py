@@ -13,7 +13,7 @@ import pytest
 from isoscale import cli
 from isoscale.cli.store import VERBS
 
-SLOW = {"torch", "scipy", "pandas", "xarray", "matplotlib", "sklearn", "jinja2", "pebble"}
+SLOW = {"torch", "scipy", "pandas", "xarray", "matplotlib", "jinja2", "pebble"}
 
 
 @pytest.mark.parametrize(
