@@ -41,7 +41,7 @@ def test_no_slow_import():
         input="\n".join(commands),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     said = [line for line in done.stderr.splitlines() if "|" in line]
     for command in commands:
