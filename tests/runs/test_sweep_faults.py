@@ -154,7 +154,7 @@ def test_a_store_that_another_program_never_lets_go(
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, SweepResult, bytes]:
     """A sweep, its result, and its store in one file."""
-    spec = Sweep(rule="depth-mup", widths=[8], depths=[1, 2, 3, 4, 5, 6], lrs=[0.0625, 0.125], seeds=2, steps=50)
+    spec = Sweep(rule="depth-mup", widths=[8], depths=[1, 2, 3, 4, 5, 6], lrs=[0.0625, 0.125], seeds=2, steps=100)
     path = tmp_path_factory.mktemp("sound") / "s.db"
     with inline_():
         found = sweep(spec, store=path)
