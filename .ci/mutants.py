@@ -66,9 +66,9 @@ class Mutant(NamedTuple):
 
 
 def places(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node that can be changed; annotations are no behaviour."""
+    """Every node that can be changed; annotations are no behaviour, nor is how a class of numbers is made."""
     for name, value in ast.iter_fields(tree):
-        if name in ("annotation", "returns"):
+        if name in ("annotation", "returns", "decorator_list"):
             continue
         for node in value if isinstance(value, list) else [value]:
             if isinstance(node, ast.AST):
