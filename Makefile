@@ -10,7 +10,7 @@ QUICK := tests/test_extras.py tests/test_docstrings.py tests/test_files.py tests
 	tests/stats tests/studies/test_judge.py tests/runs/test_sweep_driver.py tests/runs/test_sweep_leases.py \
 	tests/runs/test_table.py tests/training/test_optimizers.py
 
-.PHONY: demo test lint docs test-lowest coverage dist survey bench clean
+.PHONY: demo test lint docs test-lowest coverage mutants dist survey bench clean
 
 demo: .venv/installed
 	$(BIN)/isoscale transfer
@@ -40,6 +40,10 @@ test-lowest: .venv-lowest/installed
 coverage: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=isoscale.scaling --cov=isoscale.stats --cov=isoscale.graph \
 		--cov-branch --cov-report=term-missing:skip-covered tests/scaling tests/stats tests/graph tests/parametrization tests/studies
+
+# How many faults, put into the pure rooms one at a time, their tests find. The same seed gives the same faults.
+mutants: .venv/tested
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/mutants.py --count 40 --seed 0
 
 # What is uploaded, built, then tried where nothing else is: the core alone, then with all extras.
 WHEEL := .venv-wheel/bin/python

@@ -16,7 +16,7 @@ from isoscale.extras import needed
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Distributions whose module has another name.
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "tomli-w": "tomli_w"}
+MODULES = {"pillow": "PIL", "tomli-w": "tomli_w"}
 
 # A path finder that finds none of them: what an installation without them has.
 WITHOUT = """

@@ -34,9 +34,17 @@ COMPLETEP = {"sgd": (-1.0, 1.0, 1.0), "adam": (-1.0, 0.0, 0.0)}
 DEPTH_MUP = {"sgd": (-0.5, None, 0.0), "adam": (-0.5, None, -0.5)}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize(("block_depth", "rates"), [(2, COMPLETEP), (1, DEPTH_MUP)])
-def test_the_papers_rates(optimizer, block_depth, rates):
+# By day each depth of a block and each optimizer once.
+@pytest.mark.parametrize(
+    ("block_depth", "rates", "optimizer"),
+    [
+        (2, COMPLETEP, "adam"),
+        (1, DEPTH_MUP, "sgd"),
+        pytest.param(2, COMPLETEP, "sgd", marks=pytest.mark.nightly),
+        pytest.param(1, DEPTH_MUP, "adam", marks=pytest.mark.nightly),
+    ],
+)
+def test_the_papers_rates(block_depth, rates, optimizer):
     found = suggested("depth-mup", optimizer, block_depth)
     branch, inner, last = rates[optimizer]
     expected = {"branch multiplier": branch, "lr branch_last": last}

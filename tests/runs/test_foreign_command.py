@@ -289,36 +289,12 @@ def test_how_long_it_took_is_kept(run: Callable[..., Any], program: Callable[[st
 
 # --- processes --------------------------------------------------------------------------------------------------
 
-SCRIPT = """
+INTERRUPTED: dict[str, Any] = {
+    "command": "./train.sh {lr}", "loss_pattern": "loss ([0-9.]+)", "lrs": [1.0, 2.0, 3.0], "seeds": 1,
+}  # fmt: skip
+SCRIPT = f"""
     import isoscale
-
-    class Net:
-        def __init__(self, width):
-            self.width = width
-
-    def train(trial):
-        import pickle
-        net = pickle.loads(pickle.dumps(Net(trial.width)))  # as `torch.save` of a whole model does
-        return helper(net.width) * trial.lr
-
-    def helper(width):
-        return float(width)
-
-    spec = isoscale.Sweep(train=train, widths=[4, 8], lrs=[0.5, 1.0], seeds=1)
-    print(isoscale.sweep(spec, store="s.db", workers=2).loss.squeeze().values.tolist())
-"""
-
-
-def test_a_function_of_a_script_trains_in_workers(tmp_path: Path, start: Callable[..., Any]):
-    """Without a main guard, and with what the function needs of the script."""
-    process = start(SCRIPT)
-    assert process.wait() == (0, "[[2.0, 4.0], [4.0, 8.0]]\n", "")
-
-
-INTERRUPTED = """
-    import isoscale, sys
-    spec = isoscale.Sweep(command="./train.sh {lr}", loss_pattern="loss ([0-9.]+)", lrs=[1.0, 2.0, 3.0], seeds=1)
-    print(isoscale.sweep(spec, store="s.db", workers=1).count("done"))
+    isoscale.sweep(isoscale.Sweep(**{INTERRUPTED!r}), store="s.db", workers=1)
 """
 
 
@@ -332,22 +308,24 @@ INTERRUPTED = """
 )
 def test_an_interrupted_sweep_loses_what_is_in_flight_and_leaves_nothing_running(
     program: Callable[[str], str],
+    inline: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     start: Callable[..., Any],
     until: Callable[..., bool],
     number: signal.Signals,
 ):
     """The first trial waits until another may go on; it is stored, the second is killed with all it started."""
     program('echo $1 >> ran; if [ "$1" != 1.0 ] && [ ! -e go ]; then sleep 300 & wait; fi; echo loss $1')
-    process = start(INTERRUPTED)
+    process = start(SCRIPT)
     assert until(lambda: _lines_of(tmp_path / "ran") == 2, 60), "the second trial runs"
     assert until(lambda: _stored(tmp_path / "s.db") == 1, 30)
     process.signal(number)
     process.wait()
     assert process.gone_within(20), "a program outlives its sweep"
     (tmp_path / "go").touch()
-    again = start(INTERRUPTED)
-    assert again.wait() == (0, "3\n", "")
+    monkeypatch.chdir(tmp_path)
+    assert sweep(Sweep(**INTERRUPTED), store="s.db").count("done") == 3
     assert _lines_of(tmp_path / "ran") == 4, "one trial ran twice"
 
 

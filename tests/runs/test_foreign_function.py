@@ -541,28 +541,37 @@ def test_a_merge_of_equal_trials_is_no_conflict(run: Callable[..., Any], store: 
     assert (merged.added, merged.same, merged.conflicts) == (0, 8, ())
 
 
-DEAF = """
-    import itertools
+SCRIPT = """
+    import itertools, pickle
     import isoscale
     from isoscale.runs.trainers import foreign
 
     foreign._GRACE_SECONDS = 0.5
 
-    def train(trial):
-        if trial.width == 8:
-            max(itertools.repeat(1))  # Python hears signals between two of its instructions, and this is one
-        return 1.0
+    class Net:
+        def __init__(self, width):
+            self.width = width
 
-    spec = isoscale.Sweep(train=train, widths=[4, 8], lrs=[1.0], seeds=1, time_limit=0.5)
+    def helper(width):
+        return float(width)
+
+    def train(trial):
+        net = pickle.loads(pickle.dumps(Net(trial.width)))  # as `torch.save` of a whole model does
+        if net.width == 8:
+            max(itertools.repeat(1))  # Python hears signals between two of its instructions, and this is one
+        return helper(net.width) * trial.lr
+
+    spec = isoscale.Sweep(train=train, widths=[4, 8], lrs=[0.5], seeds=1, time_limit=0.5)
     found = isoscale.sweep(spec, store="s.db", workers=1)
-    print(found.data["status"].squeeze().values.tolist(), found.reasons)
+    print(found.data["status"].squeeze().values.tolist(), found.loss.min().item(), found.reasons)
 """
 
 
-def test_a_function_that_hears_no_time_limit_loses_its_worker(start: Callable[..., Any]):
-    code, out, errors = start(DEAF).wait()
+def test_a_function_of_a_script_trains_in_a_worker_and_loses_it_if_it_hears_no_time_limit(start: Callable[..., Any]):
+    """Without a main guard, and with what the function needs of the script."""
+    code, out, errors = start(SCRIPT).wait()
     assert code == 0, errors
-    assert out.startswith("[0, 2] ('TimeoutError: the time limit passed, and the function heard nothing")
+    assert out.startswith("[0, 2] 2.0 ('TimeoutError: the time limit passed, and the function heard nothing")
 
 
 NOTEBOOK = """

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from isoscale.errors import ClusterError
-from isoscale.runs.engines import cluster_view
+from isoscale.errors import ClusterError, InvalidValueError
+from isoscale.runs.engines import cluster, cluster_view
 from isoscale.runs.engines.cluster_view import View
 
 NEEDS = {"CPU": 1.0, "GPU": 0.5}
@@ -22,6 +22,8 @@ class Ray:
     """A cluster of nodes; what `ray.nodes` does can be replaced."""
 
     exceptions = types.SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+    no_client = types.SimpleNamespace(is_connected=lambda: False)
+    util = types.SimpleNamespace(client=types.SimpleNamespace(ray=no_client))
 
     def __init__(self) -> None:
         self.head = socket.create_server(("127.0.0.1", 0))
@@ -30,6 +32,9 @@ class Ray:
 
     def has(self, *nodes: dict[str, float]) -> None:
         self.nodes = lambda: [{"Alive": True, "Resources": node} for node in nodes]
+
+    def is_initialized(self) -> bool:
+        return True
 
     def get_runtime_context(self) -> Any:
         return types.SimpleNamespace(gcs_address=self.address)
@@ -149,3 +154,29 @@ def test_what_a_call_raises_is_raised(ray: Ray):
     with pytest.raises(ZeroDivisionError):
         View(ray, NEEDS).within(lambda: 1 // 0)
     assert View(ray, NEEDS).within(max, 1, 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "is_one"),
+    [
+        (None, True),
+        ("auto", True),
+        ("{address}", True),
+        ("localhost:{port}", True),
+        ("127.0.0.1:1", False),
+        ("nobody.invalid:1", False),
+        ("ray://127.0.0.1:{port}", False),
+    ],
+)
+def test_another_address_than_that_of_the_connection_is_refused(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch, address: str | None, is_one: bool
+):
+    """A sweep meant for one cluster does not run on another."""
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    if address is not None:
+        address = address.format(address=ray.address, port=ray.address.rpartition(":")[2])
+    if is_one:
+        assert cluster.connect(address) is False
+        return
+    with pytest.raises(InvalidValueError, match=f"connected to the Ray cluster at `{ray.address}` already, not to"):
+        cluster.connect(address)

@@ -20,6 +20,7 @@ from isoscale.errors import StoreError
 from isoscale.runs import Store, Sweep, SweepResult, sweep, worker
 from isoscale.runs.engines import local
 from isoscale.runs.store import database
+from isoscale.testing import inline as inline_
 
 SPEC = Sweep(rule=["mup", "completep"], widths=[8], depths=[1, 2, 3], lrs=[0.0625, 0.125], seeds=2, steps=200)
 
@@ -32,8 +33,9 @@ SCRIPT = f"""
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """The sweep when nothing happens to it."""
-    return sweep(SPEC, store=tmp_path_factory.mktemp("whole") / "s.db", workers=2)
+    """The sweep when nothing happens to it, without processes."""
+    with inline_():
+        return sweep(SPEC, store=tmp_path_factory.mktemp("whole") / "s.db")
 
 
 def _same(a: SweepResult, b: SweepResult) -> None:
@@ -43,12 +45,12 @@ def _same(a: SweepResult, b: SweepResult) -> None:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [pytest.param(1, id="1"), pytest.param(20, marks=pytest.mark.nightly, id="20")])
-def test_killed_at_random_moments(whole: SweepResult, tmp_path: Path, start: Callable[..., Any], kills: int):
+@pytest.mark.nightly
+def test_killed_at_random_moments(whole: SweepResult, tmp_path: Path, start: Callable[..., Any]):
     """Driver or worker, from import to the last record; a killed driver is started again, as a user would."""
-    chance = random.Random(kills)
+    chance = random.Random(20)
     process = start(SCRIPT)
-    for _ in range(kills):
+    for _ in range(20):
         time.sleep(chance.uniform(0.2, 5.0))
         workers = process.workers()
         if workers and chance.random() < 0.5:
@@ -97,13 +99,14 @@ def test_a_worker_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_disk_that_fills_up_in_mid_sweep(
     tiny: Callable[..., Sweep], inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    spec = tiny(depths=[1, 2, 3, 4], steps=500)
+    spec = tiny(depths=[1, 2, 3, 4], steps=60)
     expected = sweep(spec, store=tmp_path / "whole.db")
     set_up = database.Database._set_up
 
     def small(self: database.Database) -> None:
         set_up(self)
-        self.connection.execute("PRAGMA max_page_count = 14")
+        (pages,) = self.connection.execute("PRAGMA page_count").fetchone()
+        self.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
 
     monkeypatch.setattr(database.Database, "_set_up", small)
     with pytest.raises(StoreError, match=r"disk is full.*free the disk"):
@@ -128,10 +131,10 @@ def _lock(path: Path) -> sqlite3.Connection:
 def test_a_store_that_another_program_locks_for_a_while(tiny: Callable[..., Sweep], inline: Any, tmp_path: Path):
     Store(tmp_path / "s.db").close()
     holder = _lock(tmp_path / "s.db")
-    threading.Timer(1.5, holder.close).start()
+    threading.Timer(0.5, holder.close).start()
     started = time.monotonic()
     assert sweep(tiny(), store=tmp_path / "s.db").count("done") == tiny().trials
-    assert time.monotonic() - started > 1.0
+    assert time.monotonic() - started > 0.3
 
 
 def test_a_store_that_another_program_never_lets_go(
@@ -148,16 +151,24 @@ def test_a_store_that_another_program_never_lets_go(
     assert [shard.config.depth for shard in inline.ran] == [2]
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, SweepResult, bytes]:
+    """A sweep, its result, and its store in one file."""
+    spec = Sweep(rule="depth-mup", widths=[8], depths=[1, 2, 3, 4, 5, 6], lrs=[0.0625, 0.125], seeds=2, steps=100)
+    path = tmp_path_factory.mktemp("sound") / "s.db"
+    with inline_():
+        found = sweep(spec, store=path)
+    with Store(path) as store:
+        store._db.execute("PRAGMA journal_mode = DELETE")
+    return spec, found, path.read_bytes()
+
+
 @pytest.mark.parametrize("damage", ["cut short", "overwritten"])
 def test_a_damaged_store_is_recovered_and_the_sweep_goes_on(
-    tiny: Callable[..., Sweep], inline: Any, tmp_path: Path, damage: str
+    sound: tuple[Sweep, SweepResult, bytes], inline: Any, tmp_path: Path, damage: str
 ):
     """What could be saved is not run again, and the result is what it was."""
-    spec = tiny(depths=[1, 2, 3, 4, 5, 6], steps=100)
-    expected = sweep(spec, store=tmp_path / "s.db")
-    with Store(tmp_path / "s.db") as store:
-        store._db.execute("PRAGMA journal_mode = DELETE")
-    content = (tmp_path / "s.db").read_bytes()
+    spec, expected, content = sound
     half = len(content) // 2
     hurt = content[:half] if damage == "cut short" else content[:half] + b"\xff" * 3000 + content[half + 3000 :]
     (tmp_path / "s.db").write_bytes(hurt)

@@ -17,9 +17,10 @@ import pytest
 from isoscale.runs import Store, Sweep, SweepResult, driver, sweep
 from isoscale.runs.engines.local import LocalEngine
 from isoscale.runs.twins import Twins
+from isoscale.testing import inline
 
 # Shards of about half a second: long enough to be killed in the middle.
-SLOW = {"rule": ["mup", "completep"], "depths": [1, 2, 3], "lrs": [0.0625, 0.125], "steps": 200}
+SLOW = {"rule": ["mup", "completep"], "depths": [1, 2, 3, 4], "lrs": [0.0625, 0.125], "steps": 200}
 
 # A user's script, without `if __name__ == "__main__":`, which says what it ran.
 SCRIPT = """
@@ -47,26 +48,14 @@ def _same(a: SweepResult, b: SweepResult) -> None:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, SweepResult]:
-    """A sweep and its result when nothing happens to it."""
+    """A sweep and its result when nothing happens to it, without processes."""
     spec = Sweep(widths=[8], seeds=2, **SLOW)
-    return spec, sweep(spec, store=tmp_path_factory.mktemp("slow") / "s.db", workers=2)
+    with inline():
+        return spec, sweep(spec, store=tmp_path_factory.mktemp("slow") / "s.db")
 
 
 def _ran(folder: Path) -> Counter[str]:
     return Counter(line.split()[1] for line in (folder / "ran.txt").read_text().splitlines())
-
-
-def test_one_worker_gives_what_two_give(slow: tuple[Sweep, SweepResult], tmp_path: Path):
-    spec, two = slow
-    one = sweep(spec, store=tmp_path / "s.db", workers=1)
-    _same(one, two)
-
-
-def test_a_script_without_a_main_guard(tiny: Callable[..., Sweep], tmp_path: Path, start: Callable[..., Any]):
-    process = start(_script(tiny()))
-    assert process.wait() == (0, f"{tiny().trials}\n", "")
-    assert set(_ran(tmp_path).values()) == {1}
-    assert process.gone_within(5)
 
 
 @pytest.mark.nightly
@@ -97,24 +86,46 @@ def _integrity(path: Path) -> str:
     return found
 
 
-@pytest.mark.parametrize("moment", [pytest.param("importing", marks=pytest.mark.nightly), "training"])
-def test_workers_killed(
-    slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool], moment: str
+def test_killed_while_they_train(
+    slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]
 ):
-    """Both workers at once, before they took a shard or in the middle of one: the sweep finishes all the same."""
+    """Both workers at once, then, when their successors have stored something, the driver; another one finishes."""
+    spec, undisturbed = slow
+    process = start(_script(spec))
+    assert until(lambda: _stored(tmp_path / "s.db"), 120)
+    killed = process.workers()
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert until(lambda: max(_ran(tmp_path).values()) >= 2, 120), "no lost shard runs again"
+    before = _stored(tmp_path / "s.db")
+    assert until(lambda: _stored(tmp_path / "s.db") > before, 120)
+    process.signal(signal.SIGKILL)
+    assert process.gone_within(10), "workers outlive their driver"
+    _, _, errors = process.wait()
+    assert len(killed) == 2
+    assert "worker process died" in errors
+    assert "Traceback" not in errors
+    kept = _stored(tmp_path / "s.db")
+    assert before < kept < spec.trials
+    with inline() as engine:
+        _same(sweep(spec, store=tmp_path / "s.db"), undisturbed)
+    assert sum(len(shard.members) for shard in engine.ran) <= spec.trials - kept
+    assert _integrity(tmp_path / "s.db") == "ok"
+
+
+@pytest.mark.nightly
+def test_workers_killed_while_they_start(
+    slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any], until: Callable[..., bool]
+):
+    """Both at once, before they took a shard: others take their places without a word."""
     spec, undisturbed = slow
     process = start(_script(spec))
     assert until(lambda: len(process.workers()) == 2, 30)
-    if moment == "training":
-        assert until(lambda: _stored(tmp_path / "s.db"), 30)
     for pid in process.workers():
         os.kill(pid, signal.SIGKILL)
     code, out, errors = process.wait()
     assert (code, out) == (0, f"{spec.trials}\n")
     assert "Traceback" not in errors
-    if moment == "training":  # one that had not yet taken a shard is replaced without a word
-        assert "worker process died" in errors
-        assert max(_ran(tmp_path).values()) >= 2
     _same(sweep(spec, store=tmp_path / "s.db"), undisturbed)
 
 
@@ -141,10 +152,12 @@ def test_ctrl_c_while_workers_start(tmp_path: Path, start: Callable[..., Any], u
 
 
 def test_two_drivers_share_a_store(slow: tuple[Sweep, SweepResult], tmp_path: Path, start: Callable[..., Any]):
+    """Each a script without a main guard, with a worker of its own: the bits are those of a single process."""
     spec, alone = slow
     drivers = [start(_script(spec, who, workers=1)) for who in ("first", "second")]
     for process in drivers:
         assert process.wait() == (0, f"{spec.trials}\n", "")
+        assert process.gone_within(5)
     ran = _ran(tmp_path)
     plan = driver.prepare(spec)
     assert len(ran) == len(Twins(plan).first(plan))

@@ -31,6 +31,7 @@ from isoscale.runs.engines import cluster, cluster_view  # noqa: E402
 from isoscale.runs.engines.engine import Backend, Engine, choose  # noqa: E402
 from isoscale.runs.shards import Shard  # noqa: E402
 from isoscale.runs.twins import Twins  # noqa: E402
+from isoscale.testing import inline  # noqa: E402
 
 # Ray's own sockets and files are not ours to close.
 pytestmark = [
@@ -61,8 +62,9 @@ def nodes() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """The sweep on this machine's worker processes, when nothing happens to it."""
-    return sweep(SPEC, store=tmp_path_factory.mktemp("alone") / "s.db", workers=2)
+    """The sweep in this process, when nothing happens to it."""
+    with inline():
+        return sweep(SPEC, store=tmp_path_factory.mktemp("alone") / "s.db")
 
 
 @pytest.fixture
@@ -380,21 +382,6 @@ def test_a_head_that_dies_ends_the_sweep(tmp_path: Path, start: Callable[..., An
     db.close()
 
 
-def test_the_command(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Connects by itself, to the cluster that the environment names; --device, because a node that left takes a while
-    to be forgotten, and its GPUs with it."""
-    ray.shutdown()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-    grid = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 --seeds 2 --steps 5 --rule sp --device cpu"
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["sweep", *grid.split(), "--engine", "ray"])
-    out, errors = capsys.readouterr()
-    assert (ended.value.code, errors) == (0, "")
-    assert "of a Ray cluster" in out
-    assert "8 trials done" in out
-
-
 def test_code_of_ones_own_trains_on_ray(nodes: Any, tmp_path: Path):
     """A function travels as it is, a command as its text; a trial that fails is that trial's own business."""
     factor = 3
@@ -412,3 +399,18 @@ def test_code_of_ones_own_trains_on_ray(nodes: Any, tmp_path: Path):
     assert "RuntimeError: not this one" in found.reasons[0]
     command = Sweep(command="echo loss {width} {lr}", loss_pattern=r"loss (\d+)", widths=[2, 4], lrs=[0.5], seeds=1)
     assert sweep(command, **where).loss.squeeze().values.tolist() == [2, 4]
+
+
+def test_the_command(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Connects by itself, to the cluster that the environment names; --device, because a node that left takes a while
+    to be forgotten, and its GPUs with it. It stands last: workers of its own connection import torch again."""
+    ray.shutdown()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    grid = "--widths 8 --depths 1 2 --lrs 0.0625 0.125 --seeds 2 --steps 5 --rule sp --device cpu"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", *grid.split(), "--engine", "ray"])
+    out, errors = capsys.readouterr()
+    assert (ended.value.code, errors) == (0, "")
+    assert "of a Ray cluster" in out
+    assert "8 trials done" in out

@@ -21,6 +21,7 @@ import pytest
 
 from isoscale.errors import StoreError
 from isoscale.runs import Store, TrialRecord
+from isoscale.runs.record import checksum
 from isoscale.runs.store import database
 from isoscale.runs.store.schema import SCHEMA
 
@@ -33,6 +34,24 @@ def test_a_generator_of_trials_that_raises_leaves_nothing(tmp_path: Path, trial:
         with pytest.raises(ValueError, match="could not convert"):
             store.record([trial("a"), broken])
         assert store.finished(["a", "b"]) == set()
+
+
+@pytest.mark.parametrize("signs", [(-0.0, 0.0), (0.0, -0.0), (-0.0, -0.0)])
+def test_a_checksum_over_a_zero_below_zero_fits(
+    tmp_path: Path, trial: Callable[..., TrialRecord], signs: tuple[float, float]
+):
+    """Versions before wrote it so, and SQLite gives back a zero without a sign."""
+    written = trial("a", test_loss=0.0, test_accuracy=0.0)
+    with Store(tmp_path / "s.db") as store:
+        store.record([written])
+        *values, _ = written.row(next(store.trials()).created)
+        values[6:8] = signs
+        store._db.execute("UPDATE trials SET checksum = ?", (checksum(values),))
+        assert store.faults() == []
+        assert next(store.trials()).same_result(written)
+        values[6] = 1.0
+        store._db.execute("UPDATE trials SET checksum = ?", (checksum(values),))
+        assert len(store.faults()) == 1
 
 
 def test_many_keys(tmp_path: Path, trial: Callable[..., TrialRecord]):

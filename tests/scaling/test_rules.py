@@ -280,3 +280,10 @@ def test_a_matrix_optimizer_is_told_how_to_be_declared():
 def test_a_name_that_no_page_can_hold_is_refused(name):
     with pytest.raises(InvalidValueError, match="`name` of a rule must be printable"):
         replace(rules.get("sp"), name=name)
+
+
+def test_momentum_by_default():
+    """Muon's as torch has it; of signs, Lion's first beta."""
+    of_torch = torch.optim.Muon([torch.nn.Parameter(torch.ones(2, 2))]).defaults
+    assert family_of("muon").momentum == of_torch["momentum"]
+    assert family_of("sign").momentum == 0.9

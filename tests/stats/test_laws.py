@@ -113,7 +113,7 @@ def sweeps(draw):
     return loss, loss.isel(order).transpose(*dims)
 
 
-@cases(40)
+@cases(15)
 @given(sweeps())
 def test_the_order_of_learning_rates_seeds_and_dimensions_changes_nothing(both):
     ordered, shuffled = (laws.Optima(loss, seed=1) for loss in both)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,15 @@ def batches(
     for start in range(0, size * settings.get("batches", 1), size):
         pairs.append((found.train_x[start : start + size], found.train_y[start : start + size]))
     return found, pairs
+
+
+def by_depth_and_seed(settings: Mapping[str, Any], measured: Callable[[int, int], list[Any]]) -> list[list[Any]]:
+    """What `measured(depth, seed)` gives for each of a claim's depths and seeds: (depth, seed, ...)."""
+    found = []
+    for depth in settings["depths"]:
+        of_seeds = [measured(depth, seed) for seed in range(settings["seeds"])]
+        found.append(of_seeds)
+    return found
 
 
 def loss_of(output: Tensor, y: Tensor) -> Tensor:

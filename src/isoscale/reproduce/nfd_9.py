@@ -106,22 +106,20 @@ def _growth(settings: Mapping[str, Any], block_depth: int, rule: str, folder: st
     scaled = inputs.Scaled(
         network, dataset, rule=rule, optimizer=settings["optimizer"], lr=settings["lr"], base_depth=1
     )
-    growth = []
-    for depth in settings["depths"]:
-        of_seeds = []
-        for seed in range(settings["seeds"]):
-            model = scaled.make(depth, seed)
-            optimizer = scaled.optimizer(model)
-            start = _ends(model, *batches[0])
-            for step in range(settings["steps"]):
-                x, y = batches[step % len(batches)]
-                loss = inputs.loss_of(model(x), y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            of_seeds.append([start, _ends(model, *batches[0])])
-        growth.append(of_seeds)
-    return growth
+
+    def of(depth: int, seed: int) -> list[Any]:
+        model = scaled.make(depth, seed)
+        optimizer = scaled.optimizer(model)
+        start = _ends(model, *batches[0])
+        for step in range(settings["steps"]):
+            x, y = batches[step % len(batches)]
+            loss = inputs.loss_of(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return [start, _ends(model, *batches[0])]
+
+    return inputs.by_depth_and_seed(settings, of)
 
 
 def _ends(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:

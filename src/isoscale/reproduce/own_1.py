@@ -93,17 +93,15 @@ def _both(settings: Mapping[str, Any], beta: float, optimizer: str, folder: str 
         lr=settings["lr"],
         base_depth=1,
     )
-    found = []
-    for depth in settings["depths"]:
-        of_seeds = []
-        for seed in range(settings["seeds"]):
-            one = measuring.feature_speed(
-                scaled.make, [(x, y)], inputs.loss_of, depths=[depth], seeds=[seed], steps=1, optimizer=scaled.optimizer
-            )
-            update = float(one["group_own"].sel(group="blocks.*.maps.0", step=1).squeeze())
-            of_seeds.append([_noise(scaled.make(depth, seed), x), update])
-        found.append(of_seeds)
-    return found
+
+    def of(depth: int, seed: int) -> list[Any]:
+        speed = measuring.feature_speed(
+            scaled.make, [(x, y)], inputs.loss_of, depths=[depth], seeds=[seed], steps=1, optimizer=scaled.optimizer
+        )
+        update = float(speed["group_own"].sel(group="blocks.*.maps.0", step=1).squeeze())
+        return [_noise(scaled.make(depth, seed), x), update]
+
+    return inputs.by_depth_and_seed(settings, of)
 
 
 @torch.no_grad()

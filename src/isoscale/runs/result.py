@@ -250,10 +250,13 @@ def _places(spec: Sweep) -> Iterator[int]:
     """Where each trial of the plan stands in the flat arrays: cell by cell, then learning rates, then seeds."""
     axes = spec.axes
     shape = tuple(map(len, axes.values()))
-    indices = {name: {value: at for at, value in enumerate(values)} for name, values in axes.items()}
+    # By name of the axis: where on it each of its values stands.
+    indices = {}
+    for name, values in axes.items():
+        indices[name] = {value: at for at, value in enumerate(values)}
     seeds = len(axes["seed"])
     for cell, lrs in spec.groups:
-        at = tuple(indices[name][cell[name]] for name in axes if name not in ("lr", "seed"))
+        at = [indices[name][cell[name]] for name in axes if name not in ("lr", "seed")]
         # Learning rates and seeds are the last axes, and those of a group follow each other.
         first = int(np.ravel_multi_index((*at, indices["lr"][lrs[0]], 0), shape))
         yield from range(first, first + len(lrs) * seeds)

@@ -270,10 +270,11 @@ class Search:
         return max(1, self.steps // _PILOT_SHARE) if self.shortens else self.steps
 
     def _pilot_places(self) -> list[float]:
+        """An octave apart over the whole range, then beyond it where that is needed."""
         low, high = self._range
-        octaves = [low + k * _OCTAVE for k in range(math.floor((high - low) / _OCTAVE) + 1)]
-        missing = [place for place in octaves if not self._was_asked(place, self.seeds[0], self._pilot_steps)]
-        return missing or self._extension()
+        count = math.floor((high - low) / _OCTAVE) + 1
+        octaves = [low + k * _OCTAVE for k in range(count)]
+        return self._unasked(octaves) or self._extension()
 
     def _extension(self) -> list[float]:
         """More of the range where the best pilot is at its end, or none is stable."""
@@ -296,12 +297,17 @@ class Search:
     def _bottoms(self) -> list[float]:
         """The lowest local minima of the pilot, the lowest first."""
         places = sorted(self._pilots)
-        losses = [math.inf, *(_finite(self._pilots[place]) for place in places), math.inf]
+        losses = [_finite(self._pilots[place]) for place in places]
+        # Beyond the ends of what was tried it only rises.
+        before = [math.inf, *losses[:-1]]
+        after = [*losses[1:], math.inf]
         found = []
-        for at, place in enumerate(places, start=1):
-            if math.isfinite(losses[at]) and losses[at - 1] > losses[at] <= losses[at + 1]:
-                found.append((losses[at], place))
-        return [place for _, place in sorted(found)[:_BOTTOMS]]
+        for place, loss, left, right in zip(places, losses, before, after, strict=True):
+            # Of several alike the first.
+            if math.isfinite(loss) and left > loss <= right:
+                found.append((loss, place))
+        lowest = sorted(found)[:_BOTTOMS]
+        return [place for _, place in lowest]
 
     # --- every seed in full ---
     def _bracket(self) -> list[float]:

@@ -104,10 +104,13 @@ class Transfer:
 
     def drifts_beyond(self, octaves: float) -> list[str]:
         """Rules whose optimum at the largest size is further than that from the base's, or unknown."""
-        drift = self.data["drift"].sel({self.axis: self.target})
+        drift = self.data["drift"].sel({self.axis: self.target}).values
         edges = self.data["at_edge"].sel({self.axis: [self.base, self.target]})
-        far = ~(np.abs(drift.values) <= octaves) | (edges != "").any(self.axis).values
-        return self.data["rule"].values[far].tolist()
+        # Of an optimum at the end of the grid the drift is no more than a bound.
+        is_unknown = (edges != "").any(self.axis).values
+        # A drift that is NaN is not near, either.
+        is_near = np.abs(drift) <= octaves
+        return self.data["rule"].values[is_unknown | ~is_near].tolist()
 
     def plot(self, kind: str = "loss") -> list[Axes]:
         """A figure of the report, as matplotlib axes: "loss" against learning rate, or the "optimum" against size.

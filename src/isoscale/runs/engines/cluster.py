@@ -65,7 +65,8 @@ class RayEngine:
         """The trials of a finished shard.
 
         Raises:
-            WorkerLostError: Its worker or its node died, or ran out of memory.
+            WorkerLostError: Its worker or its node died, or ran out of memory. Never for one that no worker had yet:
+                Ray starts another worker for it.
             Exception: What the task raised.
         """
         errors = _ray().exceptions
@@ -165,10 +166,12 @@ def connect(address: str | None) -> bool:
         Whether there was no connection before: whoever made it ends it.
 
     Raises:
-        InvalidValueError: Ray is not installed, or no cluster answers.
+        InvalidValueError: Ray is not installed, no cluster answers, or this process is connected to another one.
     """
     ray = _ray()
     if ray.is_initialized():
+        if address is not None:
+            _refuse_another(ray, address)
         return False
     address = address or os.environ.get("RAY_ADDRESS") or None
     where: dict[str, Any] = {"address": address or "local"}
@@ -184,6 +187,20 @@ def connect(address: str | None) -> bool:
             "address (--address, or $RAY_ADDRESS); without an address one is started here"
         ) from error
     return True
+
+
+def _refuse_another(ray: Any, address: str) -> None:
+    """Raise InvalidValueError unless `address` may be the cluster that this process is connected to."""
+    if address == "auto":
+        return
+    connected = ray.get_runtime_context().gcs_address
+    # A client's connection does not say which address it was made with.
+    is_same = ray.util.client.ray.is_connected() if "://" in address else cluster_view.is_same(address, connected)
+    if not is_same:
+        raise InvalidValueError(
+            f"this process is connected to the Ray cluster at `{connected}` already, not to `{address}`: leave out "
+            "the address, or call `ray.shutdown()` first"
+        )
 
 
 def disconnect() -> None:

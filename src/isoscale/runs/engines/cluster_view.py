@@ -137,6 +137,30 @@ def slots(found: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> i
     return total
 
 
+def is_same(address: str, other: str) -> bool:
+    """Whether two addresses, host:port, are one place; a machine's own name for itself is not told from its address.
+
+    >>> is_same("localhost:6379", "10.0.0.5:6379"), is_same("10.0.0.4:6379", "10.0.0.5:6379")
+    (True, False)
+    """
+    host, _, port = address.rpartition(":")
+    other_host, _, other_port = other.rpartition(":")
+    if port != other_port:
+        return False
+    found, expected = _numbers(host), _numbers(other_host)
+    is_local = any(number.startswith("127.") or number == "::1" for number in found | expected)
+    return is_local or not found.isdisjoint(expected)
+
+
+def _numbers(host: str) -> set[str]:
+    """The addresses that a host's name stands for; the name itself where nobody knows it."""
+    name = host.strip("[]")
+    try:
+        return {str(place[0]) for *_, place in socket.getaddrinfo(name, None)}
+    except OSError:
+        return {name}
+
+
 def within(seconds: float, call: Callable[..., T], *args: Any) -> T:
     """What a call returns; TimeoutError if it has not by then, and its thread is left to itself."""
     answer: concurrent.futures.Future[T] = concurrent.futures.Future()

@@ -149,8 +149,11 @@ class ForeignShard:
         """Which trial, for a person."""
         (member,) = self.members
         shown = {} if self.rule == NO_RULE else {"rule": self.rule}
-        shown |= self.shared["sizes"] | self.shared["hyperparameters"] | {"lr": f"{member.lr:g}", "seed": member.seed}
-        return f"{self.program.name}, {', '.join(f'{name} {value}' for name, value in shown.items())}"
+        shown |= self.shared["sizes"]
+        shown |= self.shared["hyperparameters"]
+        shown |= {"lr": f"{member.lr:g}", "seed": member.seed}
+        words = [f"{name} {value}" for name, value in shown.items()]
+        return ", ".join([self.program.name, *words])
 
     @property
     def note(self) -> str:
