@@ -41,7 +41,9 @@ _SYMMETRIC = ("Pa", "Pb", "Q", "Q_", "C", "D", "W", "Phi")
 Rows = tuple[np.ndarray, np.ndarray]
 Kept = dict[str, list[np.ndarray]]
 
-_CONVERGED = 1e-9
+EXACT = 1e-9
+"""The last change of the rows at which their equation counts as solved."""
+
 _MOST_ITERATIONS = 200
 
 
@@ -86,16 +88,24 @@ class Solution:
     diverged: int | None = None
 
 
-def integrate(equations: Equations, points: int, progress: Progress = None) -> Solution:
-    """All steps of training, by polynomials through so many points in layer time."""
-    return _Integration(equations, points).run(progress)
+def integrate(equations: Equations, points: int, progress: Progress = None, converged: float = EXACT) -> Solution:
+    """All steps of training, by polynomials through so many points in layer time.
+
+    Args:
+        equations: What is solved.
+        points: In layer time.
+        progress: Called with the fraction done.
+        converged: The last change of the rows at which their equation counts as solved.
+    """
+    return _Integration(equations, points, converged).run(progress)
 
 
 class _Integration:
     """Block rows of the matrices, at every point of the grid: arrays (points, rows, columns)."""
 
-    def __init__(self, equations: Equations, points: int) -> None:
+    def __init__(self, equations: Equations, points: int, converged: float) -> None:
         self._e = equations
+        self._converged = converged
         problem = equations.problem
         self._samples = problem.samples
         self._gram = problem.gram.double().cpu().numpy()
@@ -180,7 +190,8 @@ class _Integration:
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._upwards(k, *rows, weights, shares)
 
-        self._append(k, self._fixed_point((a, pa), self._upward_integral, change))
+        guess = self._as_before(k, "A", a), self._as_before(k, "Pa", pa)
+        self._append(k, self._fixed_point((a, pa), guess, self._upward_integral, change))
         here = self._rows(k)
         left = self._e.path.left if is_trained else np.ones(k + 1)
         # v_k = rho_k v_0 - sum omega w u h: the first part through the response of h to every step's v_0 in g
@@ -245,7 +256,8 @@ class _Integration:
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._downwards(k, *rows, weights, shares)
 
-        self._append(k, self._fixed_point((b, pb), self._downward_integral, change))
+        guess = self._as_before(k, "B", b), self._as_before(k, "Pb", pb)
+        self._append(k, self._fixed_point((b, pb), guess, self._downward_integral, change))
 
     def _downwards(
         self, k: int, b: np.ndarray, pb: np.ndarray, weights: np.ndarray, shares: np.ndarray
@@ -309,10 +321,29 @@ class _Integration:
         return rows
 
     # --- shared ---
-    def _fixed_point(self, start: Rows, integral: np.ndarray, change: Callable[[Rows], tuple[Rows, Kept]]) -> Kept:
-        """The rows y(t) = y(end) + int f(y), and what follows from them."""
-        points = len(self.time)
-        rows = [np.broadcast_to(each, (points, *each.shape)).copy() for each in start]
+    def _as_before(self, k: int, name: str, start: np.ndarray) -> np.ndarray:
+        """A first guess of row k of this matrix: that of the step before, moved on by one step in its last block."""
+        p = self._samples
+        guess = np.broadcast_to(start, (len(self.time), *start.shape)).copy()
+        width = start.shape[1]
+        if k > 1:
+            before = self._of[name][:, self._rows(k - 1)]
+            guess[..., : width - p] = before[..., : width - p]
+            guess[..., width - p :] = before[..., width - 2 * p : width - p]
+        return guess
+
+    def _fixed_point(
+        self, start: Rows, guess: Rows, integral: np.ndarray, change: Callable[[Rows], tuple[Rows, Kept]]
+    ) -> Kept:
+        """The rows y(t) = y(end) + int f(y), and what follows from them.
+
+        Args:
+            start: The rows at the end that they are integrated from.
+            guess: The rows at all points, about.
+            integral: From that end to each point, of a function given at all points.
+            change: f.
+        """
+        rows = list(guess)
         kept: Kept = {}
         # A Volterra equation: the error falls faster than any exponential.
         for _ in range(_MOST_ITERATIONS):
@@ -322,7 +353,7 @@ class _Integration:
                 after = first + np.tensordot(integral, along, axes=1)
                 moved = max(moved, float(np.abs(after - rows[i]).max(initial=0.0)))
                 rows[i] = after
-            if not moved > _CONVERGED:
+            if not moved > self._converged:
                 return kept
         raise OverflowError("the integral equation has no fixed point within reach")
 
