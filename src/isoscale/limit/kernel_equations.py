@@ -88,7 +88,14 @@ class Solution:
     diverged: int | None = None
 
 
-def integrate(equations: Equations, points: int, progress: Progress = None, converged: float = EXACT) -> Solution:
+def integrate(
+    equations: Equations,
+    points: int,
+    progress: Progress = None,
+    *,
+    converged: float = EXACT,
+    dtype: np.dtype | type = np.float64,
+) -> Solution:
     """All steps of training, by polynomials through so many points in layer time.
 
     Args:
@@ -96,26 +103,29 @@ def integrate(equations: Equations, points: int, progress: Progress = None, conv
         points: In layer time.
         progress: Called with the fraction done.
         converged: The last change of the rows at which their equation counts as solved.
+        dtype: Of the matrices: float32 halves the time, but has too few digits for kernels with singular terms that
+            cancel, those of ReLU.
     """
-    return _Integration(equations, points, converged).run(progress)
+    return _Integration(equations, points, converged, np.dtype(dtype)).run(progress)
 
 
 class _Integration:
     """Block rows of the matrices, at every point of the grid: arrays (points, rows, columns)."""
 
-    def __init__(self, equations: Equations, points: int, converged: float) -> None:
+    def __init__(self, equations: Equations, points: int, converged: float, dtype: np.dtype) -> None:
         self._e = equations
         self._converged = converged
+        self._dtype = dtype
         problem = equations.problem
         self._samples = problem.samples
-        self._gram = problem.gram.double().cpu().numpy()
+        self._gram = problem.gram.double().cpu().numpy().astype(self._dtype)
         self.time, upwards = chebyshev(points)
-        self._upward_integral = problem.horizon * upwards
+        self._upward_integral = (problem.horizon * upwards).astype(self._dtype)
         # int_t^1 is int_0^1 less int_0^t.
-        self._downward_integral = problem.horizon * (upwards[-1:] - upwards)
+        self._downward_integral = (problem.horizon * (upwards[-1:] - upwards)).astype(self._dtype)
         rows = (problem.steps + 1) * self._samples
         check_words(len(_MATRICES) * points * rows**2, "Use fewer steps or fewer samples.")
-        self._of = {name: np.zeros((points, rows, rows)) for name in _MATRICES}
+        self._of = {name: np.zeros((points, rows, rows), dtype=self._dtype) for name in _MATRICES}
         # Directions u (rows, outputs) and weights w (rows) of the loss's gradient chi = w u.
         self._u = np.zeros((rows, problem.outputs))
         self._w = np.zeros(rows)
@@ -169,12 +179,19 @@ class _Integration:
     def _update_weights(self, k: int) -> np.ndarray:
         """omega w of every earlier (step, sample): what its update still weighs at step k."""
         omega = np.repeat(self._e.path.omega[k, :k], self._samples)
-        return omega * self._w[: k * self._samples]
+        return (omega * self._w[: k * self._samples]).astype(self._dtype)
 
     def _shares(self, k: int) -> np.ndarray:
         """rho_k rho_j of all (step, sample) up to k: what decay has left of the initial weights."""
         left = self._e.path.left
-        return left[k] * np.repeat(left[: k + 1], self._samples)
+        return (left[k] * np.repeat(left[: k + 1], self._samples)).astype(self._dtype)
+
+    def _kernels(self, cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray, k: int) -> PairKernels:
+        """The branch's, at the pairs of step k with all up to it."""
+        pairs = (each.astype(np.float64, copy=False) for each in (cov, var_a, var_b))
+        of = self._e.kernels(*pairs, self._e.path.between(k, self._samples))
+        by_name = {item.name: getattr(of, item.name) for item in dataclasses.fields(PairKernels)}
+        return PairKernels(**{name: value.astype(self._dtype, copy=False) for name, value in by_name.items()})
 
     # --- upwards ---
     def _forward(self, k: int) -> np.ndarray:
@@ -182,10 +199,10 @@ class _Integration:
         p, n = self._samples, k * self._samples
         weights, shares = self._update_weights(k), self._shares(k)
         is_trained = self._e.problem.train_ends
-        a = np.zeros((p, n))
+        a = np.zeros((p, n), dtype=self._dtype)
         if is_trained:
             a -= weights * np.tile(self._gram, (1, k))
-        pa = (shares if is_trained else 1.0) * np.tile(self._gram, (1, k + 1))
+        pa = (shares if is_trained else np.ones_like(shares)) * np.tile(self._gram, (1, k + 1))
 
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._upwards(k, *rows, weights, shares)
@@ -196,7 +213,7 @@ class _Integration:
         left = self._e.path.left if is_trained else np.ones(k + 1)
         # v_k = rho_k v_0 - sum omega w u h: the first part through the response of h to every step's v_0 in g
         start = left[k] * np.repeat(left[:k], p)[:, None] * self._u[:n]
-        f = self._of["A_hat"][-1, here, :n] @ start
+        f = self._of["A_hat"][-1, here, :n].astype(np.float64) @ start
         if is_trained:
             f -= (self._of["C"][-1, here, :n] * weights) @ self._u[:n]
         return f
@@ -220,7 +237,7 @@ class _Integration:
         c[..., n:] = s_q @ s.mT + s @ q[..., :n].mT + q[..., n:]
         own, earlier = _diagonal(c[..., n:]), _diagonal(of["C"])
         columns = np.concatenate([earlier, own], axis=1)[:, None, :]
-        of_pair = self._e.kernels(c, columns, own[..., None], self._e.path.between(k, p))
+        of_pair = self._kernels(c, columns, own[..., None], k)
         a_hat = a @ of["S_"]
         phi = shares * of_pair.value
         if self._e.reused:
@@ -247,11 +264,11 @@ class _Integration:
         p, n = self._samples, k * self._samples
         weights, shares = self._update_weights(k), self._shares(k)
         is_trained = self._e.problem.train_ends
-        aligned = self._u[self._rows(k)] @ self._u[: n + p].T
-        b = np.zeros((p, n + p))
+        aligned = (self._u[self._rows(k)] @ self._u[: n + p].T).astype(self._dtype)
+        b = np.zeros((p, n + p), dtype=self._dtype)
         if is_trained:
             b[:, :n] -= weights * aligned[:, :n]
-        pb = (shares if is_trained else 1.0) * aligned
+        pb = (shares if is_trained else np.ones_like(shares)) * aligned
 
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._downwards(k, *rows, weights, shares)
@@ -302,7 +319,7 @@ class _Integration:
         kernel = {name: self._of[name][:, here, :both] for name in ("slope", "bend", "value_b", "slope_b", "C")}
         a_hat = self._of["A_hat"][:, here, :both]
         # omega w, none of the step itself
-        updates = np.concatenate([weights, np.zeros(p)])
+        updates = np.concatenate([weights, np.zeros(p, dtype=self._dtype)])
         through = d * kernel["slope"]
         if self._e.reused:
             theta_slope = 2 * kernel["slope"] + kernel["C"] * kernel["bend"]

@@ -25,7 +25,7 @@ from isoscale.limit.progress import Progress
 _MOST_ITERATIONS = 200
 
 
-def integrate(equations: Equations, points: int, progress: Progress = None, converged: float = EXACT) -> Solution:
+def integrate(equations: Equations, points: int, progress: Progress = None, *, converged: float = EXACT) -> Solution:
     """All steps of training, by polynomials through so many points in layer time.
 
     Args:

@@ -133,9 +133,13 @@ def rough_loss(problem: Problem, phi: Phi, reused: bool, *, points: int, converg
         frozen: Whether to solve the limit at 1/2 < beta < 1 in its place, where branches do not move by themselves:
             far cheaper, and of the same order.
     """
-    solver = lazy_ode if frozen else kernel_equations
     with own_setting(problem.gram.device):
-        found = solver.integrate(_equations_of(problem, phi, reused), points, converged=converged)
+        equations = _equations_of(problem, phi, reused)
+        if frozen:
+            found = lazy_ode.integrate(equations, points, converged=converged)
+        else:
+            dtype = np.float64 if phi == "relu" else np.float32
+            found = kernel_equations.integrate(equations, points, converged=converged, dtype=dtype)
     return math.inf if found.diverged is not None else float(found.loss[-1])
 
 
