@@ -249,6 +249,12 @@ def test_a_divergence_is_recorded():
     assert np.isfinite(found.loss.values[: found.attrs["diverged_step"]]).all()
 
 
+def test_a_divergence_is_a_result_where_the_kernel_of_zeros_has_no_derivative():
+    found = solve(X, Y, steps=4, lr=30.0, phi="relu", block_depth=2, beta=0.75)
+    assert found.attrs["diverged_step"] > 0
+    assert np.isnan(found.feature_kernel[-1]).all()
+
+
 # --- the best learning rate ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("blocks", [{"phi": "erf", "norm": "rms"}, {"phi": "relu"}])
 def test_the_best_rate_is_better_than_its_neighbours(blocks):

@@ -161,8 +161,11 @@ def _solution(
     backward = g.reshape(by_step.swapaxes(0, 1).shape).swapaxes(0, 1)
     stream, gradient, cross = by_step @ by_step.mT, backward @ backward.mT, by_step @ backward.mT
     own = np.diagonal(stream, axis1=-2, axis2=-1)
-    left = equations.path.left[:, None, None, None]
-    features = equations.kernels(stream, own[..., None, :], own[..., None], (left, left)).value
+    # Steps from a divergence on have no kernels: theirs are vectors of zeros.
+    done = slice(diverged)
+    left = equations.path.left[done, None, None, None]
+    features = np.full_like(stream, np.nan)
+    features[done] = equations.kernels(stream[done], own[done, ..., None, :], own[done, ..., None], (left, left)).value
     displacement = ((by_step - by_step[:1]) ** 2).sum(-1)
     found = {"stream": stream, "gradient": gradient, "features": features, "cross": cross, "displacement": displacement}
     if diverged is not None:
