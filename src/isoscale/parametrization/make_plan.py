@@ -44,7 +44,7 @@ _DEEP = 4.0
 
 def parametrize(
     model: nn.Module,
-    base: nn.Module | Mapping[str, Any],
+    base: nn.Module | Mapping[str, Any] | Reading,
     rule: str | Rule = "completep",
     optimizer: str | Callable[..., Any] = "adamw",
     *,
@@ -71,7 +71,8 @@ def parametrize(
     Args:
         model: A freshly initialised model. On the meta device only the plan is made: `plan.apply(model)` later.
         base: The same architecture at the size that was tuned, freshly initialised; or `isoscale.shapes(base)`. A base
-            on the meta device is enough to plan, but then the law of the model's own init is inferred.
+            on the meta device is enough to plan, but then the law of the model's own init is inferred. Or what `read`
+            makes of such a model and its base, where many plans are made for one: then nothing is traced.
         rule: A name of `isoscale.rules.names()`, or a Rule.
         optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon". A class that
             decays as its arguments say is of the family that they make it: NAdam(..., decoupled_weight_decay=True) of
@@ -116,8 +117,8 @@ def parametrize(
         optimizer, lr, weight_decay, eps, decay=decay, adjust_lr_fn=adjust_lr_fn, momentum=momentum, betas=betas
     )
     spent = spending(budget, batch, tokens, made)
-    plan = make(read(model, base, example_inputs, roles), rules.get(rule), made, spent, force=force)
-    return plan.apply(model)
+    reading = base if isinstance(base, Reading) else read(model, base, example_inputs, roles)
+    return make(reading, rules.get(rule), made, spent, force=force).apply(model)
 
 
 # --- the two steps ---

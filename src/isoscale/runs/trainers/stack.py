@@ -283,7 +283,7 @@ class _Start:
             parts = program.trial(trial.at_lr(1.0))
             self.model = parts.model()
             self.plan = parts.plan
-            torch.manual_seed(trial.seed)
+            calls.seed_torch(trial.seed)
             self.generators = calls.generators()
 
 
