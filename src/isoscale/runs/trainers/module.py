@@ -48,15 +48,13 @@ def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list
         InvalidValueError: The factory, the batches or the loss are not there, or cannot be sent to a worker.
     """
     program = _program(spec, data)
-    settings = _settings(spec, program)
-    return [foreign.shard(spec, program, cell, settings, program.source, store) for cell in foreign.cells(spec)]
+    return foreign.shards(spec, program, _settings(spec, program), program.source, store)
 
 
 def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> ModuleTrial:
     """One trial of a sweep, for a loop of one's own."""
     program = _program(spec, data)
-    sorted_out = foreign.sorted_out(spec, cell)
-    one = foreign.shard(spec, program, sorted_out, _settings(spec, program), program.source, "isoscale.db")
+    one = foreign.shard(spec, program, cell, _settings(spec, program), program.source)
     return program.trial(one.handed(device))
 
 
