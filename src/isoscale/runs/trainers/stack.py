@@ -50,6 +50,10 @@ _FEW = 4
 # Gains that are believed: of a few together, which would grow with their number, and of what is then chosen.
 _SIGN_OF_GAIN, _GAIN = 1.1, 1.15
 
+# What trains together is lost together when the sweep is ended: at most about so many seconds, of each worker, unless
+# even a few take longer.
+_LONGEST = 600.0
+
 # Numbers in all copies of the parameters: more of them leave the caches, and copies of large models fill the memory.
 _NUMBERS = 2**24
 
@@ -193,6 +197,10 @@ def _fastest(program: ModuleProgram, trials: Sequence[HandedTrial], count: Calla
     gain = alone.seconds / best.seconds_of_one
     if gain < _GAIN:
         raise AloneError(f"{len(best.members)} together are only {gain:.2f} times as fast as one after another")
+    timely = max(few, int(_LONGEST / max(best.seconds_of_one * trials[0].steps, 1e-9)))
+    if timely < len(best.members):
+        best = _probed(program, trials[:timely], alone, count)
+        gain = alone.seconds / best.seconds_of_one
     best.note = f"trained together with {len(best.members) - 1} others, each {gain:.1f} times as fast as alone"
     return best
 
