@@ -53,6 +53,21 @@ def test_computed_weights_are_refused_by_name(wrap, tensor):
         planned(lambda width: plain(width, wrap(nn.Linear(width, width))))
 
 
+@pytest.mark.parametrize("dim", [0, 1, None], ids=["of a readout", "by inputs", "of all"])
+def test_no_role_is_offered_for_what_a_norm_divides_out(dim):
+    """A role would scale the direction alone, and its plan would be that of another size."""
+
+    def make(width):
+        place = 3 if dim == 0 else 2
+        model = plain(width)
+        parametrizations.weight_norm(model[place], dim=dim)
+        return model
+
+    with pytest.raises(PlanError, match="remove the weight norm") as refusal:
+        planned(make)
+    assert "roles=" not in str(refusal.value)
+
+
 # --- frozen ---
 def test_frozen_parameters_are_in_no_group_and_are_left_alone():
     def make(width):

@@ -41,6 +41,10 @@ from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFac
 # Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
+# What torch calls the direction of a weight norm, by its parametrization and by its older function, and what acts on it.
+_DIRECTIONS = (".original1", "weight_v")
+_OF_WEIGHT_NORM = ("weight_norm", "_weight_norm_interface", "mul")
+
 
 def parametrize(
     model: nn.Module,
@@ -489,11 +493,20 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
     by_outputs = part.computed_by != "weight_norm" or 0 in part.fan_out
     if is_norm and by_outputs and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
+    if name.endswith(_DIRECTIONS) and part.computed_by in _OF_WEIGHT_NORM:
+        # A role would scale the direction, which the norm divides out again.
+        raise PlanError(
+            f"`{name}` is the direction of a weight norm, and its effective weight is computed: of a readout, or by "
+            "another norm than that of each output (dim=0), the gain would have to follow the width, which no role "
+            "says. Take dim=0 where the layer is no readout, or remove the weight norm: "
+            '`torch.nn.utils.parametrize.remove_parametrizations(module, "weight")`'
+        )
     # All blocks at once.
     raise PlanError(
-        f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
-        "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
-        f"what the tensor is: `roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
+        f"`{name}` acts through {part.computed_by}: its effective weight is computed (a parametrization, a product of "
+        "weights) and does not scale as it does. Remove the parametrization; or, if the effective weight keeps the "
+        f"size of a layer of its kind, as under spectral norm where both sides grow alike, say what the tensor is: "
+        f"`roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
     )
 
 
