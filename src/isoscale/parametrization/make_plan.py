@@ -41,7 +41,7 @@ from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFac
 # Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
-# What torch calls the direction of a weight norm, by its parametrization and by its older function, and what acts on it.
+# What torch calls the direction of a weight norm, by its parametrization and by its older function; and what it enters.
 _DIRECTIONS = (".original1", "weight_v")
 _OF_WEIGHT_NORM = ("weight_norm", "_weight_norm_interface", "mul")
 
@@ -678,6 +678,20 @@ def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:
         yield f"{scaling.budget.rule.name}: {cap}"
 
 
+def _notes_on_frozen_branches(in_branches: Sequence[TensorFacts], depth: float, rule: Rule) -> Iterator[str]:
+    """A frozen backbone is part of the depth; whether it should be, depends on what else grows."""
+    trained = {facts.block for facts in in_branches if not facts.frozen}
+    frozen = {facts.block for facts in in_branches} - trained
+    if not frozen or not trained or depth == 1 or rule.depth == DepthRow():
+        return
+    yield (
+        f"the depth x{depth:g} counts the branches of {len(frozen)} frozen blocks with those of {len(trained)} trained "
+        "ones: right for a freshly drawn backbone that grows as they do. One that is pretrained keeps its branches as "
+        "they are, and one that grows alone makes the trained ones too slow: then plan the trained part by itself, "
+        "`parametrize(model.part, base.part, ...)`"
+    )
+
+
 def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
     """What branches have in their forward, and blocks that run several times."""
     in_branches = [facts for facts in reading.facts if facts.role.in_branch]
@@ -688,6 +702,7 @@ def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
             f"the forward multiplies branches by x{first.forward:g} (`{first.name}`): left as it is, {rule.name} says "
             "nothing of the depth"
         )
+    yield from _notes_on_frozen_branches(in_branches, reading.depth, rule)
     shared = [facts for facts in reading.facts if facts.uses != 1]
     if shared:
         yield (
