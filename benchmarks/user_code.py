@@ -117,7 +117,7 @@ def main() -> int:
     row("judge: 300 runs", timed(lambda: isoscale.judge(few), 5 * chosen.repetitions), 0.05)
     row("judge: 99,999 runs", timed(lambda: isoscale.judge(many), chosen.repetitions), 5.0)
     row("judge: 10,000 stored trials", of_a_store(chosen.repetitions), 2.0)
-    Console().print(table)
+    Console(width=120).print(table)
     return 1 if missed else 0
 
 

@@ -180,7 +180,9 @@ def main() -> int:
         for _ in range(options.repetitions):
             for name, width in itertools.product(options.models, options.widths):
                 pairs.setdefault((name, width), []).append(pair(name, width, options, folder))
-    table = Table("model", "width", "trials", "loop", "isoscale", "together", "ratio: median (min to max)", "target")
+    table = Table(
+        "model", "width", "trials", "loop", "isoscale", "together", "ratio: median (min to max)", "target", box=None
+    )
     table.title = f"Steps of a trial per second of the processor, AdamW, {options.steps} steps each, one thread"
     missed = False
     for (name, width), found in pairs.items():
@@ -194,11 +196,11 @@ def main() -> int:
             f"{first.steps // options.steps}",
             f"{first.steps / statistics.median(one.loop for one in found):,.0f}",
             f"{first.steps / statistics.median(one.own for one in found):,.0f}",
-            f"{first.together}",
+            ", ".join(sorted({f"{one.together}" for one in found})),
             f"{median:.2f}  ({min(ratios):.2f} to {max(ratios):.2f})",
             f"{target}",
         )
-    Console().print(table)
+    Console(width=120).print(table)
     return 1 if missed else 0
 
 
