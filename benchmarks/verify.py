@@ -193,7 +193,7 @@ def measure(case: Case) -> Result | None:
     rule = rules.get(case.rule)
     inputs = specimen.inputs(case.seed)
 
-    def cells(rule: Rule, roles: Mapping[str, Role] | None) -> list[Cell]:
+    def cells(rule: Rule, roles: Mapping[str, Role] | None, shares: bool = shares) -> list[Cell]:
         return cells_of(
             made(specimen, shares),
             inputs,
@@ -224,12 +224,24 @@ def measure(case: Case) -> Result | None:
         roles = {tensor: fault.roles} if fault.roles is not None else None
         faulty = cells(fault.rule(rule), roles)
         exists = fault.times or fault.shares or differ(right, faulty)
+        if fault.shares:
+            # A plan that counts how often a block runs is right: the misreading is that of one that does not.
+            faulty = [
+                uncounted(cell, other) for cell, other in zip(faulty, cells(rule, None, shares=False), strict=True)
+            ]
         # What is promised is the rule that was asked for.
         faulty = [wrong(cell, rule, tensor if fault.times else None) for cell in faulty]
     found = judged(faulty, inputs, None, Thresholds())
     return Result(
         case=case, items=found.open_items, tensor=tensor, exists=exists, seconds=round(time.monotonic() - began, 2)
     )
+
+
+def uncounted(cell: Cell, other: Cell) -> Cell:
+    """A network that runs one block at every depth, with the numbers of one that has a block for each."""
+    of_other = {entry.name: entry for entry in other.plan.entries}
+    entries = tuple(of_other[entry.name] for entry in cell.plan.entries)
+    return replace(cell, plan=replace(cell.plan, entries=entries))
 
 
 def wrong(cell: Cell, rule: Rule, scaled: str | None) -> Cell:
