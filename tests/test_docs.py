@@ -101,3 +101,12 @@ def test_every_page_is_in_the_navigation():
     for pattern in re.findall(r"[\w/.*-]+\.md", (DOCS / ".nav.yml").read_text()):
         listed.update(DOCS.glob(pattern))
     assert set(DOCS.rglob("*.md")) <= listed
+
+
+def test_one_version_stands_everywhere():
+    root = DOCS.parent
+    newest = re.search(r"^## (\S+), (\S+)$", (root / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    cited = (root / "CITATION.cff").read_text()
+    assert newest is not None
+    assert newest.group(1) == isoscale.__version__
+    assert f"\nversion: {isoscale.__version__}\ndate-released: {newest.group(2)}\n" in cited

@@ -193,6 +193,30 @@ def test_one_bad_trial_has_a_reason_and_spoils_no_other(run: Callable[..., Any],
     assert "failed after" in log.read_text()
 
 
+def test_a_pilot_that_fails_is_told(run: Callable[..., Any]):
+    """It is shorter than the trials of the sweep, where it shows nowhere."""
+
+    def train(trial: Any) -> float:
+        if trial.lr > 0.5:
+            raise RuntimeError("out of memory")
+        return bowl(trial)
+
+    found = run(train, lrs=[2.0**-6, 4.0], search="adaptive")
+    assert found.count("failed") == 0
+    assert found.searched.failed == sum(lr > 0.5 for lr in (1, 2, 4)) * len(GRID["widths"])
+    assert f"{found.searched.failed} of them failed" in str(found.searched)
+    (said,) = found.failures
+    assert said.startswith("RuntimeError: out of memory")
+
+
+def test_a_search_of_which_every_pilot_fails_says_why(inline: Any, store: Path):
+    spec = Sweep(train=lambda trial: "1.0", **(GRID | {"search": "adaptive"}))
+    found = isoscale.transfer(spec, store=store)
+    assert found.verdicts == {"-": "cannot tell"}
+    assert found.reasons["-"].startswith("trials failed at width 4: ")
+    assert "returned '1.0': a loss is one number" in found.reasons["-"]
+
+
 def test_a_failed_trial_runs_again_and_a_finished_one_does_not(run: Callable[..., Any], inline: Any, tmp_path: Path):
     def train(trial: Any) -> float:
         if trial.width == 8 and not (tmp_path / "repaired").exists():

@@ -74,6 +74,34 @@ def test_repeats_are_averaged_and_said():
     np.testing.assert_allclose(found.data["best_loss"], 1.01 * once.data["best_loss"], rtol=1e-9)
 
 
+def test_columns_go_by_their_own_names():
+    frame = runs({64: -6, 256: -6}).rename(columns={"width": "d_model", "lr": "learning_rate"})
+    found = isoscale.judge(frame, size="d_model", hyperparameter="learning_rate")
+    assert (found.axis, found.answer) == ("width", "Yes.")
+    own = frame.rename(columns={"d_model": "experts"}).assign(group="a")
+    other = own.assign(group="b", loss=2 * own["loss"])
+    held = isoscale.judge(pd.concat([own, other]), size="experts", hold={"group": "b"})
+    assert (held.axis, held.answer) == ("experts", "Yes.")
+    assert float(held.data["best_loss"].min()) > 1.5
+    with pytest.raises(InvalidValueError, match="`group` holds words"):
+        isoscale.judge(pd.concat([own, other]), size="experts", hyperparameter="group")
+
+
+def test_columns_and_a_named_index_are_read_as_rows_are():
+    frame = runs({64: -6, 256: -6})
+    wanted = isoscale.judge(frame).data
+    for source in (frame.set_index(["width", "seed"]), frame.to_dict("list")):
+        np.testing.assert_array_equal(isoscale.judge(source).data["optimal_lr"], wanted["optimal_lr"])
+
+
+def test_a_score_is_not_taken_for_a_loss():
+    frame = runs({64: -6, 256: -6})
+    frame = frame.assign(val_acc=1 - frame["loss"] / 10).drop(columns="loss")
+    with pytest.raises(InvalidValueError, match="`val_acc` sounds like a score: say better='higher'"):
+        isoscale.judge(frame, columns={"loss": "val_acc"})
+    assert isoscale.judge(frame, columns={"loss": "val_acc"}, better="higher").answer == "Yes."
+
+
 def test_any_positive_hyperparameter_and_any_size():
     frame = runs({2: -6, 4: -6, 8: -6}).rename(columns={"lr": "weight_decay", "width": "n_experts"}).assign(lr=0.1)
     found = isoscale.judge(frame, size="experts", hyperparameter="weight_decay", columns={"experts": "n_experts"})
@@ -159,3 +187,9 @@ def test_tokens_are_batch_size_times_steps_and_said():
     assert "`tokens` is batch_size x steps" in found.data.attrs["notes"]
     with pytest.raises(InvalidValueError, match="nor is batch_size"):
         isoscale.judge(longer.drop(columns="batch_size"), size="tokens")
+
+
+def test_results_say_in_a_line_what_they_are():
+    frame = runs({64: -6, 256: -6})
+    assert repr(isoscale.judge(frame)) == "<Transfer from width 64 to 256: Yes.>"
+    assert repr(isoscale.Runs.read(frame)) == f"<Runs: {len(frame)} with rule, seed, loss, lr, width>"

@@ -29,7 +29,7 @@ class JudgeCommand:
     runs: Annotated[str, tyro.conf.Positional]
     """The table, one row for each run."""
     size: str | None = None
-    """Column of sizes: width, depth, ...; by default the one that has several values."""
+    """Column of sizes: width, depth, ... or its own name; by default the one that has several values."""
     hyperparameter: str = "lr"
     """What was tuned."""
     base: int | None = None
@@ -38,8 +38,8 @@ class JudgeCommand:
     """What the column of learning rates is called."""
     loss_column: str | None = None
     """What the column of losses is called."""
-    better: Literal["lower", "higher"] = "lower"
-    """Which losses are: "higher" for a column of accuracies."""
+    better: Literal["lower", "higher"] | None = None
+    """Which losses are: "higher" for a column of accuracies; by default "lower", unless it sounds like a score."""
     size_column: str | None = None
     """What the column of sizes is called."""
     seed_column: str | None = None

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from isoscale.cli import running
 from isoscale.cli.grid import stated
-from isoscale.cli.terminal import console, framed, print_json, print_notes, typed_command
+from isoscale.cli.terminal import console, framed, print_failures, print_json, print_notes, typed_command
 from isoscale.errors import InvalidValueError
 from isoscale.runs.spec import Sweep, log2_grid
 
@@ -45,7 +45,8 @@ def run(command: LawCommand) -> int:
     _print(found, out, as_json=place.json)
     written = _write(found, Path(command.report), words)
     out.print(f"Report: {written}      Again (instant): {typed_command()}")
-    return 1 if (found.runs["status"] == "failed").any() else 0
+    assert found.transfer.result is not None
+    return 1 if found.transfer.result.failures else 0
 
 
 def _spec(command: LawCommand) -> Sweep:
@@ -106,6 +107,8 @@ def _print(found: SizeLaw, out: Console, *, as_json: bool) -> None:
         out.print(title, style="bold")
         out.print(framed(table.columns, table.values))
     print_notes(out, found.notes)
+    assert found.transfer.result is not None
+    print_failures(out, found.transfer.result.failures)
 
 
 def _write(found: SizeLaw, folder: Path, words: str) -> Path:

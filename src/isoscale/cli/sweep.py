@@ -38,7 +38,7 @@ class SweepCommand:
         self._print(result, out)
         if self.out is not None:
             result.save(self.out)
-        return 1 if result.count("failed") else 0
+        return 1 if result.failures else 0
 
     def _print(self, result: SweepResult, out: Console) -> None:
         best = result.optima()
@@ -52,4 +52,4 @@ class SweepCommand:
         if result.searched is not None:
             out.print(str(result.searched))
         out.print(f"{done} trials done, {diverged} diverged, in {self.place.store}")
-        print_failures(out, result.reasons)
+        print_failures(out, result.failures)

@@ -81,12 +81,12 @@ class TransferCommand:
         if found.next_runs and not self.until_decided:
             out.print(f"Do these runs: {typed_command()} --until-decided")
         assert found.result is not None
-        print_failures(out, found.result.reasons)
+        print_failures(out, found.result.failures)
 
     def _exit_code(self, found: Transfer) -> int:
         assert found.result is not None
         # A verdict without the failed trials is not on what was asked for.
-        if found.result.count("failed"):
+        if found.result.failures:
             return 1
         if self.fail_on_drift is None:
             return 0

@@ -21,7 +21,7 @@ from isoscale.scaling.plan import ScalingPlan
 from isoscale.scaling.tensor import TensorPlan
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan(ScalingPlan):
     """What `parametrize` found and decided; `param_groups()` is what an optimizer gets.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from isoscale.runs.driver import Session
-from isoscale.runs.result import Searched, SweepResult
+from isoscale.runs.result import Searched, SweepResult, distinct
 from isoscale.runs.rounds import run_round
 from isoscale.runs.search import Search
 from isoscale.runs.spec import Sweep
@@ -86,13 +86,21 @@ def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> 
     # Where nothing trained, what was tried is all there is to show.
     lrs = lrs or {lr for search in searches.values() for lr in search.tried}
     found = dataclasses.replace(spec, lrs=sorted(lrs), seeds=sorted(seeds))
-    (result,) = session.read([found])
+    # A pilot is shorter than the trials of the sweep, so that its failure shows nowhere else.
+    failures = [
+        dataclasses.replace(spec.only(dict(cell)), lrs=request.lrs, seeds=request.seeds, steps=request.steps)
+        for cell, search in searches.items()
+        for request in search.failures
+    ]
+    result, *failed = session.read([found, *failures])
     all_of_them = searches.values()
     searched = Searched(
         optima=len(searches),
         trials=sum(search.trials for search in all_of_them),
         full_trials=sum(search.full_trials for search in all_of_them),
         stopped=sum(search.stopped for search in all_of_them),
+        failed=sum(one.count("failed") for one in failed),
+        reasons=distinct(reason for one in failed for reason in one.reasons),
     )
     return dataclasses.replace(result, searched=searched)
 

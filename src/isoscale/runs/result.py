@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+# What stands behind a reason that has a log.
+_LOG = re.compile(r" \((?:\d+ trials, )?(?:one's )?log: (.*)\)$")
+
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
 STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3, "stopped": 4}
 
@@ -36,12 +40,16 @@ class Searched:
         trials: Trials that they asked for, pilots included.
         full_trials: The same with each trial counted by the steps that it took, in full trials.
         stopped: How many of them were stopped because they were hopeless.
+        failed: How many of them failed.
+        reasons: Why, each reason once.
     """
 
     optima: int
     trials: int
     full_trials: float
     stopped: int
+    failed: int = 0
+    reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """For a person.
@@ -51,11 +59,12 @@ class Searched:
         """
         searches = "1 search" if self.optima == 1 else f"{self.optima} searches"
         early = f", {self.stopped} of them stopped early" if self.stopped else ""
+        failed = f", {self.failed} of them failed" if self.failed else ""
         each = f" ({self.full_trials / self.optima:.1f} an optimum)" if self.optima > 1 else ""
-        return f"{searches}: {self.trials} trials{early}, as long as {self.full_trials:.1f} full ones{each}"
+        return f"{searches}: {self.trials} trials{early}{failed}, as long as {self.full_trials:.1f} full ones{each}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """What a sweep found.
 
@@ -68,7 +77,7 @@ class SweepResult:
             but for the part of a curve before its divergence or its stop.
         note: Exactly which data was used; of the user's code, which code.
         versions: What ran the trials, each combination once.
-        reasons: Why trials failed, each reason once; of the user's code with the log of the first one.
+        reasons: Why trials of `data` failed, each reason once; of the user's code with the log of the first one.
         searched: What an adaptive search took; None of a grid.
     """
 
@@ -145,6 +154,12 @@ class SweepResult:
         """How many trials ended with that status."""
         return int((self.data["status"] == STATUS[status]).sum())
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why trials failed, each reason once: those of `data`, and the pilots of a search."""
+        of_search = () if self.searched is None else self.searched.reasons
+        return distinct([*self.reasons, *of_search])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `data` as NetCDF, whole or not at all.
 
@@ -160,6 +175,12 @@ class SweepResult:
         large = self.data["seed"].values.max() > np.iinfo("int32").max
         data = self.data.assign_coords(seed=self.data["seed"].astype(float)) if large else self.data
         return bytes(data.to_netcdf(engine="scipy"))
+
+    def __repr__(self) -> str:
+        """How many trials ended how, and the axes."""
+        counts = [f"{self.count(status)} {status}" for status in STATUS if self.count(status)]
+        sizes = [f"{name} {size}" for name, size in self.data["status"].sizes.items()]
+        return f"<SweepResult of {self.spec.subject}: {', '.join(counts)}; {', '.join(sizes)}>"
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()
@@ -254,3 +275,19 @@ def _reasons(plan: Sequence[AnyShard], trials: Sequence[TrialRecord]) -> tuple[s
         several = f"{len(keys)} trials, one's log: " if len(keys) > 1 else "log: "
         found.append(reason if log is None else f"{reason} ({several}{log})")
     return tuple(found)
+
+
+def distinct(reasons: Iterable[str]) -> tuple[str, ...]:
+    """One of those reasons that differ in nothing but their logs; sorted.
+
+    >>> distinct(["it has no loss (2 trials, one's log: a)", "it has no loss (log: b)", "none"])
+    ("it has no loss (one's log: a)", 'none')
+    """
+    found: dict[str, str] = {}
+    for reason in reasons:
+        plain = _LOG.sub("", reason)
+        known = found.setdefault(plain, reason)
+        if known != reason:
+            # How many trials each of them counts is no longer told.
+            found[plain] = _LOG.sub(r" (one's log: \1)", known)
+    return tuple(sorted(found.values()))

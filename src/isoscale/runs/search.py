@@ -133,6 +133,8 @@ class Search:
     _stopped: set[Trial] = field(default_factory=set)
     # Every trial that was asked for, by its place, its seed and its length: how many steps it took.
     _asked: dict[tuple[float, int, int], int] = field(default_factory=dict)
+    # Those of which something came.
+    _told: set[tuple[float, int, int]] = field(default_factory=set)
     # The loss and the course of the best trial, of the pilots and of the full ones.
     _best: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict)
     _centre: float | None = None
@@ -177,6 +179,7 @@ class Search:
         self._requested = None
         for (lr, seed), loss in losses.items():
             place = _place(lr)
+            self._told.add((place, seed, steps))
             course = courses.get((lr, seed)) if courses else None
             if course is not None:
                 self._asked[place, seed, steps] = min(len(course.seen) + 1, steps)
@@ -252,6 +255,14 @@ class Search:
     def stopped(self) -> int:
         """How many of them were stopped."""
         return len(self._stopped)
+
+    @property
+    def failures(self) -> list[Request]:
+        """What was asked for and failed, pilots included; a request for each length and seed."""
+        places: dict[tuple[int, int], list[float]] = {}
+        for place, seed, steps in self._asked.keys() - self._told:
+            places.setdefault((seed, steps), []).append(place)
+        return [self._request(places[seed, steps], (seed,), steps) for seed, steps in sorted(places)]
 
     # --- the pilot ---
     @property

@@ -67,6 +67,10 @@ HYPERPARAMETERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps", "w
 # What tells settings apart, beside sizes and hyperparameters.
 SETTINGS = ("optimizer", "model", "dataset", "schedule")
 
+# Words of a column's name that say whether more is better.
+_SCORES = ("acc", "accuracy", "auc", "auroc", "bleu", "f1", "iou", "map", "psnr", "r2", "reward", "rouge", "score")
+_LOSSES = ("err", "error", "loss", "perplexity", "ppl")
+
 # Words for how a run ended; anything else is said.
 _ENDED = {
     "done": "done",
@@ -89,7 +93,7 @@ _READERS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "json
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Runs:
     """Finished runs, one row each.
 
@@ -98,6 +102,7 @@ class Runs:
             sizes, hyperparameters and settings that were found. Runs that failed are not in it.
         notes: What was guessed, left out or averaged.
         quantity: What the losses are, if a column that is not called like one was given, or a sweep with a metric.
+        renamed: What the table calls each column of the source that it calls otherwise.
 
     >>> import pandas as pd
     >>> runs = Runs.read(pd.DataFrame({"n_embd": [64, 128], "learning_rate": [0.1, 0.2], "val_loss": [2.0, 1.5]}))
@@ -109,16 +114,18 @@ from `n_embd`')
     table: pd.DataFrame
     notes: tuple[str, ...]
     quantity: Quantity = field(default_factory=Quantity)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, source: Any, columns: Mapping[str, str] | None = None) -> Runs:
+    def read(cls, source: Any, columns: Mapping[str, str] | None = None, *, wanted: Iterable[str] = ()) -> Runs:
         """Runs from a file, a DataFrame, a list of mappings, an Optuna study or a `SweepResult`.
 
         Args:
-            source: A path (.csv, .tsv, .parquet, .jsonl, .json), also of a W&B export; a pandas DataFrame; rows as
-                mappings; an `optuna.Study`; `Runs`.
+            source: A path (.csv, .tsv, .parquet, .jsonl, .json), also of a W&B export; a pandas DataFrame, its named
+                index levels among its columns; columns or rows as mappings; an `optuna.Study`; `Runs`.
             columns: What a column is called where the guess is wrong: `{"lr": "learning_rate"}`. Names that isoscale
                 does not know become sizes or hyperparameters of the user's own: `{"experts": "n_experts"}`.
+            wanted: Columns of the source that are kept even if isoscale does not know them.
 
         Raises:
             DataError: A file that cannot be read, or has no runs.
@@ -129,7 +136,16 @@ from `n_embd`')
         # A sweep says what it is judged by.
         quantity = getattr(source, "quantity", Quantity())
         given = {} if quantity == Quantity() else {"loss": quantity.name}
-        return _Reader(_frame(source), given | dict(columns or {}), quantity).runs()
+        return _Reader(_frame(source), given | dict(columns or {}), quantity, tuple(wanted)).runs()
+
+    def called(self, column: str) -> str:
+        """What the table calls a column of the source.
+
+        >>> import pandas as pd
+        >>> Runs.read(pd.DataFrame({"n_embd": [64, 128], "lr": [0.1, 0.2], "loss": [2.0, 1.5]})).called("n_embd")
+        'width'
+        """
+        return self.renamed.get(column, column)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all."""
@@ -138,6 +154,10 @@ from `n_embd`')
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        """How many there are, and of what."""
+        return f"<Runs: {len(self)} with {', '.join(map(str, self.table.columns))}>"
 
     def _repr_html_(self) -> str:
         return self.table.to_html(index=False, escape=True, max_rows=20)
@@ -148,7 +168,9 @@ def _frame(source: Any) -> pd.DataFrame:
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
-        return source.reset_index(drop=True)
+        # Grouping moves columns into the index.
+        levels = [level for level in source.index.names if level is not None and level not in source.columns]
+        return source.reset_index(levels).reset_index(drop=True)
     if isinstance(source, (str, os.PathLike)):
         return _file(Path(source))
     # An Optuna study, which need not be installed, and a sweep say themselves what they hold.
@@ -160,8 +182,13 @@ def _frame(source: Any) -> pd.DataFrame:
         rows = list(source)
         if all(isinstance(row, Mapping) for row in rows):
             return pd.DataFrame(rows)
+    if isinstance(source, Mapping):
+        try:
+            return pd.DataFrame(dict(source))
+        except ValueError as error:
+            raise InvalidTypeError(f"`runs` must be columns of equal length: {error}") from error
     raise InvalidTypeError(
-        "`runs` must be a path, a DataFrame, rows as mappings, an Optuna study or the result of a sweep, "
+        "`runs` must be a path, a DataFrame, columns or rows as mappings, an Optuna study or the result of a sweep, "
         f"got {type(source).__name__}"
     )
 
@@ -201,10 +228,13 @@ def _parquet(path: Path) -> pd.DataFrame:
 class _Reader:
     """One frame's way to a table: names, numbers, outcomes, then what repeats."""
 
-    def __init__(self, frame: pd.DataFrame, columns: dict[str, str], quantity: Quantity) -> None:
+    def __init__(
+        self, frame: pd.DataFrame, columns: dict[str, str], quantity: Quantity, wanted: tuple[str, ...]
+    ) -> None:
         self.frame = frame
         self.given = columns
         self.quantity = quantity
+        self.wanted = wanted
         self.notes: list[str] = []
 
     def runs(self) -> Runs:
@@ -225,7 +255,8 @@ class _Reader:
         table = self._without(table, is_failed)
         if table.empty:
             raise DataError("`runs` has no run that ended: all of them failed")
-        return Runs(table.reset_index(drop=True), tuple(self.notes), self._quantity(found["loss"]))
+        renamed = {str(column): name for name, column in found.items() if name != column}
+        return Runs(table.reset_index(drop=True), tuple(self.notes), self._quantity(found["loss"]), renamed)
 
     def _quantity(self, column: str) -> Quantity:
         """What the losses are: by the name of a column that is not called like a loss."""
@@ -254,6 +285,9 @@ class _Reader:
         for exponent in _EXPONENTS:
             if "lr" not in found and exponent in plain:
                 found["lr"] = plain[exponent]
+        for column in self.wanted:
+            if column in self.frame.columns and column not in (*found, *found.values()):
+                found[column] = column
         for name in ("lr", "loss"):
             if name not in found and not (name == "lr" and self.given):
                 columns = ", ".join(map(str, self.frame.columns))
@@ -272,7 +306,7 @@ class _Reader:
     # --- numbers ---
     def _values(self, name: str, column: str) -> np.ndarray:
         values = self.frame[column]
-        if name in SETTINGS:
+        if name in SETTINGS or (name in self.wanted and name not in _NAMES and _holds_words(values)):
             return values.astype(str).to_numpy()
         numbers = self._numbers(name, column)
         base = _EXPONENTS.get(_plain(column)) if name == "lr" else None
@@ -344,6 +378,23 @@ class _Reader:
         if is_failed.any():
             self.notes.append(f"{int(is_failed.sum())} runs that failed or did not end are left out")
         return table[~is_failed]
+
+
+def _holds_words(values: pd.Series) -> bool:
+    """Whether no value of a column is a number."""
+    import pandas as pd
+
+    return bool(pd.to_numeric(values, errors="coerce").isna().all() and values.notna().any())
+
+
+def is_score(column: str) -> bool:
+    """Whether a column sounds like a number of which more is better.
+
+    >>> is_score("val/Accuracy"), is_score("eval_top1_acc"), is_score("accuracy_loss"), is_score("val_bpc")
+    (True, True, False, False)
+    """
+    words = _plain(column).split("_")
+    return any(word in _SCORES for word in words) and not any(word in _LOSSES for word in words)
 
 
 def _plain(column: str) -> str:

@@ -39,7 +39,7 @@ _COMPARED = (
 _ROUND_OFF = 1e-12
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ScalingPlan:
     """What a rule makes of a model's tensors, as numbers.
 
@@ -152,6 +152,9 @@ class ScalingPlan:
 
     def _repr_html_(self) -> str:
         return self.table().to_html(index=False, escape=True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
         return (

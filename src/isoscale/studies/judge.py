@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoscale.errors import InvalidValueError, unknown
-from isoscale.runs.table import HYPERPARAMETERS, SIZES, Runs
+from isoscale.runs.table import HYPERPARAMETERS, SETTINGS, SIZES, Runs, is_score
 from isoscale.stats import Better, Limits, Quantity
 from isoscale.studies.along import Along, tuned_columns, usable
 from isoscale.studies.judged import Axis, attributes, dataset, judge_table, trials_dataset, tuned_dataset
@@ -17,6 +17,9 @@ from isoscale.studies.transfer import Transfer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Columns of every table of runs.
+_NO_SIZES = ("rule", "seed", "loss")
 
 
 def judge(
@@ -34,7 +37,8 @@ def judge(
 
     Args:
         runs: Anything that `isoscale.Runs.read` takes: a CSV, Parquet or JSON-lines file, a DataFrame, a W&B export, an
-            Optuna study, the result of a sweep. Scattered learning rates and missing seeds are fine.
+            Optuna study, the result of a sweep. Scattered learning rates and missing seeds are fine. Columns go by
+            their names in the runs or by isoscale's, "n_embd" or "width".
         size: The column of sizes, "width", "depth", "batch_size", "steps", "tokens", ...; by default the one that has
             several values. Without a column of tokens these are the samples seen, batch_size x steps.
         hyperparameter: What the question is about, "lr" or another positive number. Of beta1, beta2 and momentum
@@ -44,7 +48,8 @@ def judge(
             values is minimised over, run by run, and said. Of further hyperparameters `Transfer.tuned` has a verdict
             on each, with the others held at the base's best, too.
         columns: As for `Runs.read`.
-        better: Which losses are, "lower" or "higher", as of an accuracy; of a sweep what it says, else "lower".
+        better: Which losses are, "lower" or "higher", as of an accuracy; of a sweep what it says, else "lower", unless
+            the column's name sounds like a score.
         limits: What still counts as a transfer.
 
     Returns:
@@ -52,21 +57,33 @@ def judge(
 
     Raises:
         InvalidValueError, InvalidTypeError, DataError: Runs that cannot be read, one size only, a base that was not
-            run.
+            run, a score of which nobody said that higher is better.
 
     >>> import pandas as pd
     >>> rows = [(w, 2.0**k, s, 1 + 0.1 * (k + 3) ** 2 - w / 999) for w in (8, 16) for k in range(-6, 0) for s in (0, 1)]
     >>> judge(pd.DataFrame(rows, columns=["width", "lr", "seed", "loss"])).answer
     'Yes.'
     """
+    import pandas as pd
+
     started = time.monotonic()
-    found = Runs.read(runs, columns)
+    hold = hold or {}
+    asked = [name for name in (size, hyperparameter, *hold) if name is not None]
+    found = Runs.read(runs, columns, wanted=[name for name in asked if name not in (columns or {})])
+    size = size and found.called(size)
+    hyperparameter = found.called(hyperparameter)
+    hold = {found.called(name): value for name, value in hold.items()}
     notes = list(found.notes)
     table = found.table
-    if "tokens" not in table and "tokens" in (size, *(hold or {})):
+    if "tokens" not in table and "tokens" in (size, *hold):
         table = _with_tokens(table)
         notes.append("`tokens` is batch_size x steps: samples seen, not what each is made of")
-    table = _held(table, hold or {})
+    table = _held(table, hold)
+    is_said = better is not None or (hasattr(runs, "quantity") and not isinstance(runs, Runs))
+    if not is_said and is_score(found.quantity.name):
+        raise InvalidValueError(
+            f"`{found.quantity.name}` sounds like a score: say better='higher', or 'lower' if less of it is better"
+        )
     quantity = Quantity(found.quantity.name, better or found.quantity.better)
     if quantity.better == "higher":
         # What diverged is the worst there is, whichever way is better.
@@ -77,6 +94,10 @@ def judge(
     tuned = tuned_columns(table)
     table, said = _reduced(table, size, [hyperparameter, *(name for name in tuned if name != hyperparameter)])
     notes += said
+
+    for name in (size, hyperparameter):
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise InvalidValueError(f"`{name}` holds words: a question is about numbers, such as {', '.join(SIZES)}")
 
     axis = _axis(table, size, base)
     limits = limits or Limits()
@@ -116,7 +137,8 @@ def _size(table: pd.DataFrame, size: str | None) -> str:
     """The column of sizes: the one asked for, or the only one with several values."""
     if size is not None:
         if size not in table:
-            raise unknown("size", size, [str(name) for name in table if name not in ("rule", "seed", "loss")])
+            known = [str(name) for name in table if name not in (*_NO_SIZES, *HYPERPARAMETERS, *SETTINGS)]
+            raise unknown("size", size, known)
         if table[size].nunique() < 2:
             raise InvalidValueError(f"`size` {size} has one value only, {table[size].iloc[0]}: a verdict compares two")
         return size

@@ -121,7 +121,7 @@ def judge_table(
     limits: Limits,
     others: Others = "best",
     rules: Sequence[str] | None = None,
-    failed: Mapping[str, Size] | None = None,
+    failed: Mapping[str, str] | None = None,
     quantity: Quantity | None = None,
 ) -> Judged:
     """The verdict on every rule of a table of runs.
@@ -134,7 +134,7 @@ def judge_table(
         limits: What still counts as a transfer.
         others: Where the other tuned hyperparameters are.
         rules: Which rules; by default those of the table.
-        failed: Rules of which trials failed, and at which size: what is left of them is not what was asked for.
+        failed: Rules of which trials failed, and what is said of that: what is left of them is not what was asked for.
         quantity: What the losses are.
     """
     table, notes = usable(table, along.name)
@@ -150,8 +150,7 @@ def judge_table(
         found.verdicts[name] = verdicts
         last = verdicts[axis.target]
         if failed and name in failed:
-            why = f"trials failed at {axis.words(failed[name])}"
-            verdicts[axis.target] = replace(last, answer="cannot tell", reason=why, undecided=())
+            verdicts[axis.target] = replace(last, answer="cannot tell", reason=failed[name], undecided=())
         elif along.tuned and is_scattered(of_rule, axis, along):
             # No single run would tell more of points that have nothing in common.
             few = _too_few_points(of_rule, axis, along)
@@ -194,7 +193,7 @@ def tuned_dataset(
     limits: Limits,
     *,
     linear: Sequence[str] = (),
-    failed: Mapping[str, Size] | None = None,
+    failed: Mapping[str, str] | None = None,
     quantity: Quantity | None = None,
 ) -> xr.Dataset:
     """The verdict on each of several tuned hyperparameters, over (hyperparameter, others, rule, <axis>).

@@ -37,7 +37,7 @@ _LEAST = 3
 _SIZES = ("width", "batch_size", "steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SizeLaw:
     """How the best learning rate of a sweep moves with a size.
 
@@ -63,6 +63,16 @@ class SizeLaw:
     axis: str
     transfer: Transfer
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """The exponent of each rule."""
+        exponents = [
+            f"{rule} {float(self.data['exponent'].sel(rule=rule)):.2f} "
+            f"[{float(self.data['exponent_low'].sel(rule=rule)):.2f}, "
+            f"{float(self.data['exponent_high'].sel(rule=rule)):.2f}]"
+            for rule in self.data["rule"].values.tolist()
+        ]
+        return f"<SizeLaw of the best learning rate in {self.axis}: {', '.join(exponents)}>"
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()

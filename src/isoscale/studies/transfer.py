@@ -41,7 +41,7 @@ _ROUNDS = 12
 _MOST_POINTS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transfer:
     """The verdict on hyperparameter transfer along one size axis, or along a path of sizes.
 
@@ -121,6 +121,10 @@ class Transfer:
         if kind not in figures:
             raise unknown("figure", kind, figures)
         return figures[kind](self.data).axes
+
+    def __repr__(self) -> str:
+        """The question and the answer."""
+        return f"<Transfer from {Axis(self.axis, (), self.base).words(self.base)} to {self.target}: {self.answer}>"
 
     def _repr_html_(self) -> str:
         """The answer, the table and the figure, for a notebook; without matplotlib no figure."""
@@ -342,10 +346,12 @@ def of_sweep(result: SweepResult, axis: Axis, limits: Limits | None = None, alon
     along = along or along_of(spec, "lr")
     table = _table(result, axis)
     failed = {}
+    # One reason stands for all: the shell prints the others.
+    because = f": {result.failures[0]}" if result.failures else ""
     for rule in spec.axes["rule"]:
         for size in (axis.base, axis.target):
             if _is_incomplete(result, rule, size):
-                failed[rule] = size
+                failed.setdefault(rule, f"trials failed at {axis.words(size)}{because}")
     quantity = result.quantity
     judged = judge_table(table, axis, along, limits, rules=spec.axes["rule"], failed=failed, quantity=quantity)
     notes = [*judged.notes, *said_of_lengths(spec)]
@@ -392,10 +398,12 @@ def said_of_lengths(spec: Sweep) -> list[str]:
 
 
 def _tuned(
-    table: pd.DataFrame, spec: Sweep, axis: Axis, limits: Limits, failed: Mapping[str, Size]
+    table: pd.DataFrame, spec: Sweep, axis: Axis, limits: Limits, failed: Mapping[str, str]
 ) -> tuple[xr.Dataset | None, list[str]]:
     """The verdict on each tuned hyperparameter, and why one that was tuned has none."""
     names = [name for name in ("lr", *spec.hyperparameters) if _varies(spec, name)]
+    if table.empty:
+        return None, []
     judged, notes = [], []
     for name in names:
         if octaves_of(table, name) > 1:
@@ -409,12 +417,15 @@ def _tuned(
 
 
 def _is_incomplete(result: SweepResult, rule: str, size: Size) -> bool:
-    """Whether trials failed, or of a grid are missing; a search leaves most of the grid out."""
+    """Whether trials failed, or of a grid are missing; a search leaves most of the grid out, but not all."""
+    is_search = result.spec.search == "adaptive"
     for values in _cells(result.spec, rule, size):
         status = result.data["status"].sel(values)
         is_failed = status == STATUS["failed"]
-        is_missing = (status == STATUS["missing"]) & (result.spec.search != "adaptive")
-        if bool((is_failed | is_missing).any()):
+        is_missing = status == STATUS["missing"]
+        # Where no pilot ended there is nothing to search on.
+        lacks = is_missing.all() and result.failures if is_search else is_missing.any()
+        if bool(is_failed.any() or lacks):
             return True
     return False
 

@@ -33,7 +33,7 @@ Method = Literal["adaptive", "grid"]
 _MEASURES = ("blocks", "effective", "path_sum")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DepthLaw:
     """How the best learning rate of networks falls with depth.
 
@@ -76,6 +76,14 @@ class DepthLaw:
                     points=points,
                 )
         return found
+
+    def __repr__(self) -> str:
+        """The exponent of each network that has one."""
+        laws = [
+            f"{name} {law.exponent:.2f} [{law.exponent_low:.2f}, {law.exponent_high:.2f}]"
+            for name, law in self.slopes.items()
+        ]
+        return f"<DepthLaw of the best learning rate: {', '.join(laws) or 'no network has one'}>"
 
     def _repr_html_(self) -> str:
         return self.data._repr_html_()
