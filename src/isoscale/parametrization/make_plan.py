@@ -41,8 +41,9 @@ from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFac
 # Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
-# What torch calls the direction of a weight norm, by its parametrization and by its older function; and what it enters.
-_DIRECTIONS = (".original1", "weight_v")
+# What torch calls the direction and the gain of a weight norm, by its parametrization and by its older function; and
+# what the direction enters.
+_GAINS = {".original1": ".original0", "weight_v": "weight_g"}
 _OF_WEIGHT_NORM = ("weight_norm", "_weight_norm_interface", "mul")
 
 
@@ -493,13 +494,18 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
     by_outputs = part.computed_by != "weight_norm" or 0 in part.fan_out
     if is_norm and by_outputs and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
-    if name.endswith(_DIRECTIONS) and part.computed_by in _OF_WEIGHT_NORM:
-        # A role would scale the direction, which the norm divides out again.
+    for direction, gain in _GAINS.items():
+        if not name.endswith(direction) or part.computed_by not in _OF_WEIGHT_NORM:
+            continue
+        # A role would scale the direction, which the norm divides out again; but by inputs the norm of a direction of
+        # n x n entries, n^(1/2) times theirs, makes the effective weight as small as a hidden layer's should be.
+        by_inputs = {name: "hidden", name.removesuffix(direction) + gain: "vector"}
         raise PlanError(
             f"`{name}` is the direction of a weight norm, and its effective weight is computed: of a readout, or by "
             "another norm than that of each output (dim=0), the gain would have to follow the width, which no role "
             "says. Take dim=0 where the layer is no readout, or remove the weight norm: "
-            '`torch.nn.utils.parametrize.remove_parametrizations(module, "weight")`'
+            '`torch.nn.utils.parametrize.remove_parametrizations(module, "weight")`. Only of a hidden linear layer '
+            f"normed by each input (dim=1), both of whose sides grow alike, are roles right: `roles={by_inputs}`"
         )
     # All blocks at once.
     raise PlanError(
