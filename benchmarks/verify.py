@@ -372,7 +372,8 @@ def page(results: Sequence[Result], chosen: Study) -> str:
         "",
         f"Thresholds: tolerance {thresholds.tolerance:g}, for what fades {thresholds.fades:g}, level "
         f"{thresholds.level:g}. A fault counts where it changes a number of the plan: {same} forced roles gave the "
-        "numbers of the right one and are left out.",
+        "numbers of the right one and are left out. Where one block serves at every depth the fault is a plan that "
+        "does not count its uses; one that does is right.",
         "",
         "| correct plans | false alarms |",
         "| --- | --- |",
