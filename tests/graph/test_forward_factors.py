@@ -77,6 +77,13 @@ ADD = {
     "two roots": lambda net, h, block: h + block(h) / math.sqrt(net.r) / torch.tensor(net.r).sqrt(),
     "alpha": lambda net, h, block: torch.add(h, block(h), alpha=1 / net.r),
     "alpha in place": lambda net, h, block: h.clone().add_(block(h), alpha=1 / net.r),
+    "value of addcmul": lambda net, h, block: torch.addcmul(h, block(h), torch.ones_like(h), value=1 / net.r),
+    "value of addcdiv": lambda net, h, block: torch.addcdiv(h, block(h), torch.full_like(h, net.r)),
+    "alpha of index_add": lambda net, h, block: h.index_add(0, torch.arange(3), block(h), alpha=1 / net.r),
+    "added in places": lambda net, h, block: h.index_put((torch.arange(3),), block(h) / net.r, accumulate=True),
+    "alpha and beta of addmm": lambda net, h, block: torch.addmm(
+        h.flatten(0, 1), block(h).flatten(0, 1), torch.eye(net.width, dtype=h.dtype), beta=1, alpha=1 / net.r
+    ).view_as(h),
     "before the last layer": lambda net, h, block: h + block.down(F.gelu(block.up(block.norm(h))) / net.r),
 }
 LEAVE = {
@@ -147,6 +154,24 @@ def test_a_multiplier_in_the_forward_is_counted_once(spelling, optimizer, plain)
             torch.testing.assert_close(net.get_parameter(entry.name), ratio * start[entry.name], rtol=1e-12, atol=0)
     assert train(net, plan) == pytest.approx(losses, rel=1e-10)
     assert losses[-1] < losses[0]
+
+
+class Gated(Net):
+    """Each branch is multiplied by one number of the model, 1 / depth."""
+
+    def __init__(self, width, depth, is_trained):
+        super().__init__(width, depth, add=lambda net, h, block: h + net.gate * block(h))
+        self.gate = nn.Parameter(torch.tensor([1 / depth]), requires_grad=is_trained)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_single_number_is_a_parameter_if_it_is_trained_and_else_one_of_the_forward(is_trained):
+    """A trained one begins where the base's does, and the branch gets its 1/4; a frozen one is that 1/4."""
+    net = Gated(WIDTH, DEPTH, is_trained)
+    plan = parametrize(net, Gated(BASE_WIDTH, BASE_DEPTH, is_trained), "completep", "adamw", lr=0.01, **INPUTS)
+    last = next(entry for entry in plan.entries if entry.name == "blocks.3.down.weight")
+    assert (net.gate.item(), last.multiplier) == ((1 / BASE_DEPTH, 0.25) if is_trained else (1 / DEPTH, 1.0))
+    assert not any("not used" in note for note in plan.notes)
 
 
 def test_what_the_forward_lacks_is_folded_and_no_more():

@@ -17,6 +17,7 @@ from torch import Tensor
 from isoscale.errors import PlanError, unknown
 from isoscale.graph.attention import Attention, attentions
 from isoscale.graph.branches import Branch, residual_branches
+from isoscale.graph.constants import is_number
 from isoscale.graph.factors import ForwardFactors, end_of_branch, forward_factors, numbers_of_uses
 from isoscale.graph.graph import Graph, Node, Use, bits, members
 from isoscale.graph.missed import blocks_outside
@@ -28,6 +29,9 @@ Roles = Mapping[str, Role | str]
 
 # The place of a tensor whose role the user gave.
 GIVEN = "given by hand"
+
+# The place of a tensor that the forward does not use.
+UNUSED = "not used by the forward"
 
 # The place of a tensor that multiplies two activations at once.
 BILINEAR = "bilinear form"
@@ -226,7 +230,9 @@ class _RoleReader:
         if not parts:
             if given is not None:
                 return part_by_shape(given, self._parameters[name])
-            return Part(role=Role.SCALAR, place="not used by the forward", unused=True)
+            frozen_number = is_number(self._parameters[name])
+            place = "a frozen number, which counts as one of the forward's" if frozen_number else UNUSED
+            return Part(role=Role.SCALAR, place=place, unused=True)
         # Of several uses the first as a weight matrix says which axes are fan_in and fan_out.
         first = next((part for part in parts if part.fan_in), parts[0])
         if given is not None:

@@ -51,6 +51,11 @@ def product(factors: Iterable[float | None]) -> float | None:
     return found
 
 
+def is_number(tensor: Tensor) -> bool:
+    """Whether a parameter is a single number that is never trained, as a buffer is."""
+    return tensor.numel() == 1 and not tensor.requires_grad
+
+
 class Constants:
     """The number that fills each constant tensor, as far as it is known."""
 

@@ -86,8 +86,10 @@ def _adds_to_what_it_reads(graph: Graph, block: _Block) -> bool:
     # Features that were there before the block.
     read &= _led_to(graph, graph.entries) & ~_led_to(graph, block.maps)
     for node in graph.nodes:
-        for term in node.terms:
-            others = [other for other in node.terms if other != term]
+        # What an unknown operation makes of several values may be their sum.
+        terms = node.terms if node.row.is_known else node.inputs
+        for term in terms:
+            others = [other for other in terms if other != term]
             from_block = any(graph.computed_from[other] & block.maps for other in others)
             if from_block and _past_no_map(graph, term) & read:
                 return True

@@ -36,7 +36,13 @@ _ADDING_A_PRODUCT: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "addmm": ("mm", torch.mm),
     "addmv": ("mv", torch.mv),
     "baddbmm": ("bmm", torch.bmm),
+    "addcmul": ("mul", torch.mul),
+    "addcdiv": ("div", torch.div),
 }
+# Operations that add to some places of their first argument, and the position of what they add.
+_ADDING_IN_PLACES = {"index_add": 3, "index_put": 2, "scatter_add": 3}
+# Those that are steps even where they add to a parameter.
+_ADDING_ALWAYS = ("addcmul", "addcdiv", "lerp")
 
 
 class Recorder(TorchDispatchMode):
@@ -144,20 +150,39 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _record_in_steps(self, step: Step) -> None:
-        """Record an operation; one that adds to an activation as the sum that it is, x + a b."""
-        name, args = step.row.name, step.args
-        addend = args[0] if args else None
-        if name == "addcmul" and len(args) == 3 and not step.kwargs:
-            product = self._step("mul", torch.mul, *args[1:])
-        elif name == "lerp" and len(args) == 3:
-            # a + w (b - a)
-            product = self._step("mul", torch.mul, self._step("sub", torch.sub, args[1], addend), args[2])
-        elif name in _ADDING_A_PRODUCT and isinstance(self._origin_of(addend), int) and not step.kwargs:
-            product = self._step(*_ADDING_A_PRODUCT[name], *args[1:])
-        else:
+        """Record an operation; one that adds to an activation as the sum that it is, b x + a y."""
+        addend = step.args[0] if step.args else None
+        is_activation = isinstance(self._origin_of(addend), int)
+        added = self._added(step) if is_activation or step.row.name in _ADDING_ALWAYS else None
+        if added is None:
             self._record(step)
             return
-        self._record(replace(step, row=operation("add"), args=(addend, product), kwargs={}))
+        beta = float(step.kwargs.get("beta", 1))
+        if beta != 1:
+            addend = self._scaled(addend, beta)
+        self._record(replace(step, row=operation("add"), args=(addend, added), kwargs={}))
+
+    def _added(self, step: Step) -> Any:
+        """What an operation adds to its first argument; None if that is not what it does."""
+        name, args = step.row.name, step.args
+        if name == "lerp" and len(args) == 3:
+            # a + w (b - a)
+            return self._step("mul", torch.mul, self._step("sub", torch.sub, args[1], args[0]), args[2])
+        if name in _ADDING_A_PRODUCT:
+            # "value" of addcmul and addcdiv, "alpha" of the products of matrices
+            factor = float(step.kwargs.get("value", step.kwargs.get("alpha", 1)))
+            product = self._step(*_ADDING_A_PRODUCT[name], *args[1:3])
+            return product if factor == 1 else self._scaled(product, factor)
+        if name in _ADDING_IN_PLACES:
+            added = args[_ADDING_IN_PLACES[name]]
+            replaces = name == "index_put" and not (len(args) > 3 and args[3])
+            # Features meet features: the last axes are the same.
+            meets = isinstance(added, Tensor) and added.dim() > 0 and added.shape[-1] == args[0].shape[-1]
+            if replaces or not meets or not isinstance(self._origin_of(added), int):
+                return None
+            factor = float(step.kwargs.get("alpha", 1))
+            return added if factor == 1 else self._scaled(added, factor)
+        return None
 
     def _step(self, name: str, function: Callable[..., Tensor], *args: Any) -> Tensor:
         """A part of an operation, recorded as if the forward had called it."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from isoscale.errors import InvalidTypeError, TraceError
+from isoscale.graph.constants import is_number
 from isoscale.graph.graph import Graph, bits
 from isoscale.graph.multiplier import Multiplier
 from isoscale.graph.recorder import Recorder
@@ -241,7 +242,10 @@ def _run(call: _Call, stand_in: Callable[[Tensor], Tensor], recorder: Recorder |
     if recorder is not None:
         own = {id(tensor): name for name, tensor in state.items()}
         for name, parameter in named_parameters(model).items():
-            recorder.add_parameter(name, tensors[own[id(parameter)]])
+            if is_number(parameter):
+                recorder.add_buffer(tensors[own[id(parameter)]], parameter)
+            else:
+                recorder.add_parameter(name, tensors[own[id(parameter)]])
         for name, buffer in model.named_buffers():
             recorder.add_buffer(tensors[name], buffer)
         for tensor in tensors_in((args, kwargs)):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from isoscale.checks import number, share
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError, unknown
 from isoscale.graph import anatomy as anatomies
-from isoscale.graph.anatomy import BILINEAR, GIVEN, Anatomy, Part, Roles
+from isoscale.graph.anatomy import BILINEAR, GIVEN, UNUSED, Anatomy, Part, Roles
 from isoscale.graph.by_hand import by_hand
 from isoscale.graph.factors import READOUT
 from isoscale.graph.ops import operation
@@ -656,7 +656,7 @@ def _notes(reading: Reading, rule: Rule) -> Iterator[str]:
     yield from _notes_on_branches(reading, rule)
     if any(facts.base_rms is None for facts in reading.facts):
         yield f"the base has no numbers: the model's own init is taken to follow {reading.init_law}"
-    unused = [facts.name for facts in reading.facts if facts.unused]
+    unused = [facts.name for facts in reading.facts if facts.place == UNUSED]
     if unused:
         yield (
             f"not used by the forward on the example inputs, so left as they are: {', '.join(unused)}. If training "

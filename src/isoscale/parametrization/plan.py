@@ -58,7 +58,8 @@ class Plan(ScalingPlan):
         entries: list[TensorPlan] = []
         for entry in self.entries:
             size = actual[entry.name]
-            if entry.frozen and size is not None and self._is_pretrained(entry, size, likely):
+            is_open = entry.frozen and not entry.unused and size is not None
+            if is_open and self._is_pretrained(entry, size, likely):
                 kept.append(f"`{entry.name}`")
                 entries.append(entry)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+_log = logging.getLogger(__name__)
+
 INDEX = "index.md"
 
+# What a page needs of a record, `Reproduced.record` and its figures.
+_NEEDED = {
+    *("claim", "preset", "verdict", "parts", "quantities", "settings"),
+    *("command", "seconds", "versions", "has_runs", "figures"),
+}
 # A longer list of settings is written by its ends.
 _MOST = 10
 
@@ -55,13 +63,27 @@ def write(
 
 
 def records(folder: Path, claim: str) -> list[Record]:
-    """What a folder holds of a claim, largest preset first."""
+    """What a folder holds of a claim, largest preset first; what cannot be read is left out, and said."""
     found = []
     for preset in reversed(PRESETS):
         path = folder / f"{claim}-{preset}.json"
-        if path.exists():
-            found.append(_infinite(json.loads(path.read_text(encoding="utf-8"))))
+        if not path.exists():
+            continue
+        record = _read(path)
+        if record is None:
+            _log.warning("%s is damaged, or of another version: left out until that preset is run again", path)
+        else:
+            found.append(record)
     return found
+
+
+def _read(path: Path) -> Record | None:
+    """A record that was written beside a page; None if that is not what the file holds."""
+    try:
+        record = _infinite(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
 
 
 def index(folder: Path) -> str:

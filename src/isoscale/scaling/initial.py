@@ -72,9 +72,11 @@ class Drawn:
         """Of each law the squared deviation of the entries' size from it, in units of its sampling variance."""
         if self.actual == 0 or self.base == 0:
             return {}
-        seen, variance = self.actual / self.base, sum(1 / (2 * n) for n in self.entries)
+        seen = self.actual / self.base
+        # A single number is no draw, but a constant of the model's code, such as 1 / depth.
+        variance = sum(1 / (2 * n) for n in self.entries if n > 1)
         misses = {name: max(0.0, abs(math.log(seen / ratio)) - 1e-6) for name, ratio in self._laws().items()}
-        return {name: miss**2 / variance for name, miss in misses.items()}
+        return {name: _squared(miss, variance) for name, miss in misses.items()}
 
     def _laws(self) -> dict[str, float]:
         """Target / base entries under each law that initialisers are known to follow."""
@@ -84,6 +86,13 @@ class Drawn:
             widths["1/sqrt(fan_in + fan_out)"] = math.sqrt((a0 + b0) / (a + b))
         deep = {f"{name}, 1/sqrt(depth)": ratio * self.depth**-0.5 for name, ratio in widths.items()}
         return widths | (deep if self.depth != 1 else {}) | {"already rescaled": self.factor}
+
+
+def _squared(miss: float, variance: float) -> float:
+    """A deviation squared, in units of its variance."""
+    if variance == 0:
+        return math.inf if miss else 0.0
+    return miss**2 / variance
 
 
 def likely_laws(tensors: Iterable[Drawn]) -> list[str]:

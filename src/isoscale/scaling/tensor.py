@@ -406,7 +406,7 @@ def _reasons(
     if facts.frozen:
         yield "frozen: in no group"
     if facts.unused:
-        yield "not used by the forward: left as it is"
+        yield f"{facts.place}: left as it is"
         return
     yield from _sizes(facts, scaling)
     if facts.forward != 1 and scaling.rule.counts_forward:
