@@ -7,22 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from isoscale.runs.driver import Session
-from isoscale.runs.result import Searched, SweepResult, distinct
+from isoscale.runs.result import Cell, Searched, SweepResult, cell_of, distinct
 from isoscale.runs.rounds import run_round
 from isoscale.runs.search import Search
 from isoscale.runs.spec import Sweep
 
 # Full trials that a search takes for each seed, about: for the announcement before it.
 TRIALS_PER_SEED = 8
-
-
-Cell = tuple[tuple[str, Any], ...]
-"""Rule, sizes and hyperparameters of a search, as pairs of a name and a value."""
-
-
-def cell_of(values: Mapping[str, Any]) -> Cell:
-    """One of a spec's `cells` as a key."""
-    return tuple(values.items())
 
 
 class _Chain:
@@ -93,6 +84,8 @@ def gathered(session: Session, spec: Sweep, searches: Mapping[Cell, Search]) -> 
         for request in search.failures
     ]
     result, *failed = session.read([found, *failures])
+    # What else the store holds, of other sweeps, is no part of what was found.
+    result = result.only({cell: search.asked_in_full for cell, search in searches.items()})
     all_of_them = searches.values()
     searched = Searched(
         optima=len(searches),

@@ -6,8 +6,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,15 @@ _LOG = re.compile(r" \((?:\d+ trials, )?(?:one's )?log: (.*)\)$")
 
 # Codes of `status` in a result; "missing" is a trial that another driver has not finished.
 STATUS = {"done": 0, "diverged": 1, "failed": 2, "missing": 3, "stopped": 4}
+
+
+Cell = tuple[tuple[str, Any], ...]
+"""One of a spec's `cells`, rule, sizes and hyperparameters, as pairs of a name and a value."""
+
+
+def cell_of(values: Mapping[str, Any]) -> Cell:
+    """One of a spec's `cells` as a key."""
+    return tuple(values.items())
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,32 @@ class SweepResult:
             }
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @property
+    def trials(self) -> dict[Cell, set[tuple[float, int]]]:
+        """Learning rate and seed of the trials that were run, by the cell of the spec that they are of."""
+        return {cell_of(values): self._trials_at(values) for values in self.spec.cells}
+
+    def _trials_at(self, values: Mapping[str, Any]) -> set[tuple[float, int]]:
+        status = self.data["status"].sel(dict(values)).transpose("lr", "seed")
+        lrs, seeds = np.nonzero(status.values != STATUS["missing"])
+        found_lrs, found_seeds = status["lr"].values[lrs], status["seed"].values[seeds]
+        return set(zip(found_lrs.tolist(), found_seeds.tolist(), strict=True))
+
+    def only(self, trials: Mapping[Cell, Collection[tuple[float, int]]]) -> SweepResult:
+        """The same with these trials of each cell alone: the others, which other sweeps have run, count as missing."""
+        is_kept = (self.data["status"] != self.data["status"]).copy()
+        lrs = {lr: at for at, lr in enumerate(self.data["lr"].values.tolist())}
+        seeds = {seed: at for at, seed in enumerate(self.data["seed"].values.tolist())}
+        for cell, pairs in trials.items():
+            of_cell = np.zeros((len(lrs), len(seeds)), bool)
+            for lr, seed in pairs:
+                if lr in lrs and seed in seeds:
+                    of_cell[lrs[lr], seeds[seed]] = True
+            is_kept.loc[dict(cell)] = of_cell
+        status = self.data["status"].where(is_kept, np.int8(STATUS["missing"]))
+        status.attrs = self.data["status"].attrs
+        return replace(self, data=self.data.where(is_kept, keep_attrs=True).assign(status=status))
 
     def count(self, status: str) -> int:
         """How many trials ended with that status."""

@@ -236,6 +236,11 @@ class Search:
         return [2.0**place for place in sorted({place for place, _ in self._full})]
 
     @property
+    def asked_in_full(self) -> set[tuple[float, int]]:
+        """Learning rate and seed of every full trial that was asked for."""
+        return {(2.0**place, seed) for place, seed, steps in self._asked if steps == self.steps}
+
+    @property
     def tried(self) -> list[float]:
         """Every learning rate that was trained at, in a pilot or in full; ascending."""
         places = {place for place, _, _ in self._asked}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from isoscale.errors import InvalidValueError, MissingExtraError, unknown
 from isoscale.runs import Runner, RunOptions, Sweep, SweepResult
 from isoscale.runs.adaptive import announced, chains_of, gathered, search_cells
 from isoscale.runs.driver import Session
-from isoscale.runs.result import STATUS
+from isoscale.runs.result import STATUS, cell_of
 from isoscale.stats import Limits
 from isoscale.studies.along import STOPPED, Along, best_setting, in_octaves, octaves_of
 from isoscale.studies.judged import (
@@ -230,9 +231,22 @@ def _trained(session: Session, spec: Sweep, axis: Axis) -> SweepResult:
     if not spec.hyperparameters:
         return result
     # Each search has learning rates of its own: held ones are those of the base's best setting, everywhere.
-    session.run(_held(result, axis))
-    (held,) = session.read([result.spec])
-    return dataclasses.replace(held, searched=result.searched)
+    held = _held(result, axis)
+    session.run(held)
+    return _with(session, result, result.spec, held)
+
+
+def _with(session: Session, result: SweepResult, spec: Sweep, more: Sequence[Sweep]) -> SweepResult:
+    """A search's result with what was run beside it, each of one cell; what else the store holds is no part of it."""
+    (found,) = session.read([spec])
+    if spec.search == "adaptive":
+        trials = result.trials
+        for one in more:
+            (values,) = one.cells
+            pairs = itertools.product(one.axes["lr"], one.axes["seed"])
+            trials.setdefault(cell_of(values), set()).update(pairs)
+        found = found.only(trials)
+    return dataclasses.replace(found, searched=result.searched)
 
 
 def _held(result: SweepResult, axis: Axis) -> list[Sweep]:
@@ -282,8 +296,7 @@ def _continued(session: Session, result: SweepResult, axis: Axis, found: Transfe
         for cell in _cells(spec, run.rule, run.size):
             requested.append(dataclasses.replace(wider.only(cell), lrs=run.lrs, seeds=run.seeds))
     session.run(requested)
-    (more,) = session.read([wider])
-    return dataclasses.replace(more, searched=result.searched)
+    return _with(session, result, wider, requested)
 
 
 # --- the question ---
