@@ -70,6 +70,7 @@ bench: .venv/tested
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/conv_ensemble.py
 	$(BIN)/python benchmarks/user_ensemble.py
+	$(BIN)/python benchmarks/user_code.py
 	$(BIN)/python benchmarks/limit.py
 	$(BIN)/python benchmarks/parametrize.py
 	$(BIN)/python benchmarks/measure.py

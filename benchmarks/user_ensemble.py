@@ -1,21 +1,22 @@
 """A user's own models in trials per second: isoscale's choice of batched ensembles against a plain PyTorch loop.
 
-Both run in this process on one thread, in turn; the ratio is the median over repetitions, of the processor's time,
-which other programs do not lengthen. The plain loop is what a user would write without isoscale: a module, torch.optim,
-one trial after another, and no plan. isoscale's time has everything in it: plans, the measurement of what pays, and
-what comes back untrained and trains alone.
+Both run in this process on one thread, in turn, and so do the models; the ratio is the median over these pairs, of the
+processor's time, which other programs hardly lengthen. The plain loop is what a user would write without isoscale: a
+module, torch.optim, one trial after another, and no plan. isoscale's time has everything in it: plans, the measurement
+of what pays, and what comes back untrained and trains alone. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +37,11 @@ WORDS, LENGTH, HEAD = 64, 16, 16
 class Benchmark:
     """What to time."""
 
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    widths: tuple[int, ...] = (32, 64, 128)
     models: tuple[str, ...] = ("mlp", "gpt")
     steps: int = 100
     seeds: int = 4
+    """At the first width; at the others, which gain less and take longer, there is one."""
     batch_sizes: dict[str, int] = field(default_factory=lambda: {"mlp": 64, "gpt": 4})
     repetitions: int = 3
 
@@ -136,7 +138,16 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def against_loop(table: Table, name: str, width: int, options: Benchmark, folder: str) -> None:
+class Pair(NamedTuple):
+    """Seconds of both, in turn, for the same trials."""
+
+    loop: float
+    own: float
+    together: int
+    steps: int
+
+
+def pair(name: str, width: int, options: Benchmark, folder: str) -> Pair:
     make, batches = MODELS[name]
     spec = Sweep(
         model=make,
@@ -146,44 +157,52 @@ def against_loop(table: Table, name: str, width: int, options: Benchmark, folder
         widths=[width],
         base_width=32,
         lrs=log2_grid(-13, -6),
-        seeds=options.seeds,
+        seeds=options.seeds if width == options.widths[0] else 1,
         steps=options.steps,
         batch_size=options.batch_sizes[name],
     )
     shards = module.shards(spec, None, os.path.join(folder, "s.db"))
-    together = 1
-    times = []
-    for _ in range(options.repetitions):
-        # Each time as in a fresh worker, which has measured nothing.
-        stack._measured.clear()
-        loop = seconds(lambda: plain_loop(spec, shards))
-        started = time.process_time()
-        together = ours(shards)
-        times.append((loop, time.process_time() - started))
-    ratios = [loop / own for loop, own in times]
-    steps = len(shards) * options.steps
-    table.add_row(
-        name,
-        f"{width}",
-        *(f"{steps / statistics.median(column):,.0f}" for column in zip(*times, strict=True)),
-        f"{together}",
-        f"{statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})",
-        f"{TARGETS.get(width, 0.95)}",
-    )
+    # As in a fresh worker, which has measured and read nothing.
+    stack._measured.clear()
+    module._readings.clear()
+    loop = seconds(lambda: plain_loop(spec, shards))
+    began = time.process_time()
+    together = ours(shards)
+    return Pair(loop, time.process_time() - began, together, len(shards) * options.steps)
 
 
-def main() -> None:
-    options = tyro.cli(Benchmark)
+def main() -> int:
+    options = tyro.cli(Benchmark, description=__doc__)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    table = Table("model", "width", "loop", "isoscale", "together", "ratio: median (min to max)", "target", box=None)
-    table.title = f"Steps of a trial per second of the processor, AdamW, {8 * options.seeds} trials, one thread"
+    pairs: dict[tuple[str, int], list[Pair]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for name in options.models:
-            for width in options.widths:
-                against_loop(table, name, width, options, folder)
-    Console().print(table)
+        for _ in range(options.repetitions):
+            for name, width in itertools.product(options.models, options.widths):
+                pairs.setdefault((name, width), []).append(pair(name, width, options, folder))
+    table = Table(
+        "model", "width", "trials", "loop", "isoscale", "together", "ratio: median (min to max)", "target", box=None
+    )
+    table.title = f"Steps of a trial per second of the processor, AdamW, {options.steps} steps each, one thread"
+    missed = False
+    for (name, width), found in pairs.items():
+        ratios = [one.loop / one.own for one in found]
+        median, target = statistics.median(ratios), TARGETS.get(width, 0.95)
+        missed |= median < target
+        first = found[0]
+        table.add_row(
+            name,
+            f"{width}",
+            f"{first.steps // options.steps}",
+            f"{first.steps / statistics.median(one.loop for one in found):,.0f}",
+            f"{first.steps / statistics.median(one.own for one in found):,.0f}",
+            ", ".join(sorted({f"{one.together}" for one in found})),
+            f"{median:.2f}  ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{target}",
+        )
+    Console(width=120).print(table)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

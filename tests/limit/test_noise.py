@@ -6,19 +6,20 @@ import torch
 from explicit import X, problem
 
 from isoscale.limit.network import Size, run
-from isoscale.limit.noise import BACKWARD, FORWARD, INPUT_OUTPUT, GaussianNoise, QuasiNoise
+from isoscale.limit.noise import BACKWARD, EVEN_QUERIES, FORWARD, INPUT_OUTPUT, GaussianNoise, QuasiNoise
 
 GRAM = X @ X.T / X.shape[1]
 LAYERS, ROWS = 3, len(X)
 
 
 def everything(*seed: int, replicas: int, n: int, rows: int = ROWS) -> torch.Tensor:
-    """All rows that a run asks for in its first step, and some of its second: (replicas, rows, n)."""
+    """All rows that a run asks for in its first two steps, and some of its later ones: (replicas, rows, n)."""
     noise = QuasiNoise(*seed, layers=LAYERS, gram=GRAM)
     shape = (replicas, rows, n)
     parts = [noise.rows(INPUT_OUTPUT, 0, (replicas, 1 + ROWS, n))]
-    parts += [noise.rows(kind, layer, shape) for kind in (FORWARD, BACKWARD) for layer in range(LAYERS)]
-    return torch.cat([*parts, noise.rows(FORWARD, 0, shape)], dim=1)
+    for _ in range(2):
+        parts += [noise.rows(kind, layer, shape) for kind in (FORWARD, BACKWARD) for layer in range(LAYERS)]
+    return torch.cat([*parts, *(noise.rows(FORWARD, 0, shape) for _ in range(EVEN_QUERIES - 1))], dim=1)
 
 
 def worst(values: torch.Tensor, expected: torch.Tensor) -> float:
@@ -51,10 +52,11 @@ def test_mini_batches_have_fewer_rows_of_the_same_law() -> None:
 
 def test_the_sum_over_layers_is_even_along_the_principal_axes_of_the_inputs() -> None:
     rows = everything(4, replicas=64, n=256)
-    total = rows[:, 1 + ROWS : 1 + ROWS + LAYERS * ROWS].unflatten(1, (LAYERS, ROWS)).sum(1) / LAYERS**0.5
-    square = (torch.linalg.eigh(GRAM)[1].mT @ total).square().mean(-1)
-    # one point in each of 256 cells leaves x^2, of variance 2, little to vary but in the two outermost cells
-    assert (square.var(0) < 0.1 * 2 / 256).all()
+    for first in (1 + ROWS, 1 + ROWS + 2 * LAYERS * ROWS):  # forward, of both steps
+        total = rows[:, first : first + LAYERS * ROWS].unflatten(1, (LAYERS, ROWS)).sum(1) / LAYERS**0.5
+        square = (torch.linalg.eigh(GRAM)[1].mT @ total).square().mean(-1)
+        # one point in each of 256 cells leaves x^2, of variance 2, little to vary but in the two outermost cells
+        assert (square.var(0) < 0.1 * 2 / 256).all()
 
 
 def test_coarse_layers_are_normalised_sums_of_fine_ones() -> None:

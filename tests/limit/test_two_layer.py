@@ -249,9 +249,16 @@ def test_a_divergence_is_recorded():
     assert np.isfinite(found.loss.values[: found.attrs["diverged_step"]]).all()
 
 
+def test_a_divergence_is_a_result_where_the_kernel_of_zeros_has_no_derivative():
+    found = solve(X, Y, steps=4, lr=30.0, phi="relu", block_depth=2, beta=0.75)
+    assert found.attrs["diverged_step"] > 0
+    assert np.isnan(found.feature_kernel[-1]).all()
+
+
 # --- the best learning rate ------------------------------------------------------------------------------------------
-def test_the_best_rate_is_better_than_its_neighbours():
-    given_ = {"steps": 3, "phi": "erf", "block_depth": 2, "norm": "rms"}
+@pytest.mark.parametrize("blocks", [{"phi": "erf", "norm": "rms"}, {"phi": "relu"}])
+def test_the_best_rate_is_better_than_its_neighbours(blocks):
+    given_ = {"steps": 3, "block_depth": 2, **blocks}
     best = optimal_lr(X, Y, **given_)
     assert float(best.lr_low) < float(best.lr) < float(best.lr_high)
     # Located to 0.02 octaves: a step of 0.1 to either side is worse.

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize as torch_parametrize
 
 from isoscale import Role, parametrize
 from isoscale.errors import InvalidTypeError, InvalidValueError, PlanError, TraceError
+from isoscale.models import ResidualMLP
 
 X = features_in()
 
@@ -53,6 +54,21 @@ def test_computed_weights_are_refused_by_name(wrap, tensor):
         planned(lambda width: plain(width, wrap(nn.Linear(width, width))))
 
 
+@pytest.mark.parametrize("dim", [0, None], ids=["of a readout", "of all"])
+def test_what_a_norm_divides_out_is_offered_no_role_of_its_own(dim):
+    """A role would scale the direction alone, and its plan would be that of another size."""
+
+    def make(width):
+        place = 3 if dim == 0 else 2
+        model = plain(width)
+        parametrizations.weight_norm(model[place], dim=dim)
+        return model
+
+    with pytest.raises(PlanError, match="remove the weight norm") as refusal:
+        planned(make)
+    assert "Only of a hidden linear layer normed by each input (dim=1)" in str(refusal.value)
+
+
 # --- frozen ---
 def test_frozen_parameters_are_in_no_group_and_are_left_alone():
     def make(width):
@@ -72,6 +88,22 @@ def test_frozen_parameters_are_in_no_group_and_are_left_alone():
     assert torch.equal(model[2].bias, untouched[2].bias)
     assert any("2 frozen tensors" in note for note in plan.notes)
     assert "frozen" in plan.table().set_index("name").loc["2.weight", "reason"]
+
+
+def test_a_frozen_backbone_in_the_depth_is_a_note():
+    def make(depth, frozen):
+        model = ResidualMLP(5, 3, width=8, depth=depth, seed=0)
+        for block in list(model.blocks)[:frozen]:
+            block.requires_grad_(False)
+        return model
+
+    def notes(depth, frozen, rule="completep"):
+        plan = parametrize(make(depth, frozen), make(2, 1), rule, lr=0.01, example_inputs=X)
+        return [note for note in plan.notes if "frozen blocks" in note]
+
+    (note,) = notes(8, 5)
+    assert "the depth x4 counts the branches of 5 frozen blocks with those of 3 trained ones" in note
+    assert notes(8, 0) == notes(8, 8) == notes(2, 1) == notes(8, 5, "mup") == []
 
 
 # --- parameters that cannot be scaled ---

@@ -227,12 +227,22 @@ def test_a_trial_that_fails_takes_no_other_with_it(run: Callable[..., Any], inli
 
 
 @pytest.mark.parametrize(
-    ("cost", "works", "said"),
-    [(1.0, 16, "4 together take 1.00 times"), (0.5, 1, "together with 15 others, each 2.0 times as fast")],
-    ids=["no gain", "twice as fast"],
+    ("cost", "longest", "works", "said"),
+    [
+        (1.0, 600, [16, *[1] * 15], "4 together take 1.00 times"),
+        (0.5, 600, [16], "together with 15 others, each 2.0 times as fast"),
+        (0.5, 30, [16, 6, 4], ""),
+    ],
+    ids=["no gain", "twice as fast", "all take too long"],
 )
 def test_the_faster_way_is_taken(
-    inline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, works: int, said: str
+    inline: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cost: float,
+    longest: float,
+    works: list[int],
+    said: str,
 ):
     """By a clock that says what a step of each member costs in company; alone it costs one second."""
     now = [0.0]
@@ -251,14 +261,15 @@ def test_the_faster_way_is_taken(
     monkeypatch.setattr(stack.ModuleProgram, "descend", descended)
     monkeypatch.setattr(stack, "_clock", lambda device: lambda: now[0])
     monkeypatch.setattr(stack, "_measured", {})
-    monkeypatch.setattr(stack, "LEAST_STEPS", 16 * 9)
+    monkeypatch.setattr(stack, "_LONGEST", longest)
+    monkeypatch.setattr(stack, "LEAST_STEPS", 36)
     settings = GRID | MLP | {"rule": "mup", "seeds": 8}
     found = sweep(Sweep(**settings), store=tmp_path / "True.db", workers=1)
     assert found.count("done") == 16
-    assert len(inline.ran) == works
-    assert stacked(inline.ran) == [16]
-    assert logs(tmp_path).count(said) == 16
+    assert [len(work.members) for work in inline.ran] == works
+    # Sixteen together take 72 seconds, six of them 27, and these come first.
+    assert not said or logs(tmp_path).count(said) == 16
     # Less than a measurement is worth is not measured.
     inline.ran.clear()
-    sweep(Sweep(**(settings | {"steps": 8})), store=tmp_path / "True.db", workers=1)
+    sweep(Sweep(**(settings | {"steps": 2})), store=tmp_path / "True.db", workers=1)
     assert stacked(inline.ran) == []

@@ -119,7 +119,8 @@ def test_depth_at_infinite_width_transfers_fast():
     """The limit solver without noise: two steps of a linear residual network of infinite width.
 
     Its loss is a smooth function of 1 / depth, so that the gap and the drift vanish like it and the curvature stays:
-    kappa = -1. At depths this small each exponent is still off, by as much as 0.4 of alpha; their sum is not.
+    exponents 1, 1 and 0, kappa = -1. Those of small depths are off like 1 / depth, too: twice the depths halve the
+    errors, and extrapolated so they are gone.
     """
     from scipy.optimize import minimize_scalar
 
@@ -130,26 +131,30 @@ def test_depth_at_infinite_width_transfers_fast():
         setting = {"steps": 2, "backward_weights": "reused", "train_ends": False, "kernels": False}
         return float(closed_form.linear(x, y, depth=depth, lr=2.0**log2_lr, **setting).loss[-1])
 
-    losses, rates, curvatures = [], [], []
-    depths = [4, 6, 8, 12, 16]
-    for depth in depths:
-        least = minimize_scalar(loss, args=(depth,), bounds=(0.4, 1.5), method="bounded", options={"xatol": 1e-5})
-        rates.append(least.x)
-        losses.append(least.fun)
+    at = {}
+    for depth in (2, 4, 8, 16):
+        least = minimize_scalar(loss, args=(depth,), bounds=(0.2, 2.5), method="bounded", options={"xatol": 1e-5})
         beside = loss(least.x + 0.01, depth) + loss(least.x - 0.01, depth)
-        curvatures.append((beside - 2 * least.fun) / 0.01**2 / 2)
-    count = len(depths)
-    found = worth(
-        depths,
-        loss=losses,
-        loss_se=np.full(count, 1e-5),
-        log2_lr=rates,
-        log2_lr_se=np.full(count, 1e-4),
-        curvature=curvatures,
-        curvature_se=np.full(count, 1e-3),
-    )
-    assert found.kappa.value == pytest.approx(-1.0, abs=0.15)
-    assert found.words == "fast"
+        at[depth] = least.fun, least.x, (beside - 2 * least.fun) / 0.01**2 / 2
+
+    def exponents(depths):
+        losses, rates, curvatures = np.array([at[depth] for depth in depths]).T
+        found = worth(
+            depths,
+            loss=losses,
+            loss_se=np.full(3, 1e-6),
+            log2_lr=rates,
+            log2_lr_se=np.full(3, 1e-4),
+            curvature=curvatures,
+            curvature_se=np.full(3, 1e-3),
+        )
+        assert found.words == "fast"
+        return np.array([one.value for one in (found.alpha, found.beta, found.gamma, found.kappa)])
+
+    limit = np.array([1.0, 1.0, 0.0, -1.0])
+    coarse, fine = exponents([2, 4, 8]), exponents([4, 8, 16])
+    np.testing.assert_array_less(np.abs(fine - limit), 0.75 * np.abs(coarse - limit))
+    np.testing.assert_allclose(2 * fine - coarse, limit, atol=0.15)
 
 
 def test_optima_of_curves_say_the_same():

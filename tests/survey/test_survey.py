@@ -29,8 +29,8 @@ SECONDS = 3.0
 TOLERANCE, RESOLUTION, GROWTH = 0.15, 0.3, 0.25
 SIZES = {"width": ((64, 2), (256, 2)), "depth": ((64, 4), (64, 16))}
 # Of each family one. Left out are norms on the stream, which no rule slows down with the depth unless it is asked to,
-# and norms that end branches (Gemma 2): each branch then starts as loud as the stream, and what a base of four blocks
-# shows of the depth is the noise that fades (docs/theory.md, section 5, "At small sizes"; its slope is 0.7 +- 0.2).
+# and norms that end branches (Gemma 2): at the base each branch is as loud as the stream, and what the first multiples
+# of its depth show is the noise that fades (docs/theory.md, section 5, "At small sizes", has its slopes).
 MEASURED = (
     "llama", "gemma", "cohere", "deepseekv3", "gptoss", "gpt2", "biogpt", "mamba2", "lfm2", "nanochat", "whisper",
     "vit", "dinov2", "timesformer", "swin_hf", "timm_caformer", "lucid_parallelvit", "x_palm", "litgpt_pythia",

@@ -45,7 +45,7 @@ class LrCommand:
     mean: Literal["arithmetic", "geometric"] = "arithmetic"
     """Mean over layers."""
     race: bool = True
-    """Recommend a learning rate, after about 320 training steps; --no-race gives the maximal-update one alone."""
+    """Recommend a learning rate, after about 300 training steps; --no-race gives the maximal-update one alone."""
     sweep: bool = False
     """Confirm it: train at learning rates up to four octaves away and find the best."""
     steps: int = 100

@@ -7,7 +7,7 @@ none, for a constant. An operation on tensors of which at least one comes from a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,14 +19,14 @@ from torch.utils._pytree import tree_iter
 from isoscale.graph.alone import Alone, Step
 from isoscale.graph.constants import Constants, storage_of
 from isoscale.graph.dot_products import DotProducts
-from isoscale.graph.graph import Graph, Node, Piece, Use
+from isoscale.graph.graph import Graph, Node, Use
+from isoscale.graph.numbers import Numbers, Origin
 from isoscale.graph.ops import Operation, operation
+from isoscale.graph.pieces import axis_of, pieces_of
 from isoscale.graph.recurrent import Recurrence, RecurrentCalls
 from isoscale.graph.uses import held_axes, uses_of
 from isoscale.graph.values import tensors_in
 from isoscale.graph.weight_views import Weight, derive
-
-Origin = int | Weight | None
 
 # The namespaces whose operations the table of operations is about.
 _TORCH_OWN = ("aten", "prims")
@@ -56,14 +56,13 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self._nodes: list[Node] = []
         self._constants = Constants()
+        self._numbers = Numbers(self._constants, self._origin_of)
         self._alone = Alone()
         self._dot_products = DotProducts()
         self._origins: dict[int, int | Weight] = {}
         self._alive: list[Tensor] = []
         # By storage, the last node that wrote into it.
         self._written: dict[int, int] = {}
-        # By tensor, what was added to the parameter that it is a view of.
-        self._offsets: dict[int, float] = {}
         # By node that stacks tensors, the axis that they are stacked along.
         self._stacks: dict[int, int] = {}
         # By tensor that was made of parameters alone and served as data, the node that stands for it.
@@ -86,7 +85,7 @@ class Recorder(TorchDispatchMode):
 
     # --- what there is before the forward runs ---
     def add_parameter(self, name: str, tensor: Tensor) -> None:
-        self._offsets[id(tensor)] = 0.0
+        self._numbers.add_parameter(tensor)
         self._know(tensor, Weight.of(name, tensor.dim()))
         self._entries[name] = tensor.numel()
 
@@ -138,7 +137,7 @@ class Recorder(TorchDispatchMode):
             if writes and not name.startswith("__"):
                 # add_ is add: in place or not, it computes the same.
                 name = name.rstrip("_")
-            if name == "_weight_norm_interface" and _axis(args, 2, results[0].dim()) == 0:
+            if name == "_weight_norm_interface" and axis_of(args, 2, results[0].dim()) == 0:
                 # By the norm of each output's weights; by another one the scale would have to follow the width.
                 name = "weight_norm"
             step = Step(operation(name), args, kwargs, results, writes)
@@ -204,11 +203,11 @@ class Recorder(TorchDispatchMode):
             return
         if not inputs:
             known = [(tuple(tensor.shape), weight) for tensor, weight in weights]
-            factor = self._factor(step.row, step.args, step.kwargs)
+            factor = self._numbers.factor(step.row, step.args, step.kwargs)
             for result in step.results:
                 self._know(result, derive(step.row, step.args, known, tuple(result.shape)).times(factor))
             self._alone.see(step)
-            self._follow_offset(step.row, step.args, step.results)
+            self._numbers.follow_offset(step.row, step.args, step.results)
             return
         as_data = [before for tensor, _ in weights if (before := self._alone.as_data(tensor, step))]
         if as_data:
@@ -248,25 +247,25 @@ class Recorder(TorchDispatchMode):
     def _make(self, step: Step, weights: Sequence[tuple[Tensor, Weight]], inputs: Sequence[int]) -> None:
         """A node, of an operation on these inputs and parameters."""
         row, args, kwargs, results = step.row, step.args, step.kwargs, step.results
-        pieces = _pieces(row.name, args, results)
+        pieces = pieces_of(row.name, args, results)
         if pieces is None and row.name == "slice" and inputs:
             # All of it: the same value under another name.
             self._know(results[0], inputs[0])
             return
         made = self._add_node(row.name, inputs, results[0])
         node = self._nodes[made]
-        node.obstacle = self._obstacle(row, args, kwargs)
-        node.factor = self._factor(row, args, kwargs)
+        node.obstacle = self._numbers.obstacle(row, args, kwargs)
+        node.factor = self._numbers.factor(row, args, kwargs)
         node.terms = self._terms(row, args, inputs)
         if node.terms and row.name in ("sub", "rsub"):
             origin = self._origin_of(args[1 if row.name == "sub" else 0])
             node.taken_off = origin if isinstance(origin, int) else None
         if row.name == "stack":
-            self._stacks[made] = _axis(args, 1, results[0].dim())
+            self._stacks[made] = axis_of(args, 1, results[0].dim())
         for tensor, weight in weights:
             for use in uses_of(row, args, tensor, weight):
                 share = min(1.0, tensor.numel() / self._entries[use.name])
-                node.uses.append(replace(self._with_offset(use, tensor), share=share))
+                node.uses.append(replace(self._numbers.with_offset(use, tensor), share=share))
         before = args[0].shape if args and isinstance(args[0], Tensor) else ()
         self._dot_products.see(node, row, args, tuple(before))
         node.summed_products = self._summed_products(node, row, args)
@@ -348,78 +347,6 @@ class Recorder(TorchDispatchMode):
                 self._nodes[made].uses += uses_of(row, args, tensor, origin)
         return made
 
-    def _obstacle(self, row: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-        """Why f(c z) = c f(z) fails for these arguments, although the operation's row says that it holds."""
-        for position in row.addends:
-            # f(z) = z + a, unless a = 0
-            for value in tree_iter(args[position : position + 1]):
-                if self._is_constant(value) and self._constants.number(value) != 0:
-                    return "the addition of a constant"
-        if row.divides:
-            # f(z) = a / z
-            if not isinstance(self._origin(args[0]), int):
-                return "a division by it"
-            if kwargs.get("rounding_mode"):
-                return "a division that rounds"
-        if row.multiplies or row.contraction:
-            # f(z) = z^2
-            factors: set[int] = set()
-            for value in args:
-                origin = self._origin(value) if isinstance(value, Tensor) else None
-                if isinstance(origin, int):
-                    if origin in factors:
-                        return "a product with itself"
-                    factors.add(origin)
-        return None
-
-    def _factor(self, row: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-        """The product of the numbers among the arguments; None if one is unknown."""
-        if row.effect == "attention":
-            scale = kwargs.get("scale")
-            if scale is not None:
-                return float(scale)
-            head_size = args[0].shape[-1]
-            return head_size**-0.5  # torch's default
-        if row.contraction:
-            return float(kwargs.get("alpha", 1.0))  # of addmm and the like
-        if not row.multiplies:
-            return 1.0
-        factor = 1.0
-        for position, value in enumerate(args):
-            if not self._is_constant(value):
-                continue
-            number = self._constants.number(value)
-            if number is None and value.numel() > 1:
-                # A table of positions or a mask: of order one.
-                continue
-            inverse = row.divides and position == 1
-            if number is None or (inverse and number == 0):
-                return None
-            factor = factor / number if inverse else factor * number
-        return factor
-
-    def _follow_offset(self, row: Operation, args: Sequence[Any], results: Sequence[Tensor]) -> None:
-        """What was added to a parameter, after views alone and before any other operation."""
-        if row.is_view:
-            added = self._offsets.get(id(args[0]))
-        elif row.name == "add" and len(args) == 2:
-            tensor, constant = args if isinstance(self._origin_of(args[0]), Weight) else (args[1], args[0])
-            number = self._constants.number(constant) if self._is_constant(constant) else None
-            # Once only: what is added to a sum is no number that stands in the forward.
-            added = number if number is not None and self._offsets.get(id(tensor)) == 0 else None
-        else:
-            added = None
-        if added is not None:
-            for result in results:
-                self._offsets[id(result)] = added
-
-    def _with_offset(self, use: Use, tensor: Tensor) -> Use:
-        """A scale or bias that acts as itself and a number scales as its sum with the number does."""
-        offset = self._offsets.get(id(tensor), 0.0)
-        if offset == 0 or use.kind not in ("gain", "bias"):
-            return use
-        return replace(use, computed_by=None, offset=offset)
-
     def _terms(self, row: Operation, args: Sequence[Any], inputs: Sequence[int]) -> tuple[int, ...]:
         """What a sum is the sum of: the two sides of +, or the tensors that were stacked and are summed over."""
         if row.adds:
@@ -450,11 +377,6 @@ class Recorder(TorchDispatchMode):
         self._nodes[made].factor = factor
         self._know(scaled, made)
         return scaled
-
-    def _is_constant(self, value: Any) -> bool:
-        if isinstance(value, Tensor):
-            return self._origin(value) is None
-        return isinstance(value, int | float)
 
     # --- nodes and origins ---
     def _add_node(self, op: str, inputs: Sequence[int], result: Tensor) -> int:
@@ -494,36 +416,6 @@ class Recorder(TorchDispatchMode):
 def _holds_numbers(tensor: Tensor) -> bool:
     """Whether it holds more than whole numbers or truth values."""
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _axis(args: Sequence[Any], position: int, dimensions: int) -> int:
-    """The axis that an argument names; the first by default."""
-    axis = args[position] if len(args) > position else 0
-    return axis % max(dimensions, 1)
-
-
-def _pieces(name: str, args: Sequence[Any], results: Sequence[Tensor]) -> list[Piece] | None:
-    """Which part of the first argument each result is; None if the operation does not cut, or cuts nothing off."""
-    if name not in ("slice", "select", "unbind", "split", "split_with_sizes", "unsafe_split"):
-        return None
-    dimensions = args[0].dim()
-    if name in ("slice", "select"):
-        axis = _axis(args, 1, dimensions)
-        size = args[0].shape[axis]
-        if name == "select":
-            at = args[2] % size
-            return [Piece(axis, range(at, at + 1))]
-        start, stop, step = (*args[2:5], None, None, None)[:3]
-        positions = range(*slice(start, stop, step).indices(size))
-        return None if len(positions) == size else [Piece(axis, positions)]
-    axis = _axis(args, 1 if name == "unbind" else 2, dimensions)
-    pieces: list[Piece] = []
-    start = 0
-    for result in results:
-        stop = start + (1 if name == "unbind" else result.shape[axis])
-        pieces.append(Piece(axis, range(start, stop)))
-        start = stop
-    return pieces
 
 
 def _grouped_mm_shape(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Tensor:

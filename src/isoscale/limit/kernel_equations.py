@@ -41,7 +41,9 @@ _SYMMETRIC = ("Pa", "Pb", "Q", "Q_", "C", "D", "W", "Phi")
 Rows = tuple[np.ndarray, np.ndarray]
 Kept = dict[str, list[np.ndarray]]
 
-_CONVERGED = 1e-9
+EXACT = 1e-9
+"""The last change of the rows at which their equation counts as solved."""
+
 _MOST_ITERATIONS = 200
 
 
@@ -86,26 +88,44 @@ class Solution:
     diverged: int | None = None
 
 
-def integrate(equations: Equations, points: int, progress: Progress = None) -> Solution:
-    """All steps of training, by polynomials through so many points in layer time."""
-    return _Integration(equations, points).run(progress)
+def integrate(
+    equations: Equations,
+    points: int,
+    progress: Progress = None,
+    *,
+    converged: float = EXACT,
+    dtype: np.dtype | type = np.float64,
+) -> Solution:
+    """All steps of training, by polynomials through so many points in layer time.
+
+    Args:
+        equations: What is solved.
+        points: In layer time.
+        progress: Called with the fraction done.
+        converged: The last change of the rows at which their equation counts as solved.
+        dtype: Of the matrices: float32 halves the time, but has too few digits for kernels with singular terms that
+            cancel, those of ReLU.
+    """
+    return _Integration(equations, points, converged, np.dtype(dtype)).run(progress)
 
 
 class _Integration:
     """Block rows of the matrices, at every point of the grid: arrays (points, rows, columns)."""
 
-    def __init__(self, equations: Equations, points: int) -> None:
+    def __init__(self, equations: Equations, points: int, converged: float, dtype: np.dtype) -> None:
         self._e = equations
+        self._converged = converged
+        self._dtype = dtype
         problem = equations.problem
         self._samples = problem.samples
-        self._gram = problem.gram.double().cpu().numpy()
+        self._gram = problem.gram.double().cpu().numpy().astype(self._dtype)
         self.time, upwards = chebyshev(points)
-        self._upward_integral = problem.horizon * upwards
+        self._upward_integral = (problem.horizon * upwards).astype(self._dtype)
         # int_t^1 is int_0^1 less int_0^t.
-        self._downward_integral = problem.horizon * (upwards[-1:] - upwards)
+        self._downward_integral = (problem.horizon * (upwards[-1:] - upwards)).astype(self._dtype)
         rows = (problem.steps + 1) * self._samples
         check_words(len(_MATRICES) * points * rows**2, "Use fewer steps or fewer samples.")
-        self._of = {name: np.zeros((points, rows, rows)) for name in _MATRICES}
+        self._of = {name: np.zeros((points, rows, rows), dtype=self._dtype) for name in _MATRICES}
         # Directions u (rows, outputs) and weights w (rows) of the loss's gradient chi = w u.
         self._u = np.zeros((rows, problem.outputs))
         self._w = np.zeros(rows)
@@ -159,12 +179,19 @@ class _Integration:
     def _update_weights(self, k: int) -> np.ndarray:
         """omega w of every earlier (step, sample): what its update still weighs at step k."""
         omega = np.repeat(self._e.path.omega[k, :k], self._samples)
-        return omega * self._w[: k * self._samples]
+        return (omega * self._w[: k * self._samples]).astype(self._dtype)
 
     def _shares(self, k: int) -> np.ndarray:
         """rho_k rho_j of all (step, sample) up to k: what decay has left of the initial weights."""
         left = self._e.path.left
-        return left[k] * np.repeat(left[: k + 1], self._samples)
+        return (left[k] * np.repeat(left[: k + 1], self._samples)).astype(self._dtype)
+
+    def _kernels(self, cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray, k: int) -> PairKernels:
+        """The branch's, at the pairs of step k with all up to it."""
+        pairs = (each.astype(np.float64, copy=False) for each in (cov, var_a, var_b))
+        of = self._e.kernels(*pairs, self._e.path.between(k, self._samples))
+        by_name = {item.name: getattr(of, item.name) for item in dataclasses.fields(PairKernels)}
+        return PairKernels(**{name: value.astype(self._dtype, copy=False) for name, value in by_name.items()})
 
     # --- upwards ---
     def _forward(self, k: int) -> np.ndarray:
@@ -172,20 +199,21 @@ class _Integration:
         p, n = self._samples, k * self._samples
         weights, shares = self._update_weights(k), self._shares(k)
         is_trained = self._e.problem.train_ends
-        a = np.zeros((p, n))
+        a = np.zeros((p, n), dtype=self._dtype)
         if is_trained:
             a -= weights * np.tile(self._gram, (1, k))
-        pa = (shares if is_trained else 1.0) * np.tile(self._gram, (1, k + 1))
+        pa = (shares if is_trained else np.ones_like(shares)) * np.tile(self._gram, (1, k + 1))
 
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._upwards(k, *rows, weights, shares)
 
-        self._append(k, self._fixed_point((a, pa), self._upward_integral, change))
+        guess = self._as_before(k, "A", a), self._as_before(k, "Pa", pa)
+        self._append(k, self._fixed_point((a, pa), guess, self._upward_integral, change))
         here = self._rows(k)
         left = self._e.path.left if is_trained else np.ones(k + 1)
         # v_k = rho_k v_0 - sum omega w u h: the first part through the response of h to every step's v_0 in g
         start = left[k] * np.repeat(left[:k], p)[:, None] * self._u[:n]
-        f = self._of["A_hat"][-1, here, :n] @ start
+        f = self._of["A_hat"][-1, here, :n].astype(np.float64) @ start
         if is_trained:
             f -= (self._of["C"][-1, here, :n] * weights) @ self._u[:n]
         return f
@@ -209,7 +237,7 @@ class _Integration:
         c[..., n:] = s_q @ s.mT + s @ q[..., :n].mT + q[..., n:]
         own, earlier = _diagonal(c[..., n:]), _diagonal(of["C"])
         columns = np.concatenate([earlier, own], axis=1)[:, None, :]
-        of_pair = self._e.kernels(c, columns, own[..., None], self._e.path.between(k, p))
+        of_pair = self._kernels(c, columns, own[..., None], k)
         a_hat = a @ of["S_"]
         phi = shares * of_pair.value
         if self._e.reused:
@@ -236,16 +264,17 @@ class _Integration:
         p, n = self._samples, k * self._samples
         weights, shares = self._update_weights(k), self._shares(k)
         is_trained = self._e.problem.train_ends
-        aligned = self._u[self._rows(k)] @ self._u[: n + p].T
-        b = np.zeros((p, n + p))
+        aligned = (self._u[self._rows(k)] @ self._u[: n + p].T).astype(self._dtype)
+        b = np.zeros((p, n + p), dtype=self._dtype)
         if is_trained:
             b[:, :n] -= weights * aligned[:, :n]
-        pb = (shares if is_trained else 1.0) * aligned
+        pb = (shares if is_trained else np.ones_like(shares)) * aligned
 
         def change(rows: Rows) -> tuple[Rows, Kept]:
             return self._downwards(k, *rows, weights, shares)
 
-        self._append(k, self._fixed_point((b, pb), self._downward_integral, change))
+        guess = self._as_before(k, "B", b), self._as_before(k, "Pb", pb)
+        self._append(k, self._fixed_point((b, pb), guess, self._downward_integral, change))
 
     def _downwards(
         self, k: int, b: np.ndarray, pb: np.ndarray, weights: np.ndarray, shares: np.ndarray
@@ -290,7 +319,7 @@ class _Integration:
         kernel = {name: self._of[name][:, here, :both] for name in ("slope", "bend", "value_b", "slope_b", "C")}
         a_hat = self._of["A_hat"][:, here, :both]
         # omega w, none of the step itself
-        updates = np.concatenate([weights, np.zeros(p)])
+        updates = np.concatenate([weights, np.zeros(p, dtype=self._dtype)])
         through = d * kernel["slope"]
         if self._e.reused:
             theta_slope = 2 * kernel["slope"] + kernel["C"] * kernel["bend"]
@@ -309,10 +338,29 @@ class _Integration:
         return rows
 
     # --- shared ---
-    def _fixed_point(self, start: Rows, integral: np.ndarray, change: Callable[[Rows], tuple[Rows, Kept]]) -> Kept:
-        """The rows y(t) = y(end) + int f(y), and what follows from them."""
-        points = len(self.time)
-        rows = [np.broadcast_to(each, (points, *each.shape)).copy() for each in start]
+    def _as_before(self, k: int, name: str, start: np.ndarray) -> np.ndarray:
+        """A first guess of row k of this matrix: that of the step before, moved on by one step in its last block."""
+        p = self._samples
+        guess = np.broadcast_to(start, (len(self.time), *start.shape)).copy()
+        width = start.shape[1]
+        if k > 1:
+            before = self._of[name][:, self._rows(k - 1)]
+            guess[..., : width - p] = before[..., : width - p]
+            guess[..., width - p :] = before[..., width - 2 * p : width - p]
+        return guess
+
+    def _fixed_point(
+        self, start: Rows, guess: Rows, integral: np.ndarray, change: Callable[[Rows], tuple[Rows, Kept]]
+    ) -> Kept:
+        """The rows y(t) = y(end) + int f(y), and what follows from them.
+
+        Args:
+            start: The rows at the end that they are integrated from.
+            guess: The rows at all points, about.
+            integral: From that end to each point, of a function given at all points.
+            change: f.
+        """
+        rows = list(guess)
         kept: Kept = {}
         # A Volterra equation: the error falls faster than any exponential.
         for _ in range(_MOST_ITERATIONS):
@@ -322,7 +370,7 @@ class _Integration:
                 after = first + np.tensordot(integral, along, axes=1)
                 moved = max(moved, float(np.abs(after - rows[i]).max(initial=0.0)))
                 rows[i] = after
-            if not moved > _CONVERGED:
+            if not moved > self._converged:
                 return kept
         raise OverflowError("the integral equation has no fixed point within reach")
 

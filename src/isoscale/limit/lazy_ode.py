@@ -16,18 +16,24 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from isoscale.limit.kernel_equations import Equations, Solution, chebyshev
+from isoscale.limit.kernel_equations import EXACT, Equations, Solution, chebyshev
 from isoscale.limit.memory import check_words
 from isoscale.limit.network import direction
 from isoscale.limit.pair_kernels import Left
 from isoscale.limit.progress import Progress
 
-_CONVERGED = 1e-9
 _MOST_ITERATIONS = 200
 
 
-def integrate(equations: Equations, points: int, progress: Progress = None) -> Solution:
-    """All steps of training, by polynomials through so many points in layer time."""
+def integrate(equations: Equations, points: int, progress: Progress = None, *, converged: float = EXACT) -> Solution:
+    """All steps of training, by polynomials through so many points in layer time.
+
+    Args:
+        equations: What is solved.
+        points: In layer time.
+        progress: Called with the fraction done.
+        converged: The last change of the vectors at which their equation counts as solved.
+    """
     problem = equations.problem
     steps, trained, samples = problem.steps + 1, problem.trained, problem.samples
     time, upwards = chebyshev(points)
@@ -60,7 +66,7 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
             with np.errstate(over="ignore", invalid="ignore"):
                 between = equations.path.between(k, samples)
                 earlier = None if between is None else (between[0][:n], between[1])
-                h[:, here] = _stream(equations, start, upward, weights, earlier, h[:, :n], g[:, :n])
+                h[:, here] = _stream(equations, start, upward, weights, earlier, h[:, :n], g[:, :n], converged)
                 f = h[-1, here] @ v.T
                 value, chi = problem.loss(torch.tensor(f[None, :trained]), problem.y.double().cpu())
                 if not bool(value.isfinite().all()):
@@ -71,7 +77,7 @@ def integrate(equations: Equations, points: int, progress: Progress = None) -> S
                 if k < problem.steps:
                     w[n : n + trained] = size[0].numpy() * problem.batch_weights[k].double().cpu().numpy()
                 g[:, here] = _gradients(
-                    equations, u[here] @ v, downward, weights, earlier, h[:, : n + samples], g[:, :n]
+                    equations, u[here] @ v, downward, weights, earlier, h[:, : n + samples], g[:, :n], converged
                 )
         except OverflowError:
             diverged = k
@@ -90,13 +96,14 @@ def _stream(
     left: Left | None,
     h: np.ndarray,
     g: np.ndarray,
+    converged: float,
 ) -> np.ndarray:
     def change(own: np.ndarray) -> np.ndarray:
         cov = own @ h.mT
         of = equations.kernels(cov, _squares(h)[:, None, :], _squares(own)[..., None], left)
         return -(weights * (of.value + cov * of.slope)) @ g
 
-    return _fixed_point(start, integral, change)
+    return _fixed_point(start, integral, change, converged)
 
 
 def _gradients(
@@ -107,6 +114,7 @@ def _gradients(
     left: Left | None,
     h: np.ndarray,
     g: np.ndarray,
+    converged: float,
 ) -> np.ndarray:
     n = g.shape[1]
     earlier, own_h = h[:, :n], h[:, n:]
@@ -119,16 +127,18 @@ def _gradients(
         aligned = weights * (own @ g.mT)
         return -(aligned * theta_slope) @ earlier - 2 * (aligned * theta_b).sum(-1, keepdims=True) * own_h
 
-    return _fixed_point(start, integral, change)
+    return _fixed_point(start, integral, change, converged)
 
 
-def _fixed_point(start: np.ndarray, integral: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _fixed_point(
+    start: np.ndarray, integral: np.ndarray, change: Callable[[np.ndarray], np.ndarray], converged: float
+) -> np.ndarray:
     rows = np.broadcast_to(start, (len(integral), *start.shape))
     for _ in range(_MOST_ITERATIONS):
         after = start + np.tensordot(integral, change(rows), axes=1)
         moved = float(np.abs(after - rows).max())
         rows = after
-        if not moved > _CONVERGED:
+        if not moved > converged:
             return rows
     raise OverflowError("the integral equation has no fixed point within reach")
 
@@ -151,8 +161,11 @@ def _solution(
     backward = g.reshape(by_step.swapaxes(0, 1).shape).swapaxes(0, 1)
     stream, gradient, cross = by_step @ by_step.mT, backward @ backward.mT, by_step @ backward.mT
     own = np.diagonal(stream, axis1=-2, axis2=-1)
-    left = equations.path.left[:, None, None, None]
-    features = equations.kernels(stream, own[..., None, :], own[..., None], (left, left)).value
+    # Steps from a divergence on have no kernels: theirs are vectors of zeros.
+    done = slice(diverged)
+    left = equations.path.left[done, None, None, None]
+    features = np.full_like(stream, np.nan)
+    features[done] = equations.kernels(stream[done], own[done, ..., None, :], own[done, ..., None], (left, left)).value
     displacement = ((by_step - by_step[:1]) ** 2).sum(-1)
     found = {"stream": stream, "gradient": gradient, "features": features, "cross": cross, "displacement": displacement}
     if diverged is not None:

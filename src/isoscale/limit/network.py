@@ -360,7 +360,9 @@ def direction(chi: Outputs) -> tuple[Tensor, Float[Tensor, "replicas samples"]]:
 def own_setting(device: torch.device) -> Iterator[None]:
     """Inside, arrays without a device of their own are on the CPU, and products on this device have their own dtype,
     whatever `torch.device` and `torch.autocast` a caller stands in."""
-    with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+    # A default device is a function that torch calls around each operation: none is called. One of our own would cost
+    # as much as the many small operations here.
+    with torch._C.DisableTorchFunction(), torch.autocast(device.type, enabled=False):
         yield
 
 

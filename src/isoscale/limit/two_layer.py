@@ -18,7 +18,7 @@ from isoscale.checks import whole
 from isoscale.errors import InvalidValueError
 from isoscale.limit import inputs, kernel_equations, lazy_ode, mean_field
 from isoscale.limit.activations import Phi
-from isoscale.limit.blocks import Architecture
+from isoscale.limit.blocks import Architecture, DepthRule
 from isoscale.limit.choices import choose_depths
 from isoscale.limit.inputs import Kernels
 from isoscale.limit.kernel_equations import Equations, Solution
@@ -115,20 +115,52 @@ def _solve(problem: Problem, phi: Phi, reused: bool, sampling: Sampling, kernels
 
 
 # --- solved to rounding ---
-def _equations(
-    problem: Problem, phi: Phi, reused: bool, tolerance: float, kernels: Kernels, progress: Progress
-) -> Found:
-    """With more and more points in layer time, until two answers agree."""
+def has_equations(problem: Problem) -> bool:
+    """Whether the limit of infinite depth is that of `kernel_equations`."""
+    blocks, optimizer = problem.architecture, problem.optimizer
+    return blocks.layers == 2 and blocks.rule == DepthRule() and optimizer.is_linear and optimizer.clip is None
+
+
+def rough_loss(problem: Problem, phi: Phi, reused: bool, *, points: int, converged: float, frozen: bool) -> float:
+    """The loss after the last step by the kernel equations, about; inf if training diverges.
+
+    Args:
+        problem: One that `has_equations`.
+        phi: Its activation.
+        reused: Whether the backward pass uses the forward pass's weights.
+        points: In layer time.
+        converged: The last change at which an equation counts as solved.
+        frozen: Whether to solve the limit at 1/2 < beta < 1 in its place, where branches do not move by themselves:
+            far cheaper, and of the same order.
+    """
+    with own_setting(problem.gram.device):
+        equations = _equations_of(problem, phi, reused)
+        if frozen:
+            found = lazy_ode.integrate(equations, points, converged=converged)
+        else:
+            dtype = np.float64 if phi == "relu" else np.float32
+            found = kernel_equations.integrate(equations, points, converged=converged, dtype=dtype)
+    return math.inf if found.diverged is not None else float(found.loss[-1])
+
+
+def _equations_of(problem: Problem, phi: Phi, reused: bool) -> Equations:
     # What each step leaves in each later one's weights.
     check_words(2 * (problem.steps + 1) ** 2, "Use fewer steps.")
     norm, optimizer = problem.architecture.norm, problem.optimizer
-    equations = Equations(
+    return Equations(
         problem=problem,
         kernels=kernels_of(phi, norm),
         path=path_of(optimizer.rates, optimizer.momentum, optimizer.weight_decay, nesterov=optimizer.nesterov),
         reused=reused,
         normed=norm is not None,
     )
+
+
+def _equations(
+    problem: Problem, phi: Phi, reused: bool, tolerance: float, kernels: Kernels, progress: Progress
+) -> Found:
+    """With more and more points in layer time, until two answers agree."""
+    equations = _equations_of(problem, phi, reused)
     solver = kernel_equations if problem.architecture.rule.beta == 0.5 else lazy_ode
     times = _times(kernels)
     before: Solution | None = None

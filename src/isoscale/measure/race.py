@@ -2,10 +2,11 @@
 
 Estimates from one step see the initialisation, while the best learning rate is set by the next tens of steps: each is
 one to two octaves (factors of two) off, and no constant mends it. So they only say where to look. Learning rates an
-octave apart around their median start from the same weights, see the same batches and train for a few steps; the best
-of them go on, and the best of those for longer still; the vertex of the parabola through the last, in the logarithm of
-the learning rate, is tried for as long as the second heat and recommended if it trains. How far that is from a swept
-optimum was measured: `race_error`.
+octave apart around their median start from the same weights, see the same batches and train for a few steps; those
+around the best go on, and the best of those for longer still. Where the loss is flat several are as good as each
+other, their order is noise, and the middle of them is the best guess. So the answer is their mean, in the logarithm of
+the learning rate, weighted by how near each one's loss is to the lowest; it is tried for as long as the second heat
+and recommended if it trains. How far that is from a swept optimum was measured: `race_error`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ from isoscale.scaling.optimizers import FAMILIES, OptimizerFamily, family_of
 
 # Chosen on the networks of benchmarks/lr_race.py that its page does not show, and on no others.
 _OCTAVES = range(-4, 4)
-_FIRST_STEPS = 8
-# How many go on after the first heat, and until which step; then once more.
-_HALF_FINALISTS, _HALF_STEPS = 5, 24
-_FINALISTS, _LAST_STEPS = 3, 64
+_FIRST_STEPS = 6
+# The second heat has the best of the first, so many octaves below it and so many above. More above: where a network
+# starts too sharp, a large learning rate overshoots first and is the better one later.
+_BELOW, _ABOVE, _SECOND_STEPS = 2, 3, 16
+_FINALISTS, _LAST_STEPS = 4, 56
 # Of all heats but the first the last part of the steps counts.
-_COUNTED = 1 / 3
+_COUNTED = 1 / 2
+# Losses that differ by less are as good as each other: a share of the loss itself, and, while little is learned, of
+# what was learned.
+_CLOSE, _CLOSE_IN_PROGRESS = 0.01, 0.05
+# So many octaves beside a learning rate that was trained for the whole race no other is tried.
+_SAME = 0.1
 # Where steps do not shrink with the gradient the best learning rate falls as training goes on: between the end of a
 # race and 256 steps by half an octave.
 _LATER = {"linear": 0.0, "entrywise": -0.5, "spectral": -0.5}
@@ -58,7 +65,7 @@ class Heat(NamedTuple):
     Attributes:
         steps: Of each, from the beginning: those that go on from another heat have some behind them.
         lrs: Learning rates.
-        losses: Mean over seeds and over the steps that count: all of a first heat, the last third of any other;
+        losses: Mean over seeds and over the steps that count: all of a first heat, the second half of any other;
             infinite where a seed diverged.
     """
 
@@ -104,14 +111,14 @@ def race_lr(
     seeds: int | Sequence[int] = 1,
     progress: Progress | None = None,
 ) -> Race:
-    """Recommend a learning rate after about 320 training steps.
+    """Recommend a learning rate after about 300 training steps.
 
     Small networks race as one stack by `torch.func.vmap`. Large ones, and those that it does not take, race one after
-    the other and begin each heat again, which takes about 430.
+    the other and begin each heat again, which takes about 420.
 
     Args:
         make_model: Called with `seed` if it takes one. Its networks train in the mode in which it makes them.
-        batches: (x, y) pairs, used in turn; 64 different ones or more are best.
+        batches: (x, y) pairs, used in turn; 56 different ones or more are best.
         loss_fn: loss_fn(model(x), y) is the loss, one number.
         optimizer: "sgd", "adam", "adamw", "sign" or "muon" as in `confirm_lr`, with torch's defaults and without
             weight decay.
@@ -257,9 +264,9 @@ class _Running:
     def last_heats(self, first: dict[float, float]) -> tuple[dict[float, float], float]:
         """Losses of the best octaves that end below the untrained network's loss, and that loss."""
         bar = self._untrained(range(_LAST_STEPS - _counted(_LAST_STEPS), _LAST_STEPS))
-        self._keep(_best(first, _HALF_FINALISTS))
-        half = self._advance(_HALF_STEPS)
-        finalists = _best(half, _FINALISTS)
+        self._keep(_around_best(first))
+        second = self._advance(_SECOND_STEPS)
+        finalists = _best(second, _FINALISTS)
         self._keep(finalists)
         for _ in range(_MOVES + 1):
             table = self._advance(_LAST_STEPS)
@@ -272,15 +279,15 @@ class _Running:
         return trained, bar
 
     def recommended(self, last: dict[float, float], bar: float) -> tuple[float, float]:
-        """The vertex, moved to where the optimum is later, if it trains; else the best that did."""
+        """The middle of the best, moved to where the optimum is later, if it trains; else the best that did."""
         if not last:
             return math.nan, math.nan
         best = min(last, key=last.__getitem__)
-        wanted = _vertex(last, best) + _LATER[self.experiment.family.answer]
-        if wanted == best:
+        wanted = _middle(last, bar) + _LATER[self.experiment.family.answer]
+        if abs(wanted - best) < _SAME:
             return 2.0**best, last[best]
         self._start([wanted])
-        (loss,) = self._advance(_HALF_STEPS).values()
+        (loss,) = self._advance(_SECOND_STEPS).values()
         if loss < bar:
             return 2.0**wanted, loss
         return 2.0**best, last[best]
@@ -368,24 +375,29 @@ def _best(table: dict[float, float], count: int) -> list[float]:
     return sorted(ranked[:count])
 
 
-def _vertex(table: dict[float, float], best: float) -> float:
-    """Lowest point of the parabola through the best octave and its neighbours, at most half way to either.
+def _around_best(table: dict[float, float]) -> list[float]:
+    """The octaves that go on after the first heat, ascending."""
+    finite = [octave for octave in sorted(table) if math.isfinite(table[octave])]
+    if not finite:
+        return sorted(table)[: _BELOW + _ABOVE + 1]
+    best = finite.index(min(finite, key=table.__getitem__))
+    last = min(best + _ABOVE, len(finite) - 1)
+    # What is missing above is taken from below.
+    first = max(last - _BELOW - _ABOVE, 0)
+    return finite[first : last + 1]
 
-    The best itself at an end, or beside a learning rate that diverges: towards that nothing is extrapolated.
-    """
-    octaves = sorted(table)
-    at = octaves.index(best)
-    if at in (0, len(octaves) - 1):
-        return best
-    near = octaves[at - 1 : at + 2]
-    losses = [table[octave] for octave in near]
-    if not np.isfinite(losses).all():
-        return best
-    x = np.array(near) - best
-    a, b, _ = np.polyfit(x, losses, 2)
-    if not a > 0:
-        return best
-    return best + float(np.clip(-b / (2 * a), x[0] / 2, x[2] / 2))
+
+def _middle(table: dict[float, float], untrained: float) -> float:
+    """Mean octave, each weighted by how close its loss is to the lowest; `untrained` is above all of them."""
+    octaves = np.array(list(table))
+    losses = np.array(list(table.values()))
+    lowest = float(losses.min())
+    close = min(_CLOSE * abs(lowest), _CLOSE_IN_PROGRESS * (untrained - lowest))
+    if close == 0:
+        return float(octaves[losses == lowest].mean())
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.exp((lowest - losses) / close)
+    return float(np.average(octaves, weights=weights))
 
 
 # --- how far off it is ---

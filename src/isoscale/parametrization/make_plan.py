@@ -41,10 +41,15 @@ from isoscale.scaling.tensor import MuonAdjustment, Scaling, Settings, TensorFac
 # Up to this ratio of depths what the norms of post-norm networks add up to is small beside what weight matrices do.
 _DEEP = 4.0
 
+# What torch calls the direction and the gain of a weight norm, by its parametrization and by its older function; and
+# what the direction enters.
+_GAINS = {".original1": ".original0", "weight_v": "weight_g"}
+_OF_WEIGHT_NORM = ("weight_norm", "_weight_norm_interface", "mul")
+
 
 def parametrize(
     model: nn.Module,
-    base: nn.Module | Mapping[str, Any],
+    base: nn.Module | Mapping[str, Any] | Reading,
     rule: str | Rule = "completep",
     optimizer: str | Callable[..., Any] = "adamw",
     *,
@@ -71,7 +76,8 @@ def parametrize(
     Args:
         model: A freshly initialised model. On the meta device only the plan is made: `plan.apply(model)` later.
         base: The same architecture at the size that was tuned, freshly initialised; or `isoscale.shapes(base)`. A base
-            on the meta device is enough to plan, but then the law of the model's own init is inferred.
+            on the meta device is enough to plan, but then the law of the model's own init is inferred. Or what `read`
+            makes of such a model and its base, where many plans are made for one: then nothing is traced.
         rule: A name of `isoscale.rules.names()`, or a Rule.
         optimizer: A class of torch.optim, or a family: "sgd", "adam", "adamw", "sign" (Lion), "muon". A class that
             decays as its arguments say is of the family that they make it: NAdam(..., decoupled_weight_decay=True) of
@@ -116,8 +122,8 @@ def parametrize(
         optimizer, lr, weight_decay, eps, decay=decay, adjust_lr_fn=adjust_lr_fn, momentum=momentum, betas=betas
     )
     spent = spending(budget, batch, tokens, made)
-    plan = make(read(model, base, example_inputs, roles), rules.get(rule), made, spent, force=force)
-    return plan.apply(model)
+    reading = base if isinstance(base, Reading) else read(model, base, example_inputs, roles)
+    return make(reading, rules.get(rule), made, spent, force=force).apply(model)
 
 
 # --- the two steps ---
@@ -488,11 +494,25 @@ def _check_computed(name: str, part: Part, fan_in: float, fan_out: float) -> Non
     by_outputs = part.computed_by != "weight_norm" or 0 in part.fan_out
     if is_norm and by_outputs and part.fan_in and fan_in <= max(fan_out, 1.0):
         return
+    for direction, gain in _GAINS.items():
+        if not name.endswith(direction) or part.computed_by not in _OF_WEIGHT_NORM:
+            continue
+        # A role would scale the direction, which the norm divides out again; but by inputs the norm of a direction of
+        # n x n entries, n^(1/2) times theirs, makes the effective weight as small as a hidden layer's should be.
+        by_inputs = {name: "hidden", name.removesuffix(direction) + gain: "vector"}
+        raise PlanError(
+            f"`{name}` is the direction of a weight norm, and its effective weight is computed: of a readout, or by "
+            "another norm than that of each output (dim=0), the gain would have to follow the width, which no role "
+            "says. Take dim=0 where the layer is no readout, or remove the weight norm: "
+            '`torch.nn.utils.parametrize.remove_parametrizations(module, "weight")`. Only of a hidden linear layer '
+            f"normed by each input (dim=1), both of whose sides grow alike, are roles right: `roles={by_inputs}`"
+        )
     # All blocks at once.
     raise PlanError(
-        f"`{name}` acts through {part.computed_by}: its effective weight is computed (weight norm, a "
-        "parametrization, a product of weights) and does not scale as it does. Remove the parametrization, or say "
-        f"what the tensor is: `roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
+        f"`{name}` acts through {part.computed_by}: its effective weight is computed (a parametrization, a product of "
+        "weights) and does not scale as it does. Remove the parametrization; or, if the effective weight keeps the "
+        f"size of a layer of its kind, as under spectral norm where both sides grow alike, say what the tensor is: "
+        f"`roles={{{starred(name)!r}: isoscale.Role.{part.role.name}}}`"
     )
 
 
@@ -664,6 +684,20 @@ def _budget_notes(scaling: Scaling, settings: Settings) -> Iterator[str]:
         yield f"{scaling.budget.rule.name}: {cap}"
 
 
+def _notes_on_frozen_branches(in_branches: Sequence[TensorFacts], depth: float, rule: Rule) -> Iterator[str]:
+    """A frozen backbone is part of the depth; whether it should be, depends on what else grows."""
+    trained = {facts.block for facts in in_branches if not facts.frozen}
+    frozen = {facts.block for facts in in_branches} - trained
+    if not frozen or not trained or depth == 1 or rule.depth == DepthRow():
+        return
+    yield (
+        f"the depth x{depth:g} counts the branches of {len(frozen)} frozen blocks with those of {len(trained)} trained "
+        "ones: right for a freshly drawn backbone that grows as they do. One that is pretrained keeps its branches as "
+        "they are, and one that grows alone makes the trained ones too slow: then plan the trained part by itself, "
+        "`parametrize(model.part, base.part, ...)`"
+    )
+
+
 def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
     """What branches have in their forward, and blocks that run several times."""
     in_branches = [facts for facts in reading.facts if facts.role.in_branch]
@@ -674,6 +708,7 @@ def _notes_on_branches(reading: Reading, rule: Rule) -> Iterator[str]:
             f"the forward multiplies branches by x{first.forward:g} (`{first.name}`): left as it is, {rule.name} says "
             "nothing of the depth"
         )
+    yield from _notes_on_frozen_branches(in_branches, reading.depth, rule)
     shared = [facts for facts in reading.facts if facts.uses != 1]
     if shared:
         yield (

@@ -252,7 +252,7 @@ class Job:
 
     def _copy(self, store: Store) -> None:
         """Keep what the store has of one rule's trials under the keys of its twins."""
-        for shard in missing(self.shards, store):
+        for shard in self.missing:
             for other in self.twins.of(shard):
                 known = [trial for trial in store.read(other.keys) if trial.status != "failed"]
                 store.record(self.twins.copies(other, known))
@@ -369,8 +369,12 @@ def missing(plan: Sequence[AnyShard], store: Store) -> list[AnyShard]:
             for trial in store.read(set(shard.keys) - finished):
                 if trial.status == "stopped" and hopeless.stopped_at(trial.seen, shard.marks) >= 0:
                     finished.add(trial.key)
-    left = [shard.only(set(shard.keys) - finished) for shard in plan]
-    return _costliest_first([shard for shard in left if shard.members])
+    left: list[AnyShard] = []
+    for shard in plan:
+        keys = set(shard.keys) - finished
+        if keys:
+            left.append(shard.only(keys))
+    return _costliest_first(left)
 
 
 def _costliest_first(shards: Sequence[AnyShard]) -> list[AnyShard]:

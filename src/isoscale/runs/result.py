@@ -268,6 +268,8 @@ def _reasons(plan: Sequence[AnyShard], trials: Sequence[TrialRecord]) -> tuple[s
     for trial in trials:
         if trial.status == "failed":
             failed.setdefault(trial.reason, []).append(trial.key)
+    if not failed:
+        return ()
     logs = {shard.id: shard.log for shard in plan if isinstance(shard, ForeignShard)}
     found = []
     for reason in sorted(failed):

@@ -46,12 +46,18 @@ def pin() -> None:
 def versions(device: str) -> dict[str, str]:
     """What a result's numbers may depend on, for the record."""
     return {
-        "isoscale": metadata.version("isoscale"),
+        "isoscale": _installed(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": _device_name(device),
         "threads": str(torch.get_num_threads()),
     }
+
+
+@functools.cache
+def _installed() -> str:
+    # Each look reads and parses a file.
+    return metadata.version("isoscale")
 
 
 def _device_name(device: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from isoscale.scaling.optimizers import OptimizerFamily, family
@@ -32,8 +32,14 @@ class Factors:
     eps: float = 1.0
 
     def __mul__(self, other: Factors) -> Factors:
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Factors(*(mine * others for mine, others in pairs))
+        # Spelled out: `dataclasses.astuple` copies, which took a fifth of a plan's time.
+        return Factors(
+            init_std=self.init_std * other.init_std,
+            multiplier=self.multiplier * other.multiplier,
+            lr=self.lr * other.lr,
+            weight_decay=self.weight_decay * other.weight_decay,
+            eps=self.eps * other.eps,
+        )
 
     def fold(self, optimizer: OptimizerFamily) -> Factors:
         """The same training with multiplier 1 (docs/theory.md, section 5, "Folding").
@@ -81,4 +87,10 @@ class Exponents:
 
     def at(self, ratio: float) -> Factors:
         """The factors at a ratio target / base."""
-        return Factors(*(ratio**power for power in astuple(self)))
+        return Factors(
+            init_std=ratio**self.init_std,
+            multiplier=ratio**self.multiplier,
+            lr=ratio**self.lr,
+            weight_decay=ratio**self.weight_decay,
+            eps=ratio**self.eps,
+        )

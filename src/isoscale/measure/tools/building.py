@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from isoscale.errors import InvalidTypeError, InvalidValueError
 from isoscale.graph.unwrapping import without_wrappers
@@ -99,13 +100,19 @@ def check_finite_data(batches: Sequence[Batch]) -> None:
                     )
 
 
+def trainable(value: Any) -> Any:
+    """The value, with each tensor that was made in `torch.inference_mode` as a copy: autograd takes no such tensor."""
+    with torch.inference_mode(False):
+        return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor.is_inference() else tensor, value)
+
+
 def pair(batch: Any, wanted: str) -> Batch:
-    """`batch` as (x, y).
+    """`batch` as (x, y), of which autograd takes both.
 
     Raises:
         InvalidTypeError: It is none; the message is what was wanted.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise InvalidTypeError(wanted)
-    x, y = batch
+    x, y = trainable(batch)
     return x, y

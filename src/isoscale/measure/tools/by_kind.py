@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isoscale.measure.audit import output_from_zero, step_of_plan
-from isoscale.measure.tools.building import pair
+from isoscale.measure.tools.building import pair, trainable
 from isoscale.measure.tools.first_step import first_step
 from isoscale.measure.tools.observe import tensors
 from isoscale.measure.tools.passes import LossFn, loss_gradient, mean_square
 from isoscale.measure.tools.promises import ACTION, GAIN, GRADIENT, LOSS, START, UPDATE
+from isoscale.measure.tools.stepped import output_from_zero, step_of_plan
 from isoscale.parametrization import Plan
 from isoscale.scaling.optimizers import FAMILIES
 from isoscale.scaling.tensor import muon_scale
@@ -145,7 +145,7 @@ def _split(batch: Any, loss_fn: LossFn | None) -> tuple[Any, Any]:
         InvalidTypeError: A loss, and no pair.
     """
     targets = None
-    inputs = batch
+    inputs = trainable(batch)
     if loss_fn is not None:
         inputs, targets = pair(batch, "with `loss_fn`, the batch must be a pair (arguments, targets)")
     if not isinstance(inputs, (tuple, Mapping)):

@@ -139,13 +139,22 @@ def put_back(state: tuple[Any, ...]) -> None:
         torch.cuda.set_rng_state(of_gpu, number)
 
 
+def seed_torch(seed: int) -> None:
+    """Torch's generators begin with the seed."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        # `torch.manual_seed` keeps it for accelerators that are not there, each with the call's stack written out.
+        torch.default_generator.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Everybody's generators begin with the trial's seed, whatever this process ran before; and are put back."""
     before = generators()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    seed_torch(seed)
     try:
         yield
     finally:

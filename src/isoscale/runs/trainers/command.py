@@ -42,9 +42,7 @@ def shards(spec: Sweep, store: str | os.PathLike[str]) -> list[ForeignShard]:
     program = CommandProgram(
         fingerprint.command_name(spec.command), spec.command, spec.loss_pattern, folder=os.getcwd()
     )
-    source = fingerprint.of_command(spec.command)
-    settings = _settings(spec)
-    return [foreign.shard(spec, program, cell, settings, source, store) for cell in foreign.cells(spec)]
+    return foreign.shards(spec, program, _settings(spec), fingerprint.of_command(spec.command), store)
 
 
 def _settings(spec: Sweep) -> dict[str, Any]:

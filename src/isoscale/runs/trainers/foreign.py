@@ -10,7 +10,7 @@ import math
 import numbers
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -237,64 +237,67 @@ class ForeignShard:
         _write(self.log, f"--- {line}")
 
 
-def cells(spec: Sweep) -> Iterator[dict[str, Any]]:
-    """Value on each axis of every trial, in the order of the axes; sizes and hyperparameters by themselves."""
-    seeds = spec.axes["seed"]
+def shards(
+    spec: Sweep, program: Program, settings: Mapping[str, Any], source: str, store: str | os.PathLike[str]
+) -> list[ForeignShard]:
+    """The trials of a sweep, in the order of its axes, each a shard.
+
+    Args:
+        spec, program: Of which, and what trains them.
+        settings: What determines them beside their axes.
+        source: Fingerprint of the code.
+        store: File beside which their logs and their folders are.
+    """
+    seeds, path = spec.axes["seed"], os.path.abspath(store)
+    found: list[ForeignShard] = []
     for cell, lrs in spec.groups:
+        shared = _shared(spec, program, cell, settings, source)
         for lr, seed in itertools.product(lrs, seeds):
-            yield sorted_out(spec, cell | {"lr": lr, "seed": seed})
-
-
-def sorted_out(spec: Sweep, cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's value on each axis, sizes and hyperparameters by themselves."""
-    found = {
-        "rule": cell["rule"],
-        "sizes": {name: cell[name] for name in spec.size_axes if name != "steps"},
-        "hyperparameters": {name: cell[name] for name in spec.hyperparameters},
-        "lr": cell["lr"],
-        "seed": cell["seed"],
-    }
-    # A length among several is the trial that it is alone; and so is one that follows from another size.
-    if "steps" in cell or spec.budget_axis != "steps":
-        spent = spec.spending(cell)
-        found["steps"] = spent.steps
-        if "batch_size" not in found["sizes"]:
-            found["batch_size"] = spent.batch_size
+            found.append(_shard(spec, program, Member(lr, seed), shared, path))
     return found
 
 
 def shard(
-    spec: Sweep,
-    program: Program,
-    cell: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    source: str,
-    store: str | os.PathLike[str],
+    spec: Sweep, program: Program, cell: Mapping[str, Any], settings: Mapping[str, Any], source: str
 ) -> ForeignShard:
-    """One trial of a sweep.
+    """One trial of a sweep, for a loop of one's own: beside no store.
 
     Args:
-        spec, program: Of which, and what trains it.
-        cell: As `cells` gives it.
-        settings: What else determines it.
-        source: Fingerprint of the code.
-        store: File beside which its log and its folder are.
+        spec, program, settings, source: As for `shards`.
+        cell: Its value on each axis.
     """
-    identity = {name: value for name, value in cell.items() if name not in ("lr", "seed")}
-    sizes = cell["sizes"]
+    shared = _shared(spec, program, cell, settings, source)
+    return _shard(spec, program, Member(cell["lr"], cell["seed"]), shared, os.path.abspath("isoscale.db"))
+
+
+def _shard(spec: Sweep, program: Program, member: Member, shared: Mapping[str, Any], store: str) -> ForeignShard:
+    return ForeignShard(program=program, members=(member,), shared=shared, store=store, time_limit=spec.time_limit)
+
+
+def _shared(
+    spec: Sweep, program: Program, cell: Mapping[str, Any], settings: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """What determines the trials of a cell beside their learning rates and seeds."""
+    size_axes = spec.size_axes
+    sizes = {name: cell[name] for name in size_axes if name != "steps"}
+    identity: dict[str, Any] = {
+        "rule": cell["rule"],
+        "sizes": sizes,
+        "hyperparameters": {name: cell[name] for name in spec.hyperparameters},
+    }
+    # A length among several is the trial that it is alone; and so is one that follows from another size.
+    if "steps" in cell or spec.budget_axis != "steps":
+        spent = spec.spending(cell)
+        identity["steps"] = spent.steps
+        if "batch_size" not in sizes:
+            identity["batch_size"] = spent.batch_size
     # Where a listing of the store looks for them.
     identity |= {name: sizes[name] for name in ("width", "depth", "batch_size") if name in sizes}
-    spent = spec.spent(sizes.get("batch_size", cell.get("batch_size")), cell.get("steps"))
-    if spent != NO_BUDGET:
-        identity["budget"] = spent.canonical()
+    budget = spec.spent(identity.get("batch_size"), identity.get("steps"))
+    if budget != NO_BUDGET:
+        identity["budget"] = budget.canonical()
     identity |= {"trainer": program.kind, "model": program.name, "version": spec.version or "", "source": source}
-    return ForeignShard(
-        program=program,
-        members=(Member(cell["lr"], cell["seed"]),),
-        shared=dict(settings) | identity,
-        store=os.path.abspath(store),
-        time_limit=spec.time_limit,
-    )
+    return dict(settings) | identity
 
 
 # --- what user code gives back ---

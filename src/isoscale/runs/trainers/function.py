@@ -23,17 +23,13 @@ def shards(spec: Sweep, store: str | os.PathLike[str]) -> list[ForeignShard]:
         InvalidValueError: The function is not there, or cannot be sent to a worker.
     """
     program = _program(spec)
-    settings = called_with(spec)
-    source = program.code.source
-    return [foreign.shard(spec, program, cell, settings, source, store) for cell in foreign.cells(spec)]
+    return foreign.shards(spec, program, called_with(spec), program.code.source, store)
 
 
 def trial(spec: Sweep, cell: Mapping[str, Any], device: str) -> HandedTrial:
     """One trial of a sweep, as its function is called with."""
     program = _program(spec)
-    sorted_out = foreign.sorted_out(spec, cell)
-    one = foreign.shard(spec, program, sorted_out, called_with(spec), program.code.source, "isoscale.db")
-    return one.handed(device)
+    return foreign.shard(spec, program, cell, called_with(spec), program.code.source).handed(device)
 
 
 def called_with(spec: Sweep) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from isoscale.errors import InvalidValueError
+from isoscale.runs.keys import digest
 from isoscale.runs.spec import NO_RULE
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from isoscale.parametrization.make_plan import Reading
     from isoscale.parametrization.plan import Plan
 
 
@@ -47,6 +49,7 @@ class HandedTrial:
         self.steps: int = settings.get("steps", 0)
         self.batch_size: int = settings.get("batch_size", 0)
         self.key, self.device = key, device
+        self._settings = settings
         self._folder = folder
 
     @property
@@ -79,7 +82,12 @@ class HandedTrial:
         other.lr = lr
         return other
 
-    def parametrize(self, model: nn.Module, base: nn.Module | Mapping[str, Any], **options: Any) -> Plan:
+    @property
+    def of_model(self) -> str:
+        """Digest of all that its model may depend on: everything but its rule and its learning rate."""
+        return digest({name: value for name, value in self._settings.items() if name not in ("rule", "lr")})
+
+    def parametrize(self, model: nn.Module, base: nn.Module | Mapping[str, Any] | Reading, **options: Any) -> Plan:
         """`isoscale.parametrize` with the trial's rule, optimizer, hyperparameters and budget.
 
         Args:

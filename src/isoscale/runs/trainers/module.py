@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from isoscale.data.samples import as_array, check_lengths, is_pair_of_arrays
 from isoscale.errors import InvalidTypeError, InvalidValueError
+from isoscale.parametrization.make_plan import Reading, read
 from isoscale.parametrization.plan import Plan
 from isoscale.runs import worker
 from isoscale.runs.spec import Sweep
@@ -35,6 +36,10 @@ from isoscale.user_code import described
 # More held-out batches than that are most likely the training's, which have no end.
 _MOST_HELD_OUT = 20_000
 
+# What this process read of models, by what they depend on: a trace costs as much as some steps of a small model.
+_readings: dict[str, Reading] = {}
+_MOST_READINGS = 64
+
 
 def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list[ForeignShard]:
     """The trials of a sweep, each a shard.
@@ -43,15 +48,13 @@ def shards(spec: Sweep, data: str | None, store: str | os.PathLike[str]) -> list
         InvalidValueError: The factory, the batches or the loss are not there, or cannot be sent to a worker.
     """
     program = _program(spec, data)
-    settings = _settings(spec, program)
-    return [foreign.shard(spec, program, cell, settings, program.source, store) for cell in foreign.cells(spec)]
+    return foreign.shards(spec, program, _settings(spec, program), program.source, store)
 
 
 def trial(spec: Sweep, cell: Mapping[str, Any], data: str | None, device: str) -> ModuleTrial:
     """One trial of a sweep, for a loop of one's own."""
     program = _program(spec, data)
-    sorted_out = foreign.sorted_out(spec, cell)
-    one = foreign.shard(spec, program, sorted_out, _settings(spec, program), program.source, "isoscale.db")
+    one = foreign.shard(spec, program, cell, _settings(spec, program), program.source)
     return program.trial(one.handed(device))
 
 
@@ -230,11 +233,20 @@ class ModuleTrial:
         """A fresh model with the plan's initial weights; the same ones each time."""
         trial = self.handed
         sizes = {name: size for name, size in trial.sizes.items() if name != "batch_size"}
-        model, base = self._made(sizes), self._made(self._base)
+        model = self._made(sizes)
         with calls.seeded(trial.seed):
             x, _ = _pair(next(endless(self._batches, trial)))
-        self._plan = trial.parametrize(model, base, example_inputs=x if isinstance(x, Mapping) else inputs(x))
+            self._plan = trial.parametrize(model, self._reading(model, x))
         return model.to(trial.device)
+
+    def _reading(self, model: nn.Module, x: Any) -> Reading:
+        """What the model is beside its base: once for the trials that differ in rule and learning rate alone."""
+        key = self.handed.of_model
+        if key not in _readings:
+            if len(_readings) == _MOST_READINGS:
+                del _readings[next(iter(_readings))]
+            _readings[key] = read(model, self._made(self._base), x if isinstance(x, Mapping) else inputs(x))
+        return _readings[key]
 
     def _made(self, sizes: Mapping[str, Any]) -> nn.Module:
         seed = self.handed.seed
@@ -324,7 +336,7 @@ class ModuleProgram:
         rates = [group["lr"] for group in groups]
         batches = parts.batches()
         # Models of every size drew differently many numbers: the batches, and the masks of dropout, begin anew.
-        torch.manual_seed(trial.seed)
+        calls.seed_torch(trial.seed)
         for step in range(trial.steps):
             factor = parts.lr_factor(step)
             for group, rate in zip(groups, rates, strict=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +48,10 @@ _FEW = 4
 
 # Gains that are believed: of a few together, which would grow with their number, and of what is then chosen.
 _SIGN_OF_GAIN, _GAIN = 1.1, 1.15
+
+# What trains together is lost together when the sweep is ended: at most about so many seconds, of each worker, unless
+# even a few take longer.
+_LONGEST = 600.0
 
 # Numbers in all copies of the parameters: more of them leave the caches, and copies of large models fill the memory.
 _NUMBERS = 2**24
@@ -193,6 +196,10 @@ def _fastest(program: ModuleProgram, trials: Sequence[HandedTrial], count: Calla
     gain = alone.seconds / best.seconds_of_one
     if gain < _GAIN:
         raise AloneError(f"{len(best.members)} together are only {gain:.2f} times as fast as one after another")
+    timely = max(few, int(_LONGEST / max(best.seconds_of_one * trials[0].steps, 1e-9)))
+    if timely < len(best.members):
+        best = _probed(program, trials[:timely], alone, count)
+        gain = alone.seconds / best.seconds_of_one
     best.note = f"trained together with {len(best.members) - 1} others, each {gain:.1f} times as fast as alone"
     return best
 
@@ -227,7 +234,7 @@ class _Alone:
                 began = clock()
                 self._losses.append(next(steps))
                 times.append(clock() - began)
-        self.seconds = statistics.median(times[1:])
+        self.seconds = min(times[1:])
         self.numbers = sum(param.numel() for param in model.parameters())
         self._buffers = dict(model.named_buffers())
         self._buffers_before = before
@@ -283,7 +290,7 @@ class _Start:
             parts = program.trial(trial.at_lr(1.0))
             self.model = parts.model()
             self.plan = parts.plan
-            torch.manual_seed(trial.seed)
+            calls.seed_torch(trial.seed)
             self.generators = calls.generators()
 
 
@@ -355,8 +362,8 @@ class _Group:
 
     @property
     def seconds_of_one(self) -> float:
-        """Seconds of a step, for each member."""
-        return statistics.median(self._times[1:]) / len(self.members)
+        """Seconds of a step, for each member: the fastest, as whatever disturbs a step makes it slower."""
+        return min(self._times[1:]) / len(self.members)
 
     def advance(self, until: int) -> None:
         """Train up to that step, or until all have diverged."""
