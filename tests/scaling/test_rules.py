@@ -285,5 +285,5 @@ def test_a_name_that_no_page_can_hold_is_refused(name):
 def test_momentum_by_default():
     """Muon's as torch has it; of signs, Lion's first beta."""
     of_torch = torch.optim.Muon([torch.nn.Parameter(torch.ones(2, 2))]).defaults
-    assert family_of("muon").momentum == of_torch["momentum"]
-    assert family_of("sign").momentum == 0.9
+    assert FAMILIES["muon"].momentum == of_torch["momentum"]
+    assert FAMILIES["sign"].momentum == 0.9
