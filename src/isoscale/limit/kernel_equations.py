@@ -188,8 +188,8 @@ class _Integration:
 
     def _kernels(self, cov: np.ndarray, var_a: np.ndarray, var_b: np.ndarray, k: int) -> PairKernels:
         """The branch's, at the pairs of step k with all up to it."""
-        pairs = (each.astype(np.float64, copy=False) for each in (cov, var_a, var_b))
-        of = self._e.kernels(*pairs, self._e.path.between(k, self._samples))
+        cov, var_a, var_b = (each.astype(np.float64, copy=False) for each in (cov, var_a, var_b))
+        of = self._e.kernels(cov, var_a, var_b, self._e.path.between(k, self._samples))
         by_name = {item.name: getattr(of, item.name) for item in dataclasses.fields(PairKernels)}
         return PairKernels(**{name: value.astype(self._dtype, copy=False) for name, value in by_name.items()})
 

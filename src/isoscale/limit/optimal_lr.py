@@ -219,10 +219,15 @@ def _rough_losses(x: Any, y: Any, options: dict[str, Any]) -> Callable[..., _Los
     blocks = inputs.architecture(*(given[name] for name in ("block_depth", "alpha", "beta", "rule", "norm")))
     if given["depth"] is not None or given["ladder"] is not None:
         return None
-    of_problem = {name: given[name] for name in inspect.signature(inputs.problem).parameters if name in given}
+    of_problem: dict[str, Any] = {}
+    for name in inspect.signature(inputs.problem).parameters:
+        if name in given:
+            of_problem[name] = given[name]
+    of_problem |= {"dtype": "float64", "blocks": blocks}
 
     def problem(lr: float) -> Problem:
-        return inputs.problem(**{**of_problem, "lr": lr, "dtype": "float64", "blocks": blocks})
+        of_problem["lr"] = lr
+        return inputs.problem(**of_problem)
 
     if not two_layer.has_equations(problem(1.0)):
         return None
