@@ -373,7 +373,8 @@ def page(results: Sequence[Result], chosen: Study) -> str:
         f"Thresholds: tolerance {thresholds.tolerance:g}, for what fades {thresholds.fades:g}, level "
         f"{thresholds.level:g}. A fault counts where it changes a number of the plan: {same} forced roles gave the "
         "numbers of the right one and are left out. Where one block serves at every depth the fault is a plan that "
-        "does not count its uses; one that does is right.",
+        "does not count its uses. A first run took plans that do count them for faulty, which they no longer are: 0 of "
+        '5 were "found" and 142 of 148 in all; these five cases were injected again, on the same seeds.',
         "",
         "| correct plans | false alarms |",
         "| --- | --- |",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isoscale import Sweep, log2_grid, transfer
+from isoscale import Sweep, log2_grid, sweep, transfer
 from isoscale.runs import driver
 from isoscale.runs.engines import engine as engines
 from isoscale.runs.result import STATUS
@@ -69,6 +69,18 @@ def test_run_again_it_trains_nothing(tmp_path: Path, ran: list[Any]):
     assert ran == []
     assert again.reasons == first.reasons
     np.testing.assert_array_equal(again.data["optimal_lr"], first.data["optimal_lr"])
+
+
+def test_what_else_the_store_holds_changes_nothing(tmp_path: Path, ran: list[Any]):
+    asked = spec(loss_of(lambda trial: -6.0 + (trial.depth == 8) * 3))
+    alone = transfer(asked, store=tmp_path / "alone.db")
+    # Every rate that was trained at one of the sizes, at both of them.
+    rates = alone.result.data["lr"].values.tolist()
+    sweep(spec(asked.train, lrs=rates, search="grid"), store=tmp_path / "shared.db")
+    shared = transfer(asked, store=tmp_path / "shared.db")
+    assert alone.result.count("missing") == shared.result.count("missing") > 0
+    for name in ("optimal_lr", "drift_low", "regret_high", "rate_used"):
+        np.testing.assert_array_equal(shared.data[name], alone.data[name])
 
 
 def test_a_drift_is_measured_and_costs(tmp_path: Path, ran: list[Any]):

@@ -183,7 +183,7 @@ class SweepResult:
             is_kept.loc[dict(cell)] = of_cell
         status = self.data["status"].where(is_kept, np.int8(STATUS["missing"]))
         status.attrs = self.data["status"].attrs
-        return replace(self, data=self.data.where(is_kept, keep_attrs=True).assign(status=status))
+        return replace(self, data=self.data.where(is_kept).assign(status=status))
 
     def count(self, status: str) -> int:
         """How many trials ended with that status."""
