@@ -121,7 +121,9 @@ def test_a_table_with_a_column_of_accuracies():
     found = isoscale.judge(rows, columns={"loss": "accuracy"}, better="higher")
     assert found.answer == "Yes."
     assert "of the accuracy" in found.reasons["-"]
-    assert isoscale.judge(rows, columns={"loss": "accuracy"}).answer == "Cannot tell."
+    assert isoscale.judge(rows, columns={"loss": "accuracy"}, better="lower").answer == "Cannot tell."
+    with pytest.raises(InvalidValueError, match="`accuracy` sounds like a score"):
+        isoscale.judge(rows, columns={"loss": "accuracy"})
 
 
 def test_the_metric_is_part_of_the_key(run: Callable[..., Any], inline: Any):
