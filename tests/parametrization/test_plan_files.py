@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_nets import mlp, planned_mlp, planned_transformer
 from torch import nn
@@ -135,6 +135,7 @@ _BASE = isoscale.shapes(nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 
 @given(key=st.sampled_from([*_BASE, "more"]), inner=st.sampled_from([None, "weight", "bias"]), value=JSON)
+@example(key="factors", inner="weight", value=-1)
 @cases(500)
 def test_damaged_shapes_are_an_error_or_a_base(key, inner, value):
     """A number that is not there is an error of ours, never one of Python's."""

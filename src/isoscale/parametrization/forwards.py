@@ -60,7 +60,8 @@ class Comparison:
         if place not in self.multipliers:
             return 1.0
         base, target = self.multipliers[place]
-        return target / base
+        # Weights are drawn alike with either sign.
+        return abs(target / base)
 
     @property
     def head_size(self) -> float:
