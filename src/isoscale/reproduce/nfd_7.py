@@ -163,7 +163,9 @@ CLAIM = Claim(
     "moves too. Last layers are not judged: their updates add up over blocks.",
     reason="networks of different depth are drawn independently, and the gradient of one small batch differs between "
     "them: after the first step of SGD, which is proportional to it, the points scatter about the law. Adam's step "
-    "does not depend on the gradient's size; compare its intervals.",
+    "does not depend on the gradient's size; compare its intervals. After several steps of Adam the corrected layer "
+    "falls short by the learning rate's being finite: at a tenth of it the exponent of the conv ResNet after 10 steps "
+    "is -0.04 in place of -0.17 (depths 4 to 32, 3 seeds, the rest as at the cpu preset).",
     presets=PRESETS,
     measure=measure,
     decide=decide,
