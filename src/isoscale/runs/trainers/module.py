@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,7 @@ from isoscale.user_code import described
 # More held-out batches than that are most likely the training's, which have no end.
 _MOST_HELD_OUT = 20_000
 
-# What this process read of models, by what they depend on: a trace costs as much as some steps of a small model.
-_readings: dict[str, Reading] = {}
+# So many readings of models a program keeps.
 _MOST_READINGS = 64
 
 
@@ -215,9 +214,10 @@ class ModuleTrial:
         loss_fn: Callable[[Any, Any], Tensor],
         base: Mapping[str, Any],
         loop: Loop,
+        readings: dict[str, Reading],
     ) -> None:
         self.handed, self.loss = trial, loss_fn
-        self._loop = loop
+        self._loop, self._readings = loop, readings
         self._make, self._batches, self._base = make, batches, base
         self._plan: Plan | None = None
 
@@ -241,12 +241,12 @@ class ModuleTrial:
 
     def _reading(self, model: nn.Module, x: Any) -> Reading:
         """What the model is beside its base: once for the trials that differ in rule and learning rate alone."""
-        key = self.handed.of_model
-        if key not in _readings:
-            if len(_readings) == _MOST_READINGS:
-                del _readings[next(iter(_readings))]
-            _readings[key] = read(model, self._made(self._base), x if isinstance(x, Mapping) else inputs(x))
-        return _readings[key]
+        key, readings = self.handed.of_model, self._readings
+        if key not in readings:
+            if len(readings) == _MOST_READINGS:
+                del readings[next(iter(readings))]
+            readings[key] = read(model, self._made(self._base), x if isinstance(x, Mapping) else inputs(x))
+        return readings[key]
 
     def _made(self, sizes: Mapping[str, Any]) -> nn.Module:
         seed = self.handed.seed
@@ -288,8 +288,14 @@ class ModuleProgram:
     loop: Loop
     metric: Code | None = None
     metric_name: str = ""
+    # What was read of its models, by what they depend on: a trace costs as much as some steps of a small model. A
+    # new program reads anew, as code may have changed that no fingerprint sees.
+    _readings: dict[str, Reading] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     kind = "module"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_readings": {}}
 
     @property
     def name(self) -> str:
@@ -307,7 +313,8 @@ class ModuleProgram:
 
     def trial(self, trial: HandedTrial) -> ModuleTrial:
         """The parts of a trial."""
-        return ModuleTrial(trial, self.make.value(), self.batches.value(), self.loss_fn.value(), self.base, self.loop)
+        parts = self.make.value(), self.batches.value(), self.loss_fn.value()
+        return ModuleTrial(trial, *parts, self.base, self.loop, self._readings)
 
     def run(self, trial: HandedTrial, log: Path, seconds: float | None, count: Callable[[int], None]) -> Outcome:
         """Train the model (`foreign.Program.run`)."""
